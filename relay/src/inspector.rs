@@ -148,7 +148,7 @@ impl Inspect for Inspector {
         }))
     }
 
-    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
+    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Ended {
         let asked = self.ask_all(move |ended| Message::Auth {
             snapshot: Arc::clone(&snapshot),
             ended,

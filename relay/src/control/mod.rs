@@ -73,7 +73,7 @@ pub(crate) trait Inspect: Send + Sync {
     fn pause(&self, tunnels: Arc<Paused>) -> Cuts;
 
     /// Gives every shard a new admission snapshot; resolves to the number of links this ended.
-    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended;
+    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Ended;
 
     /// Gives the provider's ruling to the shard that asked `question`.
     fn rule(&self, question: Question, ruling: Ruling) -> Told;

@@ -35,7 +35,7 @@ impl Shard {
         // The frontend's shard found the tunnel, so the route update may be on its way to this shard.
         let may_come = matches!(reason, Reason::UnknownTunnel | Reason::TunnelOffline);
         let selector = TunnelSelector::Tunnel(request.tunnel.clone());
-        let changed = may_come.then(|| self.routes.borrow_mut().changed(&selector, true));
+        let changed = may_come.then(|| self.directory.routes_mut().changed(&selector, true));
         let Some(changed) = changed.flatten() else {
             return self.serve_crossing(fd, Place::NoTarget(reason), back);
         };

@@ -243,7 +243,7 @@ impl Shard {
             near,
             ..Query::new(Among::Tunnel(tunnel), &fit)
         };
-        match self.routes.borrow().resolve(&query) {
+        match self.directory.routes().resolve(&query) {
             Resolved::To(choice) => Ok((choice.agent(), choice.is_only() && tried.is_empty())),
             Resolved::Unknown | Resolved::Gone => Err(Reason::UnknownTunnel),
             Resolved::Offline(_) | Resolved::Stale if self.is_paused(tunnel) => {

@@ -49,7 +49,7 @@ impl Gateway for ShardGateway {
     type Stream = GatewayStream;
     type Caller = Caller;
 
-    fn admit(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
+    fn authenticate(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
         self.0.caller(token)
     }
 
@@ -111,7 +111,7 @@ impl Gateway for ShardGateway {
             None => wanted.selector.clone(),
         };
         loop {
-            let (since, is_known) = match shard.routes.borrow().resolve(&query) {
+            let (since, is_known) = match shard.directory.routes().resolve(&query) {
                 Resolved::To(choice) => {
                     let unusable = NoTarget::Refused(Reason::TargetUnreachable);
                     return choice.target().map(Rc::clone).ok_or(unusable);
@@ -149,7 +149,7 @@ impl Gateway for ShardGateway {
         };
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
         while let Some(after) = listing.next.take() {
-            let (some, next) = self.0.routes.borrow().list(&after, fit, Listed::new);
+            let (some, next) = self.0.directory.routes().list(&after, fit, Listed::new);
             listing.tunnels.extend(some);
             listing.next = next;
             if listing.tunnels.len() >= LISTED_ENOUGH {
@@ -161,7 +161,7 @@ impl Gateway for ShardGateway {
     }
 
     fn is_kind(&self, caller: &Caller, tunnel: &TunnelId, dcc: &str) -> bool {
-        let routes = self.0.routes.borrow();
+        let routes = self.0.directory.routes();
         routes.is_kind(tunnel, dcc, |info| caller.may_reach(tunnel, info))
     }
 
@@ -188,7 +188,7 @@ impl Gateway for ShardGateway {
             serves: Some(&serves),
             ..Query::new(Among::of(&wanted.selector, &owners), &fit)
         };
-        match shard.routes.borrow().resolve(&query) {
+        match shard.directory.routes().resolve(&query) {
             Resolved::To(choice) => choice.target().map(Rc::clone),
             _ => None,
         }
@@ -259,7 +259,7 @@ impl Gateway for ShardGateway {
     }
 
     fn away(&self, target: &Target) -> impl Future<Output = ()> + 'static {
-        let mut routes = self.0.routes.borrow_mut();
+        let mut routes = self.0.directory.routes_mut();
         let served = routes.served(&target.tunnel, target.agent, target.generation());
         async move {
             let _ = served.await;

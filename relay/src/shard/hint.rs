@@ -35,7 +35,7 @@ impl Shard {
     /// token may reach the tunnel: for all other tokens the name makes no difference, not even in the time that a
     /// refusal takes.
     fn shard_for(&self, tunnel: &TunnelId, token: Option<&str>) -> Option<usize> {
-        let routes = self.routes.borrow();
+        let routes = self.directory.routes();
         if self.kit.peers.config.caller_auth == CallerAuth::Token {
             let now_seconds = Kit::seconds_since_1970();
             let caller = verify_caller(&self.kit.auth.borrow(), token?, now_seconds).ok()?;

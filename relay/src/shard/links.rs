@@ -6,16 +6,15 @@ use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tieline_wire::{
-    AgentHello, Lost, Mux, Reason, Refusal, Register, RegisterAck, RelayHello, Settings, TunnelId,
+    AgentHello, Lost, Mux, Reason, Register, RegisterAck, RelayHello, Settings, TunnelId,
 };
 use tracing::{Instrument, info, info_span};
 
 use super::Shard;
-use super::admission::refusal;
 use super::kit::Kit;
 use super::mail::message::{Greeting, Message};
 use super::placement::shard_of;
-use crate::auth::{Admission, authorize};
+use super::registration::Registering;
 use crate::directory::ReleaseKind;
 use crate::host::{host_of, is_loopback};
 use crate::io::{Socket, turn};
@@ -197,47 +196,6 @@ struct Host {
     nonce: [u8; 32],
 }
 
-impl Host {
-    /// Decides on a registration, or asks a provider; returns true if the tunnel is permitted, false while the
-    /// provider decides.
-    fn register(&self, register: &Register) -> Result<bool, Refusal> {
-        let shard = &self.shard;
-        // First, because checking a token costs more.
-        shard.may_register(|limits| limits.register_from(self.peer.ip()))?;
-        register.check().map_err(|error| Refusal {
-            reason: Reason::RegistrationInvalid,
-            message: error.to_string(),
-        })?;
-        let now = Kit::seconds_since_1970();
-        let auth = shard.kit.auth();
-        let registry = shard.registry.borrow();
-        let entry = registry
-            .link(self.id)
-            .ok_or_else(|| refusal(Reason::LinkLost))?;
-        if entry.mux.is_left() {
-            return Err(refusal(Reason::ShuttingDown));
-        }
-        let agent = entry
-            .agent
-            .as_ref()
-            .ok_or_else(|| refusal(Reason::Protocol))?;
-        let who = (&agent.key, &agent.machine);
-        let admission = authorize(&auth, register, who, self.peer, now)?;
-        drop(registry);
-        match admission {
-            Admission::Granted(it) => {
-                let (identity, expires) = (it.identity, it.expires_at_seconds);
-                shard.admit(self.id, register, it.name, identity, expires, None)?;
-                Ok(true)
-            }
-            Admission::AskProvider(name) => {
-                shard.ask_provider(self.id, register, name)?;
-                Ok(false)
-            }
-        }
-    }
-}
-
 impl LinkHost for Host {
     fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason> {
         let shard = &self.shard;
@@ -273,37 +231,22 @@ impl LinkHost for Host {
     }
 
     fn register(&self, mux: &mut Mux, register: Register) {
-        let refusal = match Self::register(self, &register) {
-            Ok(is_trusted) => {
-                if is_trusted {
-                    mux.trust();
-                }
-                return;
-            }
+        let shard = &self.shard;
+        let refusal = match shard.register(self.id, self.peer, &register) {
+            Ok(Registering::Claimed) => return mux.trust(),
+            Ok(Registering::Asked) => return,
             Err(refusal) => refusal,
         };
-        {
-            if refusal.reason == Reason::AuthUnavailable {
-                self.shard.kit.wants_keys();
-            }
-            self.shard.kit.metrics.registration_refused(refusal.reason);
-            let name = register.name.as_deref().map(TunnelId::parse);
-            let name = name.and_then(Result::ok);
-            self.shard
-                .note_unregistered(self.id, name.as_ref(), refusal.reason);
-            if self.shard.may_log() {
-                info!(
-                    link = self.id.0,
-                    reason = refusal.reason.word(),
-                    "registration refused"
-                );
-            }
-            let request = register.request;
-            mux.register_ack(&RegisterAck {
-                request,
-                outcome: Err(refusal),
-            });
+        if refusal.reason == Reason::AuthUnavailable {
+            shard.kit.wants_keys();
         }
+        let name = register.name.as_deref().map(TunnelId::parse);
+        let name = name.and_then(Result::ok);
+        shard.note_refused(self.id, name.as_ref(), refusal.reason);
+        mux.register_ack(&RegisterAck {
+            request: register.request,
+            outcome: Err(refusal),
+        });
     }
 
     fn unregister(&self, tunnel: &TunnelId) {

@@ -8,11 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use indexmap::IndexMap;
-use tieline_wire::{Moment, TunnelId};
 use tracing::{debug, info_span};
 
-use crate::directory::{Names, Restored, Routes, Rules, home};
+use crate::directory::{Directory, Restored, Rules};
 use crate::error::ListenKind;
 use crate::io::{Chosen, Listener, Socket, Spin, run_spinning, sleep};
 use crate::link::LinkBlock;
@@ -21,10 +19,7 @@ use crate::metrics::ShardMetrics;
 use crate::registry::Registry;
 use crate::session::{Lanes, ProbedLinks};
 use crate::splice::ReadBlock;
-use crate::state::Note;
 
-mod admission;
-mod arbiter;
 mod arrived;
 mod audit;
 mod callers;
@@ -35,6 +30,7 @@ mod frontends;
 mod gate;
 mod gateway;
 mod hint;
+mod home;
 mod kit;
 mod lanes;
 pub(crate) mod limits;
@@ -47,7 +43,9 @@ mod peers;
 mod place;
 mod placement;
 mod provider;
-mod waiting;
+mod registration;
+mod revocation;
+mod routing;
 mod withdrawal;
 
 pub(crate) use arrived::CallerCount;
@@ -79,12 +77,7 @@ pub(crate) struct Shard {
     lost: RefCell<LostLinks>,
     /// Paused tunnels; replaced as a whole.
     paused: RefCell<Arc<Paused>>,
-    routes: RefCell<Routes<listen::http::Target>>,
-    names: RefCell<Names>,
-    /// Notes about names that wait for room in the state folder's queue.
-    unsaved: RefCell<IndexMap<TunnelId, Box<Note>>>,
-    /// Number of tunnels that this shard last reported to the metrics.
-    counted_tunnels: Cell<usize>,
+    directory: Directory<listen::http::Target>,
     log_budget: LogBudget,
     listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
     /// Accept loops; they end before all other tasks.
@@ -95,8 +88,6 @@ pub(crate) struct Shard {
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
     probed: Rc<ProbedLinks>,
-    /// Start of the shard, and so of the relay.
-    started: Moment,
     http_settings: Rc<listen::http::Settings>,
     sealer: Rc<listen::http::Sealer>,
     callers: Rc<Callers>,
@@ -151,27 +142,21 @@ impl Shard {
             restored,
             ..
         } = seed;
-        let shards = peers.mailboxes.len();
-        let mut names = Names::new(Rules {
+        let rules = Rules {
             epoch_seconds: peers.epoch_seconds,
-            shards,
+            shards: peers.mailboxes.len(),
             live: Arc::clone(&peers.live_tunnels),
             live_max: peers.config.max_tunnels,
             live_of_accounts: Arc::clone(&peers.live_of_accounts),
             is_kept: peers.book.is_kept(),
-        });
-        let mut routes = Routes::new(listen::http::Target::new);
+        };
         let kit = Kit::new(index, metrics, Arc::clone(&peers));
         let now = kit.clock.now();
-        for it in restored.iter() {
-            if home(&it.binding.tunnel, shards) == index {
-                names.restore(it, now);
-            }
-            routes.apply(Arc::clone(&it.update), now);
-        }
+        let times = (now, now + peers.config.http.start_grace);
+        let make = listen::http::Target::new;
+        let directory = Directory::new(index, rules, &restored, make, times);
         drop(restored);
         let shard = Rc::new(Self {
-            started: now,
             callers: Rc::default(),
             told: Cell::new(0),
             http_settings: Rc::new(frontends::http_settings(&peers.config)),
@@ -181,10 +166,7 @@ impl Shard {
             registry: RefCell::default(),
             lost: RefCell::default(),
             paused: RefCell::new(Arc::clone(&peers.paused)),
-            routes: RefCell::new(routes),
-            names: RefCell::new(names),
-            unsaved: RefCell::default(),
-            counted_tunnels: Cell::new(0),
+            directory,
             log_budget: LogBudget::default(),
             listeners: RefCell::default(),
             doors: Rc::default(),
@@ -230,23 +212,23 @@ impl Shard {
             Message::Frontend(frontend) => self.raw_moved_here(frontend),
             Message::Http { fd, peer, arrived } => self.http_moved_here(fd, peer, arrived),
             Message::Crossing { fd, request, back } => self.crossing_arrived(fd, request, back),
-            Message::Claim(claim) => self.decide(*claim),
+            Message::Claim(claim) => self.decide_claim(*claim),
             Message::Release { tunnel, link, kind } => self.name_released(&tunnel, link, kind),
-            Message::Route(update) => self.route_decided(&update),
+            Message::Route(update) => self.apply_route(&update),
             Message::RouteApplied {
                 tunnel,
                 revision,
                 shard,
             } => {
-                self.route_confirmed(&tunnel, revision, shard);
+                self.route_applied(&tunnel, revision, shard);
             }
-            Message::Claimed {
+            Message::ClaimGranted {
                 link,
                 request,
                 tunnel,
                 generation,
             } => {
-                self.claim_granted(link, request, tunnel, generation);
+                self.grant_registration(link, request, tunnel, generation);
             }
             Message::ClaimRefused {
                 link,
@@ -254,7 +236,7 @@ impl Shard {
                 tunnel,
                 refusal,
             } => {
-                self.claim_refused(link, request, &tunnel, refusal);
+                self.refuse_registration(link, request, &tunnel, refusal);
             }
             Message::Lost(told) => self.lost_told(&told),
             Message::Fence { link, reason } => self.fence(link, reason),

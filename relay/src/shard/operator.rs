@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tieline_wire::{Reason, TunnelId};
 
 use super::Shard;
-use super::admission::refusal;
 use super::mail::message::Paused;
+use super::registration::refusal;
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 
 impl Shard {
@@ -32,7 +32,7 @@ impl Shard {
             row.paused = self.is_paused(tunnel);
         }
         // `None` unless this is the name's home shard.
-        detail.bound = self.names.borrow().bound(tunnel, self.kit.clock.now());
+        detail.bound = self.directory.names().bound(tunnel, self.kit.clock.now());
         detail
     }
 

@@ -23,7 +23,7 @@ impl Shard {
         fit: impl Fn(&TunnelInfo) -> bool,
         caller: impl FnOnce() -> SessionCaller,
     ) -> Place {
-        let routes = self.routes.borrow();
+        let routes = self.directory.routes();
         let link = match routes.upstream(tunnel, agent, self.kit.index, fit) {
             Lookup::Unknown => return Place::NoTarget(Reason::UnknownTunnel),
             _ if self.is_paused(tunnel) => return Place::NoTarget(Reason::TunnelPaused),

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tieline_wire::{Moment, Reason, Refusal, Register, RegisterAck, TunnelId};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::Shard;
-use super::admission::{CLAIMS_MAX, refusal};
 use super::kit::Kit;
 use super::limits::{TOO_MANY_QUESTIONS, refused};
-use crate::auth::{Identity, Mode, Overfull, Question, Ruling};
+use super::registration::{CLAIMS_MAX, refusal};
+use crate::auth::{Identity, Mode, Overfull, Permission, Question, Ruling};
 use crate::io::turn;
 use crate::registry::{LinkId, Renewal};
 
@@ -28,7 +28,7 @@ const LINK_QUESTIONS_MAX: usize = 256;
 const RETRY: Duration = Duration::from_secs(5);
 
 impl Shard {
-    /// Asks the provider whether a link may have `tunnel`; the ruling arrives as a `Message::Ruled`.
+    /// Step 2 of a registration: asks the provider whether a link may have `tunnel`; the ruling arrives as a `Message::Ruled`.
     ///
     /// # Errors
     /// Too many questions are open, or the link has ended.
@@ -72,7 +72,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Applies the provider's ruling, or its failure to rule.
+    /// Step 2 of a registration: applies the provider's ruling, or its failure to rule.
     pub(super) fn ruled(self: &Rc<Self>, question: &Question, ruling: Ruling) {
         if question.is_renewal {
             return self.renewed(question, ruling);
@@ -102,12 +102,7 @@ impl Shard {
             mux.trust();
             return;
         };
-        self.kit.metrics.registration_refused(refusal.reason);
-        self.note_unregistered(link, Some(&question.tunnel), refusal.reason);
-        if self.may_log() {
-            let reason = refusal.reason.word();
-            info!(link = link.0, tunnel = %question.tunnel, reason, "registration refused");
-        }
+        self.note_refused(link, Some(&question.tunnel), refusal.reason);
         let request = question.register.request;
         let outcome = Err(refusal);
         mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
@@ -144,14 +139,12 @@ impl Shard {
             next_at: Some(after(now, *interval)),
             good_until: now + *interval + *grace,
         };
-        self.admit(
-            link,
-            &question.register,
-            question.tunnel.clone(),
+        let permission = Permission {
             identity,
+            name: question.tunnel.clone(),
             expires_at_seconds,
-            Some(renewal),
-        )
+        };
+        self.claim_name(link, &question.register, permission, Some(renewal))
     }
 
     /// Applies the provider's ruling, or its failure to rule, on the renewal of a live tunnel.

@@ -11,7 +11,7 @@ use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme, TunnelId};
 
 use super::*;
 use crate::config::{DriverChoice, HttpConfig};
-use crate::directory::Claim;
+use crate::directory::{Claim, home};
 use crate::listen::http::DRAIN_GRACE;
 use crate::registry::{LinkId, LinkRef, TunnelInfo};
 use crate::session::Load;

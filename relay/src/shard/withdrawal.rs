@@ -6,7 +6,7 @@ use tieline_wire::{Reason, Refusal, TunnelId, Withdrawal};
 use tracing::info;
 
 use super::Shard;
-use super::admission::refusal;
+use super::registration::refusal;
 use crate::directory::ReleaseKind;
 use crate::registry::{LinkId, LinkRef};
 

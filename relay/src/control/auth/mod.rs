@@ -231,7 +231,9 @@ impl SnapshotUpdater {
     /// Sends the current snapshot to every shard; returns the number of links this ended.
     async fn publish(&mut self) -> usize {
         self.snapshot.generation += 1;
-        self.inspect.admit(Arc::new(self.snapshot.clone())).await
+        self.inspect
+            .apply_auth(Arc::new(self.snapshot.clone()))
+            .await
     }
 }
 

@@ -38,7 +38,7 @@ impl Inspect for Listener {
         Box::pin(std::future::ready(Cut::default()))
     }
 
-    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
+    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Ended {
         self.0.lock().unwrap().push(snapshot);
         Box::pin(std::future::ready(1))
     }

@@ -101,7 +101,7 @@ impl Inspect for Fake {
         Box::pin(std::future::ready(cut))
     }
 
-    fn admit(&self, snapshot: Arc<Snapshot>) -> Ended {
+    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Ended {
         self.admitted.lock().unwrap().push(snapshot);
         Box::pin(std::future::ready(3))
     }

@@ -62,7 +62,7 @@ pub(crate) enum Message {
         shard: usize,
     },
     /// From a name's home shard to a link's shard: every shard has the name's route.
-    Claimed {
+    ClaimGranted {
         link: LinkRef,
         request: u32,
         tunnel: TunnelId,

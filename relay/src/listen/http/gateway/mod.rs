@@ -41,11 +41,11 @@ pub(crate) trait Gateway: Clone + 'static {
     /// An admitted caller.
     type Caller: 'static;
 
-    /// Admits the caller with `token`, or an anonymous caller where the relay takes no tokens.
+    /// The caller with `token`, or an anonymous caller where the relay takes no tokens.
     ///
     /// # Errors
     /// [`TokenRefusal`] says why the token was refused.
-    fn admit(&self, token: Option<&str>) -> Result<Self::Caller, TokenRefusal>;
+    fn authenticate(&self, token: Option<&str>) -> Result<Self::Caller, TokenRefusal>;
 
     /// Recognizes the relay's own credentials, so that they are kept from targets; `None` if it cannot recognize any.
     fn own_tokens(&self) -> Option<OwnTokens> {

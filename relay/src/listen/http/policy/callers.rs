@@ -62,7 +62,7 @@ impl<G: Gateway> Callers<G> {
         if let Some(it) = fitting.find(|it| gateway.is_current(&it.caller)) {
             return Ok((Rc::clone(it), false));
         }
-        let caller = gateway.admit(token).map_err(Problem::token)?;
+        let caller = gateway.authenticate(token).map_err(Problem::token)?;
         // Callers with a running request stay, however many there are: the number of streams is limited.
         let is_idle = |it: &Rc<AdmittedCaller<G>>| Rc::strong_count(it) == 1;
         known.retain(|it| !is_idle(it) || gateway.is_current(&it.caller));

@@ -111,7 +111,7 @@ struct Shared {
     /// Whether tunnels may have several agents, and the tag of the connected agent.
     is_shared: Cell<bool>,
     agent: Cell<AgentTag>,
-    /// Number of calls of `admit`.
+    /// Number of calls of `authenticate`.
     admitted: Cell<usize>,
     /// Number of calls of `find`, `list` and `is_kind`.
     looked_up: Cell<usize>,
@@ -153,7 +153,7 @@ impl Gateway for Shard {
     type Stream = Session;
     type Caller = Named;
 
-    fn admit(&self, token: Option<&str>) -> Result<Named, TokenRefusal> {
+    fn authenticate(&self, token: Option<&str>) -> Result<Named, TokenRefusal> {
         self.0.admitted.set(self.0.admitted.get() + 1);
         match token {
             None if self.0.wants_tokens.get() => Err(TokenRefusal::Missing),

@@ -1,0 +1,339 @@
+//! The registration of a tunnel, from an agent's request to the answer.
+//!
+//! | step | where | function |
+//! |---|---|---|
+//! | 1 | the link's shard | [`Shard::register`] checks the request, the token and limits |
+//! | 2 | the same, if a provider decides | [`Shard::ask_provider`] asks it; [`Shard::ruled`] takes the ruling |
+//! | 3 | the link's shard | [`Shard::claim_name`] adds the tunnel to its link, and sends a claim |
+//! | 4 | the name's home shard | [`Shard::decide_claim`] decides, and sends the route to every shard, or a refusal back |
+//! | 5 | every shard | [`Shard::apply_route`] applies the route, and confirms it; [`Shard::route_applied`] counts at home |
+//! | 6 | the link's shard | [`Shard::grant_registration`] or [`Shard::refuse_registration`] answers the agent |
+//!
+//! Steps 1, 3 and 6 are here, 2 in `provider`, 4 in `home`, 5 in `routing` and `home`.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
+use tieline_wire::{
+    Generation, Granted, Reason, Refusal, Register, RegisterAck, TunnelId, Withdrawal,
+};
+use tracing::info;
+
+use super::Shard;
+use super::kit::Kit;
+use super::mail::message::Message;
+use crate::auth::{Admission, Identity, Permission, authorize};
+use crate::directory::{Claim, ReleaseKind};
+use crate::registry::{Grant, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
+
+/// Registrations of one link that may wait for a provider or for the home shards of their names. Without a limit, an
+/// agent that registers faster than they decide would fill the memory.
+pub(super) const CLAIMS_MAX: usize = 1024;
+
+/// Where a registration stands that was not refused at once.
+pub(super) enum Registering {
+    /// Its token permits the tunnel, and the name is claimed.
+    Claimed,
+    /// The provider decides.
+    Asked,
+}
+
+impl Shard {
+    /// Step 1: checks a registration that an agent sends over `link` from `peer`, and claims its name or asks the
+    /// provider.
+    ///
+    /// # Errors
+    /// The refusal to send back.
+    pub(super) fn register(
+        self: &Rc<Self>,
+        link: LinkId,
+        peer: SocketAddr,
+        register: &Register,
+    ) -> Result<Registering, Refusal> {
+        // First, because checking a token costs more.
+        self.may_register(|limits| limits.register_from(peer.ip()))?;
+        register.check().map_err(|error| Refusal {
+            reason: Reason::RegistrationInvalid,
+            message: error.to_string(),
+        })?;
+        match self.permission(link, peer, register)? {
+            Admission::Granted(permission) => {
+                self.claim_name(link, register, permission, None)?;
+                Ok(Registering::Claimed)
+            }
+            Admission::AskProvider(name) => {
+                self.ask_provider(link, register, name)?;
+                Ok(Registering::Asked)
+            }
+        }
+    }
+
+    /// What the agent's token permits.
+    fn permission(
+        &self,
+        link: LinkId,
+        peer: SocketAddr,
+        register: &Register,
+    ) -> Result<Admission, Refusal> {
+        let registry = self.registry.borrow();
+        let entry = registry
+            .link(link)
+            .ok_or_else(|| refusal(Reason::LinkLost))?;
+        if entry.mux.is_left() {
+            return Err(refusal(Reason::ShuttingDown));
+        }
+        let agent = entry
+            .agent
+            .as_ref()
+            .ok_or_else(|| refusal(Reason::Protocol))?;
+        let who = (&agent.key, &agent.machine);
+        let now_seconds = Kit::seconds_since_1970();
+        authorize(&self.kit.auth(), register, who, peer, now_seconds)
+    }
+
+    /// Step 3: adds a permitted tunnel to its link and claims its name at the home shard, also when a registration is
+    /// repeated.
+    ///
+    /// # Errors
+    /// A limit is reached, or the link has ended.
+    pub(super) fn claim_name(
+        self: &Rc<Self>,
+        link: LinkId,
+        register: &Register,
+        permission: Permission,
+        renewal: Option<Renewal>,
+    ) -> Result<(), Refusal> {
+        let Permission {
+            identity,
+            name: tunnel,
+            expires_at_seconds,
+        } = permission;
+        if let Some(identity) = &identity {
+            self.may_register(|limits| limits.register_as(identity.sub()))?;
+        }
+        let mut registry = self.registry.borrow_mut();
+        let entry = registry
+            .link_mut(link)
+            .ok_or_else(|| refusal(Reason::LinkLost))?;
+        let known = entry.tunnels().get(&tunnel);
+        let granted = known.and_then(|it| it.granted);
+        let held = known.map(|it| it.held.clone());
+        let is_new = held.is_none();
+        let held = held.unwrap_or_default();
+        if is_new && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
+            return Err(refusal(Reason::TunnelLimit));
+        }
+        if entry.claims >= CLAIMS_MAX {
+            return Err(refusal(Reason::Overload));
+        }
+        let agent = entry
+            .agent
+            .as_ref()
+            .ok_or_else(|| refusal(Reason::Protocol))?;
+        let info = Arc::new(described(register, identity.as_deref()));
+        let claim = Claim {
+            tunnel: tunnel.clone(),
+            key: agent.key,
+            machine: agent.machine,
+            instance: agent.instance,
+            link: LinkRef {
+                shard: self.kit.index,
+                link,
+            },
+            address: entry.peer.ip().to_canonical(),
+            load: held.load().clone(),
+            link_index: agent.link_index,
+            request: register.request,
+            info: Arc::clone(&info),
+        };
+        entry.claims += 1;
+        let it = TunnelEntry {
+            info,
+            request: register.request,
+            granted,
+            expires_at_seconds,
+            identity,
+            renewal,
+            held,
+            earlier: Vec::new(),
+        };
+        registry.add_tunnel(link, tunnel, it);
+        drop(registry);
+        let home = self.directory.home(&claim.tunnel);
+        self.kit.mail.post(home, Message::Claim(Box::new(claim)));
+        Ok(())
+    }
+
+    /// Step 6: every shard routes to the link. Acknowledges the registration.
+    pub(super) fn grant_registration(
+        self: &Rc<Self>,
+        link: LinkRef,
+        request: u32,
+        tunnel: TunnelId,
+        generation: Generation,
+    ) {
+        let now = self.kit.clock.now();
+        let mut registry = self.registry.borrow_mut();
+        let known = registry.link_mut(link.link).map(|entry| {
+            entry.claims = entry.claims.saturating_sub(1);
+            let mux = Rc::clone(&entry.mux);
+            let dialled = entry.agent.as_ref().map(|it| it.relay_name.clone());
+            (entry.tunnel_mut(&tunnel), mux, dialled)
+        });
+        let (it, mux, dialled) = match known {
+            Some((Some(it), mux, dialled)) => (it, mux, dialled),
+            gone => {
+                let mux = gone.map(|(_, mux, _)| mux);
+                drop(registry);
+                // The link ended, or lost the tunnel; the home shard must stop routing to it.
+                self.release(tunnel, link, ReleaseKind::Away);
+                if let Some(mux) = mux {
+                    let outcome = Err(refusal(Reason::Cancelled));
+                    mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+                }
+                return;
+            }
+        };
+        let first = it.granted.is_none();
+        it.grant(Grant {
+            request,
+            generation,
+            since: it.granted.map_or(now, |before| before.since),
+        });
+        let base_path = it.info.base_path.clone();
+        let expires_in_s = it.expires_in_s(Kit::seconds_since_1970());
+        drop(registry);
+        if first {
+            self.note_registered(link.link, &tunnel);
+        }
+        if first && self.may_log() {
+            info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
+        }
+        let public = &self.kit.peers.public_urls;
+        let urls = public.of_tunnel(&tunnel, &base_path, dialled.as_deref());
+        let heartbeat = self.kit.peers.config.stale_timeout / 3;
+        let granted = Granted {
+            tunnel,
+            urls,
+            generation,
+            heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
+            expires_in_s,
+        };
+        mux.with_mux(|mux| {
+            mux.register_ack(&RegisterAck {
+                request,
+                outcome: Ok(granted),
+            })
+        });
+    }
+
+    /// Step 6: the home shard refused the claim. Refuses the registration.
+    pub(super) fn refuse_registration(
+        self: &Rc<Self>,
+        link: LinkRef,
+        request: u32,
+        tunnel: &TunnelId,
+        refusal: Refusal,
+    ) {
+        let reason = refusal.reason;
+        self.note_unregistered(link.link, Some(tunnel), reason);
+        let mut registry = self.registry.borrow_mut();
+        let Some(entry) = registry.link_mut(link.link) else {
+            return;
+        };
+        entry.claims = entry.claims.saturating_sub(1);
+        let mux = Rc::clone(&entry.mux);
+        // The claim of a later registration may still be granted, and needs the entry.
+        let latest = entry.tunnels().get(tunnel).map(|it| it.request);
+        // A refused token of another holder does not affect the link's hold on the name. Any other refusal means
+        // that the home shard no longer routes to the link, or that the link's own permission changed.
+        let may_stay = matches!(reason, Reason::NameTaken | Reason::NameBound);
+        let stays = (may_stay || latest != Some(request)) && entry.refuse(tunnel, request);
+        let lost = match stays {
+            true => None,
+            false => registry.remove_tunnel(link.link, tunnel),
+        };
+        drop(registry);
+        let mut withdrawal = None;
+        if let Some((it, grant)) = lost.and_then(|it| it.granted.map(|grant| (it, grant))) {
+            // The earlier grant is not renewed: the home shard must stop routing to the link, and the tunnel's sessions
+            // would be beyond the reach of operators and revocations.
+            mux.cut(&it.held, reason);
+            self.release(tunnel.clone(), link, ReleaseKind::Away);
+            // After this kind of refusal alone the agent would assume that it keeps the earlier grant.
+            withdrawal = may_stay.then(|| Withdrawal {
+                request: grant.request,
+                tunnel: tunnel.clone(),
+                refusal: refusal.clone(),
+            });
+        }
+        self.kit.metrics.registration_refused(reason);
+        if self.may_log() {
+            info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");
+        }
+        let outcome = Err(refusal);
+        mux.with_mux(|mux| {
+            mux.register_ack(&RegisterAck { request, outcome });
+            if let Some(withdrawal) = withdrawal {
+                mux.withdraw(&withdrawal);
+            }
+        });
+    }
+
+    /// Counts and logs a registration that was refused before its name was claimed.
+    pub(super) fn note_refused(&self, link: LinkId, tunnel: Option<&TunnelId>, reason: Reason) {
+        self.kit.metrics.registration_refused(reason);
+        self.note_unregistered(link, tunnel, reason);
+        if self.may_log() {
+            let tunnel = tunnel.map(tracing::field::display);
+            info!(
+                link = link.0,
+                tunnel,
+                reason = reason.word(),
+                "registration refused"
+            );
+        }
+    }
+
+    /// Tells a name's home shard that a link no longer serves the name.
+    pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef, kind: ReleaseKind) {
+        let home = self.directory.home(&tunnel);
+        let release = Message::Release { tunnel, link, kind };
+        self.kit.mail.post(home, release);
+    }
+
+    /// Ends a link whose names another instance holds now.
+    pub(super) fn fence(&self, link: LinkRef, reason: Reason) {
+        let registry = self.registry.borrow();
+        // A link that is closing already keeps its first reason.
+        if let Some(entry) = registry.link(link.link)
+            && entry.mux.closing().is_none()
+        {
+            entry.mux.close(reason);
+        }
+    }
+}
+
+/// Description of a registered target, and of the tunnel's owner.
+fn described(register: &Register, identity: Option<&Identity>) -> TunnelInfo {
+    TunnelInfo {
+        scheme: register.scheme,
+        authority: register.authority.clone(),
+        base_path: register.base_path.clone(),
+        dcc: register.dcc.clone(),
+        capabilities: register.capabilities.clone(),
+        expose_all: register.expose_all,
+        owner: identity.map(|it| Arc::clone(&it.owner)),
+        shared: identity.is_some_and(|it| it.shared),
+    }
+}
+
+/// A refusal with the standard message of its reason.
+pub(super) fn refusal(reason: Reason) -> Refusal {
+    Refusal {
+        reason,
+        message: reason.to_string(),
+    }
+}

@@ -1,0 +1,114 @@
+//! This shard's copy of the routes: a home shard's decision is applied, and callers wait for one whose agent left a moment
+//! ago or, right after the relay's start, has yet to reconnect.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tieline_wire::{Moment, Reason, TunnelId};
+
+use super::Shard;
+use super::mail::message::Message;
+use crate::auth::may_reach;
+use crate::directory::{Query, Resolved, RouteUpdate, TunnelSelector};
+use crate::io::timeout;
+use crate::metrics::FrontendKind;
+use crate::registry::AgentTag;
+use crate::session::SessionCaller;
+
+impl Shard {
+    /// Applies a home shard's decision, and confirms it to that shard.
+    pub(super) fn apply_route(self: &Rc<Self>, update: &Arc<RouteUpdate>) {
+        let RouteUpdate {
+            tunnel, revision, ..
+        } = &**update;
+        let applied = Message::RouteApplied {
+            tunnel: tunnel.clone(),
+            revision: *revision,
+            shard: self.kit.index,
+        };
+        let home = self.directory.home(tunnel);
+        self.kit.metrics.route_updates.inc();
+        let now = self.kit.clock.now();
+        let has_other_callers = self.directory.routes_mut().apply(Arc::clone(update), now);
+        if has_other_callers {
+            self.cut_who_lost_access(update);
+        }
+        self.kit.mail.post(home, applied);
+    }
+
+    /// Resets the sessions of callers that may no longer reach an agent of the name, or not in the way
+    /// they came. The callers open no new session, since every shard applies the same route.
+    fn cut_who_lost_access(&self, update: &RouteUpdate) {
+        let tunnel = &update.tunnel;
+        let registry = self.registry.borrow();
+        for (_, link) in registry.links_of(tunnel) {
+            let Some(hello) = &link.agent else { continue };
+            let tag = AgentTag::of(&hello.key, &hello.machine);
+            let mut agents = update.agents.iter();
+            let Some(agent) = agents.find(|agent| agent.tag == tag) else {
+                continue;
+            };
+            let info = &*agent.info;
+            let is_out = |caller: &SessionCaller| {
+                let identity = caller.identity.as_deref();
+                let owner = info.owner.as_deref();
+                let is_stranger = identity.is_some_and(|it| !may_reach(it, tunnel, owner));
+                let is_of_kind = caller.dcc.as_ref().is_none_or(|dcc| **dcc == *info.dcc);
+                let is_raw = caller.kind == FrontendKind::Tcp;
+                is_stranger || !is_of_kind || (is_raw && !info.is_open_to_raw())
+            };
+            for held in link.held(tunnel) {
+                link.mux.cut_those(held, Reason::AuthChanged, is_out);
+            }
+        }
+    }
+
+    /// Whether the relay started so recently that agents may still be reconnecting.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.directory.is_fresh(self.kit.clock.now())
+    }
+
+    /// Waits for the next change of the route that `selector` leads to, which has had no agent since `since`. Returns false
+    /// if the grace is over, the relay drains, or too many callers wait. Unknown names get a smaller share of the
+    /// waiting places, since peers can make up any number of them.
+    pub(super) async fn is_changed(
+        &self,
+        selector: &TunnelSelector,
+        since: Moment,
+        is_known: bool,
+    ) -> bool {
+        let end = since + self.kit.peers.config.http.offline_grace;
+        let left = end.saturating_since(self.kit.clock.now());
+        if left.is_zero() || self.kit.draining.get() {
+            return false;
+        }
+        let changed = self.directory.routes_mut().changed(selector, is_known);
+        match changed {
+            Some(changed) => timeout(left, changed).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// [`Shard::is_changed`] for a raw caller that arrived at `began` and was refused with `reason`.
+    pub(super) async fn is_changed_for(
+        &self,
+        tunnel: &TunnelId,
+        reason: Reason,
+        began: Moment,
+    ) -> bool {
+        let since = match reason {
+            Reason::TunnelOffline => self.directory.routes().offline_since(tunnel),
+            Reason::UnknownTunnel if self.is_fresh() => None,
+            _ => return false,
+        };
+        let selector = TunnelSelector::Tunnel(tunnel.clone());
+        let is_known = reason == Reason::TunnelOffline;
+        self.is_changed(&selector, since.unwrap_or(began), is_known)
+            .await
+    }
+
+    /// Whether `anything`, a query that includes paused tunnels, finds a tunnel where the caller's query found none.
+    pub(super) fn is_paused_for(&self, anything: &Query<'_>) -> bool {
+        !matches!(self.directory.routes().resolve(anything), Resolved::Unknown)
+    }
+}
