@@ -60,9 +60,8 @@ pub use io::DriverReport;
 
 use audit::{Audit, Entry, Kind};
 use auth::{AskControl, Asked, Snapshot, asking};
-use config::PublicUrls;
 use control::{Changes, Control, Decided, Shown};
-use directory::{Owners, Restored};
+use directory::{Owners, PublicUrls, Restored};
 use doors::Doors;
 use inspector::Inspector;
 use io::Chosen;

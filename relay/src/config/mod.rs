@@ -44,7 +44,6 @@ pub use self::http::HttpConfig;
 pub use self::limits::{Allowance, LimitsConfig};
 pub use self::load::load;
 pub use self::public_url::PublicUrl;
-pub(crate) use self::public_url::PublicUrls;
 pub use self::raw::Layer;
 pub(crate) use self::raw::{Origin, Raw};
 pub use self::secret::{Secret, read_named_secret, read_secret};

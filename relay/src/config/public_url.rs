@@ -1,11 +1,10 @@
-//! Makes all public URLs: the URLs of tunnels that agents and callers are told.
+//! The URL at which callers reach the relay; `directory/urls` makes the URLs of tunnels from it.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use http::uri::Authority;
 use tieline_hop::rewrite::default_port;
-use tieline_wire::TunnelId;
 
 use super::Config;
 use super::names::is_host;
@@ -83,7 +82,7 @@ impl PublicUrl {
     }
 
     /// Makes a URL from a request's authority, or from the authority that an agent dialled.
-    fn of(https: bool, authority: &str) -> Option<Self> {
+    pub(crate) fn of(https: bool, authority: &str) -> Option<Self> {
         let parsed: Authority = authority.parse().ok()?;
         let host = parsed.host();
         let rest = authority.strip_prefix(host)?;
@@ -106,15 +105,22 @@ impl PublicUrl {
         }
     }
 
-    fn with_host(&self, host: &str) -> Self {
+    /// The same URL with another host.
+    pub(crate) fn with_host(&self, host: &str) -> Self {
         Self {
             host: host.to_owned(),
             ..self.clone()
         }
     }
 
+    /// The same URL with the host of `authority`, or with `localhost` if `authority` has no valid one.
+    pub(crate) fn with_host_of(&self, authority: &str) -> Self {
+        let other = Self::of(false, authority);
+        self.with_host(other.as_ref().map_or(LOCAL, |it| &it.host))
+    }
+
     /// Replaces a host that stands for all addresses by `localhost`.
-    fn usable(self) -> Self {
+    pub(crate) fn usable(self) -> Self {
         match is_unspecified(host_of(&self.host)) {
             true => self.with_host(LOCAL),
             false => self,
@@ -126,87 +132,6 @@ impl fmt::Display for PublicUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.https { "https" } else { "http" };
         write!(f, "{scheme}://{}", self.authority())
-    }
-}
-
-/// Beginnings of the URLs of all tunnels.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PublicUrls {
-    /// URL of the relay; `None` if it has no HTTP listener.
-    base: Option<PublicUrl>,
-    /// DNS name under which each tunnel has a subdomain.
-    domain: Option<String>,
-    /// True if URLs use the host that the agent dialled, because the listener is bound to all addresses.
-    is_dialled: bool,
-}
-
-impl PublicUrls {
-    /// The URLs of a relay whose HTTP listeners are bound to `http`.
-    pub(crate) fn new(config: &Config, http: &[SocketAddr]) -> Self {
-        let domain = config.domain.clone();
-        let is_usable = |it: &&SocketAddr| !it.ip().to_canonical().is_unspecified();
-        let listener = http.iter().find(is_usable).or_else(|| http.first());
-        let base = match (&config.public_url, listener) {
-            (Some(url), _) => Some(url.clone()),
-            (None, Some(listener)) => PublicUrl::of(false, &listener.to_string()),
-            (None, None) => None,
-        };
-        let is_named = config.public_url.is_some() || domain.is_some();
-        let base = base.map(|base| match &domain {
-            Some(domain) if config.public_url.is_none() => base.with_host(domain),
-            _ => base,
-        });
-        Self {
-            is_dialled: !is_named && listener.is_some_and(|it| !is_usable(&it)),
-            base,
-            domain,
-        }
-    }
-
-    /// The URLs for a request to `authority`; `public_url` wins over `authority` if it is set.
-    pub(crate) fn asked(
-        public_url: Option<&PublicUrl>,
-        domain: Option<&str>,
-        https: bool,
-        authority: Option<&str>,
-    ) -> Self {
-        let base = match public_url {
-            Some(url) => Some(url.clone()),
-            None => authority
-                .and_then(|it| PublicUrl::of(https, it))
-                .map(PublicUrl::usable),
-        };
-        Self {
-            base,
-            domain: domain.map(str::to_owned),
-            is_dialled: false,
-        }
-    }
-
-    /// All URLs of a tunnel. The one under the tunnel's own subdomain comes first: its paths are the same as
-    /// the target's. `dialled` is the host that the tunnel's agent dialled.
-    pub(crate) fn of_tunnel(
-        &self,
-        tunnel: &TunnelId,
-        base_path: &str,
-        dialled: Option<&str>,
-    ) -> Vec<String> {
-        let Some(base) = &self.base else {
-            return Vec::new();
-        };
-        let base = match dialled.filter(|_| self.is_dialled) {
-            Some(dialled) => {
-                let host = PublicUrl::of(false, dialled).map_or(LOCAL.to_owned(), |it| it.host);
-                base.with_host(&host).usable()
-            }
-            None => base.clone().usable(),
-        };
-        let own = self.domain.as_ref().map(|domain| {
-            let own = base.with_host(&format!("{tunnel}.{domain}"));
-            format!("{own}{base_path}")
-        });
-        let shared = format!("{base}/w/{tunnel}{base_path}");
-        own.into_iter().chain([shared]).collect()
     }
 }
 

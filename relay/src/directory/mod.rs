@@ -14,6 +14,7 @@ mod query;
 mod route;
 mod routes;
 mod unsaved;
+mod urls;
 mod waiting;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
@@ -28,6 +29,7 @@ pub(crate) use route::{RouteUpdate, Served, Upstream};
 use routes::Make;
 pub(crate) use routes::{Lookup, Resolved, Routes};
 use unsaved::Unsaved;
+pub(crate) use urls::{PublicUrls, path_of_tunnel};
 
 use crate::state::Note;
 

@@ -1,20 +1,6 @@
-//! Tests of parsing public URLs, and of the URLs that callers and agents are told.
+//! Tests of parsing public URLs, and of the warning about URLs that callers cannot use.
 
 use super::*;
-
-fn urls(change: impl FnOnce(&mut Config), http: &[&str], dialled: &str) -> Vec<String> {
-    let mut config = Config::default();
-    change(&mut config);
-    let http: Vec<SocketAddr> = http.iter().map(|it| it.parse().unwrap()).collect();
-    let urls = PublicUrls::new(&config, &http);
-    urls.of_tunnel(&TunnelId::parse("maya").unwrap(), "/mcp", Some(dialled))
-}
-
-fn asked(url: Option<&str>, domain: Option<&str>, https: bool, host: &str) -> Vec<String> {
-    let url = url.map(|url| PublicUrl::parse(url).unwrap());
-    let urls = PublicUrls::asked(url.as_ref(), domain, https, Some(host));
-    urls.of_tunnel(&TunnelId::parse("maya").unwrap(), "", None)
-}
 
 #[test]
 fn a_public_url_has_scheme_host_and_port_and_nothing_else() {
@@ -60,93 +46,6 @@ fn a_public_url_has_scheme_host_and_port_and_nothing_else() {
         let problem = PublicUrl::parse(text).unwrap_err();
         assert!(problem.starts_with(wanted), "{text}: {problem}");
     }
-}
-
-#[test]
-fn the_tunnels_own_name_comes_first() {
-    let domain = |config: &mut Config| config.domain = Some("relay.example".to_owned());
-    let expected = [
-        "http://maya.relay.example:9080/mcp",
-        "http://relay.example:9080/w/maya/mcp",
-    ];
-    assert_eq!(urls(domain, &["0.0.0.0:9080"], "10.0.0.1:9001"), expected);
-    let both = |config: &mut Config| {
-        domain(config);
-        config.public_url = PublicUrl::parse("https://relay.example").ok();
-    };
-    let expected = [
-        "https://maya.relay.example/mcp",
-        "https://relay.example/w/maya/mcp",
-    ];
-    assert_eq!(urls(both, &["127.0.0.1:9080"], "10.0.0.1:9001"), expected);
-}
-
-#[test]
-fn no_url_names_an_unspecified_address() {
-    let nothing = |_: &mut Config| {};
-    for (http, dialled, expected) in [
-        (
-            &["0.0.0.0:9080"][..],
-            "192.0.2.1:9001",
-            "http://192.0.2.1:9080/w/maya/mcp",
-        ),
-        (
-            &["[::]:80"],
-            "Relay.example:9001",
-            "http://relay.example/w/maya/mcp",
-        ),
-        (
-            &["[::]:9080"],
-            "[2001:db8::1]:9001",
-            "http://[2001:db8::1]:9080/w/maya/mcp",
-        ),
-        (
-            &["0.0.0.0:9080"],
-            "0.0.0.0:9001",
-            "http://localhost:9080/w/maya/mcp",
-        ),
-        (
-            &["0.0.0.0:9080"],
-            "not a host",
-            "http://localhost:9080/w/maya/mcp",
-        ),
-        (&["0.0.0.0:9080"], "", "http://localhost:9080/w/maya/mcp"),
-        (
-            &["0.0.0.0:9080", "192.0.2.1:81"],
-            "x:1",
-            "http://192.0.2.1:81/w/maya/mcp",
-        ),
-        (
-            &["127.0.0.1:9080"],
-            "x:1",
-            "http://127.0.0.1:9080/w/maya/mcp",
-        ),
-    ] {
-        assert_eq!(
-            urls(nothing, http, dialled),
-            [expected],
-            "{http:?} {dialled}"
-        );
-    }
-    assert!(urls(nothing, &[], "x:1").is_empty());
-    let zero = asked(None, None, false, "0.0.0.0:9080");
-    assert_eq!(zero, ["http://localhost:9080/w/maya"]);
-}
-
-#[test]
-fn a_request_is_told_urls_of_the_name_that_it_used() {
-    let plain = asked(None, None, true, "relay.example");
-    assert_eq!(plain, ["https://relay.example/w/maya"]);
-    let domain = asked(None, Some("relay.example"), false, "127.0.0.1:9080");
-    let expected = [
-        "http://maya.relay.example:9080/",
-        "http://127.0.0.1:9080/w/maya",
-    ];
-    assert_eq!(domain[0], expected[0].trim_end_matches('/'));
-    assert_eq!(domain[1], expected[1]);
-    let set = asked(Some("https://relay.example"), None, false, "10.0.0.1:9080");
-    assert_eq!(set, ["https://relay.example/w/maya"]);
-    assert!(asked(None, None, false, "a b").is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use http::Response;
 use serde::Serialize;
 use tieline_wire::TunnelId;
 
-use crate::config::PublicUrls;
+use crate::directory::{PublicUrls, path_of_tunnel};
 use crate::listen::http::problem;
 use crate::registry::TunnelInfo;
 
@@ -47,7 +47,7 @@ impl Listed {
             dcc: info.dcc.clone(),
             capabilities: info.capabilities.clone(),
             online,
-            path: format!("/w/{tunnel}{}", info.base_path),
+            path: path_of_tunnel(tunnel) + &info.base_path,
             target_scheme: info.scheme_word(),
         }
     }

@@ -15,6 +15,7 @@ use tieline_hop::site::{self, Site};
 use super::cookies;
 use super::ours::{AuthorityOwner, Carried, Ours, carried};
 use super::reference::{Reference, has_dots, path_len, resolved, rooted};
+use crate::directory::path_of_tunnel;
 use crate::listen::http::inbound::exposure::is_exposed;
 use crate::listen::http::inbound::route::split_well_known;
 use crate::listen::http::problem::Problem;
@@ -232,7 +233,7 @@ impl Mapping {
     /// The prefix for a URL that names the relay by host.
     pub(super) fn prefix_at_relay(&self) -> String {
         match self.prefix.is_empty() {
-            true => ["/w/", self.target.tunnel.as_str()].concat(),
+            true => path_of_tunnel(&self.target.tunnel),
             false => self.prefix.clone(),
         }
     }

@@ -5,7 +5,7 @@ use http::header::HOST;
 use http::request::Parts;
 
 use super::front::Front;
-use crate::config::PublicUrls;
+use crate::directory::PublicUrls;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::settings::Peer;
 use crate::listen::http::inbound::claims;
