@@ -1,14 +1,10 @@
-//! Entries that a shard adds to the audit log.
-
-use std::net::SocketAddr;
+//! Entries about agents that a shard adds to the audit log.
 
 use tieline_wire::{Reason, TunnelId};
 
 use super::Shard;
-use super::callers::Caller;
 use crate::audit::{Entry, Kind};
 use crate::registry::{LinkEntry, LinkId};
-use crate::session::Noted;
 
 impl Shard {
     /// Notes that a link was granted a tunnel.
@@ -57,39 +53,6 @@ impl Shard {
         } else {
             self.kit.peers.audit.note_refused(entry);
         }
-    }
-
-    /// Counts and notes a raw frontend that is turned away.
-    pub(super) fn raw_refused(
-        &self,
-        peer: SocketAddr,
-        tunnel: Option<&TunnelId>,
-        caller: Option<&Caller>,
-        reason: Reason,
-    ) {
-        self.kit.metrics.frontend_refused(reason);
-        self.kit.peers.audit.note_refused(|| {
-            let known = caller.and_then(Caller::known);
-            let identity = known.map(|known| &**known.identity());
-            let entry = Entry::new(Kind::SessionRefused).of(identity);
-            let entry = entry.from(peer).reason(reason.word());
-            match tunnel {
-                Some(tunnel) => entry.tunnel(tunnel.clone()),
-                None => entry,
-            }
-        });
-    }
-
-    /// Where a raw session notes its beginning and its end; `None` if there is no audit log.
-    pub(super) fn noted(&self, peer: SocketAddr, tunnel: &TunnelId) -> Option<Box<Noted>> {
-        let audit = &self.kit.peers.audit;
-        audit.is_on().then(|| {
-            Box::new(Noted {
-                audit: audit.clone(),
-                tunnel: tunnel.clone(),
-                peer,
-            })
-        })
     }
 }
 

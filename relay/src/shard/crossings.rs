@@ -48,17 +48,20 @@ impl Shard {
     }
 
     fn place_crossing(&self, request: &CrossingRequest) -> Place {
-        let placed = self.caller_from(request.identity.clone()).map(|caller| {
-            let fit = |info: &TunnelInfo| caller.may_reach(&request.tunnel, info);
-            let caller = || SessionCaller {
-                identity: caller.identity(),
-                address: request.address,
-                kind: FrontendKind::Http,
-                dcc: request.dcc.clone(),
-                ..SessionCaller::default()
-            };
-            self.place(&request.tunnel, request.agent, fit, caller)
-        });
+        let placed = self
+            .callers
+            .caller_from(request.identity.clone())
+            .map(|caller| {
+                let fit = |info: &TunnelInfo| caller.may_reach(&request.tunnel, info);
+                let caller = || SessionCaller {
+                    identity: caller.identity(),
+                    address: request.address,
+                    kind: FrontendKind::Http,
+                    dcc: request.dcc.clone(),
+                    ..SessionCaller::default()
+                };
+                self.place(&request.tunnel, request.agent, fit, caller)
+            });
         placed.unwrap_or_else(Place::NoTarget)
     }
 
@@ -72,7 +75,7 @@ impl Shard {
             }
             Place::NoTarget(reason) => return verdict.reset_unsent(reason),
         };
-        let block = Rc::clone(&self.read_block);
+        let block = Rc::clone(&self.callers.read_block);
         let grace = self.kit.peers.config.http.offline_grace;
         self.kit.gate.spawn(async move {
             let socket = Rc::new(Socket::new(fd));

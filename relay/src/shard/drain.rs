@@ -4,7 +4,6 @@
 //! A caller's connection may live on one shard and use a link of another. So no shard ends while any
 //! shard still has a caller, until the drain deadline.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,8 +13,7 @@ use tracing::{debug, error};
 use super::Shard;
 use super::mail::OpenMailbox;
 use super::mail::message::Stop;
-use crate::error::ListenKind;
-use crate::io::{Socket, sleep, timeout};
+use crate::io::{sleep, timeout};
 use crate::listen::http::DRAIN_GRACE;
 
 /// Time for a shard's tasks to be dropped at its end.
@@ -50,7 +48,7 @@ impl Shard {
         let began = self.kit.clock.now();
         let deadline = began + stop.drain;
         self.close_doors(stop).await;
-        drop(self.accepting.take());
+        drop(self.doors.accepting.take());
         let agents_at = (began + AGENT_GRACE).min(deadline);
         while !self.kit.peers.callers.is_empty() && self.kit.clock.now() < agents_at {
             sleep(LOOK_PAUSE).await;
@@ -67,11 +65,11 @@ impl Shard {
         }
         // The links' writers send the agents the reason before their tasks end.
         let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
-        self.doors.close();
+        self.doors.gate.close();
         self.kit.gate.close();
         let ended = async {
             self.kit.gate.empty().await;
-            self.doors.empty().await;
+            self.doors.gate.empty().await;
         };
         if timeout(REAP_TIMEOUT, ended).await.is_err() {
             error!(
@@ -83,11 +81,11 @@ impl Shard {
 
     /// Accepts connections that have completed their handshake, and frees the ports.
     async fn close_doors(self: &Rc<Self>, stop: Stop) {
-        let listeners = self.listeners.take();
+        let listeners = self.doors.listeners.take();
         if stop.hands_over {
             // Connections in the accept queue belong to the other process, so no socket may be shut.
-            self.doors.close();
-            self.doors.empty().await;
+            self.doors.gate.close();
+            self.doors.gate.empty().await;
             return;
         }
         if !stop.drain.is_zero() {
@@ -105,18 +103,8 @@ impl Shard {
             listener.shut();
         }
         // The ports are free once no task holds a listener.
-        self.doors.close();
-        self.doors.empty().await;
-    }
-
-    /// Dispatches a connection by the kind of its listener.
-    pub(super) fn connected(self: &Rc<Self>, kind: ListenKind, socket: Socket, peer: SocketAddr) {
-        match kind {
-            ListenKind::Agent => self.agent_arrived(socket, peer),
-            ListenKind::Tcp => self.raw_arrived(socket, peer),
-            ListenKind::Http => self.http_arrived(socket, peer),
-            ListenKind::Admin => {}
-        }
+        self.doors.gate.close();
+        self.doors.gate.empty().await;
     }
 
     async fn links_gone(&self) {

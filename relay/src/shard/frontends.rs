@@ -11,16 +11,14 @@ use tracing::debug;
 
 use super::Shard;
 use super::arrived::Arrived;
-use super::callers::{self, Caller};
+use super::callers::{Caller, FrontendCount};
 use super::gateway::ShardGateway;
 use super::mail::message::{Frontend, Message};
 use super::place::Place;
-use crate::config::{CallerAuth, Config};
 use crate::directory::{Among, Query, Resolved};
 use crate::io::{PollSocket, Socket};
 use crate::limits::Pass;
 use crate::listen::http::is_of_target;
-use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, TunnelInfo};
@@ -33,16 +31,18 @@ impl Shard {
         self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
         self.kit.gate.spawn(async move {
-            let Some(peer) = shard.source(&socket, peer).await else {
-                return shard.raw_refused(peer, None, None, Reason::Preamble);
+            let Some(peer) = shard.callers.source(&socket, peer).await else {
+                return shard
+                    .callers
+                    .raw_refused(peer, None, None, Reason::Preamble);
             };
-            let Ok(mut pass) = shard.arrive(peer.ip()) else {
-                return shard.raw_refused(peer, None, None, Reason::Limited);
+            let Ok(mut pass) = shard.callers.arrive(peer.ip()) else {
+                return shard.callers.raw_refused(peer, None, None, Reason::Limited);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
             match shard.kit.in_time(deadline, tcp::preamble(&socket)).await {
                 Some(Some(preamble)) => {
-                    if let Some(caller) = shard.raw_caller(&preamble, peer, &mut pass) {
+                    if let Some(caller) = shard.callers.raw_caller(&preamble, peer, &mut pass) {
                         let tcp::Preamble { tunnel, early, .. } = preamble;
                         let raw = Raw {
                             socket,
@@ -57,53 +57,12 @@ impl Shard {
                 }
                 Some(None) | None => {
                     debug!(%peer, "no valid preamble in time");
-                    shard.raw_refused(peer, None, None, Reason::Preamble);
+                    shard
+                        .callers
+                        .raw_refused(peer, None, None, Reason::Preamble);
                 }
             }
         });
-    }
-
-    /// The caller's address: where a trusted proxy must send a PROXY protocol header, the address in that header.
-    /// `None` if the proxy sends no valid header in time.
-    async fn source(&self, socket: &Socket, peer: SocketAddr) -> Option<SocketAddr> {
-        let config = &self.kit.peers.config;
-        let address = peer.ip().to_canonical();
-        let mut trusted = config.http.trusted_proxies.iter();
-        if !config.http.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
-            return Some(peer);
-        }
-        let said = proxied::source(socket);
-        match self.kit.in_time(config.preamble_timeout, said).await {
-            Some(Some(Source::Address(source))) => Some(source),
-            Some(Some(Source::Proxy)) => Some(peer),
-            Some(None) | None => {
-                debug!(%peer, "no valid PROXY protocol header from a trusted proxy in time");
-                None
-            }
-        }
-    }
-
-    /// The authenticated caller of a raw frontend; `None` if the token or a limit refuses it.
-    fn raw_caller(
-        &self,
-        preamble: &tcp::Preamble,
-        peer: SocketAddr,
-        pass: &mut Pass,
-    ) -> Option<Caller> {
-        match self.caller(preamble.token.as_deref()) {
-            Ok(caller) if self.identify(pass, &caller).is_ok() => Some(caller),
-            Ok(caller) => {
-                let (tunnel, caller) = (Some(&preamble.tunnel), Some(&caller));
-                self.raw_refused(peer, tunnel, caller, Reason::Limited);
-                None
-            }
-            Err(refusal) => {
-                debug!(tunnel = %preamble.tunnel, %refusal, "frontend refused");
-                let reason = callers::reason(&refusal);
-                self.raw_refused(peer, Some(&preamble.tunnel), None, reason);
-                None
-            }
-        }
     }
 
     /// Takes a raw frontend that another shard routed here.
@@ -121,7 +80,7 @@ impl Shard {
                 identity,
                 tried,
             } = *frontend;
-            match shard.caller_from(identity) {
+            match shard.callers.caller_from(identity) {
                 Ok(caller) => {
                     let socket = Socket::new(fd);
                     let raw = Raw {
@@ -135,7 +94,7 @@ impl Shard {
                     let near = Some(shard.kit.index);
                     shard.route_raw(raw, tunnel, near, caller).await;
                 }
-                Err(reason) => shard.raw_refused(peer, Some(&tunnel), None, reason),
+                Err(reason) => shard.callers.raw_refused(peer, Some(&tunnel), None, reason),
             }
         });
     }
@@ -151,7 +110,7 @@ impl Shard {
     ) {
         match self.place_raw(&mut raw, &tunnel, near, &caller).await {
             Place::Here(session) => {
-                let here = self.count_frontend(raw.arrived);
+                let here = self.callers.count(raw.arrived);
                 self.serve_raw(raw.socket, session, raw.early, caller, here);
             }
             Place::Shard(to) => {
@@ -170,12 +129,14 @@ impl Shard {
                 if self.kit.mail.hand_off(to, message).await {
                     self.kit.metrics.handed_off(HandoffKind::Frontend);
                 } else {
-                    self.raw_refused(peer, Some(&tunnel), Some(&caller), Reason::Overload);
+                    self.callers
+                        .raw_refused(peer, Some(&tunnel), Some(&caller), Reason::Overload);
                 }
             }
             Place::NoTarget(reason) => {
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
-                self.raw_refused(raw.peer, Some(&tunnel), Some(&caller), reason);
+                self.callers
+                    .raw_refused(raw.peer, Some(&tunnel), Some(&caller), reason);
             }
         }
     }
@@ -203,7 +164,7 @@ impl Shard {
                 address: Some(raw.peer.ip().to_canonical()),
                 kind: FrontendKind::Tcp,
                 pass: mem::take(&mut raw.pass),
-                noted: self.noted(raw.peer, tunnel),
+                noted: self.callers.noted(raw.peer, tunnel),
                 ..SessionCaller::default()
             };
             let placed = match chosen {
@@ -264,7 +225,7 @@ impl Shard {
         here: FrontendCount,
     ) {
         session.want_lane();
-        let (socket, block) = (Rc::new(socket), Rc::clone(&self.read_block));
+        let (socket, block) = (Rc::new(socket), Rc::clone(&self.callers.read_block));
         let spliced = splice(socket, session, early, block, || false);
         self.kit.gate.spawn(caller.while_welcome(spliced, here));
     }
@@ -274,7 +235,7 @@ impl Shard {
         self.kit.metrics.frontend_accepted(FrontendKind::Http);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
         self.kit.gate.spawn(async move {
-            let Some(peer) = shard.source(&socket, peer).await else {
+            let Some(peer) = shard.callers.source(&socket, peer).await else {
                 return shard.kit.metrics.frontend_refused(Reason::Preamble);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
@@ -317,41 +278,17 @@ impl Shard {
     }
 
     async fn serve_http(self: &Rc<Self>, socket: Socket, peer: SocketAddr, arrived: Arrived) {
-        let _here = self.count_frontend(arrived);
+        let _here = self.callers.count(arrived);
         let gateway = ShardGateway::new(Rc::clone(self), peer.ip());
         let io = PollSocket::new(socket);
         let from = http::Peer {
             address: peer,
             https: false,
         };
-        let settings = Rc::clone(&self.http_settings);
+        let settings = Rc::clone(&self.callers.http_settings);
         let (io, ended) = http::serve(io, gateway, from, settings).await;
         debug!(%peer, ended = ended.word(), "HTTP frontend ended");
         io.end(ended.is_reset());
-    }
-
-    fn count_frontend(self: &Rc<Self>, arrived: Arrived) -> FrontendCount {
-        self.kit.metrics.frontends.inc();
-        FrontendCount {
-            shard: Rc::clone(self),
-            _arrived: arrived,
-        }
-    }
-}
-
-/// Settings of the HTTP front, from the relay's configuration.
-pub(super) fn http_settings(config: &Config) -> http::Settings {
-    let front = &config.http;
-    http::Settings {
-        domain: config.domain.clone(),
-        public_url: config.public_url.clone(),
-        told: config.public_url.as_ref().map(|url| url.authority().into()),
-        origins: http::Origins::new(front.allow_origins.clone()),
-        trusted_proxies: front.trusted_proxies.clone(),
-        sse_keepalive: front.sse_keepalive,
-        takes_tokens: config.caller_auth == CallerAuth::Token,
-        target_authorization: front.target_authorization.clone(),
-        ..http::Settings::default()
     }
 }
 
@@ -364,16 +301,4 @@ struct Raw {
     early: Bytes,
     /// Agents whose targets refused a connection for this frontend.
     tried: Vec<AgentTag>,
-}
-
-/// Counts one frontend while it lives.
-struct FrontendCount {
-    shard: Rc<Shard>,
-    _arrived: Arrived,
-}
-
-impl Drop for FrontendCount {
-    fn drop(&mut self) {
-        self.shard.kit.metrics.frontends.dec();
-    }
 }

@@ -50,7 +50,7 @@ impl Gateway for ShardGateway {
     type Caller = Caller;
 
     fn authenticate(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
-        self.0.caller(token)
+        self.0.callers.caller(token)
     }
 
     fn own_tokens(&self) -> Option<OwnTokens> {
@@ -73,7 +73,7 @@ impl Gateway for ShardGateway {
     }
 
     fn sealer(&self) -> &Rc<Sealer> {
-        &self.0.sealer
+        &self.0.callers.sealer
     }
 
     async fn find(
@@ -294,11 +294,11 @@ impl Gateway for ShardGateway {
     }
 
     fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
-        self.0.arrive(address)
+        self.0.callers.arrive(address)
     }
 
     fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
-        self.0.identify(pass, caller)
+        self.0.callers.identify(pass, caller)
     }
 
     fn is_audited(&self) -> bool {

@@ -18,6 +18,7 @@ use super::peers::Peers;
 use crate::auth::Snapshot;
 use crate::clock::Clock;
 use crate::io::sleep;
+use crate::limits::Limited;
 use crate::listen::http::DRAIN_GRACE;
 use crate::metrics::ShardMetrics;
 
@@ -61,6 +62,14 @@ impl Kit {
     /// Asks the control thread to fetch newer keys; the control thread limits how often it does.
     pub(super) fn wants_keys(&self) {
         self.peers.asks.newer_keys();
+    }
+
+    /// Counts an outcome that a limit refuses.
+    pub(super) fn counted<T>(&self, outcome: Result<T, Limited>) -> Result<T, Limited> {
+        if let Err(limited) = &outcome {
+            self.metrics.limited(limited.kind);
+        }
+        outcome
     }
 
     pub(super) fn seconds_since_1970() -> u64 {

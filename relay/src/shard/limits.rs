@@ -1,14 +1,13 @@
-//! A shard's checks of limits per address and per token holder.
+//! A shard's checks of limits on agents: registrations, new links and provider questions.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tieline_wire::limits::FIRST_TUNNEL_TIMEOUT;
 use tieline_wire::{Reason, Refusal};
 
 use super::Shard;
-use super::callers::Caller;
-use crate::limits::{Limited, Limits, Pass, Place};
+use crate::limits::{Limited, Limits, Place};
 use crate::metrics::LimitKind;
 
 /// Open provider questions of one address, for agents without a tunnel: a sixteenth of the queue.
@@ -21,19 +20,6 @@ pub(super) const TOO_MANY_QUESTIONS: Limited = Limited {
 };
 
 impl Shard {
-    /// Admits a caller by its address, if the limits of the address allow.
-    pub(super) fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
-        self.counted(Pass::arrive(self.kit.peers.limits.as_ref(), address))
-    }
-
-    /// Counts an admitted caller for its token's holder too, if the limits of the holder allow.
-    pub(super) fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
-        match caller.known() {
-            Some(known) => self.counted(pass.identify(known.identity().sub())),
-            None => Ok(()),
-        }
-    }
-
     /// Whether the limit that `check` tests allows another registration.
     pub(super) fn may_register(
         &self,
@@ -41,7 +27,7 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let limits = self.kit.peers.limits.as_deref();
         let checked = limits.map_or(Ok(()), check);
-        self.counted(checked).map_err(refused)
+        self.kit.counted(checked).map_err(refused)
     }
 
     /// Counts an agent's connection from `peer` until its agent has a tunnel. Connections of trusted proxies are not
@@ -59,7 +45,7 @@ impl Shard {
             return Ok(Place::default());
         }
         let place = counted.enter(address);
-        self.counted(place.ok_or(Limited {
+        self.kit.counted(place.ok_or(Limited {
             kind: LimitKind::Links,
             retry_after: FIRST_TUNNEL_TIMEOUT,
         }))
@@ -74,14 +60,7 @@ impl Shard {
             return Ok(Place::default());
         };
         let place = counted.enter(peer.ip());
-        self.counted(place.ok_or(TOO_MANY_QUESTIONS))
-    }
-
-    fn counted<T>(&self, outcome: Result<T, Limited>) -> Result<T, Limited> {
-        if let Err(limited) = &outcome {
-            self.kit.metrics.limited(limited.kind);
-        }
-        outcome
+        self.kit.counted(place.ok_or(TOO_MANY_QUESTIONS))
     }
 }
 

@@ -11,15 +11,14 @@ use std::time::Duration;
 use tracing::{debug, info_span};
 
 use crate::directory::{Directory, Restored, Rules};
-use crate::error::ListenKind;
-use crate::io::{Chosen, Listener, Socket, Spin, run_spinning, sleep};
+use crate::io::{Chosen, Socket, Spin, run_spinning, sleep};
 use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
 use crate::registry::Registry;
 use crate::session::{Lanes, ProbedLinks};
-use crate::splice::ReadBlock;
 
+mod accept;
 mod arrived;
 mod audit;
 mod callers;
@@ -50,7 +49,7 @@ mod withdrawal;
 
 pub(crate) use arrived::CallerCount;
 use callers::Callers;
-use gate::Gate;
+use doors::Doors;
 use kit::Kit;
 use log_budget::LogBudget;
 use lost::LostLinks;
@@ -79,20 +78,11 @@ pub(crate) struct Shard {
     paused: RefCell<Arc<Paused>>,
     directory: Directory<listen::http::Target>,
     log_budget: LogBudget,
-    listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
-    /// Accept loops; they end before all other tasks.
-    doors: Rc<Gate>,
-    /// This shard's [`Peers::accepting`] token; dropped when the accept loops end.
-    accepting: Cell<Option<Arc<()>>>,
-    read_block: Rc<ReadBlock>,
+    doors: Doors,
+    callers: Callers,
     link_block: LinkBlock,
     lanes: Rc<Lanes>,
     probed: Rc<ProbedLinks>,
-    http_settings: Rc<listen::http::Settings>,
-    sealer: Rc<listen::http::Sealer>,
-    callers: Rc<Callers>,
-    /// Callers that are being sent an overload answer because the relay has no room for them.
-    told: Cell<usize>,
 }
 
 /// Runs a shard on this thread until a stop message; `started` receives the outcome of the start.
@@ -157,10 +147,8 @@ impl Shard {
         let directory = Directory::new(index, rules, &restored, make, times);
         drop(restored);
         let shard = Rc::new(Self {
-            callers: Rc::default(),
-            told: Cell::new(0),
-            http_settings: Rc::new(frontends::http_settings(&peers.config)),
-            sealer: Rc::new(peers.sealer.clone()),
+            callers: Callers::new(&kit),
+            doors: Doors::new(Arc::clone(&peers.accepting)),
             lanes: Lanes::new(index, Arc::clone(&kit.metrics)),
             probed: Rc::default(),
             registry: RefCell::default(),
@@ -168,10 +156,6 @@ impl Shard {
             paused: RefCell::new(Arc::clone(&peers.paused)),
             directory,
             log_budget: LogBudget::default(),
-            listeners: RefCell::default(),
-            doors: Rc::default(),
-            accepting: Cell::new(Some(Arc::clone(&peers.accepting))),
-            read_block: Rc::default(),
             link_block: LinkBlock::default(),
             kit,
         });
@@ -284,7 +268,7 @@ struct ClosedAtTheEnd<'a>(&'a Shard);
 
 impl Drop for ClosedAtTheEnd<'_> {
     fn drop(&mut self) {
-        self.0.doors.close();
+        self.0.doors.gate.close();
         self.0.kit.gate.close();
     }
 }

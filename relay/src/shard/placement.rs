@@ -10,11 +10,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tieline_wire::limits::{HANDSHAKE_TIMEOUT, PREFACE};
 use tieline_wire::{AgentHello, GoAway, Mux, Reason, RelayHello, Settings, Transmit};
-use tracing::{debug, info};
+use tracing::info;
 
 use super::Shard;
 use super::mail::message::Message;
-use crate::error::ListenKind;
 use crate::io::{Socket, timeout};
 use crate::limits::Place;
 use crate::listen::agent::{Opening, opening};
@@ -130,14 +129,8 @@ impl Shard {
     fn steer_callers(&self) {
         let mut shards = self.shards_with_links();
         for _ in 0..STEERINGS_MAX {
-            for (kind, listener, sockets) in self.listeners.borrow().iter() {
-                if *kind == ListenKind::Tcp
-                    && let Err(error) = listener.steer(&self.places(*sockets, &shards))
-                {
-                    // Steering is an optimization: without it, callers are handed off.
-                    debug!(%error, "cannot steer raw callers; the kernel chooses a shard for each");
-                    return;
-                }
+            if !self.doors.steer(&shards) {
+                return;
             }
             // Another shard may have overwritten this steering with older loads.
             let now = self.shards_with_links();
@@ -156,13 +149,6 @@ impl Shard {
             return with_links;
         }
         vec![true; with_links.len()]
-    }
-
-    /// The kernel's indices of those sockets whose shard is set in `shards`. Socket `i` belongs to shard `i` modulo
-    /// the number of shards: after a take-over from a relay with more shards there are more sockets than shards.
-    fn places(&self, sockets: usize, shards: &[bool]) -> Vec<u32> {
-        let places = (0..).zip(shards.iter().cycle()).take(sockets);
-        places.filter(|(_, has)| **has).map(|it| it.0).collect()
     }
 
     /// The shard with the fewest links; among equals this shard, then the lowest number.

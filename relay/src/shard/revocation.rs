@@ -23,12 +23,7 @@ impl Shard {
     ) {
         // Snapshots arrive in order, since one sender sends them all.
         *self.kit.auth.borrow_mut() = Arc::clone(&snapshot);
-        let now_seconds = Kit::seconds_since_1970();
-        let callers = self.callers.recheck(|identity| {
-            let allowed = snapshot.still_allows(Some(identity), None, now_seconds);
-            !allowed.is_err_and(ends_what_runs)
-        });
-        self.kit.metrics.callers_revoked.add(callers as u64);
+        self.callers.recheck(&snapshot);
         let shard = Rc::clone(self);
         self.kit.gate.spawn(async move {
             // The control thread may have stopped waiting.

@@ -1,0 +1,144 @@
+//! Accepting of connections. A connection for which too few descriptors are left is refused at once and counted.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tieline_wire::Reason;
+use tracing::error;
+
+use super::Shard;
+use crate::error::ListenKind;
+use crate::io::{Listener, Received, Socket, timeout};
+use crate::listen::{self, Arrival};
+use crate::metrics::FrontendKind;
+
+/// Sent to an HTTP/1.1 caller that is refused for lack of descriptors, before its request is read.
+const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: application/json\r\n\
+    Content-Length: 93\r\n\
+    Retry-After: 1\r\n\
+    Cache-Control: no-store\r\n\
+    Connection: close\r\n\
+    \r\n\
+    {\"error\":\"overload\",\"message\":\"the relay's connection limit is reached\",\
+    \"request\":\"not_sent\"}";
+
+/// Callers that one shard sends [`ANSWER`] at a time; further ones are reset. Each holds one of the reserved
+/// descriptors.
+const TOLD_MAX: usize = 4;
+
+/// Time for a refused caller to send its request and to close. A close in front of unread bytes is a reset, which could
+/// destroy the answer.
+const TOLD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Bytes of a refused caller's request that are read before the connection is closed.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
+impl Shard {
+    /// Accepts connections on `socket`, one of `sockets` listening sockets of its address.
+    pub(super) fn listen(self: &Rc<Self>, kind: ListenKind, socket: TcpListener, sockets: usize) {
+        let listener = match Listener::new(socket) {
+            Ok(listener) => Rc::new(listener),
+            Err(error) => return error!(%error, "a listening socket is unusable"),
+        };
+        let shard = Rc::clone(self);
+        let entry = (kind, Rc::clone(&listener), sockets);
+        self.doors.listeners.borrow_mut().push(entry);
+        let limit = self.kit.peers.open_files_max;
+        listener.keep_reserve_from(listen::Room::beyond_agents(limit));
+        let room = match kind {
+            ListenKind::Agent => listen::Room::for_agents(limit),
+            _ => listen::Room::for_callers(limit),
+        };
+        self.doors.gate.spawn(listen::accept(
+            listener,
+            room,
+            move |socket, peer, arrival| match (socket, arrival) {
+                (Some(socket), Arrival::Taken) => shard.connected(kind, socket, peer),
+                (socket, _) => shard.no_room(kind, socket, peer),
+            },
+        ));
+    }
+
+    /// Dispatches a connection by the kind of its listener.
+    pub(super) fn connected(self: &Rc<Self>, kind: ListenKind, socket: Socket, peer: SocketAddr) {
+        match kind {
+            ListenKind::Agent => self.agent_arrived(socket, peer),
+            ListenKind::Tcp => self.raw_arrived(socket, peer),
+            ListenKind::Http => self.http_arrived(socket, peer),
+            ListenKind::Admin => {}
+        }
+    }
+
+    /// Refuses a connection for lack of descriptors; `None` as its socket means that it was reset already.
+    fn no_room(self: &Rc<Self>, kind: ListenKind, socket: Option<Socket>, peer: SocketAddr) {
+        match kind {
+            ListenKind::Agent => {
+                self.kit.metrics.link_refused(Reason::Overload);
+                if let Some(socket) = socket {
+                    socket.abort();
+                }
+            }
+            ListenKind::Tcp => {
+                self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
+                self.callers.raw_refused(peer, None, None, Reason::Overload);
+            }
+            ListenKind::Http => {
+                self.kit.metrics.frontend_accepted(FrontendKind::Http);
+                self.kit.metrics.frontend_refused(Reason::Overload);
+                let told = self.doors.told.get();
+                let room = listen::Room::for_refusals(self.kit.peers.open_files_max);
+                let may_be_told = |socket: &Socket| told < TOLD_MAX && room.takes(socket);
+                if let Some(socket) = socket.filter(may_be_told) {
+                    self.doors.told.set(told + 1);
+                    let guard = Told(Rc::clone(self));
+                    self.kit.gate.spawn(async move {
+                        let _guard = guard;
+                        let _ = timeout(TOLD_TIMEOUT, tell(socket)).await;
+                    });
+                }
+            }
+            ListenKind::Admin => {}
+        }
+    }
+}
+
+async fn tell(socket: Socket) {
+    // The send buffer of a new connection has room for the whole answer.
+    if socket.send(ANSWER).is_ok_and(|taken| taken == ANSWER.len()) {
+        socket.finish();
+    }
+    let mut request = BytesMut::new();
+    while request.len() < READ_BYTES_MAX {
+        socket.readable().await;
+        match socket.recv(&mut request, READ_BYTES_MAX) {
+            Ok(Received::Bytes(_) | Received::Nothing) => {}
+            Ok(Received::End) | Err(_) => return,
+        }
+    }
+}
+
+/// Counts one caller that is being sent [`ANSWER`].
+struct Told(Rc<Shard>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.doors.told.set(self.0.doors.told.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_as_long_as_it_says_and_the_target_had_no_request() {
+        let text = str::from_utf8(ANSWER).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())));
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["request"], "not_sent");
+    }
+}

@@ -1,0 +1,231 @@
+//! The callers of a shard: who they are, which limits hold for them, and what serving them takes.
+//!
+//! Which agent serves a caller is decided elsewhere: the shard joins a caller and a session.
+
+mod served;
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tieline_wire::{Reason, TunnelId};
+use tracing::debug;
+
+use self::served::Served;
+pub(super) use self::served::{Caller, Known};
+use super::arrived::Arrived;
+use super::kit::{Kit, ends_what_runs};
+use crate::audit::{Entry, Kind};
+use crate::auth::{Identity, Snapshot, TokenRefusal, verify_caller};
+use crate::config::{CallerAuth, Config};
+use crate::io::Socket;
+use crate::limits::{Limited, Pass};
+use crate::listen::proxied::{self, Source};
+use crate::listen::{http, tcp};
+use crate::session::Noted;
+use crate::splice::ReadBlock;
+
+/// The callers of one shard.
+pub(super) struct Callers {
+    kit: Rc<Kit>,
+    served: Rc<Served>,
+    /// Block that raw frontends are read into.
+    pub(super) read_block: Rc<ReadBlock>,
+    pub(super) http_settings: Rc<http::Settings>,
+    pub(super) sealer: Rc<http::Sealer>,
+}
+
+impl Callers {
+    pub(super) fn new(kit: &Rc<Kit>) -> Self {
+        Self {
+            served: Rc::default(),
+            read_block: Rc::default(),
+            http_settings: Rc::new(http_settings(&kit.peers.config)),
+            sealer: Rc::new(kit.peers.sealer.clone()),
+            kit: Rc::clone(kit),
+        }
+    }
+
+    /// Authenticates the caller that presents `token`.
+    pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
+        if self.kit.peers.config.caller_auth == CallerAuth::None {
+            return Ok(Caller(None));
+        }
+        let now_seconds = Kit::seconds_since_1970();
+        let token = token.unwrap_or_default();
+        let verified = verify_caller(&self.kit.auth.borrow(), token, now_seconds);
+        if let Err(TokenRefusal::Unavailable(_)) = verified {
+            self.kit.wants_keys();
+        }
+        let identity = verified?;
+        Ok(Caller(Some(Rc::new(self.served.enter(Arc::new(identity))))))
+    }
+
+    /// Registers a caller that another shard authenticated. This shard's auth snapshot may be newer.
+    pub(super) fn caller_from(&self, identity: Option<Arc<Identity>>) -> Result<Caller, Reason> {
+        let Some(identity) = identity else {
+            return Ok(Caller(None));
+        };
+        let now_seconds = Kit::seconds_since_1970();
+        let allowed = self
+            .kit
+            .auth
+            .borrow()
+            .still_allows(Some(&identity), None, now_seconds);
+        match allowed {
+            Err(reason) if ends_what_runs(reason) => Err(reason),
+            _ => Ok(Caller(Some(Rc::new(self.served.enter(identity))))),
+        }
+    }
+
+    /// Revokes the callers that the auth snapshot no longer allows.
+    pub(super) fn recheck(&self, snapshot: &Snapshot) {
+        let now_seconds = Kit::seconds_since_1970();
+        let revoked = self.served.recheck(|identity| {
+            let allowed = snapshot.still_allows(Some(identity), None, now_seconds);
+            !allowed.is_err_and(ends_what_runs)
+        });
+        self.kit.metrics.callers_revoked.add(revoked as u64);
+    }
+
+    /// Admits a caller by its address, if the limits of the address allow.
+    pub(super) fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
+        self.kit
+            .counted(Pass::arrive(self.kit.peers.limits.as_ref(), address))
+    }
+
+    /// Counts an admitted caller for its token's holder too, if the limits of the holder allow.
+    pub(super) fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
+        match caller.known() {
+            Some(known) => self.kit.counted(pass.identify(known.identity().sub())),
+            None => Ok(()),
+        }
+    }
+
+    /// The caller's address: where a trusted proxy must send a PROXY protocol header, the address in that header.
+    /// `None` if the proxy sends no valid header in time.
+    pub(super) async fn source(&self, socket: &Socket, peer: SocketAddr) -> Option<SocketAddr> {
+        let config = &self.kit.peers.config;
+        let address = peer.ip().to_canonical();
+        let mut trusted = config.http.trusted_proxies.iter();
+        if !config.http.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
+            return Some(peer);
+        }
+        let said = proxied::source(socket);
+        match self.kit.in_time(config.preamble_timeout, said).await {
+            Some(Some(Source::Address(source))) => Some(source),
+            Some(Some(Source::Proxy)) => Some(peer),
+            Some(None) | None => {
+                debug!(%peer, "no valid PROXY protocol header from a trusted proxy in time");
+                None
+            }
+        }
+    }
+
+    /// The authenticated caller of a raw frontend; `None` if the token or a limit refuses it.
+    pub(super) fn raw_caller(
+        &self,
+        preamble: &tcp::Preamble,
+        peer: SocketAddr,
+        pass: &mut Pass,
+    ) -> Option<Caller> {
+        match self.caller(preamble.token.as_deref()) {
+            Ok(caller) if self.identify(pass, &caller).is_ok() => Some(caller),
+            Ok(caller) => {
+                let (tunnel, caller) = (Some(&preamble.tunnel), Some(&caller));
+                self.raw_refused(peer, tunnel, caller, Reason::Limited);
+                None
+            }
+            Err(refusal) => {
+                debug!(tunnel = %preamble.tunnel, %refusal, "frontend refused");
+                let reason = reason(&refusal);
+                self.raw_refused(peer, Some(&preamble.tunnel), None, reason);
+                None
+            }
+        }
+    }
+
+    /// Counts and notes a raw frontend that is turned away.
+    pub(super) fn raw_refused(
+        &self,
+        peer: SocketAddr,
+        tunnel: Option<&TunnelId>,
+        caller: Option<&Caller>,
+        reason: Reason,
+    ) {
+        self.kit.metrics.frontend_refused(reason);
+        self.kit.peers.audit.note_refused(|| {
+            let known = caller.and_then(Caller::known);
+            let identity = known.map(|known| &**known.identity());
+            let entry = Entry::new(Kind::SessionRefused).of(identity);
+            let entry = entry.from(peer).reason(reason.word());
+            match tunnel {
+                Some(tunnel) => entry.tunnel(tunnel.clone()),
+                None => entry,
+            }
+        });
+    }
+
+    /// Where a raw session notes its beginning and its end; `None` if there is no audit log.
+    pub(super) fn noted(&self, peer: SocketAddr, tunnel: &TunnelId) -> Option<Box<Noted>> {
+        let audit = &self.kit.peers.audit;
+        audit.is_on().then(|| {
+            Box::new(Noted {
+                audit: audit.clone(),
+                tunnel: tunnel.clone(),
+                peer,
+            })
+        })
+    }
+
+    /// Counts a frontend that the shard serves.
+    pub(super) fn count(&self, arrived: Arrived) -> FrontendCount {
+        self.kit.metrics.frontends.inc();
+        FrontendCount {
+            kit: Rc::clone(&self.kit),
+            _arrived: arrived,
+        }
+    }
+}
+
+/// Counts one frontend while it lives.
+pub(super) struct FrontendCount {
+    kit: Rc<Kit>,
+    _arrived: Arrived,
+}
+
+impl Drop for FrontendCount {
+    fn drop(&mut self) {
+        self.kit.metrics.frontends.dec();
+    }
+}
+
+/// Settings of the HTTP front, from the relay's configuration.
+fn http_settings(config: &Config) -> http::Settings {
+    let front = &config.http;
+    http::Settings {
+        domain: config.domain.clone(),
+        public_url: config.public_url.clone(),
+        told: config.public_url.as_ref().map(|url| url.authority().into()),
+        origins: http::Origins::new(front.allow_origins.clone()),
+        trusted_proxies: front.trusted_proxies.clone(),
+        sse_keepalive: front.sse_keepalive,
+        takes_tokens: config.caller_auth == CallerAuth::Token,
+        target_authorization: front.target_authorization.clone(),
+        ..http::Settings::default()
+    }
+}
+
+/// The reason for the counters when a raw caller's token is refused.
+fn reason(refusal: &TokenRefusal) -> Reason {
+    match refusal {
+        TokenRefusal::Expired(_) => Reason::TokenExpired,
+        TokenRefusal::NotYet(_) => Reason::TokenNotYet,
+        TokenRefusal::Revoked => Reason::Revoked,
+        TokenRefusal::Unavailable(_) => Reason::AuthUnavailable,
+        TokenRefusal::Missing
+        | TokenRefusal::Bad(_)
+        | TokenRefusal::Scope(_)
+        | TokenRefusal::NoTokens => Reason::BadToken,
+    }
+}
