@@ -5,12 +5,12 @@ use std::io;
 use std::path::Path;
 
 use tieline_wire::{
-    Generation, GoAway, Granted, Lost, Mux, Reason, Refusal, Register, RegisterAck, Scheme, SessionId,
-    Token, TunnelId,
+    Generation, GoAway, Granted, Lost, Mux, Reason, Refusal, Register, RegisterAck, Scheme,
+    SessionId, Token, TunnelId,
 };
 use tieline_wire_fuzz::operations::{
-    self, CONSUMED, DELIVER, FINISH, HONEST, HOSTILE_TO_AGENT, HOSTILE_TO_RELAY, INPUT, OPEN, OPENED, OUTPUT,
-    SEND, STRANGER_TO_RELAY, at,
+    self, CONSUMED, DELIVER, FINISH, HONEST, HOSTILE_TO_AGENT, HOSTILE_TO_RELAY, INPUT, OPEN,
+    OPENED, OUTPUT, SEND, STRANGER_TO_RELAY, at,
 };
 use tieline_wire_fuzz::{
     HELLO, START, acquainted, give_input, open_message, strangers, take_output,

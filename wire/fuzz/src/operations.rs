@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use tieline_wire::{BulkNonce, Event, GoAway, Moment, Mux, Reason, SessionId};
 
-use crate::{
-    HELLO, START, Script, acquainted, give_input, open_message, strangers, take_output,
-};
+use crate::{HELLO, START, Script, acquainted, give_input, open_message, strangers, take_output};
 
 /// First byte of a script: the relay's mux after the handshake, with a hostile peer.
 pub const HOSTILE_TO_RELAY: u8 = 0;
@@ -139,7 +137,7 @@ fn hostile(mut mux: Mux, mut script: Script<'_>) -> Outcome {
             CONSUMED => mux.consumed(id, script.number() as usize),
             SEND => {
                 let len = script.number() as usize % 100_000;
-                let _ = mux.send(id, vec![0; len].into(), script.byte() % 2 == 0);
+                let _ = mux.send(id, vec![0; len].into(), script.byte().is_multiple_of(2));
                 mux.send_capacity(id);
             }
             TIMEOUT => {
