@@ -38,3 +38,34 @@ impl Unsaved {
         too_many
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    fn forgotten(name: &str) -> Note {
+        Note::Forgotten(TunnelId::parse(name).unwrap())
+    }
+
+    #[test]
+    fn a_note_without_room_waits_until_there_is_room() {
+        let mut unsaved = Unsaved::default();
+        let (room, saved) = (Cell::new(1), RefCell::new(Vec::new()));
+        let save = |note: Box<Note>| {
+            if room.get() == 0 {
+                return Err(note);
+            }
+            room.set(room.get() - 1);
+            saved.borrow_mut().push(note.tunnel().as_str().to_owned());
+            Ok(())
+        };
+        let notes = vec![forgotten("a"), forgotten("b"), forgotten("a")];
+        assert_eq!(unsaved.keep(notes, save), 0);
+        assert_eq!(*saved.borrow(), ["b"]);
+        room.set(5);
+        assert_eq!(unsaved.keep(Vec::new(), save), 0);
+        assert_eq!(*saved.borrow(), ["b", "a"]);
+    }
+}

@@ -254,6 +254,27 @@ fn imports_below(source: &Source, folder: &[String]) -> impl Iterator<Item = (Pa
     })
 }
 
+pub(crate) fn the_directory_knows_names_alone(sources: &[Source]) -> Vec<Finding> {
+    const CRATES: &[&str] = &["http", "hyper", "tieline_hop"];
+    const MODULES: &[&str] = &["io", "link", "splice"];
+    let mut findings = Vec::new();
+    let is_in = |source: &&Source| source.path.starts_with("relay/src/directory/");
+    for source in sources.iter().filter(is_in) {
+        for path in source.paths().iter().filter(|path| !path.is_test) {
+            let module = path.in_crate.as_ref().and_then(|path| path.first());
+            let is_module = module.is_some_and(|it| MODULES.contains(&it.as_str()));
+            // A single word is a local variable.
+            let is_crate = path.in_crate.is_none() && path.segments.len() > 1;
+            if is_module || (is_crate && CRATES.contains(&path.segments[0].as_str())) {
+                let written = path.segments.join("::");
+                let what = format!("`{written}`: the directory knows neither HTTP nor a socket");
+                findings.push(Finding::new(source, path.line, what));
+            }
+        }
+    }
+    findings
+}
+
 pub(crate) fn pure_crates_stay_pure(sources: &[Source]) -> Vec<Finding> {
     const MODULES: &[&[&str]] = &[
         &["std", "net"],

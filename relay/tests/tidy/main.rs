@@ -95,6 +95,11 @@ fn files_of_a_folder_import_each_other_without_circles() {
 }
 
 #[test]
+fn the_directory_knows_neither_http_nor_a_socket() {
+    hold(layering::the_directory_knows_names_alone);
+}
+
+#[test]
 fn wire_and_hop_have_no_clock_no_socket_and_no_thread() {
     hold(layering::pure_crates_stay_pure);
 }

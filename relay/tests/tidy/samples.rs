@@ -4,7 +4,8 @@ use crate::circles::folders_have_no_circles;
 use crate::documents::guides_name_what_exists;
 use crate::layering::{
     crates_have_no_features, crates_keep_apart, imports_point_downwards, pure_crates_stay_pure,
-    rooms_import_downwards, shards_share_nothing, unsafe_stays_behind_its_doors,
+    rooms_import_downwards, shards_share_nothing, the_directory_knows_names_alone,
+    unsafe_stays_behind_its_doors,
 };
 use crate::rules::{
     comments_name_their_nouns, files_say_what_they_hold, files_stay_short, functions_stay_short,
@@ -169,6 +170,14 @@ fn a_frame_in_io_is_caught() {
     let text = "use tieline_wire::FrameHeader;\n";
     catches(imports_point_downwards, "relay/src/io/send.rs", text, &[1]);
     passes(imports_point_downwards, "relay/src/metrics.rs", text);
+}
+
+#[test]
+fn http_and_sockets_in_the_directory_are_caught() {
+    let rule = the_directory_knows_names_alone;
+    let text = "use http::HeaderMap;\nuse crate::io::timeout;\nuse crate::registry::LinkRef;\n";
+    catches(rule, "relay/src/directory/routes/mod.rs", text, &[1, 2]);
+    passes(rule, "relay/src/shard/routing.rs", text);
 }
 
 #[test]
