@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use tieline_wire::{FieldError, NameError, Reason, Refusal, Side};
+use tieline_wire::{FieldError, LinkEnd, NameError, Refusal, RefusalReason, Side};
 
 /// Why an agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -32,25 +32,36 @@ pub enum Error {
     #[error("the link ended: {reason} ({detail})")]
     Link {
         /// Reason given by the side that ended the link.
-        reason: Reason,
+        reason: LinkEnd,
         /// Side that caused the end.
         side: Side,
         /// What exactly happened, in words.
         detail: String,
     },
+    /// The relay refused the agent's links for good.
+    #[error("the relay refused: {}", words(reason, message))]
+    LinkRefused {
+        /// Reason of the refusal.
+        reason: LinkEnd,
+        /// Explanation from the relay; may be empty.
+        message: String,
+    },
     /// The relay refused the registration.
-    #[error("the relay refused: {}", Words(*reason, message))]
+    #[error("the relay refused: {}", words(reason, message))]
     Refused {
         /// Reason of the refusal.
-        reason: Reason,
+        reason: RefusalReason,
         /// Explanation from the relay; may be empty.
         message: String,
     },
     /// The tunnel's name is bound to another agent, and may become free later.
-    #[error("the relay refused: {}; the name is asked for again about once a minute", Words(*reason, message))]
+    #[error(
+        "the relay refused: {}; the name is asked for again about once a minute",
+        words(reason, message)
+    )]
     NameHeld {
         /// Reason of the refusal.
-        reason: Reason,
+        reason: RefusalReason,
         /// Explanation from the relay; may be empty.
         message: String,
     },
@@ -63,33 +74,42 @@ pub enum Error {
 }
 
 /// A reason and the relay's explanation; the reason is left out where the explanation repeats it.
-struct Words<'a>(Reason, &'a str);
-
-impl fmt::Display for Words<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(reason, message) = self;
-        match *message {
-            "" => write!(f, "{reason}"),
-            message if message.contains(&reason.to_string()) => f.write_str(message),
-            message => write!(f, "{reason} ({message})"),
-        }
+fn words(reason: &impl fmt::Display, message: &str) -> String {
+    let reason = reason.to_string();
+    match message {
+        "" => reason,
+        message if message.contains(&reason) => message.to_owned(),
+        message => format!("{reason} ({message})"),
     }
 }
 
 /// Text of a refused tunnel, without the tunnel's name in front: the caller prints the name itself.
-pub(crate) fn refusal_words(reason: Reason, message: &str, tunnel: &str) -> String {
+pub(crate) fn refusal_words(reason: RefusalReason, message: &str, tunnel: &str) -> String {
     let about = message.strip_prefix(tunnel);
     let about = about.and_then(|rest| rest.strip_prefix(": "));
-    Words(reason, about.unwrap_or(message)).to_string()
+    words(&reason, about.unwrap_or(message))
 }
 
 impl Error {
-    /// Sorts the reason of a link's end or a refusal by what the agent must do.
-    pub(crate) fn refused(reason: Reason, message: String) -> Self {
+    /// Sorts the reason of a refusal by what the agent must do.
+    pub(crate) fn refused(reason: RefusalReason, message: String) -> Self {
         match reason {
-            Reason::Superseded => Self::Superseded { message },
-            Reason::NameBound => Self::NameHeld { reason, message },
+            RefusalReason::Superseded => Self::Superseded { message },
+            RefusalReason::NameBound => Self::NameHeld { reason, message },
             reason => Self::Refused { reason, message },
+        }
+    }
+
+    /// Error for a link that the relay ended with `reason`.
+    pub(crate) fn of_farewell(reason: LinkEnd, message: String) -> Self {
+        match reason {
+            LinkEnd::Superseded => Self::Superseded { message },
+            reason if reason.is_final() => Self::LinkRefused { reason, message },
+            reason => Self::Link {
+                reason,
+                side: Side::Peer,
+                detail: message,
+            },
         }
     }
 
@@ -98,7 +118,7 @@ impl Error {
     pub(crate) fn refused_tunnel(refusal: &Refusal, had: bool) -> Self {
         let Refusal { reason, message } = refusal.clone();
         match reason {
-            Reason::NameTaken if had => Self::NameHeld { reason, message },
+            RefusalReason::NameTaken if had => Self::NameHeld { reason, message },
             reason => Self::refused(reason, message),
         }
     }
@@ -120,7 +140,7 @@ impl Error {
     /// Error for a link that this side or the network ended.
     pub(crate) fn link_lost(detail: impl Into<String>) -> Self {
         Self::Link {
-            reason: Reason::LinkLost,
+            reason: LinkEnd::LinkLost,
             side: Side::Peer,
             detail: detail.into(),
         }
@@ -132,7 +152,8 @@ impl Error {
         match self {
             Self::Config(_) | Self::Identity(_) | Self::Superseded { .. } => true,
             Self::Token(_) | Self::Dial { .. } | Self::NameHeld { .. } => false,
-            Self::Link { reason, .. } | Self::Refused { reason, .. } => reason.is_final(),
+            Self::Link { reason, .. } | Self::LinkRefused { reason, .. } => reason.is_final(),
+            Self::Refused { reason, .. } => reason.is_final(),
         }
     }
 
@@ -144,10 +165,9 @@ impl Error {
             Self::Identity(_) => "identity",
             Self::Token(error) => error.word(),
             Self::Dial { .. } => "relay_unreachable",
-            Self::Link { reason, .. }
-            | Self::Refused { reason, .. }
-            | Self::NameHeld { reason, .. } => reason.word(),
-            Self::Superseded { .. } => Reason::Superseded.word(),
+            Self::Link { reason, .. } | Self::LinkRefused { reason, .. } => reason.word(),
+            Self::Refused { reason, .. } | Self::NameHeld { reason, .. } => reason.word(),
+            Self::Superseded { .. } => RefusalReason::Superseded.word(),
         }
     }
 
@@ -157,8 +177,15 @@ impl Error {
         match self {
             Self::Config(_) => 2,
             Self::Identity(_) | Self::Token(_) | Self::Dial { .. } | Self::NameHeld { .. } => 1,
-            Self::Link { .. } | Self::Refused { .. } | Self::Superseded { .. } => {
-                if self.is_final() { 3 } else { 1 }
+            Self::Link { .. }
+            | Self::LinkRefused { .. }
+            | Self::Refused { .. }
+            | Self::Superseded { .. } => {
+                if self.is_final() {
+                    3
+                } else {
+                    1
+                }
             }
         }
     }
@@ -422,26 +449,29 @@ mod tests {
         let refused = |reason| Error::refused(reason, String::new());
         assert_eq!(Error::Config(ConfigError::NoStateDir).exit_code(), 2);
         assert_eq!(Error::link_lost("cut").exit_code(), 1);
-        assert_eq!(refused(Reason::Overload).exit_code(), 1);
-        assert_eq!(refused(Reason::NameTaken).exit_code(), 3);
-        assert_eq!(refused(Reason::Superseded).exit_code(), 3);
+        assert_eq!(refused(RefusalReason::Overload).exit_code(), 1);
+        assert_eq!(refused(RefusalReason::NameTaken).exit_code(), 3);
+        assert_eq!(refused(RefusalReason::Superseded).exit_code(), 3);
     }
 
     #[test]
     fn a_refusal_names_the_reason_and_the_relays_words() {
-        let error = Error::refused(Reason::BadToken, "no such key".to_owned());
+        let error = Error::refused(RefusalReason::BadToken, "no such key".to_owned());
         assert_eq!(
             error.to_string(),
             "the relay refused: the token is not valid here (no such key)"
         );
-        let twice = format!("seat: {}", Reason::NameTaken);
-        let error = Error::refused(Reason::NameTaken, twice.clone());
+        let twice = format!("seat: {}", RefusalReason::NameTaken);
+        let error = Error::refused(RefusalReason::NameTaken, twice.clone());
         assert_eq!(error.to_string(), format!("the relay refused: {twice}"));
-        let words = |message| refusal_words(Reason::NameTaken, message, "seat");
-        assert_eq!(words(&twice), Reason::NameTaken.to_string());
-        assert_eq!(words("seat: no"), format!("{} (no)", Reason::NameTaken));
+        let words = |message| refusal_words(RefusalReason::NameTaken, message, "seat");
+        assert_eq!(words(&twice), RefusalReason::NameTaken.to_string());
+        assert_eq!(
+            words("seat: no"),
+            format!("{} (no)", RefusalReason::NameTaken)
+        );
         assert!(matches!(
-            Error::refused(Reason::Superseded, String::new()),
+            Error::refused(RefusalReason::Superseded, String::new()),
             Error::Superseded { .. }
         ));
     }

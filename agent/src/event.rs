@@ -202,7 +202,9 @@ impl AgentEvent {
         let (reason, message) = (error.word(), error.to_string());
         match error {
             Error::Superseded { .. } => Self::Superseded { message },
-            Error::Refused { .. } | Error::Link { .. } if error.is_final() => {
+            Error::Refused { .. } | Error::LinkRefused { .. } | Error::Link { .. }
+                if error.is_final() =>
+            {
                 Self::Refused { reason, message }
             }
             _ => Self::Failed { reason, message },
@@ -409,7 +411,7 @@ pub fn is_raw(target: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tieline_wire::Reason;
+    use tieline_wire::RefusalReason;
 
     use super::*;
 
@@ -480,18 +482,18 @@ mod tests {
     fn the_last_event_tells_takeover_refusal_and_failure_apart() {
         let of = |reason| AgentEvent::ended_by(&Error::refused(reason, String::new()));
         assert!(matches!(
-            of(Reason::Superseded),
+            of(RefusalReason::Superseded),
             AgentEvent::Superseded { .. }
         ));
         assert!(matches!(
-            of(Reason::NameTaken),
+            of(RefusalReason::NameTaken),
             AgentEvent::Refused {
                 reason: "name_taken",
                 ..
             }
         ));
         assert!(matches!(
-            of(Reason::Overload),
+            of(RefusalReason::Overload),
             AgentEvent::Failed {
                 reason: "overload",
                 ..

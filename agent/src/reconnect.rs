@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tieline_wire::Reason;
+use tieline_wire::{LinkEnd, RefusalReason};
 
 use crate::error::Error;
 
@@ -91,18 +91,23 @@ impl Backoff {
 /// first, and a change of that file triggers a dial anyway.
 const fn backs_off_at_once(error: &Error) -> bool {
     match error {
-        Error::Link { reason, .. } | Error::Refused { reason, .. } => matches!(
+        Error::Link { reason, .. } => matches!(
             reason,
-            Reason::Overload
-                | Reason::Limited
-                | Reason::TunnelLimit
-                | Reason::LinkLimit
-                | Reason::SessionLimit
-                | Reason::AuthUnavailable
-                | Reason::TokenExpired
-                | Reason::TokenNotYet
+            LinkEnd::Overload
+                | LinkEnd::Limited
+                | LinkEnd::LinkLimit
+                | LinkEnd::SessionLimit
                 // Another service answers at the relay's address; that rarely changes soon.
-                | Reason::Preface
+                | LinkEnd::Preface
+        ),
+        Error::Refused { reason, .. } => matches!(
+            reason,
+            RefusalReason::Overload
+                | RefusalReason::Limited
+                | RefusalReason::TunnelLimit
+                | RefusalReason::AuthUnavailable
+                | RefusalReason::TokenExpired
+                | RefusalReason::TokenNotYet
         ),
         Error::Token(_) => true,
         _ => false,
@@ -126,7 +131,7 @@ mod tests {
         Error::link_lost("cut")
     }
 
-    fn refused(reason: Reason) -> Error {
+    fn refused(reason: RefusalReason) -> Error {
         Error::refused(reason, String::new())
     }
 
@@ -151,24 +156,31 @@ mod tests {
 
     #[test]
     fn a_busy_relay_is_left_alone_for_longer_from_the_first_time_on() {
-        for reason in [
-            Reason::Overload,
-            Reason::Limited,
-            Reason::TunnelLimit,
-            Reason::LinkLimit,
-            Reason::SessionLimit,
-        ] {
+        let refusals = [
+            RefusalReason::Overload,
+            RefusalReason::Limited,
+            RefusalReason::TunnelLimit,
+        ];
+        let ends = [
+            LinkEnd::Overload,
+            LinkEnd::Limited,
+            LinkEnd::LinkLimit,
+            LinkEnd::SessionLimit,
+        ];
+        let of_link = |reason| Error::of_farewell(reason, String::new());
+        let errors = refusals.map(refused).into_iter();
+        for error in errors.chain(ends.map(of_link)) {
             let mut random = fastrand::Rng::with_seed(7);
             let mut backoff = Backoff::default();
             let mut ceiling = BACKOFF_FIRST;
             let mut longest = Duration::ZERO;
             for _ in 0..12 {
-                let wait = wait_after(&refused(reason), &mut backoff, &mut random);
-                assert!(wait <= ceiling, "{reason:?}: {wait:?}");
+                let wait = wait_after(&error, &mut backoff, &mut random);
+                assert!(wait <= ceiling, "{error}: {wait:?}");
                 longest = longest.max(wait);
                 ceiling = (ceiling * 2).min(BACKOFF_MAX);
             }
-            assert!(longest > BACKOFF_MAX / 2, "{reason:?}: {longest:?}");
+            assert!(longest > BACKOFF_MAX / 2, "{error}: {longest:?}");
         }
     }
 
@@ -232,7 +244,7 @@ mod tests {
         backoff.registered();
         assert!(wait_after(&lost(), &mut backoff, &mut random) <= QUICK_WAIT_MAX);
         backoff.registered();
-        let busy = refused(Reason::Overload);
+        let busy = refused(RefusalReason::Overload);
         assert!(wait_after(&busy, &mut backoff, &mut random) <= BACKOFF_FIRST);
     }
 
@@ -241,7 +253,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         let mut backoff = Backoff::default();
         for _ in 0..100 {
-            let error = Error::refused(Reason::NameBound, String::new());
+            let error = Error::refused(RefusalReason::NameBound, String::new());
             let Next::RetryIn(wait) = backoff.after(&error, &mut random) else {
                 panic!("a bound name may become free");
             };
@@ -254,10 +266,15 @@ mod tests {
     #[test]
     fn a_final_refusal_ends_it_and_every_other_reason_does_not() {
         let mut random = fastrand::Rng::with_seed(1);
-        for reason in Reason::ALL {
+        let mut gives_up =
+            |error: &Error| Backoff::default().after(error, &mut random) == Next::GiveUp;
+        for reason in RefusalReason::ALL {
             let error = Error::refused(*reason, String::new());
-            let next = Backoff::default().after(&error, &mut random);
-            assert_eq!(next == Next::GiveUp, reason.is_final(), "{reason:?}");
+            assert_eq!(gives_up(&error), reason.is_final(), "{reason:?}");
+        }
+        for reason in LinkEnd::ALL {
+            let error = Error::of_farewell(*reason, String::new());
+            assert_eq!(gives_up(&error), reason.is_final(), "{reason:?}");
         }
     }
 }

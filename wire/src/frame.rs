@@ -1,9 +1,10 @@
 //! The frame header: its kinds, and the checks of each.
 
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::generated;
 use crate::ids::SessionId;
 use crate::limits::{DATA_BYTES_MAX, HEADER_BYTES, TABLE_BYTES_MAX};
+use crate::reason::LinkEnd;
 
 /// Flag: the frame ends a message (`Data` only).
 pub const END_OF_MESSAGE: u8 = 0x01;
@@ -117,14 +118,14 @@ pub fn encode(
 /// Reads a header.
 ///
 /// # Errors
-/// [`Reason::FrameTooLong`] or [`Reason::Protocol`]; the link must be closed.
+/// [`LinkEnd::FrameTooLong`] or [`LinkEnd::Protocol`]; the link must be closed.
 pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
     let raw = generated::FrameHeader(bytes);
     let (code, flags, session, len) = (raw.kind(), raw.flags(), raw.session(), raw.payload_len());
     let kind = Kind::from_code(code);
     if kind.is_none() && flags & OPTIONAL == 0 {
         return Err(Error::peer(
-            Reason::Protocol,
+            LinkEnd::Protocol,
             format!("unknown frame kind {code}"),
         ));
     }
@@ -136,7 +137,7 @@ pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
         };
     if flags & !allowed != 0 || raw.reserved() != 0 {
         return Err(Error::peer(
-            Reason::Protocol,
+            LinkEnd::Protocol,
             format!(
                 "frame kind {code} with invalid flags {flags:#04x} or reserved bits {}",
                 raw.reserved()
@@ -165,14 +166,14 @@ pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
     let exact = matches!(shape, Shape::LinkStruct(_) | Shape::SessionStruct(_));
     if exact && len != longest {
         return Err(Error::peer(
-            Reason::Protocol,
+            LinkEnd::Protocol,
             format!("frame kind {code} has {len} bytes, not {longest}"),
         ));
     }
     let of_link = matches!(shape, Shape::LinkStruct(_) | Shape::LinkTable);
     if of_link != (session == 0) {
         return Err(Error::peer(
-            Reason::Protocol,
+            LinkEnd::Protocol,
             format!("frame kind {code} is not valid on session {session}"),
         ));
     }
@@ -186,7 +187,7 @@ pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
 
 fn too_long(code: u8, len: u32) -> Error {
     Error::peer(
-        Reason::FrameTooLong,
+        LinkEnd::FrameTooLong,
         format!("frame kind {code} has {len} bytes"),
     )
 }
@@ -199,7 +200,7 @@ mod tests {
         generated::FrameHeader::new(len, session, kind, flags, reserved).0
     }
 
-    fn reason(bytes: [u8; HEADER_BYTES]) -> Reason {
+    fn reason(bytes: [u8; HEADER_BYTES]) -> LinkEnd {
         decode(bytes).unwrap_err().reason
     }
 
@@ -216,32 +217,32 @@ mod tests {
         assert!(decode(raw(DATA_BYTES_MAX, 1, 0, 0, 0)).is_ok());
         assert_eq!(
             reason(raw(DATA_BYTES_MAX + 1, 1, 0, 0, 0)),
-            Reason::FrameTooLong
+            LinkEnd::FrameTooLong
         );
         assert_eq!(
             reason(raw(TABLE_BYTES_MAX + 1, 0, 16, 0, 0)),
-            Reason::FrameTooLong
+            LinkEnd::FrameTooLong
         );
         assert_eq!(
             reason(raw(u32::MAX, 0, 99, OPTIONAL, 0)),
-            Reason::FrameTooLong
+            LinkEnd::FrameTooLong
         );
-        assert_eq!(reason(raw(9, 0, 3, 0, 0)), Reason::FrameTooLong);
+        assert_eq!(reason(raw(9, 0, 3, 0, 0)), LinkEnd::FrameTooLong);
     }
 
     #[test]
     fn unknown_kinds_are_skipped_only_when_marked_optional() {
-        assert_eq!(reason(raw(4, 0, 99, 0, 0)), Reason::Protocol);
+        assert_eq!(reason(raw(4, 0, 99, 0, 0)), LinkEnd::Protocol);
         assert_eq!(decode(raw(4, 0, 99, OPTIONAL, 0)).unwrap().kind, None);
     }
 
     #[test]
     fn flags_reserved_bits_and_session_zero_are_checked() {
-        assert_eq!(reason(raw(4, 1, 0, 0x02, 0)), Reason::Protocol);
-        assert_eq!(reason(raw(4, 1, 1, END_OF_MESSAGE, 0)), Reason::Protocol);
-        assert_eq!(reason(raw(4, 1, 0, 0, 1)), Reason::Protocol);
-        assert_eq!(reason(raw(4, 0, 0, 0, 0)), Reason::Protocol);
-        assert_eq!(reason(raw(8, 1, 3, 0, 0)), Reason::Protocol);
-        assert_eq!(reason(raw(3, 1, 1, 0, 0)), Reason::Protocol);
+        assert_eq!(reason(raw(4, 1, 0, 0x02, 0)), LinkEnd::Protocol);
+        assert_eq!(reason(raw(4, 1, 1, END_OF_MESSAGE, 0)), LinkEnd::Protocol);
+        assert_eq!(reason(raw(4, 1, 0, 0, 1)), LinkEnd::Protocol);
+        assert_eq!(reason(raw(4, 0, 0, 0, 0)), LinkEnd::Protocol);
+        assert_eq!(reason(raw(8, 1, 3, 0, 0)), LinkEnd::Protocol);
+        assert_eq!(reason(raw(3, 1, 1, 0, 0)), LinkEnd::Protocol);
     }
 }

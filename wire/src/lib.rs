@@ -15,10 +15,11 @@ mod ids;
 pub mod limits;
 mod message;
 mod mux;
+mod reason;
 mod weak;
 
 pub use backlog::Backlog;
-pub use error::{Error, Reason, Side};
+pub use error::{Error, Side};
 pub use ids::{
     AgentKey, Generation, InstanceId, MachineId, Moment, NameError, RESERVED_NAMES, SessionId,
     SessionMap, TunnelId,
@@ -30,4 +31,8 @@ pub use message::{
 pub use mux::{
     Charge, Counters, Event, Mux, OpenError, SendBatching, SendError, Settings, SharedBudget,
     Transmit,
+};
+pub use reason::{
+    CallerRefusal, Eviction, LinkEnd, LinkRefusal, NoSession, RefusalReason, SessionEnd,
+    WithdrawalReason,
 };

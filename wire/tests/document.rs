@@ -5,11 +5,14 @@
 
 mod peers;
 
+use std::collections::BTreeMap;
+
 use peers::{give_input, take_output};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
-    AgentHello, AgentKey, Generation, Granted, InstanceId, MachineId, Mode, Moment, Mux, Open,
-    Reason, Register, RegisterAck, RelayHello, Scheme, Settings, Token, TunnelId, limits,
+    AgentHello, AgentKey, CallerRefusal, Generation, Granted, InstanceId, LinkEnd, LinkRefusal,
+    MachineId, Mode, Moment, Mux, Open, RefusalReason, Register, RegisterAck, RelayHello, Scheme,
+    SessionEnd, Settings, Token, TunnelId, limits,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/PROTOCOL.md");
@@ -134,7 +137,7 @@ fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
     assert_eq!((relay.session_count(), agent.session_count()), (0, 0));
     let id = relay.open(&open).unwrap();
     relay_says(&mut relay, &mut agent);
-    agent.reset(id, Reason::TargetRefused);
+    agent.reset(id, SessionEnd::TargetRefused);
     said.push(("hex agent", agent_says(&mut agent, &mut relay)));
     (transcript, said)
 }
@@ -157,19 +160,59 @@ fn the_worked_example_is_what_two_muxes_say() {
     }
 }
 
+/// Code, word, finality and places of each reason, as a row of the table in the document begins.
+fn reasons() -> Vec<String> {
+    let mut rows: BTreeMap<u16, (&str, bool, Vec<&str>)> = BTreeMap::new();
+    let refusals = RefusalReason::ALL
+        .iter()
+        .map(|it| (it.code(), it.word(), it.is_final(), "tunnel"));
+    let ends = LinkEnd::ALL
+        .iter()
+        .map(|it| (it.code(), it.word(), it.is_final(), "link"));
+    let resets = SessionEnd::ALL
+        .iter()
+        .map(|it| (it.code(), it.word(), it.is_final(), "session"));
+    for (code, word, is_final, place) in refusals.chain(ends).chain(resets) {
+        let row = rows.entry(code).or_insert((word, is_final, Vec::new()));
+        assert_eq!((row.0, row.1), (word, is_final));
+        row.2.push(place);
+    }
+    let row = |(code, (word, is_final, places)): (u16, (&str, bool, Vec<&str>))| {
+        let finality = if is_final { "final" } else { "retry" };
+        format!("| {code} | `{word}` | {finality} | {} |", places.join(", "))
+    };
+    rows.into_iter().map(row).collect()
+}
+
+/// Words that only the relay's own counters and logs have.
+fn words_of_the_relay() -> impl Iterator<Item = &'static str> {
+    let callers = CallerRefusal::ALL.iter().map(|it| it.word());
+    callers.chain(LinkRefusal::ALL.iter().map(|it| it.word()))
+}
+
 #[test]
-fn every_reason_is_documented_with_its_code_and_finality() {
-    for reason in Reason::ALL {
-        let finality = if reason.is_final() { "final" } else { "retry" };
-        let row = format!("| {} | `{}` | {finality} |", reason.code(), reason.word());
-        assert!(DOCUMENT.contains(&row), "{row}");
+fn every_reason_is_documented_with_its_code_finality_and_places() {
+    let rows = reasons();
+    for row in &rows {
+        assert!(DOCUMENT.contains(row), "{row}");
+    }
+    for word in words_of_the_relay() {
+        let is_in_frames = rows.iter().any(|row| row.contains(&format!("`{word}`")));
+        let row = format!("| `{word}` | retry | – |");
+        assert!(is_in_frames || DOCUMENT.contains(&row), "{row}");
     }
 }
 
 #[test]
 fn every_reason_has_a_remedy() {
-    for reason in Reason::ALL {
-        let word = format!("`{}`", reason.word());
+    let rows = reasons();
+    let words = rows
+        .iter()
+        .filter_map(|row| row.split('`').nth(1))
+        .map(str::to_owned);
+    let own = words_of_the_relay().map(str::to_owned);
+    for word in words.chain(own) {
+        let word = format!("`{word}`");
         assert!(REMEDIES.contains(&word), "TROUBLESHOOTING.md lacks {word}");
     }
 }

@@ -11,8 +11,9 @@ use peers::{NONCE, give_input, signed_hello, take_output};
 use proptest::prelude::*;
 use tieline_wire::frame::{self, Kind};
 use tieline_wire::{
-    AgentHello, Event, Generation, GoAway, Granted, Mode, Mux, Open, Reason, Refusal, Register,
-    RegisterAck, RelayHello, Scheme, SessionId, Settings, Token, TunnelId, Withdrawal, limits,
+    AgentHello, Event, Generation, GoAway, Granted, LinkEnd, Mode, Mux, Open, Refusal,
+    RefusalReason, Register, RegisterAck, RelayHello, Scheme, SessionId, Settings, Token, TunnelId,
+    Withdrawal, limits,
 };
 
 fn text(longest: usize) -> impl Strategy<Value = String> {
@@ -23,8 +24,8 @@ fn tunnel() -> impl Strategy<Value = TunnelId> {
     "[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?".prop_map(|name| TunnelId::parse(&name).unwrap())
 }
 
-fn reason() -> impl Strategy<Value = Reason> {
-    prop::sample::select(Reason::ALL)
+fn refusal_reason() -> impl Strategy<Value = RefusalReason> {
+    prop::sample::select(RefusalReason::ALL)
 }
 
 prop_compose! {
@@ -63,8 +64,8 @@ fn register_ack() -> impl Strategy<Value = RegisterAck> {
             expires_in_s,
         })
     });
-    let refused =
-        (reason(), text(100)).prop_map(|(reason, message)| Err(Refusal { reason, message }));
+    let refused = (refusal_reason(), text(100))
+        .prop_map(|(reason, message)| Err(Refusal { reason, message }));
     (any::<u32>(), prop_oneof![granted, refused])
         .prop_map(|(request, outcome)| RegisterAck { request, outcome })
 }
@@ -132,9 +133,9 @@ proptest! {
         let mut changed = signed_hello();
         changed.signature[at] ^= 1;
         let renamed = AgentHello { agent_version, links, ..signed_hello() };
-        prop_assert_eq!(changed.verify(&NONCE), Err(Reason::BadSignature));
+        prop_assert_eq!(changed.verify(&NONCE), Err(LinkEnd::BadSignature));
         if renamed != signed_hello() {
-            prop_assert_eq!(renamed.verify(&NONCE), Err(Reason::BadSignature));
+            prop_assert_eq!(renamed.verify(&NONCE), Err(LinkEnd::BadSignature));
         }
     }
 
@@ -144,9 +145,9 @@ proptest! {
         ack in register_ack(),
         tunnel in tunnel(),
         messages: bool,
-        reason in reason(),
+        reason in refusal_reason(),
         message in text(100),
-        away in (any::<(u32, u32)>(), reason(), text(100)),
+        away in (any::<(u32, u32)>(), prop::sample::select(LinkEnd::ALL), text(100)),
     ) {
         let (mut relay, mut agent) = connected(Settings::default());
         agent.register(&register);

@@ -14,7 +14,7 @@ use peers::{NONCE, open_message, signed_hello};
 use simulated::Random;
 use simulated::end::{End, Flow};
 use simulated::pipe::Pipe;
-use tieline_wire::{Event, Moment, Mux, OpenError, Reason, RelayHello, Settings, limits};
+use tieline_wire::{Event, LinkEnd, Moment, Mux, OpenError, RelayHello, Settings, limits};
 
 /// Longest time without progress while every reader reads; after it a session counts as stalled.
 const STALL: Duration = Duration::from_secs(60);
@@ -204,7 +204,7 @@ impl World {
         if let Some(cut) = cut {
             for end in &self.ends {
                 let (at, reason) = end.error.unwrap();
-                assert!(matches!(reason, Reason::Stale | Reason::HandshakeTimeout));
+                assert!(matches!(reason, LinkEnd::Stale | LinkEnd::HandshakeTimeout));
                 assert!(
                     at <= cut + self.settings.stale,
                     "a cut is detected by the stale deadline"

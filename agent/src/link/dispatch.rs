@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tieline_wire::{
-    AgentHello, BulkNonce, Event, Reason, RegisterAck, RelayHello, SessionId, TunnelId, Withdrawal,
+    AgentHello, BulkNonce, Event, LinkEnd, RegisterAck, RelayHello, SessionEnd, SessionId,
+    TunnelId, Withdrawal,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -32,7 +33,7 @@ pub(super) struct Dispatch<'a> {
     /// The first bytes from the relay, to recognise another kind of server.
     first: Vec<u8>,
     /// Reason and message of the relay's `GoAway`.
-    pub(super) farewell: Option<(Reason, String)>,
+    pub(super) farewell: Option<(LinkEnd, String)>,
     /// Sessions of the collected payloads, in order, each with its number of payloads.
     deliveries: Vec<(Arc<Session>, usize)>,
     /// Payloads for the sessions' targets, collected but not delivered.
@@ -95,10 +96,10 @@ impl<'a> Dispatch<'a> {
                 reason,
                 side,
                 detail,
-            } if reason == Reason::Preface || self.first.is_empty() => {
+            } if reason == LinkEnd::Preface || self.first.is_empty() => {
                 let who = server_kind::describe(&self.first);
                 let detail = match reason {
-                    Reason::Preface => who,
+                    LinkEnd::Preface => who,
                     _ => format!("{detail}: {who}"),
                 };
                 Error::Link {
@@ -212,12 +213,12 @@ impl<'a> Dispatch<'a> {
         let target = {
             let mut core = self.link.core();
             if core.draining {
-                core.mux.reset(id, Reason::ShuttingDown);
+                core.mux.reset(id, SessionEnd::ShuttingDown);
                 self.link.transmit.ring();
                 return;
             }
             let Some(target) = core.tunnels.target_of(tunnel) else {
-                core.mux.reset(id, Reason::UnknownTunnel);
+                core.mux.reset(id, SessionEnd::UnknownTunnel);
                 self.link.transmit.ring();
                 return;
             };

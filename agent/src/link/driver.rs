@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::{Reason, SendBatching, Side, Transmit};
+use tieline_wire::{LinkEnd, SendBatching, Side, Transmit};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -62,7 +62,7 @@ pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Res
             reason,
             side: Side::Peer,
             ..
-        }) if *reason != Reason::LinkLost => {
+        }) if *reason != LinkEnd::LinkLost => {
             link.close(Instant::now(), Some(*reason));
             let _ = timeout(FAREWELL_TIMEOUT, flushed(&link)).await;
         }
@@ -71,22 +71,12 @@ pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Res
     match (end, dispatch.farewell) {
         // If the relay announced the end, its own reason is the result.
         (Ok(()), Some((reason, message))) if reason.is_final() => {
-            Err(Error::refused(reason, message))
+            Err(Error::of_farewell(reason, message))
         }
-        (Err(Error::Link { .. }), Some((reason, message))) => Err(farewell_error(reason, message)),
+        (Err(Error::Link { .. }), Some((reason, message))) => {
+            Err(Error::of_farewell(reason, message))
+        }
         (end, _) => end,
-    }
-}
-
-fn farewell_error(reason: Reason, message: String) -> Error {
-    if reason.is_final() {
-        Error::refused(reason, message)
-    } else {
-        Error::Link {
-            reason,
-            side: Side::Peer,
-            detail: message,
-        }
     }
 }
 

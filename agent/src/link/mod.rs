@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use tieline_wire::{
-    Event, GoAway, Granted, Lost, Moment, Mux, Reason, Refusal, Register, SessionId, SessionMap,
-    Settings,
+    Event, GoAway, Granted, LinkEnd, Lost, Moment, Mux, Refusal, Register, SessionEnd, SessionId,
+    SessionMap, Settings,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -153,7 +153,7 @@ impl Link {
     /// Lets running sessions finish until `deadline`, then ends the link.
     ///
     /// With `reason`, first tells the relay: no new sessions, and the tunnels are given back.
-    pub(crate) fn close(&self, deadline: Instant, reason: Option<Reason>) {
+    pub(crate) fn close(&self, deadline: Instant, reason: Option<LinkEnd>) {
         let mut core = self.core();
         if let Some(reason) = reason
             && !core.draining
@@ -293,7 +293,7 @@ impl Link {
     }
 
     /// Aborts a session and tells the relay the reason.
-    pub(crate) fn reset(&self, id: SessionId, reason: Reason) {
+    pub(crate) fn reset(&self, id: SessionId, reason: SessionEnd) {
         self.change(|mux| mux.reset(id, reason));
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tieline_wire::limits::LOST_LINKS_MAX;
-use tieline_wire::{GoAway, Granted, Lost, Reason, Refusal, Side};
+use tieline_wire::{GoAway, Granted, LinkEnd, Lost, Refusal, RefusalReason, Side};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -216,12 +216,12 @@ impl Slot {
                 () = stopped(&mut self.stop), if !stopping => {
                     stopping = true;
                     let deadline = Instant::now() + self.agent.config.drain_timeout;
-                    link.close(deadline, Some(Reason::ShuttingDown));
+                    link.close(deadline, Some(LinkEnd::ShuttingDown));
                 }
                 () = until(wakes_at), if !stopping => {
                     if it.is_unanswered(Instant::now()) {
                         return Err(Error::Link {
-                            reason: Reason::ClaimTimeout,
+                            reason: LinkEnd::ClaimTimeout,
                             side: Side::Peer,
                             detail: "no answer to the registration".to_owned(),
                         });
@@ -297,7 +297,7 @@ impl Slot {
                     Some(path) => format!("{} holds no fresh token yet", path.display()),
                     None => "the relay did not extend it".to_owned(),
                 };
-                self.ending(target, left, Reason::TokenExpired.word(), message);
+                self.ending(target, left, RefusalReason::TokenExpired.word(), message);
             }
             Change::Renewed => self.tell(AgentEvent::Renewed {
                 link: self.index,

@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tieline_wire::Reason;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::{CONNECT_TIMEOUT, Target};
+use super::{CONNECT_TIMEOUT, Target, TargetFailure};
 use crate::event::{AgentEvent, EventHook};
 use crate::socket::CloseMode;
 
@@ -50,11 +49,11 @@ impl HealthState {
         }
     }
 
-    const fn of(reason: Reason) -> Self {
-        match reason {
-            Reason::TargetRefused | Reason::TargetReset => Self::Refused,
-            Reason::TargetTimeout => Self::Timeout,
-            _ => Self::Unreachable,
+    const fn of(failure: TargetFailure) -> Self {
+        match failure {
+            TargetFailure::Refused | TargetFailure::Reset => Self::Refused,
+            TargetFailure::Timeout => Self::Timeout,
+            TargetFailure::Unreachable => Self::Unreachable,
         }
     }
 }
@@ -110,26 +109,26 @@ impl WatchedTarget {
     }
 
     /// Connects a session to the target. Closing the connection resets it, unless it was finished.
-    pub(crate) async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
+    pub(crate) async fn connect(&self) -> Result<TcpStream, (TargetFailure, io::Error)> {
         let connecting = self
             .target
             .connect_within(CONNECT_TIMEOUT, CloseMode::Resets);
         let connected = connecting.await;
         self.note(&connected);
-        if let Err((reason, error)) = &connected {
-            self.is_away(*reason, error);
+        if let Err((failure, error)) = &connected {
+            self.is_away(*failure, error);
         }
         connected
     }
 
     /// Reports an outage at its first session that did not reach the target.
-    fn is_away(&self, reason: Reason, error: &io::Error) {
+    fn is_away(&self, failure: TargetFailure, error: &io::Error) {
         let is_new = self.noted().away_since.is_none();
         if !is_new {
             return;
         }
         self.noted().away_since = Some(Instant::now());
-        let state = HealthState::of(reason);
+        let state = HealthState::of(failure);
         let what = match state {
             HealthState::Refused => "refused the connection".to_owned(),
             HealthState::Timeout => "does not take the connection".to_owned(),
@@ -180,10 +179,10 @@ impl WatchedTarget {
         })
     }
 
-    fn note(&self, connected: &Result<TcpStream, (Reason, io::Error)>) {
+    fn note(&self, connected: &Result<TcpStream, (TargetFailure, io::Error)>) {
         let state = match connected {
             Ok(_) => HealthState::Up,
-            Err((reason, _)) => HealthState::of(*reason),
+            Err((failure, _)) => HealthState::of(*failure),
         };
         let mut noted = self.noted();
         if noted.health.is_none_or(|(before, _)| before != state) {

@@ -8,13 +8,13 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use tieline_wire::{Reason, Scheme};
+use tieline_wire::Scheme;
 use tokio::net::TcpStream;
 
 pub(crate) use self::health::WatchedTarget;
 pub use self::health::{Health, HealthState};
 pub use self::http::HttpTarget;
-pub use self::tcp::TcpTarget;
+pub use self::tcp::{TargetFailure, TcpTarget};
 use crate::error::ConfigError;
 use crate::plain::address_without_user;
 use crate::socket::CloseMode;
@@ -125,8 +125,8 @@ impl Target {
     /// Connects to the target.
     ///
     /// # Errors
-    /// The reason for the session's reset, and the system's error.
-    pub async fn connect(&self) -> Result<TcpStream, (Reason, io::Error)> {
+    /// How the connection failed, and the system's error.
+    pub async fn connect(&self) -> Result<TcpStream, (TargetFailure, io::Error)> {
         self.connect_within(CONNECT_TIMEOUT, CloseMode::Ends).await
     }
 
@@ -139,7 +139,7 @@ impl Target {
         &self,
         timeout: Duration,
         unfinished: CloseMode,
-    ) -> Result<TcpStream, (Reason, io::Error)> {
+    ) -> Result<TcpStream, (TargetFailure, io::Error)> {
         self.tcp().connect(timeout, unfinished).await
     }
 

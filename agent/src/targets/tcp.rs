@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 use tokio::net::TcpStream;
 
 use crate::address::{HostPort, deadline_in};
@@ -40,20 +40,46 @@ impl TcpTarget {
         &self,
         timeout: Duration,
         unfinished: CloseMode,
-    ) -> Result<TcpStream, (Reason, io::Error)> {
+    ) -> Result<TcpStream, (TargetFailure, io::Error)> {
         self.address
             .connect_with(deadline_in(timeout), unfinished)
             .await
-            .map_err(|error| (reason_of(&error), error))
+            .map_err(|error| (TargetFailure::of(&error), error))
     }
 }
 
-fn reason_of(error: &io::Error) -> Reason {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Reason::TargetRefused,
-        io::ErrorKind::TimedOut => Reason::TargetTimeout,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Reason::TargetReset,
-        _ => Reason::TargetUnreachable,
+/// Why a target did not take a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetFailure {
+    /// The connection was refused: no server listens at the address.
+    Refused,
+    /// There is no route to the host, or no such host.
+    Unreachable,
+    /// The target did not answer in time.
+    Timeout,
+    /// The connection was reset before it stood.
+    Reset,
+}
+
+impl TargetFailure {
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::TimedOut => Self::Timeout,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::Reset,
+            _ => Self::Unreachable,
+        }
+    }
+}
+
+impl From<TargetFailure> for SessionEnd {
+    fn from(failure: TargetFailure) -> Self {
+        match failure {
+            TargetFailure::Refused => Self::TargetRefused,
+            TargetFailure::Unreachable => Self::TargetUnreachable,
+            TargetFailure::Timeout => Self::TargetTimeout,
+            TargetFailure::Reset => Self::TargetReset,
+        }
     }
 }
 
@@ -74,12 +100,12 @@ mod tests {
         };
         assert_eq!(
             reason(format!("127.0.0.1:{port}")).await,
-            Reason::TargetRefused
+            TargetFailure::Refused
         );
         // RFC 6761, 6.4: `invalid` never resolves.
         assert!(matches!(
             reason("nowhere.invalid:1".to_owned()).await,
-            Reason::TargetUnreachable | Reason::TargetTimeout
+            TargetFailure::Unreachable | TargetFailure::Timeout
         ));
     }
 }

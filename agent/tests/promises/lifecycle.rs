@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use tieline_agent::{AgentEvent, Error, State, list_agents};
-use tieline_wire::{Event, GoAway, Reason, Scheme};
+use tieline_wire::{Event, GoAway, LinkEnd, RefusalReason, Scheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::rig::{Agent, Relay, soon};
 use crate::targets::echo;
 
-fn go_away(reason: Reason, deadline_ms: u32) -> GoAway {
+fn go_away(reason: LinkEnd, deadline_ms: u32) -> GoAway {
     GoAway {
         last_session: 0,
         reason,
@@ -58,7 +58,7 @@ async fn a_final_refusal_ends_the_agent_with_code_3() {
     let relay = Relay::bind().await;
     let agent = Agent::start(&relay, "127.0.0.1:1");
     let mut link = relay.accept().await;
-    link.refuse(Reason::NameTaken).await;
+    link.refuse(RefusalReason::NameTaken).await;
     let error = agent.ended().await.unwrap_err();
     assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains("says the test"), "{error}");
@@ -73,7 +73,7 @@ async fn a_name_that_this_run_had_is_asked_for_again_though_another_agent_has_it
     agent.saw_registered().await;
     drop(link);
     let mut link = relay.accept().await;
-    link.refuse(Reason::NameTaken).await;
+    link.refuse(RefusalReason::NameTaken).await;
     let (reason, message, retry_ms) = agent
         .saw(|event| match event {
             AgentEvent::Disconnected {
@@ -100,7 +100,7 @@ async fn a_passing_refusal_is_tried_again() {
     let relay = Relay::bind().await;
     let mut agent = Agent::start(&relay, "127.0.0.1:1");
     let mut link = relay.accept().await;
-    link.refuse(Reason::ClaimTimeout).await;
+    link.refuse(RefusalReason::ClaimTimeout).await;
     assert_eq!(agent.saw_disconnected().await, "claim_timeout");
     relay.accept_registered().await;
     agent.saw_registered().await;
@@ -112,7 +112,7 @@ async fn a_superseded_agent_says_so_and_does_not_dial_again() {
     let mut agent = Agent::start(&relay, "127.0.0.1:1");
     let mut link = relay.accept_registered().await;
     agent.saw_registered().await;
-    link.mux.go_away(&go_away(Reason::Superseded, 0));
+    link.mux.go_away(&go_away(LinkEnd::Superseded, 0));
     link.flush().await;
     drop(link);
     agent
@@ -129,14 +129,14 @@ async fn a_refused_hello_is_reported_with_the_relays_reason() {
     let relay = Relay::bind().await;
     let agent = Agent::start(&relay, "127.0.0.1:1");
     let mut link = relay.accept().await;
-    link.mux.go_away(&go_away(Reason::Revoked, 0));
+    link.mux.go_away(&go_away(LinkEnd::Revoked, 0));
     link.flush().await;
     let error = agent.ended().await.unwrap_err();
     assert!(
         matches!(
             error,
-            Error::Refused {
-                reason: Reason::Revoked,
+            Error::LinkRefused {
+                reason: LinkEnd::Revoked,
                 ..
             }
         ),
@@ -211,7 +211,7 @@ async fn asked_to_move_an_agent_makes_before_it_breaks() {
     let id = old.open().await;
     old.exchange(id, b"one", |answer| answer.bytes == b"one")
         .await;
-    old.mux.go_away(&go_away(Reason::ShuttingDown, 20_000));
+    old.mux.go_away(&go_away(LinkEnd::ShuttingDown, 20_000));
     old.flush().await;
     let new = relay.accept_registered().await;
     agent.saw_registered().await;
@@ -251,7 +251,7 @@ async fn several_links_serve_one_tunnel() {
     }
     let status = list_agents(agent.state.path()).await.unwrap();
     assert_eq!((status[0].links.len(), status[0].sessions), (3, 3));
-    links[1].mux.go_away(&go_away(Reason::Superseded, 0));
+    links[1].mux.go_away(&go_away(LinkEnd::Superseded, 0));
     links[1].flush().await;
     assert!(matches!(agent.ended().await, Err(Error::Superseded { .. })));
 }
@@ -272,7 +272,7 @@ async fn stopped_an_agent_takes_its_leave_and_lets_a_session_finish() {
             _ => None,
         })
         .await;
-    assert_eq!(away.reason, Reason::ShuttingDown);
+    assert_eq!(away.reason, LinkEnd::ShuttingDown);
     let tunnel = link.tunnel();
     assert_eq!(link.event().await, Event::Unregister(tunnel));
     link.exchange(id, b"two", |answer| answer.bytes == b"two")

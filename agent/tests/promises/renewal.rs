@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 use tieline_agent::AgentEvent;
-use tieline_wire::{Event, Generation, Granted, Reason, Refusal, Register, RegisterAck};
+use tieline_wire::{Event, Generation, Granted, Refusal, RefusalReason, Register, RegisterAck};
 
 use crate::rig::{Agent, Link, Relay};
 
@@ -53,7 +53,7 @@ async fn start_granted(relay: &Relay, file: &TokenFile, expires_in_s: u32) -> (A
     (agent, link, first)
 }
 
-async fn answer(link: &mut Link, request: u32, outcome: Result<u32, Reason>) {
+async fn answer(link: &mut Link, request: u32, outcome: Result<u32, RefusalReason>) {
     let tunnel = link.tunnel();
     let outcome = match outcome {
         Ok(expires_in_s) => Ok(Granted {
@@ -136,7 +136,10 @@ async fn a_renewal_that_is_refused_is_not_final() {
     let file = TokenFile::new("old");
     let (mut agent, mut link, _) = start_granted(&relay, &file, 86_400).await;
     // A token that is only half written, and a token that has expired.
-    for (token, reason) in [("ne", Reason::BadToken), ("stale", Reason::TokenExpired)] {
+    for (token, reason) in [
+        ("ne", RefusalReason::BadToken),
+        ("stale", RefusalReason::TokenExpired),
+    ] {
         file.rotate(token);
         let again = registered_with(&mut link, token).await;
         answer(&mut link, again.request, Err(reason)).await;
@@ -158,7 +161,7 @@ async fn an_agent_whose_token_ran_out_dials_again_with_the_next_one() {
     let first = link.register().request;
     for _ in 0..8 {
         // The backoff grows with every refusal, and a rotated file cuts it short.
-        answer(&mut link, first, Err(Reason::TokenExpired)).await;
+        answer(&mut link, first, Err(RefusalReason::TokenExpired)).await;
         assert_eq!(agent.saw_disconnected().await, "token_expired");
         file.rotate(&format!("token-{}", fastrand::u32(..)));
         link = relay.accept().await;
@@ -171,11 +174,11 @@ async fn a_token_that_is_not_valid_yet_is_tried_again() {
     let relay = Relay::bind().await;
     let file = TokenFile::new("early");
     let (mut agent, mut link) = start(&relay, &file).await;
-    link.refuse(Reason::TokenNotYet).await;
+    link.refuse(RefusalReason::TokenNotYet).await;
     assert_eq!(agent.saw_disconnected().await, "token_not_yet");
     // The agent retries by itself at first, and at once when the file has another token.
     let mut link = relay.accept().await;
-    link.refuse(Reason::TokenNotYet).await;
+    link.refuse(RefusalReason::TokenNotYet).await;
     agent.saw_disconnected().await;
     file.rotate("valid");
     let mut link = relay.accept().await;

@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use tempfile::TempDir;
 use tieline_agent::{AgentEvent, Config, Error, run_standing_by, run_with_reconnect};
 use tieline_wire::{
-    AgentHello, Event, Generation, Granted, Lost, Mode, Moment, Mux, Open, Reason, Refusal,
-    Register, RegisterAck, RelayHello, SessionId, Settings, Transmit, TunnelId,
+    AgentHello, Event, Generation, Granted, Lost, Mode, Moment, Mux, Open, Refusal, RefusalReason,
+    Register, RegisterAck, RelayHello, SessionEnd, SessionId, Settings, Transmit, TunnelId,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -150,7 +150,7 @@ impl Link {
     }
 
     /// Refuses the registration.
-    pub(crate) async fn refuse(&mut self, reason: Reason) {
+    pub(crate) async fn refuse(&mut self, reason: RefusalReason) {
         self.answer(Err(Refusal {
             reason,
             message: "says the test".to_owned(),
@@ -291,7 +291,7 @@ impl Link {
         self.flush().await;
     }
 
-    pub(crate) async fn reset(&mut self, id: SessionId, reason: Reason) {
+    pub(crate) async fn reset(&mut self, id: SessionId, reason: SessionEnd) {
         self.mux.reset(id, reason);
         self.flush().await;
     }
@@ -316,7 +316,7 @@ pub(crate) struct Answer {
     pub(crate) opened: bool,
     pub(crate) bytes: Vec<u8>,
     pub(crate) finished: bool,
-    pub(crate) reset: Option<Reason>,
+    pub(crate) reset: Option<SessionEnd>,
 }
 
 /// A running agent.

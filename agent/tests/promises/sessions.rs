@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tieline_wire::{Event, Reason};
+use tieline_wire::{Event, SessionEnd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -86,7 +86,7 @@ async fn a_target_that_refuses_ends_the_session_and_not_the_link() {
     for _ in 0..3 {
         let id = link.open().await;
         let answer = link.exchange(id, b"hello?", |_| false).await;
-        assert_eq!(answer.reset, Some(Reason::TargetRefused));
+        assert_eq!(answer.reset, Some(SessionEnd::TargetRefused));
         assert!(!answer.opened);
     }
 }
@@ -107,7 +107,7 @@ async fn a_target_that_resets_is_told_after_the_bytes_it_sent() {
         .await;
     assert!(answer.bytes == noise(10_000));
     answer = link.exchange(id, b"x", |_| false).await;
-    assert_eq!(answer.reset, Some(Reason::TargetReset));
+    assert_eq!(answer.reset, Some(SessionEnd::TargetReset));
     assert!(!answer.finished);
 }
 
@@ -128,7 +128,7 @@ async fn a_relays_reset_reaches_the_target_as_a_reset() {
     let id = link.open().await;
     link.exchange(id, b"half a requ", |answer| answer.opened)
         .await;
-    link.reset(id, Reason::Cancelled).await;
+    link.reset(id, SessionEnd::Cancelled).await;
     // The target must see a reset: an orderly end would make half a request look whole.
     let (bytes, end) = soon(collected.recv()).await.unwrap();
     assert_eq!(bytes, b"half a requ");

@@ -2,8 +2,8 @@
 
 use tieline_agent::{AgentEvent, Config, State, TARGETS_MAX, TargetConfig, list_agents};
 use tieline_wire::{
-    Event, Generation, Granted, Mode, Open, Reason, Refusal, Register, RegisterAck, SessionId,
-    TunnelId, Withdrawal,
+    Event, Generation, Granted, Mode, Open, Refusal, RefusalReason, Register, RegisterAck,
+    SessionEnd, SessionId, TunnelId, Withdrawal,
 };
 
 use crate::rig::{Agent, Link, Relay, soon};
@@ -74,7 +74,7 @@ async fn grant(link: &mut Link, register: &Register) {
     answer(link, register, Ok(granted)).await;
 }
 
-async fn refuse(link: &mut Link, register: &Register, reason: Reason) {
+async fn refuse(link: &mut Link, register: &Register, reason: RefusalReason) {
     let message = "says the test".to_owned();
     answer(link, register, Err(Refusal { reason, message })).await;
 }
@@ -85,7 +85,7 @@ async fn answer(link: &mut Link, register: &Register, outcome: Result<Granted, R
     link.flush().await;
 }
 
-async fn take_back(link: &mut Link, register: &Register, reason: Reason) {
+async fn take_back(link: &mut Link, register: &Register, reason: RefusalReason) {
     let message = "says the test".to_owned();
     link.mux.withdraw(&Withdrawal {
         request: register.request,
@@ -156,7 +156,7 @@ async fn each_tunnel_leads_to_its_own_target() {
         }
         let id = open(&mut link, TunnelId::parse("nuke").unwrap()).await;
         let nobody = link.exchange(id, &[], |_| false).await;
-        assert_eq!(nobody.reset, Some(Reason::UnknownTunnel));
+        assert_eq!(nobody.reset, Some(SessionEnd::UnknownTunnel));
     }
 }
 
@@ -165,7 +165,7 @@ async fn a_tunnel_that_is_refused_for_good_does_not_take_the_others_down() {
     let relay = Relay::bind().await;
     let mut agent = start(&relay, two().await, |config| config);
     let (mut link, registers) = accept(&relay, 2).await;
-    refuse(&mut link, &registers[0], Reason::NameTaken).await;
+    refuse(&mut link, &registers[0], RefusalReason::NameTaken).await;
     let said = saw_refused(&mut agent).await;
     assert_eq!(said, ("maya".to_owned(), "name_taken", true));
     grant(&mut link, &registers[1]).await;
@@ -180,7 +180,7 @@ async fn a_tunnel_that_is_refused_for_good_does_not_take_the_others_down() {
     // A new link registers the tunnel again; a repeated refusal is not reported again.
     drop(link);
     let (mut link, registers) = accept(&relay, 2).await;
-    refuse(&mut link, &registers[0], Reason::NameTaken).await;
+    refuse(&mut link, &registers[0], RefusalReason::NameTaken).await;
     grant(&mut link, &registers[1]).await;
     let next = agent
         .saw(|event| match event {
@@ -198,8 +198,8 @@ async fn all_tunnels_refused_for_good_end_the_agent_with_code_3() {
     let relay = Relay::bind().await;
     let mut agent = start(&relay, two().await, |config| config);
     let (mut link, registers) = accept(&relay, 2).await;
-    refuse(&mut link, &registers[0], Reason::NameTaken).await;
-    refuse(&mut link, &registers[1], Reason::DccNotAllowed).await;
+    refuse(&mut link, &registers[0], RefusalReason::NameTaken).await;
+    refuse(&mut link, &registers[1], RefusalReason::DccNotAllowed).await;
     assert_eq!(saw_refused(&mut agent).await.1, "name_taken");
     assert_eq!(saw_refused(&mut agent).await.1, "dcc_not_allowed");
     let error = agent.ended().await.unwrap_err();
@@ -213,7 +213,7 @@ async fn a_tunnel_that_may_get_better_is_asked_for_again_on_the_same_link() {
     let mut agent = start(&relay, two().await, |config| config);
     let (mut link, registers) = accept(&relay, 2).await;
     grant(&mut link, &registers[0]).await;
-    refuse(&mut link, &registers[1], Reason::TunnelLimit).await;
+    refuse(&mut link, &registers[1], RefusalReason::TunnelLimit).await;
     let said = saw_refused(&mut agent).await;
     assert_eq!(said, ("comfy".to_owned(), "tunnel_limit", false));
     let again = registered(&mut link).await;
@@ -276,7 +276,7 @@ async fn a_tunnel_that_is_taken_back_is_asked_for_again_and_the_other_goes_on() 
         panic!("{registers:?}")
     };
     let lost = |reason, is_final| ("maya".to_owned(), reason, is_final);
-    take_back(&mut link, maya, Reason::Kicked).await;
+    take_back(&mut link, maya, RefusalReason::Kicked).await;
     assert_eq!(saw_refused(&mut agent).await, lost("kicked", false));
     assert_eq!(says(&mut link, tunnel(comfy)).await, "comfy");
     // On the same link, with a new request number.
@@ -286,11 +286,11 @@ async fn a_tunnel_that_is_taken_back_is_asked_for_again_and_the_other_goes_on() 
     assert_eq!(saw_up(&mut agent).await.0, "maya");
     assert_eq!(says(&mut link, tunnel(maya)).await, "maya");
 
-    take_back(&mut link, &again, Reason::Revoked).await;
+    take_back(&mut link, &again, RefusalReason::Revoked).await;
     assert_eq!(saw_refused(&mut agent).await, lost("revoked", true));
     assert_eq!(says(&mut link, tunnel(comfy)).await, "comfy");
     // With its last tunnel gone, the agent leaves the link and asks for both tunnels on a new one.
-    take_back(&mut link, comfy, Reason::Kicked).await;
+    take_back(&mut link, comfy, RefusalReason::Kicked).await;
     let (_link, registers) = accept(&relay, 2).await;
     assert_eq!(registers[0].name, maya.name);
 }
@@ -310,9 +310,9 @@ async fn an_agent_whose_only_tunnel_is_taken_back_for_good_ends() {
         name: Some("comfy".to_owned()),
         ..registers[0].clone()
     };
-    take_back(&mut link, &other, Reason::Revoked).await;
+    take_back(&mut link, &other, RefusalReason::Revoked).await;
     assert_eq!(says(&mut link, tunnel(&registers[0])).await, "maya");
-    take_back(&mut link, &registers[0], Reason::Revoked).await;
+    take_back(&mut link, &registers[0], RefusalReason::Revoked).await;
     let error = agent.ended().await.unwrap_err();
     assert_eq!((error.word(), error.exit_code()), ("revoked", 3));
 }

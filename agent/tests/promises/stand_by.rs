@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tieline_agent::AgentEvent;
-use tieline_wire::{GoAway, Reason};
+use tieline_wire::{GoAway, LinkEnd};
 
 use crate::rig::{Agent, Relay, soon};
 use crate::targets::echo;
@@ -11,7 +11,7 @@ use crate::targets::echo;
 fn superseded() -> GoAway {
     GoAway {
         last_session: 0,
-        reason: Reason::Superseded,
+        reason: LinkEnd::Superseded,
         deadline_ms: 0,
         message: String::new(),
     }

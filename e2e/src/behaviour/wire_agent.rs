@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
-    AgentHello, AgentKey, Event, GoAway, Granted, InstanceId, MachineId, Moment, Mux, Reason,
+    AgentHello, AgentKey, Event, GoAway, Granted, InstanceId, LinkEnd, MachineId, Moment, Mux,
     Refusal, Register, RelayHello, Scheme, SessionId, Settings, Transmit, TunnelId,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -258,7 +258,7 @@ impl WireAgent {
     ///
     /// # Errors
     /// The relay does not close the link, or closes it without GOAWAY.
-    pub async fn reason(&mut self) -> Result<Reason> {
+    pub async fn reason(&mut self) -> Result<LinkEnd> {
         let away = self.farewell().await?;
         Ok(away
             .context("the relay closed the link without GOAWAY")?

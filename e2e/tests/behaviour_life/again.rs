@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tieline_e2e::behaviour::{Head, HttpStream, TestRelay, WireAgent, WireKey, soon};
-use tieline_wire::{Event, Reason, SessionId};
+use tieline_wire::{Event, SessionEnd, SessionId};
 use tokio::task::JoinHandle;
 
 pub(super) const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
@@ -47,7 +47,7 @@ pub(super) async fn answer_one(agent: &mut WireAgent, end: &str) -> Result<Strin
 }
 
 /// Resets the next session with `reason`, before its target has received anything.
-async fn turn_down(agent: &mut WireAgent, reason: Reason) -> Result<SessionId> {
+async fn turn_down(agent: &mut WireAgent, reason: SessionEnd) -> Result<SessionId> {
     let session = agent.opened().await?;
     agent.mux.reset(session, reason);
     agent.flush().await?;
@@ -87,7 +87,7 @@ async fn a_request_that_its_agent_turned_down_goes_to_the_next_run_of_the_agent(
         let key = WireKey::new()?;
         let mut first = WireAgent::registered(relay.agent_address(), &key, "maya").await?;
         post(&mut caller, b"once").await?;
-        turn_down(&mut first, Reason::ShuttingDown).await?;
+        turn_down(&mut first, SessionEnd::ShuttingDown).await?;
         let mut second = WireAgent::dial(relay.agent_address(), &key, 2).await?;
         // The session may open before the registration is acknowledged.
         second.ask(Some("maya")).await?;
@@ -109,7 +109,7 @@ async fn a_request_that_its_target_may_have_had_is_not_sent_again_and_its_caller
     post(&mut caller, b"once").await?;
     let session = agent.opened().await?;
     agent.mux.opened(session);
-    agent.mux.reset(session, Reason::ShuttingDown);
+    agent.mux.reset(session, SessionEnd::ShuttingDown);
     agent.flush().await?;
     let (head, said) = told(&mut caller).await?;
     ensure!(head.status() == 502, "{head:?}");
@@ -161,7 +161,7 @@ async fn a_target_that_refuses_has_not_had_the_request_and_its_caller_is_told() 
     let mut agent = WireAgent::registered(relay.agent_address(), &key, "maya").await?;
     let mut caller = relay.http().await?;
     post(&mut caller, b"once").await?;
-    turn_down(&mut agent, Reason::TargetRefused).await?;
+    turn_down(&mut agent, SessionEnd::TargetRefused).await?;
     let (head, said) = told(&mut caller).await?;
     ensure!(head.status() == 502, "{head:?}");
     ensure!(
@@ -179,7 +179,7 @@ async fn a_long_request_that_its_target_never_had_may_come_again() -> Result<()>
     let mut agent = WireAgent::registered(relay.agent_address(), &key, "maya").await?;
     let mut caller = relay.http().await?;
     post(&mut caller, &[b'x'; 40_000]).await?;
-    turn_down(&mut agent, Reason::ShuttingDown).await?;
+    turn_down(&mut agent, SessionEnd::ShuttingDown).await?;
     let (head, said) = told(&mut caller).await?;
     ensure!(
         head.status() == 503 && head.header("retry-after").is_some(),

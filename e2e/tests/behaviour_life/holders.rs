@@ -11,7 +11,7 @@ use tieline_e2e::behaviour::{
     registration, soon,
 };
 use tieline_relay::cli::TokenOrder;
-use tieline_wire::{Event, Reason, Register, Token};
+use tieline_wire::{Event, RefusalReason, Register, Token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -40,7 +40,10 @@ fn seat(target: &Target, folder: &TempDir, sub: &str) -> Result<AgentBuilder> {
     Ok(agent.config(move |config| config.with_token_file(path)))
 }
 
-async fn refused_for_good(agent: AgentBuilder, relay: &TestRelay) -> Result<(Reason, String)> {
+async fn refused_for_good(
+    agent: AgentBuilder,
+    relay: &TestRelay,
+) -> Result<(RefusalReason, String)> {
     match agent.spawn(relay)?.ended().await? {
         Err(Error::Refused { reason, message }) => Ok((reason, message)),
         other => anyhow::bail!("not refused: {other:?}"),
@@ -56,7 +59,7 @@ async fn a_restart_of_the_relay_gives_no_name_to_another_holder() -> Result<()> 
     ada.kill()?;
     let relay = relay.restart()?;
     let (reason, message) = refused_for_good(seat(&target, &folder, "eve")?, &relay).await?;
-    ensure!(reason == Reason::NameTaken, "{reason}");
+    ensure!(reason == RefusalReason::NameTaken, "{reason}");
     ensure!(message.contains("another token holder"), "{message}");
     // Ada's machine was reinstalled meanwhile and has a new key.
     let ada = seat(&target, &folder, "ada")?.start(&relay).await?;
@@ -150,7 +153,7 @@ async fn an_operator_frees_the_name_of_a_dead_key() -> Result<()> {
     let away = |metrics: &Metrics| metrics.get("relay_tunnels") == 0;
     relay.until("ada is away", away).await?;
     let (reason, _) = refused_for_good(seat(&target, &folder, "bob")?, &relay).await?;
-    ensure!(reason == Reason::NameTaken);
+    ensure!(reason == RefusalReason::NameTaken);
     let (status, body) = asked(&relay, "POST", "/tunnels/maya/kick").await?;
     ensure!(status == 409 && body.contains("tunnel_absent"), "{body}");
     let (status, body) = asked(&relay, "GET", "/tunnels/maya").await?;
@@ -202,7 +205,7 @@ async fn a_flood_of_one_holders_names_leaves_an_absent_owner_its_own() -> Result
     relay.until("all tunnels to be offline", swept).await?;
     let relay = relay.restart()?;
     let (reason, _) = refused_for_good(seat(&target, &folder, "eve")?, &relay).await?;
-    ensure!(reason == Reason::NameTaken, "{reason}");
+    ensure!(reason == RefusalReason::NameTaken, "{reason}");
     let _ada = seat(&target, &folder, "ada")?.start(&relay).await?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use tieline_agent::{AgentEvent, Error};
 use tieline_e2e::behaviour::{
     AgentProgram, Target, TestAgent, TestRelay, WireAgent, WireKey, echo_round_trip, soon,
 };
-use tieline_wire::Reason;
+use tieline_wire::{LinkEnd, RefusalReason};
 
 /// Long enough for many takeovers, if the agents took each other's names.
 const WATCHED: Duration = Duration::from_secs(3);
@@ -54,7 +54,7 @@ async fn two_targets_on_one_host_and_two_hosts_with_one_home_do_not_fight() -> R
 }
 
 /// Reason of the final refusal of `name` to an agent with a new key.
-async fn refused(relay: &TestRelay, target: &Target, name: &str) -> Result<Reason> {
+async fn refused(relay: &TestRelay, target: &Target, name: &str) -> Result<RefusalReason> {
     let agent = TestAgent::of(target).named(name).spawn(relay)?;
     match agent.ended().await? {
         Err(error @ Error::Refused { .. }) if error.exit_code() != 3 => {
@@ -74,8 +74,8 @@ async fn a_taken_name_is_refused_for_good_and_while_its_holder_is_away_for_the_t
     let holder = || TestAgent::of(&target).state_dir(home.path()).named("maya");
     let agent = holder().start(&relay).await?;
 
-    ensure!(refused(&relay, &target, "maya").await? == Reason::NameTaken);
-    ensure!(refused(&relay, &target, "MAYA").await? == Reason::NameTaken);
+    ensure!(refused(&relay, &target, "maya").await? == RefusalReason::NameTaken);
+    ensure!(refused(&relay, &target, "MAYA").await? == RefusalReason::NameTaken);
     let mut caller = relay.raw("maya").await?;
     echo_round_trip(&mut caller, b"undisturbed").await?;
 
@@ -140,7 +140,7 @@ async fn a_name_that_is_derived_from_another_key_is_refused_before_its_owner_eve
     let target = Target::echo().await?;
     let owner = WireKey::new()?;
     let name = owner.derived_name("test");
-    ensure!(refused(&relay, &target, name.as_str()).await? == Reason::NameNotAllowed);
+    ensure!(refused(&relay, &target, name.as_str()).await? == RefusalReason::NameNotAllowed);
 
     // The owner may request this derived name explicitly, but only with its own machine id.
     let mut link = WireAgent::dial(relay.agent_address(), &owner, 1).await?;
@@ -149,7 +149,7 @@ async fn a_name_that_is_derived_from_another_key_is_refused_before_its_owner_eve
     let elsewhere = owner.on_machine([8; 16]);
     let mut link = WireAgent::dial(relay.agent_address(), &elsewhere, 1).await?;
     let refusal = link.register(Some(name.as_str())).await?.err();
-    ensure!(refusal.context("granted")?.reason == Reason::NameNotAllowed);
+    ensure!(refusal.context("granted")?.reason == RefusalReason::NameNotAllowed);
     Ok(())
 }
 
@@ -167,7 +167,7 @@ async fn a_key_must_be_proven_and_a_proof_serves_once() -> Result<()> {
     forged.key = owner.public();
     link.mux.hello(&forged);
     link.flush().await?;
-    ensure!(link.reason().await? == Reason::BadSignature);
+    ensure!(link.reason().await? == LinkEnd::BadSignature);
 
     // A replay of the owner's own hello to another link.
     let (_listening, heard) = WireAgent::greeted(address).await?;
@@ -175,7 +175,7 @@ async fn a_key_must_be_proven_and_a_proof_serves_once() -> Result<()> {
     let (mut link, _) = WireAgent::greeted(address).await?;
     link.mux.hello(&replayed);
     link.flush().await?;
-    ensure!(link.reason().await? == Reason::BadSignature);
+    ensure!(link.reason().await? == LinkEnd::BadSignature);
 
     relay
         .until("both are counted", |metrics| {

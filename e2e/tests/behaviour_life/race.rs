@@ -10,7 +10,7 @@ use tieline_agent::Error;
 use tieline_e2e::behaviour::{
     Target, TestAgent, TestRelay, WireAgent, WireKey, echo_round_trip, registration, soon,
 };
-use tieline_wire::{Event, GoAway, Reason};
+use tieline_wire::{Event, GoAway, LinkEnd};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -96,7 +96,7 @@ impl Run {
     async fn superseded(self) -> Result<()> {
         let away = soon("the end of the run that lost", self.task).await???;
         let reason = away.context("closed without GOAWAY")?.reason;
-        ensure!(reason == Reason::Superseded, "{reason}");
+        ensure!(reason == LinkEnd::Superseded, "{reason}");
         Ok(())
     }
 

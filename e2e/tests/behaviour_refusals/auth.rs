@@ -12,7 +12,7 @@ use tieline_e2e::behaviour::{
 use tieline_relay::Auth;
 use tieline_relay::cli::TokenOrder;
 use tieline_token::LEEWAY_SECONDS;
-use tieline_wire::Reason;
+use tieline_wire::RefusalReason;
 
 pub(crate) fn relay() -> Result<TestRelay> {
     let auth = studio()?;
@@ -23,7 +23,12 @@ pub(crate) fn relay() -> Result<TestRelay> {
 }
 
 /// Reason of the final refusal of a registration with `token` as application `dcc`.
-async fn refused(relay: &TestRelay, token: Option<&str>, dcc: &str, name: &str) -> Result<Reason> {
+async fn refused(
+    relay: &TestRelay,
+    token: Option<&str>,
+    dcc: &str,
+    name: &str,
+) -> Result<RefusalReason> {
     let target = Target::echo().await?;
     let folder = TempDir::new()?;
     let path = folder.path().join("token");
@@ -83,7 +88,7 @@ async fn a_good_token_registers_and_a_bad_one_is_refused_for_good() -> Result<()
         Some(&for_callers),
     ] {
         let reason = refused(&relay, bad, "", "nuke").await?;
-        ensure!(reason == Reason::BadToken, "{reason} for {bad:?}");
+        ensure!(reason == RefusalReason::BadToken, "{reason} for {bad:?}");
     }
     let metrics = relay.metrics().await?;
     ensure!(
@@ -107,9 +112,9 @@ async fn a_token_is_good_for_its_applications_and_names_only() -> Result<()> {
         0,
     )?;
     let reason = refused(&relay, Some(&token), "nuke", "maya-1").await?;
-    ensure!(reason == Reason::DccNotAllowed, "{reason}");
+    ensure!(reason == RefusalReason::DccNotAllowed, "{reason}");
     let reason = refused(&relay, Some(&token), "maya", "nuke-1").await?;
-    ensure!(reason == Reason::NameNotAllowed, "{reason}");
+    ensure!(reason == RefusalReason::NameNotAllowed, "{reason}");
     Ok(())
 }
 

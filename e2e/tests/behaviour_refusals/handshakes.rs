@@ -9,7 +9,7 @@ use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, WireAgent, WireKey, r
 use tieline_e2e::on_each_driver;
 use tieline_relay::{Auth, DriverChoice};
 use tieline_wire::frame::{self, Kind};
-use tieline_wire::{AgentHello, Event, Reason, SessionId};
+use tieline_wire::{AgentHello, Event, LinkEnd, SessionId};
 
 use crate::operators::{asked, told};
 
@@ -38,7 +38,7 @@ async fn ended(
     key: &WireKey,
     (instance, links): (u128, u16),
     change: impl Fn(&mut AgentHello),
-) -> Result<Reason> {
+) -> Result<LinkEnd> {
     let (mut link, greeting) = WireAgent::greeted(relay.agent_address()).await?;
     let name = relay.agent_address().to_string();
     let mut hello = key.hello_of_link(&greeting, &name, instance, (0, links));
@@ -75,7 +75,7 @@ async fn behind_a_refused_hello_nothing_is_answered(driver: DriverChoice) -> Res
         let instance = runs.next().context("no link ever moved")?;
         for links in [1, 2] {
             let reason = ended(&relay, &revoked, (instance, links), |_| {}).await?;
-            ensure!(reason == Reason::Revoked, "{instance} {links}: {reason:?}");
+            ensure!(reason == LinkEnd::Revoked, "{instance} {links}: {reason:?}");
         }
         let metrics = relay.metrics().await?;
         if metrics.labelled("relay_handoffs_total", "link") > 0 {
@@ -86,7 +86,7 @@ async fn behind_a_refused_hello_nothing_is_answered(driver: DriverChoice) -> Res
     ensure!(refused == 0, "{metrics}");
     let good = WireKey::new()?;
     for run in [(1, 1), (1, 2), (2, 2)] {
-        let elsewhere = async |name: &str| -> Result<Reason> {
+        let elsewhere = async |name: &str| -> Result<LinkEnd> {
             let (mut link, greeting) = WireAgent::greeted(relay.agent_address()).await?;
             let hello = good.hello_of_link(&greeting, name, run.0, (0, run.1));
             link.mux.hello(&hello);
@@ -95,23 +95,23 @@ async fn behind_a_refused_hello_nothing_is_answered(driver: DriverChoice) -> Res
             link.reason().await
         };
         let reason = elsewhere("evil.example:9001").await?;
-        ensure!(reason == Reason::RelayName, "{run:?}: {reason:?}");
+        ensure!(reason == LinkEnd::RelayName, "{run:?}: {reason:?}");
         let broken = |hello: &mut AgentHello| hello.signature[0] ^= 1;
         let reason = ended(&relay, &good, run, broken).await?;
-        ensure!(reason == Reason::BadSignature, "{run:?}: {reason:?}");
+        ensure!(reason == LinkEnd::BadSignature, "{run:?}: {reason:?}");
         let unheard = |hello: &mut AgentHello| hello.version = 99;
         let reason = ended(&relay, &good, run, unheard).await?;
-        ensure!(reason == Reason::Version, "{run:?}: {reason:?}");
+        ensure!(reason == LinkEnd::Version, "{run:?}: {reason:?}");
     }
     Ok(())
 }
 
 /// Waits for an agent's end, which must be final and have this `reason`.
-async fn ends_for_good(agent: TestAgent, reason: Reason) -> Result<()> {
+async fn ends_for_good(agent: TestAgent, reason: LinkEnd) -> Result<()> {
     let Err(error) = agent.ended().await? else {
         bail!("the agent ended in order");
     };
-    let is_it = matches!(&error, Error::Refused { reason: why, .. } if *why == reason);
+    let is_it = matches!(&error, Error::LinkRefused { reason: why, .. } if *why == reason);
     ensure!(is_it && error.exit_code() == 3, "{error:?}");
     Ok(())
 }
@@ -147,7 +147,7 @@ async fn an_agent_that_dialled_another_name_ends_with_that_reason(
     let elsewhere = relay.agent_url();
     for links in [1, 2] {
         let agent = TestAgent::of(&target).links(links).spawn_at(&elsewhere)?;
-        ends_for_good(agent, Reason::RelayName).await?;
+        ends_for_good(agent, LinkEnd::RelayName).await?;
     }
     Ok(())
 }
@@ -165,10 +165,10 @@ async fn an_agent_whose_key_is_revoked_ends_with_that_reason(driver: DriverChoic
     let body = format!(r#"{{"key":"{key}"}}"#);
     let (status, answer) = told(&relay, "POST", "/revoke", &body).await?;
     ensure!(status == 200, "{answer}");
-    ends_for_good(known, Reason::Revoked).await?;
+    ends_for_good(known, LinkEnd::Revoked).await?;
     for links in [1, 2] {
         let again = agent().links(links).spawn(&relay)?;
-        ends_for_good(again, Reason::Revoked).await?;
+        ends_for_good(again, LinkEnd::Revoked).await?;
     }
     Ok(())
 }

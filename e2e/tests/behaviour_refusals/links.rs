@@ -11,7 +11,7 @@ use tieline_wire::frame::{self, Kind};
 use tieline_wire::limits::{
     DATA_BYTES_MAX, HANDSHAKE_TIMEOUT, SESSION_CREDIT_BYTES, TABLE_BYTES_MAX,
 };
-use tieline_wire::{Reason, Register, Scheme, SessionId, is_hidden};
+use tieline_wire::{LinkEnd, RefusalReason, Register, Scheme, SessionId, is_hidden};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -21,7 +21,7 @@ const REFUSED: &str = "relay_link_refused_total";
 const EVICTED: &str = "relay_link_evictions_total";
 
 /// Waits until `reason` is counted once in `family`, and checks that no other reason is counted.
-async fn counted(relay: &TestRelay, family: &str, reason: Reason) -> Result<Metrics> {
+async fn counted(relay: &TestRelay, family: &str, reason: LinkEnd) -> Result<Metrics> {
     let metrics = relay
         .until("the reason is counted", |metrics| {
             metrics.labelled(family, reason.word()) == 1 && metrics.get("relay_links") == 1
@@ -56,7 +56,7 @@ async fn a_wrong_preface_is_closed_without_a_word() -> Result<()> {
         let bystander = Bystander::beside(&relay).await?;
         let answer = answer_to(&relay, bytes).await?;
         ensure!(answer.is_empty(), "{answer:?}");
-        counted(&relay, REFUSED, Reason::Preface).await?;
+        counted(&relay, REFUSED, LinkEnd::Preface).await?;
         bystander.stays_well(&relay).await?;
     }
     Ok(())
@@ -70,7 +70,7 @@ fn header(kind: u8, session: u32, len: u32) -> Vec<u8> {
 }
 
 /// Checks the GOAWAY reason for an agent that sends `bytes` instead of its hello.
-async fn broken_handshake(bytes: &[u8], reason: Reason) -> Result<()> {
+async fn broken_handshake(bytes: &[u8], reason: LinkEnd) -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
     let bystander = Bystander::beside(&relay).await?;
     let (mut link, _) = WireAgent::greeted(relay.agent_address()).await?;
@@ -83,8 +83,12 @@ async fn broken_handshake(bytes: &[u8], reason: Reason) -> Result<()> {
 #[tokio::test]
 async fn a_frame_that_is_longer_than_allowed_is_refused_from_its_header() -> Result<()> {
     let hello = header(Kind::Hello as u8, 0, TABLE_BYTES_MAX + 1);
-    broken_handshake(&hello, Reason::FrameTooLong).await?;
-    broken_handshake(&header(Kind::Data as u8, 1, u32::MAX), Reason::FrameTooLong).await
+    broken_handshake(&hello, LinkEnd::FrameTooLong).await?;
+    broken_handshake(
+        &header(Kind::Data as u8, 1, u32::MAX),
+        LinkEnd::FrameTooLong,
+    )
+    .await
 }
 
 #[tokio::test]
@@ -92,15 +96,15 @@ async fn a_table_that_fails_verification_is_refused() -> Result<()> {
     let mut frame = header(Kind::Hello as u8, 0, 64);
     // Offsets that point outside the table.
     frame.extend_from_slice(&[0xff; 64]);
-    broken_handshake(&frame, Reason::Table).await?;
-    broken_handshake(&header(Kind::Hello as u8, 0, 0), Reason::Table).await
+    broken_handshake(&frame, LinkEnd::Table).await?;
+    broken_handshake(&header(Kind::Hello as u8, 0, 0), LinkEnd::Table).await
 }
 
 #[tokio::test]
 async fn a_frame_of_an_unknown_kind_or_out_of_turn_is_refused() -> Result<()> {
-    broken_handshake(&header(99, 0, 4), Reason::Protocol).await?;
-    broken_handshake(&header(Kind::Data as u8, 1, 4), Reason::Protocol).await?;
-    broken_handshake(&header(Kind::Finish as u8, 0, 8), Reason::Protocol).await
+    broken_handshake(&header(99, 0, 4), LinkEnd::Protocol).await?;
+    broken_handshake(&header(Kind::Data as u8, 1, 4), LinkEnd::Protocol).await?;
+    broken_handshake(&header(Kind::Finish as u8, 0, 8), LinkEnd::Protocol).await
 }
 
 #[tokio::test]
@@ -119,7 +123,7 @@ async fn an_agent_that_says_nothing_is_closed_at_the_deadline() -> Result<()> {
     )
     .await?;
     ensure!(nothing.is_empty(), "{nothing:?} {end:?}");
-    ensure!(halfway.reason().await? == Reason::HandshakeTimeout);
+    ensure!(halfway.reason().await? == LinkEnd::HandshakeTimeout);
     let took = started.elapsed();
     ensure!((HANDSHAKE_TIMEOUT..limit).contains(&took), "{took:?}");
     let metrics = relay
@@ -143,7 +147,7 @@ async fn an_agent_that_dialled_another_relays_name_is_refused() -> Result<()> {
     let (mut link, hello) = WireAgent::greeted(relay.agent_address()).await?;
     link.mux.hello(&key.hello(&hello, "evil.example:9001", 1));
     link.flush().await?;
-    ensure!(link.reason().await? == Reason::RelayName);
+    ensure!(link.reason().await? == LinkEnd::RelayName);
     Ok(())
 }
 
@@ -152,7 +156,7 @@ async fn an_agent_that_dialled_another_relays_name_is_refused() -> Result<()> {
 async fn broken_session(
     opened: bool,
     bytes: impl FnOnce(SessionId) -> Vec<u8>,
-    reason: Reason,
+    reason: LinkEnd,
 ) -> Result<()> {
     let relay = TestRelay::with().shards(2).start()?;
     let bystander = Bystander::beside(&relay).await?;
@@ -177,27 +181,27 @@ async fn broken_session(
 #[tokio::test]
 async fn more_bytes_than_there_is_credit_for_end_the_link() -> Result<()> {
     let too_much = |session: SessionId| header(Kind::Data as u8, session.0, SESSION_CREDIT_BYTES);
-    broken_session(true, too_much, Reason::CreditOverrun).await?;
+    broken_session(true, too_much, LinkEnd::CreditOverrun).await?;
     let one_frame = |session: SessionId| header(Kind::Data as u8, session.0, DATA_BYTES_MAX);
-    broken_session(true, one_frame, Reason::CreditOverrun).await
+    broken_session(true, one_frame, LinkEnd::CreditOverrun).await
 }
 
 #[tokio::test]
 async fn a_session_that_was_never_opened_ends_the_link() -> Result<()> {
     let data = |session: SessionId| header(Kind::Data as u8, session.0 + 1, 0);
-    broken_session(true, data, Reason::UnknownSession).await?;
+    broken_session(true, data, LinkEnd::UnknownSession).await?;
     let reset = |session: SessionId| {
         let mut frame = header(Kind::Reset as u8, session.0 + 7, 2);
         frame.extend_from_slice(&[1, 0]);
         frame
     };
-    broken_session(true, reset, Reason::UnknownSession).await
+    broken_session(true, reset, LinkEnd::UnknownSession).await
 }
 
 #[tokio::test]
 async fn an_oversized_frame_on_a_link_that_is_up_ends_it() -> Result<()> {
     let data = |session: SessionId| header(Kind::Data as u8, session.0, DATA_BYTES_MAX + 1);
-    broken_session(true, data, Reason::FrameTooLong).await
+    broken_session(true, data, LinkEnd::FrameTooLong).await
 }
 
 #[tokio::test]
@@ -207,13 +211,13 @@ async fn a_direction_that_ends_with_other_bytes_than_were_sent_ends_the_link() -
         frame.extend_from_slice(&1_u64.to_le_bytes());
         frame
     };
-    broken_session(true, finish, Reason::LengthMismatch).await
+    broken_session(true, finish, LinkEnd::LengthMismatch).await
 }
 
 #[tokio::test]
 async fn data_before_the_target_is_connected_ends_the_link() -> Result<()> {
     let data = |session: SessionId| header(Kind::Data as u8, session.0, 0);
-    broken_session(false, data, Reason::Protocol).await
+    broken_session(false, data, LinkEnd::Protocol).await
 }
 
 /// Unknown frames that are marked as optional belong to a later version and are harmless.
@@ -287,7 +291,7 @@ async fn an_agent_that_never_reads_what_it_asks_for_loses_its_link() -> Result<(
         }
     };
     within(Duration::from_secs(60), "the link's end", flooded).await?;
-    counted(&relay, EVICTED, Reason::Overload).await?;
+    counted(&relay, EVICTED, LinkEnd::Overload).await?;
     bystander.stays_well(&relay).await
 }
 
@@ -324,7 +328,10 @@ async fn a_registration_that_could_not_be_passed_on_is_refused_and_the_link_goes
     ] {
         let refusal = link.ask_for(&wrong).await?.err();
         let refusal = refusal.with_context(|| format!("granted: {wrong:?}"))?;
-        ensure!(refusal.reason == Reason::RegistrationInvalid, "{refusal:?}");
+        ensure!(
+            refusal.reason == RefusalReason::RegistrationInvalid,
+            "{refusal:?}"
+        );
         let is_shown = !refusal.message.chars().any(is_hidden);
         ensure!(is_shown, "{refusal:?}");
     }

@@ -11,7 +11,7 @@ use tieline_e2e::behaviour::{
     Target, TestAgent, WireAgent, WireKey, echo_round_trip, registration,
 };
 use tieline_token::LEEWAY_SECONDS;
-use tieline_wire::{GoAway, Reason, Register, Token};
+use tieline_wire::{GoAway, LinkEnd, RefusalReason, Register, Token};
 use tokio::time::{Instant, sleep_until};
 
 use super::auth::relay;
@@ -86,7 +86,7 @@ async fn another_holders_token_does_not_change_whose_a_live_tunnel_is() -> Resul
         for agent in [&mut ada, &mut bob] {
             let refused = agent.ask_for(&with_token_of("bob", name)?).await?;
             let refusal = refused.err().context("bob got the tunnel")?;
-            ensure!(refusal.reason == Reason::NameTaken, "{refusal}");
+            ensure!(refusal.reason == RefusalReason::NameTaken, "{refusal}");
         }
         let _caller = relay.raw(granted.tunnel.as_str()).await?;
         ada.opened().await?;
@@ -104,14 +104,14 @@ async fn an_agent_that_said_that_it_goes_gets_no_further_tunnel() -> Result<()> 
         .await??;
     agent.mux.go_away(&GoAway {
         last_session: 0,
-        reason: Reason::ShuttingDown,
+        reason: LinkEnd::ShuttingDown,
         deadline_ms: 60_000,
         message: String::new(),
     });
     for name in ["maya", "comfy"] {
         let refused = agent.ask_for(&with_token_of("ada", Some(name))?).await?;
         let refusal = refused.err().context("the agent got another tunnel")?;
-        ensure!(refusal.reason == Reason::ShuttingDown, "{refusal}");
+        ensure!(refusal.reason == RefusalReason::ShuttingDown, "{refusal}");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use tieline_e2e::behaviour::{Target, TestRelay, WireAgent, WireKey, registration
 use tieline_e2e::on_each_driver;
 use tieline_relay::config::{HttpUrl, Secret};
 use tieline_relay::{Auth, DriverChoice, ProviderAuth};
-use tieline_wire::{Event, Reason, Register, Token};
+use tieline_wire::{Event, LinkEnd, RefusalReason, Register, Token};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 
@@ -30,11 +30,11 @@ async fn an_address_has_so_many_links_without_a_tunnel(driver: DriverChoice) -> 
     let at = relay.agent_address();
     let mut first = WireAgent::dial(at, &WireKey::new()?, 1).await?;
     let (second, _) = WireAgent::greeted(at).await?;
-    let refused = async || -> Result<Reason> {
+    let refused = async || -> Result<LinkEnd> {
         let (mut third, _) = WireAgent::greeted(at).await?;
         third.reason().await
     };
-    ensure!(refused().await? == Reason::Limited);
+    ensure!(refused().await? == LinkEnd::Limited);
     // The agent may receive the refusal before it is counted.
     relay
         .until("the refused link to be counted", |it| {
@@ -150,7 +150,7 @@ async fn strangers_do_not_keep_a_provider_from_renewing_what_lives(
             anyhow::bail!("no answer");
         };
         let reason = ack.outcome.err().map(|refusal| refusal.reason);
-        ensure!(reason == Some(Reason::Limited), "{reason:?}");
+        ensure!(reason == Some(RefusalReason::Limited), "{reason:?}");
         strangers.push(stranger);
     }
     // Six more answers take longer than interval plus grace, so an unrenewed tunnel would be gone.

@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tieline_token::{Claims, ClaimsError, Key, Scope};
-use tieline_wire::{AgentKey, MachineId, Reason, Refusal, Register, TunnelId};
+use tieline_wire::{AgentKey, MachineId, Refusal, RefusalReason, Register, TunnelId};
 use tokio::sync::mpsc;
 
 pub(crate) use self::identity::{Identity, Owner, may_reach};
 pub(crate) use self::own::OwnTokens;
 pub(crate) use self::provider::{Question, Ruling};
-pub(crate) use self::snapshot::{Mode, Signed, Snapshot, TokenRefusal, verify_caller};
+pub(crate) use self::snapshot::{AccessEnd, Mode, Signed, Snapshot, TokenRefusal, verify_caller};
 use crate::cli::TokenOrder;
 use crate::config::{TOKEN_PREFIX, TokenHash, rfc3339};
 
@@ -115,13 +115,16 @@ pub(crate) fn authorize(
 ) -> Result<Admission, Refusal> {
     let name = routed_name(register, key, machine)?;
     if snapshot.is_denied(None, Some(key)) {
-        return Err(refusal(Reason::Revoked, Reason::Revoked.to_string()));
+        return Err(refusal(
+            RefusalReason::Revoked,
+            RefusalReason::Revoked.to_string(),
+        ));
     }
     match &snapshot.mode {
         Mode::Open { anywhere } => {
             if !anywhere && !peer.ip().to_canonical().is_loopback() {
                 let text = "this relay runs without authentication and takes local agents only";
-                return Err(refusal(Reason::NotLoopback, text.to_owned()));
+                return Err(refusal(RefusalReason::NotLoopback, text.to_owned()));
             }
             Ok(Admission::Granted(Permission {
                 identity: None,
@@ -155,13 +158,15 @@ fn refused(why: TokenRefusal) -> Refusal {
     let reason = match &why {
         TokenRefusal::Missing => {
             let text = format!("{why}: --token-file FILE");
-            return refusal(Reason::BadToken, text);
+            return refusal(RefusalReason::BadToken, text);
         }
-        TokenRefusal::Bad(_) | TokenRefusal::Scope(_) | TokenRefusal::NoTokens => Reason::BadToken,
-        TokenRefusal::Expired(_) => Reason::TokenExpired,
-        TokenRefusal::NotYet(_) => Reason::TokenNotYet,
-        TokenRefusal::Revoked => Reason::Revoked,
-        TokenRefusal::Unavailable(_) => Reason::AuthUnavailable,
+        TokenRefusal::Bad(_) | TokenRefusal::Scope(_) | TokenRefusal::NoTokens => {
+            RefusalReason::BadToken
+        }
+        TokenRefusal::Expired(_) => RefusalReason::TokenExpired,
+        TokenRefusal::NotYet(_) => RefusalReason::TokenNotYet,
+        TokenRefusal::Revoked => RefusalReason::Revoked,
+        TokenRefusal::Unavailable(_) => RefusalReason::AuthUnavailable,
     };
     refusal(reason, why.to_string())
 }
@@ -176,15 +181,15 @@ fn routed_name(
     let name = match register.name.as_deref().map(TunnelId::parse) {
         None => return Ok(derived),
         Some(Ok(name)) => name,
-        Some(Err(error)) => return Err(refusal(Reason::NameInvalid, error.to_string())),
+        Some(Err(error)) => return Err(refusal(RefusalReason::NameInvalid, error.to_string())),
     };
     if name.is_reserved() {
         let text = format!("{name} is a reserved name; ask for another name, or for no name");
-        return Err(refusal(Reason::NameInvalid, text));
+        return Err(refusal(RefusalReason::NameInvalid, text));
     }
     if name.looks_derived() && name != derived {
         let text = format!("{name} looks like a derived name of another agent");
-        return Err(refusal(Reason::NameNotAllowed, text));
+        return Err(refusal(RefusalReason::NameNotAllowed, text));
     }
     Ok(name)
 }
@@ -202,7 +207,7 @@ fn permit(claims: &Claims, register: &Register, name: &TunnelId) -> Result<(), R
              that the token allows, --to NAME=TARGET"
         ),
     };
-    Err(refusal(Reason::NameNotAllowed, text))
+    Err(refusal(RefusalReason::NameNotAllowed, text))
 }
 
 /// The name patterns of a token, for a message; only the first few of a long list.
@@ -238,10 +243,10 @@ fn permit_dcc(claims: &Claims, register: &Register) -> Result<(), Refusal> {
             dcc.chars().take(64).collect::<String>()
         ),
     };
-    Err(refusal(Reason::DccNotAllowed, text))
+    Err(refusal(RefusalReason::DccNotAllowed, text))
 }
 
-fn refusal(reason: Reason, message: String) -> Refusal {
+fn refusal(reason: RefusalReason, message: String) -> Refusal {
     Refusal { reason, message }
 }
 

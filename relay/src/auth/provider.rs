@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tieline_token::{Claims, matches_pattern};
-use tieline_wire::{Reason, Refusal, Register, TunnelId};
+use tieline_wire::{Refusal, RefusalReason, Register, TunnelId};
 
 use super::identity::Identity;
 use super::refusal;
@@ -98,7 +98,7 @@ impl Question {
                 };
                 let printable = error.chars().filter(|c| !c.is_control());
                 let text = printable.take(REASON_CHARS_MAX).collect();
-                Ruling::Denied(refusal(Reason::BadToken, text))
+                Ruling::Denied(refusal(RefusalReason::BadToken, text))
             }
             _ => Ruling::Unavailable(format!("the answer has status {status}")),
         }
@@ -123,7 +123,7 @@ impl Question {
         let name = self.tunnel.as_str();
         if !patterns.into_iter().any(|it| matches_pattern(it, name)) {
             let text = format!("the provider does not allow a tunnel called {name}");
-            return Ruling::Denied(refusal(Reason::NameNotAllowed, text));
+            return Ruling::Denied(refusal(RefusalReason::NameNotAllowed, text));
         }
         if let Err(refusal) = super::permit_dcc(&claims, &self.register) {
             return Ruling::Denied(refusal);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_token::{Claims, ClaimsError, Expected, KeySet, Scope};
-use tieline_wire::{AgentKey, Reason};
+use tieline_wire::{AgentKey, LinkEnd, NoSession, RefusalReason};
 
 use super::identity::Identity;
 use super::marked::AdminToken;
@@ -55,6 +55,45 @@ pub(crate) struct Signed {
     pub(crate) may_learn: bool,
     /// The keys come from a URL and were never fetched yet.
     pub(crate) is_ignorant: bool,
+}
+
+/// Why access that was granted earlier ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessEnd {
+    Revoked,
+    /// The token's permissions have changed.
+    Changed,
+    Expired,
+}
+
+impl AccessEnd {
+    /// The end of an agent's links; `None` if they stay: a token that merely expired was valid when they began.
+    pub(crate) const fn of_links(self) -> Option<LinkEnd> {
+        match self {
+            Self::Revoked => Some(LinkEnd::Revoked),
+            Self::Changed => Some(LinkEnd::AuthChanged),
+            Self::Expired => None,
+        }
+    }
+
+    /// Why a caller gets no session; `None` if the caller may go on as with [`AccessEnd::of_links`].
+    pub(crate) const fn of_callers(self) -> Option<NoSession> {
+        match self {
+            Self::Revoked => Some(NoSession::Revoked),
+            Self::Changed => Some(NoSession::AuthChanged),
+            Self::Expired => None,
+        }
+    }
+}
+
+impl From<AccessEnd> for RefusalReason {
+    fn from(end: AccessEnd) -> Self {
+        match end {
+            AccessEnd::Revoked => Self::Revoked,
+            AccessEnd::Changed => Self::AuthChanged,
+            AccessEnd::Expired => Self::TokenExpired,
+        }
+    }
 }
 
 /// Why a token is refused.
@@ -118,33 +157,34 @@ impl Snapshot {
         self.denied = Arc::new(list);
     }
 
-    /// Checks whether an agent or caller admitted earlier may stay; the error is the reason to end it.
+    /// Checks whether an agent or caller admitted earlier may stay.
     pub(crate) fn still_allows(
         &self,
         identity: Option<&Identity>,
         key: Option<&AgentKey>,
         now_seconds: u64,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), AccessEnd> {
         if self.is_denied(identity, key) {
-            return Err(Reason::Revoked);
+            return Err(AccessEnd::Revoked);
         }
         let Some(identity) = identity else {
             return Ok(());
         };
         if let (Mode::Tokens(table), Some((hash, entry))) = (&self.mode, &identity.entry) {
             match table.find(hash) {
-                None => return Err(Reason::Revoked),
-                Some(now) if now != entry => return Err(Reason::AuthChanged),
+                None => return Err(AccessEnd::Revoked),
+                Some(now) if now != entry => return Err(AccessEnd::Changed),
                 Some(_) => {}
             }
         }
         match identity.expires_at_seconds {
-            Some(end) if end <= now_seconds => Err(Reason::TokenExpired),
+            Some(end) if end <= now_seconds => Err(AccessEnd::Expired),
             _ => Ok(()),
         }
     }
 
-    pub(super) fn is_denied(&self, identity: Option<&Identity>, key: Option<&AgentKey>) -> bool {
+    /// Whether a denial names the token, its holder or the key.
+    pub(crate) fn is_denied(&self, identity: Option<&Identity>, key: Option<&AgentKey>) -> bool {
         let jti = identity.and_then(|it| it.jti.as_deref());
         self.denied.names(jti, identity.map(Identity::sub), key)
     }

@@ -10,7 +10,7 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use tieline_wire::limits::GATHER_BYTES_MAX;
 use tieline_wire::{
-    AgentHello, Event, Lost, Mux, Reason, Register, SendBatching, Transmit, TunnelId,
+    AgentHello, Event, LinkEnd, Lost, Mux, Register, SendBatching, Transmit, TunnelId,
 };
 use tracing::debug;
 
@@ -37,7 +37,7 @@ pub(crate) trait LinkHost {
     ///
     /// # Errors
     /// Reason for which the link must end.
-    fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason>;
+    fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, LinkEnd>;
     /// The agent registers a target; the acknowledgement goes into the mux, now or later.
     fn register(&self, mux: &mut Mux, register: Register);
     /// The agent takes a tunnel back.
@@ -58,7 +58,7 @@ pub(crate) enum Stay {
 /// How a link leaves its shard.
 pub(crate) enum Left {
     /// The socket is closed, and every session was reset.
-    Ended(Reason),
+    Ended(LinkEnd),
     /// The link moves to shard `to`, which reads again what the agent has `said` so far.
     Moved { to: usize, fd: OwnedFd, said: Bytes },
 }
@@ -98,7 +98,7 @@ pub(crate) async fn run(
 
 /// Result of a reader or a writer.
 enum End {
-    Ended(Reason),
+    Ended(LinkEnd),
     Moves { to: usize, said: Bytes },
 }
 
@@ -146,7 +146,7 @@ async fn read(
             match socket.recv(&mut block, READ_BYTES_MAX) {
                 Ok(Received::Bytes(_)) => block.split().freeze(),
                 Ok(Received::Nothing) => continue,
-                Ok(Received::End) | Err(_) => return End::Ended(Reason::LinkLost),
+                Ok(Received::End) | Err(_) => return End::Ended(LinkEnd::LinkLost),
             }
         };
         kept = kept.filter(|kept| kept.len() + input.len() <= SAID_BYTES_MAX);
@@ -184,7 +184,7 @@ fn pass_on(
     mux: &mut Mux,
     event: Event,
     may_move: bool,
-    stay: &mut Option<Result<Stay, Reason>>,
+    stay: &mut Option<Result<Stay, LinkEnd>>,
 ) {
     match event {
         // Frames behind a hello are for the shard that the link moves to. Frames behind a refused hello get no
@@ -206,7 +206,7 @@ fn pass_on(
     }
 }
 
-async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
+async fn write(socket: &Socket, link: &Rc<SharedMux>) -> LinkEnd {
     let mut transmit = Transmit::new();
     loop {
         poll_fn(|cx| link.poll_sendable(cx)).await;
@@ -233,7 +233,7 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> Reason {
             return reason;
         }
         if !transmit.is_empty() {
-            return Reason::LinkLost;
+            return LinkEnd::LinkLost;
         }
     }
 }

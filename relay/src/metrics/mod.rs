@@ -12,7 +12,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use serde::Serialize;
-use tieline_wire::{Reason, SharedBudget};
+use tieline_wire::{
+    CallerRefusal, Eviction, LinkRefusal, RefusalReason, SessionEnd, SharedBudget, WithdrawalReason,
+};
 
 pub(crate) use self::report::{
     AuditCounts, BoundReport, CallerReport, Cut, TunnelBatch, TunnelDetail, TunnelReport,
@@ -81,22 +83,6 @@ pub(crate) struct Counters<const N: usize>([Counter; N]);
 impl<const N: usize> Default for Counters<N> {
     fn default() -> Self {
         Self(std::array::from_fn(|_| Counter::default()))
-    }
-}
-
-/// One counter per [`Reason`].
-pub(crate) type ByReason = Counters<{ Reason::ALL.len() }>;
-
-impl ByReason {
-    /// Counts `reason`; for the owning shard only.
-    pub(crate) fn inc(&self, reason: Reason) {
-        self.0[reason.index()].inc();
-    }
-
-    /// Count of `reason`, from any thread.
-    #[cfg(test)]
-    pub(crate) fn read(&self, reason: Reason) -> u64 {
-        self.0[reason.index()].read()
     }
 }
 
@@ -194,12 +180,12 @@ pub(crate) struct ShardMetrics {
     pub(crate) spin_passes: Counter,
     /// Route updates applied.
     pub(crate) route_updates: Counter,
-    link_evictions: ByReason,
-    link_refused: ByReason,
-    registrations_refused: ByReason,
-    tunnels_withdrawn: ByReason,
-    pub(crate) session_resets: ByReason,
-    frontend_refused: ByReason,
+    link_evictions: Counters<{ Eviction::ALL.len() }>,
+    link_refused: Counters<{ LinkRefusal::ALL.len() }>,
+    registrations_refused: Counters<{ RefusalReason::ALL.len() }>,
+    tunnels_withdrawn: Counters<{ WithdrawalReason::ALL.len() }>,
+    session_resets: Counters<{ SessionEnd::ALL.len() }>,
+    frontend_refused: Counters<{ CallerRefusal::ALL.len() }>,
     frontends_total: Counters<2>,
     bytes: Counters<2>,
     lane_bytes: Counters<2>,
@@ -221,28 +207,34 @@ impl ShardMetrics {
     }
 
     /// Counts an established link that the relay removed.
-    pub(crate) fn link_evicted(&self, reason: Reason) {
-        self.link_evictions.inc(reason);
+    pub(crate) fn link_evicted(&self, reason: Eviction) {
+        self.link_evictions.0[reason.index()].inc();
     }
 
     /// Counts a connection on an agent listener that did not become a link.
-    pub(crate) fn link_refused(&self, reason: Reason) {
-        self.link_refused.inc(reason);
+    pub(crate) fn link_refused(&self, reason: LinkRefusal) {
+        self.link_refused.0[reason.index()].inc();
     }
 
     /// Counts a refused registration.
-    pub(crate) fn registration_refused(&self, reason: Reason) {
-        self.registrations_refused.inc(reason);
+    pub(crate) fn registration_refused(&self, reason: RefusalReason) {
+        self.registrations_refused.0[reason.index()].inc();
     }
 
     /// Counts a tunnel that a link lost while it goes on.
-    pub(crate) fn tunnel_withdrawn(&self, reason: Reason) {
-        self.tunnels_withdrawn.inc(reason);
+    pub(crate) fn tunnel_withdrawn(&self, reason: WithdrawalReason) {
+        self.tunnels_withdrawn.0[reason.index()].inc();
     }
 
     /// Counts a session aborted by either side.
-    pub(crate) fn session_reset(&self, reason: Reason) {
-        self.session_resets.inc(reason);
+    pub(crate) fn session_reset(&self, reason: SessionEnd) {
+        self.session_resets.0[reason.index()].inc();
+    }
+
+    /// Sessions aborted, for any reason.
+    #[cfg(test)]
+    pub(crate) fn sessions_reset(&self) -> u64 {
+        self.session_resets.0.iter().map(Counter::read).sum()
     }
 
     /// Counts a frontend that connected.
@@ -251,8 +243,8 @@ impl ShardMetrics {
     }
 
     /// Counts a refused frontend, or a refused request of one.
-    pub(crate) fn frontend_refused(&self, reason: Reason) {
-        self.frontend_refused.inc(reason);
+    pub(crate) fn frontend_refused(&self, reason: CallerRefusal) {
+        self.frontend_refused.0[reason.index()].inc();
     }
 
     /// Counts payload bytes passed on.

@@ -29,11 +29,11 @@ fn shards_are_added_up() {
     for shard in &metrics {
         shard.links.inc();
         shard.sessions.inc();
-        shard.link_evicted(Reason::Stale);
+        shard.link_evicted(Eviction::Stale);
         shard.bytes_moved(Direction::ToTarget, 10);
     }
     metrics[1].sessions.dec();
-    metrics[1].link_evicted(Reason::Stale);
+    metrics[1].link_evicted(Eviction::Stale);
     let text = text_of(&metrics);
     for line in [
         "relay_links 2",
@@ -49,6 +49,34 @@ fn shards_are_added_up() {
     ] {
         assert!(text.lines().any(|one| one == line), "{line}\n{text}");
     }
+}
+
+/// Counts each reason of a type once.
+fn each<T: Copy>(all: &[T], count: impl Fn(T)) {
+    all.iter().copied().for_each(count);
+}
+
+#[test]
+fn a_family_has_the_words_of_its_own_reasons_only() {
+    let text = text_of(&[Arc::default(), Arc::default()]);
+    let of = |family: &str| {
+        let start = format!("{family}{{reason=\"");
+        text.lines().filter(|line| line.starts_with(&start)).count()
+    };
+    assert_eq!(of("relay_link_evictions_total"), Eviction::ALL.len());
+    assert_eq!(of("relay_link_refused_total"), LinkRefusal::ALL.len());
+    assert_eq!(
+        of("relay_registration_refused_total"),
+        RefusalReason::ALL.len()
+    );
+    assert_eq!(
+        of("relay_tunnels_withdrawn_total"),
+        WithdrawalReason::ALL.len()
+    );
+    assert_eq!(of("relay_session_resets_total"), SessionEnd::ALL.len());
+    assert_eq!(of("relay_frontend_refused_total"), CallerRefusal::ALL.len());
+    let series = text.lines().filter(|line| line.contains("{reason=\""));
+    assert_eq!(series.count(), 101);
 }
 
 #[test]
@@ -77,14 +105,12 @@ fn every_counter_is_shown_once_it_is_counted() {
     ] {
         counter.inc();
     }
-    for reason in Reason::ALL {
-        shard.link_evicted(*reason);
-        shard.link_refused(*reason);
-        shard.registration_refused(*reason);
-        shard.tunnel_withdrawn(*reason);
-        shard.session_reset(*reason);
-        shard.frontend_refused(*reason);
-    }
+    each(Eviction::ALL, |it| shard.link_evicted(it));
+    each(LinkRefusal::ALL, |it| shard.link_refused(it));
+    each(RefusalReason::ALL, |it| shard.registration_refused(it));
+    each(WithdrawalReason::ALL, |it| shard.tunnel_withdrawn(it));
+    each(SessionEnd::ALL, |it| shard.session_reset(it));
+    each(CallerRefusal::ALL, |it| shard.frontend_refused(it));
     shard.frontend_accepted(FrontendKind::Tcp);
     shard.frontend_accepted(FrontendKind::Http);
     // Bytes over a lane count as bytes, too.
@@ -108,7 +134,6 @@ fn every_counter_is_shown_once_it_is_counted() {
     for status in [100, 200, 302, 404, 503] {
         shard.http_answered(status);
     }
-    assert_eq!(shard.link_evictions.read(Reason::Stale), 1);
     let text = text_of(&[shard]);
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     // Links change the budget; this test counts no event for it.

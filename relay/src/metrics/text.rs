@@ -3,7 +3,9 @@
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use tieline_wire::{Reason, SharedBudget};
+use tieline_wire::{
+    CallerRefusal, Eviction, LinkRefusal, RefusalReason, SessionEnd, SharedBudget, WithdrawalReason,
+};
 
 use super::{AuditCounts, Counter, Gauge, HTTP_CLASSES, ShardMetrics, ShardStatus};
 
@@ -80,38 +82,60 @@ const COUNTERS: &[(&str, &str, Pick<Counter>)] = &[
     }),
 ];
 
-/// Counters with one value per [`Reason`]: name, help text, values.
-const BY_REASON: &[(&str, &str, Pick<[Counter]>)] = &[
+/// Words of the reasons of one type, in the order of the counters.
+macro_rules! words {
+    ($reason:ty) => {{
+        const WORDS: [&str; <$reason>::ALL.len()] = {
+            let mut words = [""; <$reason>::ALL.len()];
+            let mut at = 0;
+            while at < words.len() {
+                words[at] = <$reason>::ALL[at].word();
+                at += 1;
+            }
+            words
+        };
+        ("reason", &WORDS)
+    }};
+}
+
+/// Counters with one value per value of a label: name, help text, label, values.
+const BY_LABEL: &[(&str, &str, Label, Pick<[Counter]>)] = &[
     (
         "relay_link_evictions_total",
         "Links removed by the relay.",
+        words!(Eviction),
         |m| &m.link_evictions.0,
     ),
     (
         "relay_link_refused_total",
         "Agents' connections that did not become a link.",
+        words!(LinkRefusal),
         |m| &m.link_refused.0,
     ),
     (
         "relay_registration_refused_total",
         "Registrations refused.",
+        words!(RefusalReason),
         |m| &m.registrations_refused.0,
     ),
     (
         "relay_tunnels_withdrawn_total",
         "Tunnels taken from links that go on.",
+        words!(WithdrawalReason),
         |m| &m.tunnels_withdrawn.0,
     ),
-    ("relay_session_resets_total", "Sessions aborted.", |m| {
-        &m.session_resets.0
-    }),
-    ("relay_frontend_refused_total", "Frontends refused.", |m| {
-        &m.frontend_refused.0
-    }),
-];
-
-/// Counters with one value per value of another label: name, help text, label, values.
-const BY_LABEL: &[(&str, &str, Label, Pick<[Counter]>)] = &[
+    (
+        "relay_session_resets_total",
+        "Sessions aborted.",
+        words!(SessionEnd),
+        |m| &m.session_resets.0,
+    ),
+    (
+        "relay_frontend_refused_total",
+        "Frontends refused.",
+        words!(CallerRefusal),
+        |m| &m.frontend_refused.0,
+    ),
     (
         "relay_frontends_total",
         "Frontends accepted.",
@@ -198,10 +222,6 @@ impl Page<'_> {
             self.counter(name, help, *pick);
         }
         self.budget();
-        let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
-        for (name, help, pick) in BY_REASON {
-            self.counters(name, help, ("reason", &reasons), *pick);
-        }
         for (name, help, label, pick) in BY_LABEL {
             self.counters(name, help, *label, *pick);
         }

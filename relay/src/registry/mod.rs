@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 use tieline_wire::limits::FIRST_TUNNEL_TIMEOUT;
-use tieline_wire::{AgentHello, AgentKey, MachineId, Moment, Reason, TunnelId};
+use tieline_wire::{AgentHello, AgentKey, LinkEnd, MachineId, Moment, TunnelId};
 use tracing::debug;
 
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
@@ -272,7 +272,7 @@ impl Registry {
         count: usize,
         now: Moment,
         now_seconds: u64,
-        end: impl Fn(&LinkEntry, Reason),
+        end: impl Fn(&LinkEntry, LinkEnd),
     ) -> (Vec<(LinkId, TunnelId)>, Option<LinkId>) {
         let start = from.map_or(Bound::Unbounded, Bound::Included);
         let (mut expired, mut seen) = (Vec::new(), 0);
@@ -285,7 +285,7 @@ impl Registry {
                 debug!(%error, "link overdue");
                 end(entry, error.reason);
             } else if entry.mux.closing().is_none() && entry.is_useless(now) {
-                end(entry, Reason::NoTunnel);
+                end(entry, LinkEnd::NoTunnel);
             } else if entry.mux.closing().is_none() {
                 let over = entry.expired(count, now_seconds);
                 let has_more = over.len() == count;
@@ -305,8 +305,8 @@ impl Registry {
         &self,
         after: Option<LinkId>,
         count: usize,
-        check: impl Fn(Option<&AgentKey>, Option<&Identity>) -> Result<(), Reason>,
-        end: impl Fn(&LinkEntry, Reason),
+        check: impl Fn(Option<&AgentKey>, Option<&Identity>) -> Result<(), LinkEnd>,
+        end: impl Fn(&LinkEntry, LinkEnd),
     ) -> (usize, Option<LinkId>) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut links = self.links.range((start, Bound::Unbounded));

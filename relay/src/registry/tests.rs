@@ -231,7 +231,7 @@ fn a_sweep_looks_at_every_link_and_names_the_tunnels_whose_permission_is_over() 
     for number in [20, 21, 22] {
         registry.add_tunnel(ids[3], tunnel(number), granted(1, Some(10)));
     }
-    links[4].1.relay.close(Reason::Kicked);
+    links[4].1.relay.close(LinkEnd::Superseded);
     let mut swept = |now_seconds| {
         let (mut all, mut from, mut turns) = (Vec::new(), None, 0);
         loop {
@@ -305,7 +305,7 @@ fn a_recheck_goes_on_behind_its_last_link_and_ends_each_link_once() {
                 after,
                 2,
                 |_, holder| match holder {
-                    Some(it) if it.sub() == denied => Err(Reason::Revoked),
+                    Some(it) if it.sub() == denied => Err(LinkEnd::Revoked),
                     _ => Ok(()),
                 },
                 |entry, reason| entry.mux.close(reason),
@@ -321,7 +321,7 @@ fn a_recheck_goes_on_behind_its_last_link_and_ends_each_link_once() {
     assert_eq!(recheck(&registry, "nobody"), (0, 4));
     assert_eq!(recheck(&registry, "eve"), (2, 4));
     let closing = |index: usize| registry.link(links[index].0).unwrap().mux.closing();
-    assert_eq!([0, 3].map(closing), [Some(Reason::Revoked); 2]);
+    assert_eq!([0, 3].map(closing), [Some(LinkEnd::Revoked); 2]);
     assert_eq!([1, 2, 4].map(closing), [None; 3]);
     // The links are closing already.
     assert_eq!(recheck(&registry, "eve"), (0, 4));
@@ -337,7 +337,7 @@ fn a_holder_whose_sessions_outlive_their_tunnel_is_not_out_of_reach() {
     };
     let is_reached = |registry: &Registry| {
         let is_eve = |_: Option<&AgentKey>, holder: Option<&Identity>| match holder {
-            Some(it) if it.sub() == "eve" => Err(Reason::Revoked),
+            Some(it) if it.sub() == "eve" => Err(LinkEnd::Revoked),
             _ => Ok(()),
         };
         registry.recheck(None, 10, is_eve, |_, _| {}).0 == 1
@@ -414,6 +414,6 @@ fn a_link_that_gets_no_tunnel_ends_after_a_time_and_one_that_had_one_does_not() 
     assert_eq!(ended(&mut registry, almost), []);
     assert_eq!(
         ended(&mut registry, FIRST_TUNNEL_TIMEOUT),
-        [(peer, Reason::NoTunnel)]
+        [(peer, LinkEnd::NoTunnel)]
     );
 }

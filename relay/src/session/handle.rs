@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{Event, Reason, SendError, SessionId};
+use tieline_wire::{Event, SendError, SessionEnd, SessionId};
 use tokio::sync::oneshot;
 
 use super::account::Account;
@@ -34,7 +34,7 @@ pub(crate) enum Incoming {
     /// The target finished its direction, and everything was taken.
     Finished,
     /// The session was reset, and everything before the reset was taken.
-    Reset(Reason),
+    Reset(SessionEnd),
 }
 
 /// Outlives a [`Session`], and tells how much of it had been sent.
@@ -83,7 +83,7 @@ impl Session {
     }
 
     /// Ready with the number of payload bytes that may be sent now.
-    pub(crate) fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Reason>> {
+    pub(crate) fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<usize, SessionEnd>> {
         loop {
             if let Some(reason) = self.reset_reason() {
                 return Poll::Ready(Err(reason));
@@ -104,7 +104,7 @@ impl Session {
     ///
     /// # Errors
     /// Reason of the session's reset.
-    pub(crate) fn send(&self, payload: Bytes) -> Result<(), Reason> {
+    pub(crate) fn send(&self, payload: Bytes) -> Result<(), SessionEnd> {
         let len = payload.len();
         // Payload that may wait for long must not pin the block that it was read into.
         let payload = if self.link.blocked.get() && len <= PINNING_BYTES_MAX {
@@ -125,8 +125,8 @@ impl Session {
                 self.link.writer.raise();
                 Ok(())
             }
-            Err(SendError::Closed) => Err(self.reset_reason().unwrap_or(Reason::LinkLost)),
-            Err(SendError::Short) => Err(Reason::Internal),
+            Err(SendError::Closed) => Err(self.reset_reason().unwrap_or(SessionEnd::LinkLost)),
+            Err(SendError::Short) => Err(SessionEnd::Internal),
         }
     }
 
@@ -139,7 +139,7 @@ impl Session {
         }
     }
 
-    fn reset_reason(&self) -> Option<Reason> {
+    fn reset_reason(&self) -> Option<SessionEnd> {
         match self.ends.inbox.borrow().end {
             Some(InboxEnd::Reset(reason)) => Some(reason),
             _ => None,
@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// Resets the session.
-    pub(crate) fn reset(self, reason: Reason) {
+    pub(crate) fn reset(self, reason: SessionEnd) {
         self.give_up(reason);
     }
 
@@ -173,10 +173,10 @@ impl Session {
         }
     }
 
-    fn give_up(&self, reason: Reason) {
+    fn give_up(&self, reason: SessionEnd) {
         // If the target's direction is over, a finish of ours completes the session. A session that broke off must not
         // look complete.
-        let broke_off = matches!(reason, Reason::FrontendReset | Reason::LaneLost);
+        let broke_off = matches!(reason, SessionEnd::FrontendReset | SessionEnd::LaneLost);
         if !broke_off && self.ends.inbox.borrow().is_drained_to_the_end() {
             return self.end_in_order();
         }
@@ -296,7 +296,7 @@ impl Session {
     ///
     /// # Errors
     /// Reason of the session's reset.
-    pub(crate) async fn settled(&self) -> Result<(), Reason> {
+    pub(crate) async fn settled(&self) -> Result<(), SessionEnd> {
         poll_fn(|cx| {
             loop {
                 if let Some(reason) = self.reset_reason() {
@@ -319,7 +319,7 @@ impl Session {
     }
 
     /// Waits until the session is reset, for a task that does not wait for [`Session::poll_incoming`].
-    pub(crate) async fn reset_by_agent(&self) -> Reason {
+    pub(crate) async fn reset_by_agent(&self) -> SessionEnd {
         poll_fn(|cx| {
             loop {
                 if let Some(reason) = self.reset_reason() {
@@ -352,6 +352,6 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.give_up(Reason::FrontendGone);
+        self.give_up(SessionEnd::FrontendGone);
     }
 }

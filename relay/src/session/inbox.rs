@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{Backlog, Charge, Reason, SharedBudget};
+use tieline_wire::{Backlog, Charge, SessionEnd, SharedBudget};
 
 use crate::io::Socket;
 
@@ -11,7 +11,7 @@ use crate::io::Socket;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InboxEnd {
     Finished,
-    Reset(Reason),
+    Reset(SessionEnd),
 }
 
 /// Payload that waits for the frontend's socket; bounded by the session's window.

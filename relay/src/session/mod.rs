@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_wire::limits::PREFACE;
 use tieline_wire::{
-    Counters, Error, Event, GoAway, Mode, Moment, Mux, Open, OpenError, Reason, SendBatching,
-    SessionId, SessionMap, Side, Transmit, TunnelId,
+    Counters, Error, Event, GoAway, LinkEnd, Mode, Moment, Mux, Open, OpenError, SendBatching,
+    SessionEnd, SessionId, SessionMap, Side, Transmit, TunnelId,
 };
 
 use tracing::debug;
@@ -65,7 +65,7 @@ pub(crate) struct SharedMux {
     /// Whether the link's socket has no room at present.
     blocked: Cell<bool>,
     /// Reason of the link's end, once the end is decided.
-    closing: Cell<Option<Reason>>,
+    closing: Cell<Option<LinkEnd>>,
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     lanes: Rc<Lanes>,
@@ -226,7 +226,7 @@ impl SharedMux {
     /// another agent.
     fn agent_leaves(&self, state: &mut State, away: &GoAway, now: Moment) {
         // An agent that gives a dead link up reports on it later; an agent that stops does not.
-        let stops = away.deadline_ms > 0 || away.reason == Reason::ShuttingDown;
+        let stops = away.deadline_ms > 0 || away.reason == LinkEnd::ShuttingDown;
         self.is_leaving.set(stops);
         let left = Duration::from_millis(away.deadline_ms.into()).min(LEAVING_MAX);
         let at = now + left;
@@ -236,7 +236,7 @@ impl SharedMux {
         let ids = state.sessions.keys().copied();
         let refused: Vec<_> = ids.filter(|id| id.0 > away.last_session).collect();
         for id in refused {
-            let reason = Reason::ShuttingDown;
+            let reason = SessionEnd::ShuttingDown;
             if state.mux.is_live(id) {
                 state.mux.reset(id, reason);
                 self.metrics.session_reset(reason);
@@ -309,7 +309,7 @@ impl SharedMux {
         if left_at.is_some_and(|at| at + LEAVING_GRACE <= now) {
             return Err(Error {
                 side: Side::Peer,
-                reason: Reason::ShuttingDown,
+                reason: LinkEnd::ShuttingDown,
                 detail: "the agent did not close the link by its own deadline".to_owned(),
             });
         }
@@ -323,7 +323,7 @@ impl SharedMux {
             let Some((id, _)) = state.abandoned.pop_front() else {
                 break;
             };
-            state.mux.reset(id, Reason::Cancelled);
+            state.mux.reset(id, SessionEnd::Cancelled);
         }
         state.mux.handle_timeout(now)?;
         if state.mux.wants_transmit() {
@@ -358,10 +358,10 @@ impl SharedMux {
     /// Tells the agent to dial again; sessions have until `deadline`.
     pub(crate) fn drain(&self, deadline: Duration) {
         self.is_leaving.set(true);
-        self.go_away(Reason::ShuttingDown, deadline);
+        self.go_away(LinkEnd::ShuttingDown, deadline);
     }
 
-    fn go_away(&self, reason: Reason, deadline: Duration) {
+    fn go_away(&self, reason: LinkEnd, deadline: Duration) {
         let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
         self.with_mux(|mux| {
             let last_session = mux.last_session();
@@ -376,7 +376,7 @@ impl SharedMux {
     }
 
     /// Decides that the link ends. The agent is told; the writer sends what it can and closes. The first reason counts.
-    pub(crate) fn close(&self, reason: Reason) {
+    pub(crate) fn close(&self, reason: LinkEnd) {
         if self.closing.get().is_some() {
             return;
         }
@@ -385,12 +385,12 @@ impl SharedMux {
     }
 
     /// Reason of the link's end, if the end is decided.
-    pub(crate) fn closing(&self) -> Option<Reason> {
+    pub(crate) fn closing(&self) -> Option<LinkEnd> {
         self.closing.get()
     }
 
     /// Resets the sessions that `held` counts; returns how many.
-    pub(crate) fn cut(&self, held: &Held, reason: Reason) -> usize {
+    pub(crate) fn cut(&self, held: &Held, reason: SessionEnd) -> usize {
         self.cut_those(held, reason, |_| true)
     }
 
@@ -398,7 +398,7 @@ impl SharedMux {
     pub(crate) fn cut_those(
         &self,
         held: &Held,
-        reason: Reason,
+        reason: SessionEnd,
         is_out: impl Fn(&SessionCaller) -> bool,
     ) -> usize {
         let mut state = self.state.borrow_mut();
@@ -418,10 +418,10 @@ impl SharedMux {
     }
 
     /// Resets every session that is not over, because the link is lost.
-    pub(crate) fn fail_sessions(&self, reason: Reason) {
+    pub(crate) fn fail_sessions(&self, reason: LinkEnd) {
         let reason = self.closing.get().unwrap_or(reason);
         self.closing.set(Some(reason));
-        let is_lost = matches!(reason, Reason::LinkLost | Reason::Stale);
+        let is_lost = matches!(reason, LinkEnd::LinkLost | LinkEnd::Stale);
         let may_tell = is_lost && !self.is_leaving.get();
         let mut state = self.state.borrow_mut();
         let State { sessions, mux, .. } = &mut *state;
@@ -430,11 +430,11 @@ impl SharedMux {
             if !mux.is_live(id) {
                 continue;
             }
-            self.metrics.session_reset(Reason::LinkLost);
+            self.metrics.session_reset(SessionEnd::LinkLost);
             if ends.lost(may_tell && !mux.has_arrived(id)) {
                 self.account.want();
             }
-            ends.end(InboxEnd::Reset(Reason::LinkLost), &self.metrics);
+            ends.end(InboxEnd::Reset(SessionEnd::LinkLost), &self.metrics);
         }
         let open = std::mem::take(&mut state.counted_sessions);
         self.metrics.sessions.replace(open, 0);
@@ -494,9 +494,9 @@ impl State {
             ends.readable.raise();
         } else {
             // The session has no lane.
-            metrics.session_reset(Reason::Protocol);
-            self.mux.reset(session, Reason::Protocol);
-            self.end(session, InboxEnd::Reset(Reason::Protocol), metrics);
+            metrics.session_reset(SessionEnd::Protocol);
+            self.mux.reset(session, SessionEnd::Protocol);
+            self.end(session, InboxEnd::Reset(SessionEnd::Protocol), metrics);
         }
     }
 

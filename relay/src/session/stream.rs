@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 use tokio::sync::oneshot;
 
 use super::{Incoming, Session};
@@ -16,7 +16,7 @@ use super::{Incoming, Session};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session was reset: {reason}")]
 pub(crate) struct SessionEnded {
-    pub(crate) reason: Reason,
+    pub(crate) reason: SessionEnd,
     /// Whether the target is known to have received no byte of the session.
     pub(crate) is_not_sent: bool,
 }
@@ -37,7 +37,7 @@ impl From<SessionEnded> for io::Error {
     }
 }
 
-fn reset_error(reason: Reason, is_not_sent: bool) -> io::Error {
+fn reset_error(reason: SessionEnd, is_not_sent: bool) -> io::Error {
     SessionEnded {
         reason,
         is_not_sent,
@@ -64,7 +64,7 @@ impl SessionStream {
     fn session(&self) -> io::Result<&Session> {
         self.session
             .as_ref()
-            .ok_or_else(|| reset_error(Reason::Cancelled, false))
+            .ok_or_else(|| reset_error(SessionEnd::Cancelled, false))
     }
 
     /// Receives the number of bytes that had reached the agent when the link was lost, if the agent may report it.
@@ -73,7 +73,7 @@ impl SessionStream {
     }
 
     /// The error for a session that was reset.
-    fn reset(&self, reason: Reason) -> io::Error {
+    fn reset(&self, reason: SessionEnd) -> io::Error {
         let session = self.session.as_ref();
         let is_not_sent = session.is_some_and(|it| it.delivery().is_not_sent());
         reset_error(reason, is_not_sent)
@@ -86,7 +86,7 @@ impl Drop for SessionStream {
             if self.shut_down {
                 session.leave()
             } else {
-                session.reset(Reason::Cancelled)
+                session.reset(SessionEnd::Cancelled)
             }
         }
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::Reason;
+use tieline_wire::{CallerRefusal, LinkRefusal};
 use tracing::error;
 
 use super::Shard;
@@ -76,18 +76,19 @@ impl Shard {
     fn no_room(self: &Rc<Self>, kind: ListenKind, socket: Option<Socket>, peer: SocketAddr) {
         match kind {
             ListenKind::Agent => {
-                self.kit.metrics.link_refused(Reason::Overload);
+                self.kit.metrics.link_refused(LinkRefusal::Overload);
                 if let Some(socket) = socket {
                     socket.abort();
                 }
             }
             ListenKind::Tcp => {
                 self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
-                self.callers.raw_refused(peer, None, None, Reason::Overload);
+                self.callers
+                    .raw_refused(peer, None, None, CallerRefusal::Overload);
             }
             ListenKind::Http => {
                 self.kit.metrics.frontend_accepted(FrontendKind::Http);
-                self.kit.metrics.frontend_refused(Reason::Overload);
+                self.kit.metrics.frontend_refused(CallerRefusal::Overload);
                 let told = self.doors.told.get();
                 let room = listen::Room::for_refusals(self.kit.peers.open_files_max);
                 let may_be_told = |socket: &Socket| told < TOLD_MAX && room.takes(socket);

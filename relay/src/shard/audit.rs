@@ -1,6 +1,6 @@
 //! Entries about agents that a shard adds to the audit log.
 
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{LinkEnd, RefusalReason, TunnelId, WithdrawalReason};
 
 use super::Shard;
 use crate::audit::{Entry, Kind};
@@ -18,7 +18,12 @@ impl Shard {
     }
 
     /// Notes that a link loses a tunnel; called while the link still has the tunnel's entry, which names the holder.
-    pub(super) fn note_withdrawn(&self, link: &LinkEntry, tunnel: &TunnelId, reason: Reason) {
+    pub(super) fn note_withdrawn(
+        &self,
+        link: &LinkEntry,
+        tunnel: &TunnelId,
+        reason: WithdrawalReason,
+    ) {
         let entry = || registration(Kind::Withdrawn, link, Some(tunnel)).reason(reason.word());
         self.kit.peers.audit.note(entry);
     }
@@ -28,7 +33,7 @@ impl Shard {
         &self,
         link: LinkId,
         tunnel: Option<&TunnelId>,
-        reason: Reason,
+        reason: RefusalReason,
     ) {
         if let Some(link) = self.registry.borrow().link(link) {
             let entry = || registration(Kind::RegistrationRefused, link, tunnel);
@@ -39,7 +44,7 @@ impl Shard {
 
     /// Notes the end of a link, or of a connection that did not become one. Any peer can make a key and shake hands, so
     /// a link that never had a tunnel is noted like a refused connection.
-    pub(super) fn note_link_end(&self, link: &LinkEntry, reason: Reason) {
+    pub(super) fn note_link_end(&self, link: &LinkEntry, reason: LinkEnd) {
         let entry = || {
             match &link.agent {
                 Some(agent) => Entry::new(Kind::LinkEnded).agent(agent.key),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::Reason;
+use tieline_wire::{NoSession, SessionEnd};
 
 use super::Shard;
 use super::mail::message::{CrossingReply, CrossingRequest, Verdict};
@@ -33,7 +33,7 @@ impl Shard {
             placed => return self.serve_crossing(fd, placed, back),
         };
         // The frontend's shard found the tunnel, so the route update may be on its way to this shard.
-        let may_come = matches!(reason, Reason::UnknownTunnel | Reason::TunnelOffline);
+        let may_come = matches!(reason, NoSession::UnknownTunnel | NoSession::TunnelOffline);
         let selector = TunnelSelector::Tunnel(request.tunnel.clone());
         let changed = may_come.then(|| self.directory.routes_mut().changed(&selector, true));
         let Some(changed) = changed.flatten() else {
@@ -70,10 +70,10 @@ impl Shard {
         let session = match placed {
             Place::Here(session) => session,
             // The link was lost or moved while the message was under way; the caller may try again.
-            Place::NoTarget(Reason::UnknownTunnel) | Place::Shard(_) => {
-                return verdict.reset_unsent(Reason::TunnelOffline);
+            Place::NoTarget(NoSession::UnknownTunnel) | Place::Shard(_) => {
+                return verdict.reset_unsent(SessionEnd::TunnelOffline);
             }
-            Place::NoTarget(reason) => return verdict.reset_unsent(reason),
+            Place::NoTarget(reason) => return verdict.reset_unsent(reason.into()),
         };
         let block = Rc::clone(&self.callers.read_block);
         let grace = self.kit.peers.config.http.offline_grace;
@@ -109,7 +109,7 @@ struct Unfinished<'a>(Option<&'a Verdict>);
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(verdict) = self.0 {
-            verdict.reset(Reason::ShuttingDown);
+            verdict.reset(SessionEnd::ShuttingDown);
         }
     }
 }

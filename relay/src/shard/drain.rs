@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tieline_wire::Reason;
+use tieline_wire::LinkEnd;
 use tracing::{debug, error};
 
 use super::Shard;
@@ -61,7 +61,7 @@ impl Shard {
             sleep(LOOK_PAUSE).await;
         }
         for mux in self.registry.borrow().muxes() {
-            mux.close(Reason::ShuttingDown);
+            mux.close(LinkEnd::ShuttingDown);
         }
         // The links' writers send the agents the reason before their tasks end.
         let _ = timeout(Duration::from_millis(200), self.links_gone()).await;

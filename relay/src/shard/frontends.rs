@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{CallerRefusal, NoSession, SessionEnd, TunnelId};
 use tracing::debug;
 
 use super::Shard;
@@ -18,7 +18,6 @@ use super::place::Place;
 use crate::directory::{Among, Query, Resolved};
 use crate::io::{PollSocket, Socket};
 use crate::limits::Pass;
-use crate::listen::http::is_of_target;
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, TunnelInfo};
@@ -34,10 +33,12 @@ impl Shard {
             let Some(peer) = shard.callers.source(&socket, peer).await else {
                 return shard
                     .callers
-                    .raw_refused(peer, None, None, Reason::Preamble);
+                    .raw_refused(peer, None, None, CallerRefusal::Preamble);
             };
             let Ok(mut pass) = shard.callers.arrive(peer.ip()) else {
-                return shard.callers.raw_refused(peer, None, None, Reason::Limited);
+                return shard
+                    .callers
+                    .raw_refused(peer, None, None, CallerRefusal::Limited);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
             match shard.kit.in_time(deadline, tcp::preamble(&socket)).await {
@@ -59,7 +60,7 @@ impl Shard {
                     debug!(%peer, "no valid preamble in time");
                     shard
                         .callers
-                        .raw_refused(peer, None, None, Reason::Preamble);
+                        .raw_refused(peer, None, None, CallerRefusal::Preamble);
                 }
             }
         });
@@ -94,7 +95,9 @@ impl Shard {
                     let near = Some(shard.kit.index);
                     shard.route_raw(raw, tunnel, near, caller).await;
                 }
-                Err(reason) => shard.callers.raw_refused(peer, Some(&tunnel), None, reason),
+                Err(reason) => shard
+                    .callers
+                    .raw_refused(peer, Some(&tunnel), None, reason.into()),
             }
         });
     }
@@ -129,14 +132,18 @@ impl Shard {
                 if self.kit.mail.hand_off(to, message).await {
                     self.kit.metrics.handed_off(HandoffKind::Frontend);
                 } else {
-                    self.callers
-                        .raw_refused(peer, Some(&tunnel), Some(&caller), Reason::Overload);
+                    self.callers.raw_refused(
+                        peer,
+                        Some(&tunnel),
+                        Some(&caller),
+                        CallerRefusal::Overload,
+                    );
                 }
             }
             Place::NoTarget(reason) => {
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
                 self.callers
-                    .raw_refused(raw.peer, Some(&tunnel), Some(&caller), reason);
+                    .raw_refused(raw.peer, Some(&tunnel), Some(&caller), reason.into());
             }
         }
     }
@@ -153,7 +160,7 @@ impl Shard {
         // An HTTP target with a base path is reached over HTTP only.
         let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info) && info.is_open_to_raw();
         let began = self.kit.clock.now();
-        let mut refused = (!raw.tried.is_empty()).then_some(Reason::TargetRefused);
+        let mut refused = (!raw.tried.is_empty()).then_some(NoSession::TargetRefused);
         loop {
             let chosen = self.chosen_raw(tunnel, near, &raw.tried, &fit);
             if let (Err(_), Some(reason)) = (&chosen, refused) {
@@ -176,14 +183,16 @@ impl Shard {
                     if refused.is_none() && self.is_changed_for(tunnel, reason, began).await => {}
                 // Payload is sent only once the target's connection stands: until then another agent may take the
                 // session.
-                (Place::Here(session), Ok((agent, false))) => match session.settled().await {
-                    Err(reason) if session.delivery().is_not_sent() && is_of_target(reason) => {
-                        raw.pass = session.take_pass();
-                        raw.tried.push(agent);
-                        refused = Some(reason);
-                    }
-                    _ => return Place::Here(session),
-                },
+                (Place::Here(session), Ok((agent, false))) => {
+                    let end = session.settled().await.err();
+                    let end = end.filter(|_| session.delivery().is_not_sent());
+                    let Some(reason) = end.and_then(SessionEnd::no_target) else {
+                        return Place::Here(session);
+                    };
+                    raw.pass = session.take_pass();
+                    raw.tried.push(agent);
+                    refused = Some(reason);
+                }
                 (placed, _) => return placed,
             }
         }
@@ -196,7 +205,7 @@ impl Shard {
         near: Option<usize>,
         tried: &[AgentTag],
         fit: &impl Fn(&TunnelInfo) -> bool,
-    ) -> Result<(AgentTag, bool), Reason> {
+    ) -> Result<(AgentTag, bool), NoSession> {
         let fit = |_: &TunnelId, info: &TunnelInfo| fit(info);
         let is_tried = |_: &TunnelId, agent: AgentTag| tried.contains(&agent);
         let query = Query {
@@ -206,11 +215,11 @@ impl Shard {
         };
         match self.directory.routes().resolve(&query) {
             Resolved::To(choice) => Ok((choice.agent(), choice.is_only() && tried.is_empty())),
-            Resolved::Unknown | Resolved::Gone => Err(Reason::UnknownTunnel),
+            Resolved::Unknown | Resolved::Gone => Err(NoSession::UnknownTunnel),
             Resolved::Offline(_) | Resolved::Stale if self.is_paused(tunnel) => {
-                Err(Reason::TunnelPaused)
+                Err(NoSession::TunnelPaused)
             }
-            Resolved::Offline(_) | Resolved::Stale => Err(Reason::TunnelOffline),
+            Resolved::Offline(_) | Resolved::Stale => Err(NoSession::TunnelOffline),
         }
     }
 
@@ -236,7 +245,7 @@ impl Shard {
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
         self.kit.gate.spawn(async move {
             let Some(peer) = shard.callers.source(&socket, peer).await else {
-                return shard.kit.metrics.frontend_refused(Reason::Preamble);
+                return shard.kit.metrics.frontend_refused(CallerRefusal::Preamble);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
             let hint = shard
@@ -247,7 +256,7 @@ impl Shard {
                 debug!(%peer, "no request in time");
                 // The caller has sent no request, so an orderly close loses nothing.
                 socket.finish();
-                shard.kit.metrics.frontend_refused(Reason::Preamble);
+                shard.kit.metrics.frontend_refused(CallerRefusal::Preamble);
                 return;
             };
             if let Some(to) = hint {
@@ -256,7 +265,7 @@ impl Shard {
                 if shard.kit.mail.hand_off(to, message).await {
                     shard.kit.metrics.handed_off(HandoffKind::Frontend);
                 } else {
-                    shard.kit.metrics.frontend_refused(Reason::Overload);
+                    shard.kit.metrics.frontend_refused(CallerRefusal::Overload);
                 }
                 return;
             }

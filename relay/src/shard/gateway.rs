@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tieline_wire::{Reason, SharedBudget, TunnelId};
+use tieline_wire::{SessionEnd, SharedBudget, TunnelId};
 use tokio::sync::oneshot;
 
 use super::Shard;
@@ -101,7 +101,7 @@ impl Gateway for ShardGateway {
             kept: &kept,
             ..Query::new(Among::of(&wanted.selector, &owners), &is_open)
         };
-        let offline = NoTarget::Refused(Reason::TunnelOffline);
+        let offline = NoTarget::Refused(SessionEnd::TunnelOffline);
         let too_late = match wanted.binding {
             Some(_) => NoTarget::AgentGone,
             None => offline,
@@ -113,7 +113,7 @@ impl Gateway for ShardGateway {
         loop {
             let (since, is_known) = match shard.directory.routes().resolve(&query) {
                 Resolved::To(choice) => {
-                    let unusable = NoTarget::Refused(Reason::TargetUnreachable);
+                    let unusable = NoTarget::Refused(SessionEnd::TargetUnreachable);
                     return choice.target().map(Rc::clone).ok_or(unusable);
                 }
                 // The link of the `stale` target is lost, and the route update that says so is on its way.
@@ -125,10 +125,10 @@ impl Gateway for ShardGateway {
                 Resolved::Unknown => {
                     let anything = Query { fit: &fit, ..query };
                     if shard.is_paused_for(&anything) {
-                        return Err(NoTarget::Refused(Reason::TunnelPaused));
+                        return Err(NoTarget::Refused(SessionEnd::TunnelPaused));
                     }
                     if !shard.is_fresh() {
-                        return Err(NoTarget::Refused(Reason::UnknownTunnel));
+                        return Err(NoTarget::Refused(SessionEnd::UnknownTunnel));
                     }
                     (began, false)
                 }
@@ -199,7 +199,7 @@ impl Gateway for ShardGateway {
         caller: &Caller,
         target: &Target,
         dcc: Option<&Arc<str>>,
-    ) -> Result<GatewayStream, Reason> {
+    ) -> Result<GatewayStream, SessionEnd> {
         let shard = &self.0;
         let tunnel = &target.tunnel;
         // Look up again: since the target was found, the name may have gone to another owner.
@@ -213,11 +213,11 @@ impl Gateway for ShardGateway {
         });
         let to = match placed {
             Place::Here(session) => return Ok(GatewayStream::Local(SessionStream::new(session))),
-            Place::NoTarget(reason) => return Err(reason),
+            Place::NoTarget(reason) => return Err(reason.into()),
             Place::Shard(to) => to,
         };
         shard.kit.metrics.crossings.inc();
-        let (ours, theirs) = pair().map_err(|_| Reason::Overload)?;
+        let (ours, theirs) = pair().map_err(|_| SessionEnd::Overload)?;
         let socket = Socket::new(ours);
         let verdict = Arc::new(Verdict::default());
         let (reached, told) = oneshot::channel();
@@ -236,7 +236,7 @@ impl Gateway for ShardGateway {
             },
         };
         if !shard.kit.mail.hand_off(to, crossing).await {
-            return Err(Reason::Overload);
+            return Err(SessionEnd::Overload);
         }
         let socket = PollSocket::new(socket);
         Ok(GatewayStream::Crossing(Crossing {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{Reason, Refusal, TunnelId};
+use tieline_wire::{LinkEnd, Refusal, RefusalReason, TunnelId};
 use tokio::sync::oneshot;
 use tracing::{debug, info};
 
@@ -27,7 +27,7 @@ impl Shard {
         self.keep_notes();
         match decision {
             Decision::Refused(refusal) => {
-                if refusal.reason == Reason::Limited {
+                if refusal.reason == RefusalReason::Limited {
                     self.kit.metrics.limited(LimitKind::Tunnels);
                 }
                 let refused = Message::ClaimRefused {
@@ -42,7 +42,7 @@ impl Shard {
                 for old in fence {
                     let fence = Message::Fence {
                         link: old,
-                        reason: Reason::Superseded,
+                        reason: LinkEnd::Superseded,
                     };
                     self.kit.mail.post(old.shard, fence);
                 }
@@ -62,7 +62,7 @@ impl Shard {
         let released = self.directory.names().release(tunnel, link, kind, now);
         self.count_tunnels();
         self.keep_notes();
-        self.tell_released(tunnel, link, released, Reason::Cancelled);
+        self.tell_released(tunnel, link, released, RefusalReason::Cancelled);
     }
 
     /// Tells every shard that a link no longer serves a name, and answers each open claim of the link, so
@@ -72,7 +72,7 @@ impl Shard {
         tunnel: &TunnelId,
         link: LinkRef,
         released: Released,
-        reason: Reason,
+        reason: RefusalReason,
     ) {
         for request in released.requests {
             let message = format!("{tunnel}: {reason}");
@@ -118,7 +118,7 @@ impl Shard {
         let (withdrawn, forgotten) = self.directory.names().sweep(self.kit.clock.now());
         self.count_tunnels();
         for late in withdrawn {
-            let reason = Reason::ClaimTimeout;
+            let reason = RefusalReason::ClaimTimeout;
             self.tell_released(&late.tunnel, late.link, late.released, reason);
         }
         for update in forgotten {

@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tieline_wire::Reason;
-
 use super::gate::Gate;
 use super::mail::Mail;
 use super::peers::Peers;
@@ -103,10 +101,4 @@ impl Kit {
         })
         .await
     }
-}
-
-/// Whether a change of auth with this `reason` ends what a caller or link has open. Mere expiry of a token does
-/// not: it was valid when the session began.
-pub(super) fn ends_what_runs(reason: Reason) -> bool {
-    matches!(reason, Reason::Revoked | Reason::AuthChanged)
 }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use tieline_wire::{BulkNonce, Reason};
+use tieline_wire::{BulkNonce, LinkRefusal};
 
 use super::Shard;
 use super::mail::message::Message;
@@ -23,7 +23,7 @@ impl Shard {
         if to < self.kit.mail.shards() && self.kit.mail.hand_off(to, message).await {
             self.kit.metrics.handed_off(HandoffKind::Lane);
         } else {
-            self.kit.metrics.link_refused(Reason::LaneRefused);
+            self.kit.metrics.link_refused(LinkRefusal::LaneRefused);
         }
     }
 
@@ -34,7 +34,7 @@ impl Shard {
 
     fn lane_arrived(&self, socket: Socket, nonce: &BulkNonce) {
         if !self.lanes.arrived(socket, nonce, self.kit.clock.now()) {
-            self.kit.metrics.link_refused(Reason::LaneRefused);
+            self.kit.metrics.link_refused(LinkRefusal::LaneRefused);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tieline_wire::limits::FIRST_TUNNEL_TIMEOUT;
-use tieline_wire::{Reason, Refusal};
+use tieline_wire::{Refusal, RefusalReason};
 
 use super::Shard;
 use crate::limits::{Limited, Limits, Place};
@@ -67,7 +67,7 @@ impl Shard {
 /// The refusal that tells an agent which limit it exceeded.
 pub(super) fn refused(limited: Limited) -> Refusal {
     Refusal {
-        reason: Reason::Limited,
+        reason: RefusalReason::Limited,
         message: limited.to_string(),
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tieline_wire::{
-    AgentHello, Lost, Mux, Reason, Register, RegisterAck, RelayHello, Settings, TunnelId,
+    AgentHello, LinkEnd, LinkRefusal, Lost, Mux, RefusalReason, Register, RegisterAck, RelayHello,
+    Settings, TunnelId,
 };
 use tracing::{Instrument, info, info_span};
 
@@ -38,7 +39,7 @@ impl Shard {
         if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
             // Without a random nonce a signed hello could be replayed.
             self.link_gone(self.kit.index);
-            self.kit.metrics.link_refused(Reason::Internal);
+            self.kit.metrics.link_refused(LinkRefusal::Internal);
             return;
         }
         let mux = self.new_mux(nonce);
@@ -59,7 +60,7 @@ impl Shard {
         let guard = LinkGuard {
             shard: Rc::clone(self),
             id,
-            end: Some(Reason::ShuttingDown),
+            end: Some(LinkEnd::ShuttingDown),
         };
         let said = if greeted { mux.greeted(said) } else { said };
         self.kit.gate.spawn(
@@ -109,7 +110,7 @@ impl Shard {
         )
     }
 
-    fn link_ended(self: &Rc<Self>, id: LinkId, reason: Reason) {
+    fn link_ended(self: &Rc<Self>, id: LinkId, reason: LinkEnd) {
         let Some(entry) = self.registry.borrow_mut().remove(id) else {
             return;
         };
@@ -126,22 +127,22 @@ impl Shard {
         };
         match &entry.agent {
             Some(_) => {
-                if reason != Reason::LinkLost {
-                    self.kit.metrics.link_evicted(reason);
+                if let Some(eviction) = reason.eviction() {
+                    self.kit.metrics.link_evicted(eviction);
                 }
                 if self.may_log() {
                     info!(link = id.0, reason = reason.word(), "link ended");
                 }
             }
             None => {
-                self.kit.metrics.link_refused(reason);
+                self.kit.metrics.link_refused(reason.refusal());
                 if self.may_log() {
                     info!(link = id.0, peer = %entry.peer, reason = reason.word(), "link refused: {reason}");
                 }
             }
         }
         let kind = match reason {
-            Reason::AuthChanged => ReleaseKind::HolderChanged,
+            LinkEnd::AuthChanged => ReleaseKind::HolderChanged,
             _ => ReleaseKind::Away,
         };
         for tunnel in entry.into_tunnels() {
@@ -175,7 +176,7 @@ struct LinkGuard {
     shard: Rc<Shard>,
     id: LinkId,
     /// Reason of the link's end; `None` if the link moves to another shard.
-    end: Option<Reason>,
+    end: Option<LinkEnd>,
 }
 
 impl Drop for LinkGuard {
@@ -197,11 +198,11 @@ struct Host {
 }
 
 impl LinkHost for Host {
-    fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, Reason> {
+    fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, LinkEnd> {
         let shard = &self.shard;
         let domain = shard.kit.peers.config.domain.as_deref();
         if !is_called(domain, &hello.relay_name, self.peer.ip()) {
-            return Err(Reason::RelayName);
+            return Err(LinkEnd::RelayName);
         }
         if may_move
             && let Some(to) = shard_of(&hello, shard.kit.mail.shards())
@@ -209,12 +210,11 @@ impl LinkHost for Host {
         {
             return Ok(Stay::OnShard(to));
         }
-        shard
-            .kit
-            .auth()
-            .still_allows(None, Some(&hello.key), Kit::seconds_since_1970())?;
+        if shard.kit.auth().is_denied(None, Some(&hello.key)) {
+            return Err(LinkEnd::Revoked);
+        }
         let mut registry = shard.registry.borrow_mut();
-        registry.link(self.id).ok_or(Reason::LinkLost)?;
+        registry.link(self.id).ok_or(LinkEnd::LinkLost)?;
         if shard.may_log() {
             info!(
                 link = self.id.0,
@@ -237,7 +237,7 @@ impl LinkHost for Host {
             Ok(Registering::Asked) => return,
             Err(refusal) => refusal,
         };
-        if refusal.reason == Reason::AuthUnavailable {
+        if refusal.reason == RefusalReason::AuthUnavailable {
             shard.kit.wants_keys();
         }
         let name = register.name.as_deref().map(TunnelId::parse);

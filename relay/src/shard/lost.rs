@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{AgentHello, AgentKey, InstanceId, Lost, Moment, Reason};
+use tieline_wire::{AgentHello, AgentKey, InstanceId, LinkEnd, Lost, Moment};
 
 use super::Shard;
 use super::mail::message::{LostLink, Message};
@@ -75,7 +75,7 @@ impl Shard {
         if let Some(entry) = entry.filter(is_theirs) {
             // The agent has given the link up before this shard noticed the loss.
             entry.mux.account().told(lost);
-            entry.mux.close(Reason::LinkLost);
+            entry.mux.close(LinkEnd::LinkLost);
         }
     }
 

@@ -3,11 +3,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{SessionEnd, TunnelId, WithdrawalReason};
 
 use super::Shard;
 use super::mail::message::Paused;
-use super::registration::refusal;
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 
 impl Shard {
@@ -48,7 +47,7 @@ impl Shard {
         let links = links.filter(|(_, link)| link.mux.closing().is_none());
         let links: Vec<_> = links.map(|(id, _)| id).collect();
         drop(registry);
-        let kicked = |link| self.withdraw(link, tunnel, refusal(Reason::Kicked));
+        let kicked = |link| self.withdraw(link, tunnel, WithdrawalReason::Kicked, None);
         let cuts = links.into_iter().filter_map(kicked);
         cuts.map(|sessions| Cut { links: 1, sessions })
             .fold(Cut::default(), Cut::and)
@@ -58,11 +57,11 @@ impl Shard {
     pub(super) fn pause(&self, paused: Arc<Paused>) -> Cut {
         let before = self.paused.replace(Arc::clone(&paused));
         let new = paused.iter().filter(|tunnel| !before.contains(*tunnel));
-        new.map(|tunnel| self.cut(tunnel, Reason::TunnelPaused))
+        new.map(|tunnel| self.cut(tunnel, SessionEnd::TunnelPaused))
             .fold(Cut::default(), Cut::and)
     }
 
-    fn cut(&self, tunnel: &TunnelId, reason: Reason) -> Cut {
+    fn cut(&self, tunnel: &TunnelId, reason: SessionEnd) -> Cut {
         let registry = self.registry.borrow();
         let mut sessions = 0;
         for (_, link) in registry.links_of(tunnel) {

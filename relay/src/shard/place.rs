@@ -1,6 +1,6 @@
 //! Where a caller's session is: on a link of this shard, or on another shard.
 
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{NoSession, TunnelId};
 
 use super::Shard;
 use crate::directory::{Lookup, Upstream};
@@ -11,7 +11,7 @@ use crate::session::{Session, SessionCaller};
 pub(super) enum Place {
     Here(Session),
     Shard(usize),
-    NoTarget(Reason),
+    NoTarget(NoSession),
 }
 
 impl Shard {
@@ -25,9 +25,9 @@ impl Shard {
     ) -> Place {
         let routes = self.directory.routes();
         let link = match routes.upstream(tunnel, agent, self.kit.index, fit) {
-            Lookup::Unknown => return Place::NoTarget(Reason::UnknownTunnel),
-            _ if self.is_paused(tunnel) => return Place::NoTarget(Reason::TunnelPaused),
-            Lookup::Offline => return Place::NoTarget(Reason::TunnelOffline),
+            Lookup::Unknown => return Place::NoTarget(NoSession::UnknownTunnel),
+            _ if self.is_paused(tunnel) => return Place::NoTarget(NoSession::TunnelPaused),
+            Lookup::Offline => return Place::NoTarget(NoSession::TunnelOffline),
             Lookup::Live(Upstream::Link(link)) => link,
         };
         if link.shard != self.kit.index {
@@ -45,17 +45,20 @@ impl Shard {
         link: LinkRef,
         tunnel: &TunnelId,
         caller: SessionCaller,
-    ) -> Result<Session, Reason> {
+    ) -> Result<Session, NoSession> {
         let registry = self.registry.borrow();
         // The update that removes the link from the route may be on its way.
-        let entry = registry.link(link.link).ok_or(Reason::TunnelOffline)?;
-        let it = entry.tunnels().get(tunnel).ok_or(Reason::TunnelOffline)?;
+        let entry = registry.link(link.link).ok_or(NoSession::TunnelOffline)?;
+        let it = entry
+            .tunnels()
+            .get(tunnel)
+            .ok_or(NoSession::TunnelOffline)?;
         entry
             .mux
             .open(tunnel, &it.held, caller)
             .map_err(|error| match error {
-                tieline_wire::OpenError::Full => Reason::SessionLimit,
-                tieline_wire::OpenError::Closing => Reason::TunnelOffline,
+                tieline_wire::OpenError::Full => NoSession::SessionLimit,
+                tieline_wire::OpenError::Closing => NoSession::TunnelOffline,
             })
     }
 }

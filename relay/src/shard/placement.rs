@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tieline_wire::limits::{HANDSHAKE_TIMEOUT, PREFACE};
-use tieline_wire::{AgentHello, GoAway, Mux, Reason, RelayHello, Settings, Transmit};
+use tieline_wire::{AgentHello, GoAway, LinkEnd, LinkRefusal, Mux, RelayHello, Settings, Transmit};
 use tracing::info;
 
 use super::Shard;
@@ -42,8 +42,11 @@ impl Shard {
                     Err(_) => shard.refuse_link(&socket, peer),
                 },
                 Ok(Some(Opening::Lane(nonce))) => shard.place_lane(socket, nonce).await,
-                Ok(None) => shard.kit.metrics.link_refused(Reason::LinkLost),
-                Err(_) => shard.kit.metrics.link_refused(Reason::HandshakeTimeout),
+                Ok(None) => shard.kit.metrics.link_refused(LinkRefusal::LinkLost),
+                Err(_) => shard
+                    .kit
+                    .metrics
+                    .link_refused(LinkRefusal::HandshakeTimeout),
             }
         });
     }
@@ -56,7 +59,7 @@ impl Shard {
         let now = self.kit.clock.now();
         let mut mux = Mux::relay(RelayHello::new([0; 32], 0), Settings::default(), now);
         let reason = match mux.handle_input(now, &mut said.freeze()) {
-            Ok(_) => Reason::Limited,
+            Ok(_) => LinkEnd::Limited,
             Err(error) => error.reason,
         };
         mux.go_away(&GoAway {
@@ -71,7 +74,7 @@ impl Shard {
             let _ = out.send_with(|slices| socket.send_vectored(slices));
         }
         socket.shutdown();
-        self.kit.metrics.link_refused(reason);
+        self.kit.metrics.link_refused(reason.refusal());
         if self.may_log() {
             info!(%peer, reason = reason.word(), "link refused: {reason}");
         }
@@ -100,7 +103,7 @@ impl Shard {
             self.kit.metrics.handed_off(HandoffKind::Link);
         } else {
             self.link_gone(to);
-            self.kit.metrics.link_refused(Reason::Overload);
+            self.kit.metrics.link_refused(LinkRefusal::Overload);
         }
     }
 

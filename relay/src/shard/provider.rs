@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tieline_wire::{Moment, Reason, Refusal, Register, RegisterAck, TunnelId};
+use tieline_wire::{
+    Moment, Refusal, RefusalReason, Register, RegisterAck, TunnelId, WithdrawalReason,
+};
 use tracing::debug;
 
 use super::Shard;
@@ -41,14 +43,14 @@ impl Shard {
         let mut registry = self.registry.borrow_mut();
         let entry = registry
             .link_mut(link)
-            .ok_or_else(|| refusal(Reason::LinkLost))?;
+            .ok_or_else(|| refusal(RefusalReason::Internal))?;
         let (is_stranger, peer) = (!entry.has_served, entry.peer);
         let questions_max = match is_stranger {
             true => STRANGER_QUESTIONS_MAX,
             false => LINK_QUESTIONS_MAX,
         };
         if entry.claims >= CLAIMS_MAX {
-            return Err(refusal(Reason::Overload));
+            return Err(refusal(RefusalReason::Overload));
         }
         if entry.questions >= questions_max {
             self.kit.metrics.limited(TOO_MANY_QUESTIONS.kind);
@@ -66,7 +68,7 @@ impl Shard {
             asked_at: Instant::now(),
         };
         let asked = self.kit.peers.asks.rule(question);
-        asked.map_err(|Overfull| refusal(Reason::Overload))?;
+        asked.map_err(|Overfull| refusal(RefusalReason::Overload))?;
         entry.claims += 1;
         entry.questions += 1;
         Ok(())
@@ -95,7 +97,7 @@ impl Shard {
             Ruling::Denied(refusal) => Err(refusal),
             Ruling::Unavailable(why) => {
                 debug!(link = link.0, why, "no ruling from the provider");
-                Err(refusal(Reason::AuthUnavailable))
+                Err(refusal(RefusalReason::AuthUnavailable))
             }
         };
         let Err(refusal) = outcome else {
@@ -128,10 +130,10 @@ impl Shard {
                 Some(&agent.key),
                 Kit::seconds_since_1970(),
             )
-            .map_err(refusal)?;
+            .map_err(|end| refusal(end.into()))?;
         }
         let Mode::Provider { interval, grace } = &auth.mode else {
-            return Err(refusal(Reason::AuthUnavailable));
+            return Err(refusal(RefusalReason::AuthUnavailable));
         };
         let now = self.kit.clock.now();
         let renewal = Renewal {
@@ -174,7 +176,7 @@ impl Shard {
         };
         let end = match ruling {
             Ruling::Allowed { ref identity, .. } if owner(identity) != owner(&it.identity) => {
-                Some(refusal(Reason::AuthChanged))
+                Some((WithdrawalReason::AuthChanged, None))
             }
             Ruling::Allowed {
                 identity,
@@ -186,12 +188,9 @@ impl Shard {
                 entry.extend(&question.tunnel, expires_at_seconds);
                 None
             }
-            Ruling::Denied(why) => Some(Refusal {
-                reason: Reason::Revoked,
-                ..why
-            }),
+            Ruling::Denied(why) => Some((WithdrawalReason::Revoked, Some(why.message))),
             Ruling::Unavailable(_) if now >= renewal.good_until => {
-                Some(refusal(Reason::AuthUnavailable))
+                Some((WithdrawalReason::AuthUnavailable, None))
             }
             Ruling::Unavailable(why) => {
                 debug!(tunnel = %question.tunnel, why, "no ruling from the provider");
@@ -200,8 +199,9 @@ impl Shard {
             }
         };
         drop(registry);
-        if let Some(why) = end {
-            self.withdraw(LinkId(question.link), &question.tunnel, why);
+        if let Some((reason, message)) = end {
+            let link = LinkId(question.link);
+            self.withdraw(link, &question.tunnel, reason, message);
         }
     }
 

@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
 use tieline_wire::{
-    Generation, Granted, Reason, Refusal, Register, RegisterAck, TunnelId, Withdrawal,
+    Generation, Granted, LinkEnd, Refusal, RefusalReason, Register, RegisterAck, TunnelId,
+    Withdrawal,
 };
 use tracing::info;
 
@@ -55,7 +56,7 @@ impl Shard {
         // First, because checking a token costs more.
         self.may_register(|limits| limits.register_from(peer.ip()))?;
         register.check().map_err(|error| Refusal {
-            reason: Reason::RegistrationInvalid,
+            reason: RefusalReason::RegistrationInvalid,
             message: error.to_string(),
         })?;
         match self.permission(link, peer, register)? {
@@ -80,14 +81,14 @@ impl Shard {
         let registry = self.registry.borrow();
         let entry = registry
             .link(link)
-            .ok_or_else(|| refusal(Reason::LinkLost))?;
+            .ok_or_else(|| refusal(RefusalReason::Internal))?;
         if entry.mux.is_left() {
-            return Err(refusal(Reason::ShuttingDown));
+            return Err(refusal(RefusalReason::ShuttingDown));
         }
         let agent = entry
             .agent
             .as_ref()
-            .ok_or_else(|| refusal(Reason::Protocol))?;
+            .ok_or_else(|| refusal(RefusalReason::Internal))?;
         let who = (&agent.key, &agent.machine);
         let now_seconds = Kit::seconds_since_1970();
         authorize(&self.kit.auth(), register, who, peer, now_seconds)
@@ -116,22 +117,22 @@ impl Shard {
         let mut registry = self.registry.borrow_mut();
         let entry = registry
             .link_mut(link)
-            .ok_or_else(|| refusal(Reason::LinkLost))?;
+            .ok_or_else(|| refusal(RefusalReason::Internal))?;
         let known = entry.tunnels().get(&tunnel);
         let granted = known.and_then(|it| it.granted);
         let held = known.map(|it| it.held.clone());
         let is_new = held.is_none();
         let held = held.unwrap_or_default();
         if is_new && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
-            return Err(refusal(Reason::TunnelLimit));
+            return Err(refusal(RefusalReason::TunnelLimit));
         }
         if entry.claims >= CLAIMS_MAX {
-            return Err(refusal(Reason::Overload));
+            return Err(refusal(RefusalReason::Overload));
         }
         let agent = entry
             .agent
             .as_ref()
-            .ok_or_else(|| refusal(Reason::Protocol))?;
+            .ok_or_else(|| refusal(RefusalReason::Internal))?;
         let info = Arc::new(described(register, identity.as_deref()));
         let claim = Claim {
             tunnel: tunnel.clone(),
@@ -190,7 +191,7 @@ impl Shard {
                 // The link ended, or lost the tunnel; the home shard must stop routing to it.
                 self.release(tunnel, link, ReleaseKind::Away);
                 if let Some(mux) = mux {
-                    let outcome = Err(refusal(Reason::Cancelled));
+                    let outcome = Err(refusal(RefusalReason::Cancelled));
                     mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
                 }
                 return;
@@ -249,7 +250,7 @@ impl Shard {
         let latest = entry.tunnels().get(tunnel).map(|it| it.request);
         // A refused token of another holder does not affect the link's hold on the name. Any other refusal means
         // that the home shard no longer routes to the link, or that the link's own permission changed.
-        let may_stay = matches!(reason, Reason::NameTaken | Reason::NameBound);
+        let may_stay = matches!(reason, RefusalReason::NameTaken | RefusalReason::NameBound);
         let stays = (may_stay || latest != Some(request)) && entry.refuse(tunnel, request);
         let lost = match stays {
             true => None,
@@ -260,7 +261,7 @@ impl Shard {
         if let Some((it, grant)) = lost.and_then(|it| it.granted.map(|grant| (it, grant))) {
             // The earlier grant is not renewed: the home shard must stop routing to the link, and the tunnel's sessions
             // would be beyond the reach of operators and revocations.
-            mux.cut(&it.held, reason);
+            mux.cut(&it.held, reason.into());
             self.release(tunnel.clone(), link, ReleaseKind::Away);
             // After this kind of refusal alone the agent would assume that it keeps the earlier grant.
             withdrawal = may_stay.then(|| Withdrawal {
@@ -283,7 +284,12 @@ impl Shard {
     }
 
     /// Counts and logs a registration that was refused before its name was claimed.
-    pub(super) fn note_refused(&self, link: LinkId, tunnel: Option<&TunnelId>, reason: Reason) {
+    pub(super) fn note_refused(
+        &self,
+        link: LinkId,
+        tunnel: Option<&TunnelId>,
+        reason: RefusalReason,
+    ) {
         self.kit.metrics.registration_refused(reason);
         self.note_unregistered(link, tunnel, reason);
         if self.may_log() {
@@ -305,7 +311,7 @@ impl Shard {
     }
 
     /// Ends a link whose names another instance holds now.
-    pub(super) fn fence(&self, link: LinkRef, reason: Reason) {
+    pub(super) fn fence(&self, link: LinkRef, reason: LinkEnd) {
         let registry = self.registry.borrow();
         // A link that is closing already keeps its first reason.
         if let Some(entry) = registry.link(link.link)
@@ -331,7 +337,7 @@ fn described(register: &Register, identity: Option<&Identity>) -> TunnelInfo {
 }
 
 /// A refusal with the standard message of its reason.
-pub(super) fn refusal(reason: Reason) -> Refusal {
+pub(super) fn refusal(reason: RefusalReason) -> Refusal {
     Refusal {
         reason,
         message: reason.to_string(),

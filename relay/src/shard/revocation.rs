@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::Shard;
-use super::kit::{Kit, ends_what_runs};
+use super::kit::Kit;
 use crate::auth::Snapshot;
 use crate::io::turn;
 use crate::registry::LinkEntry;
@@ -41,10 +41,7 @@ impl Shard {
                 |key, identity| {
                     let allowed = snapshot.still_allows(identity, key, now_seconds);
                     // The sweep withdraws tunnels whose tokens have merely expired.
-                    allowed.or_else(|reason| match ends_what_runs(reason) {
-                        true => Err(reason),
-                        false => Ok(()),
-                    })
+                    allowed.or_else(|end| end.of_links().map_or(Ok(()), Err))
                 },
                 |entry: &LinkEntry, reason| entry.mux.close(reason),
             );

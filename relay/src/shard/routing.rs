@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{Moment, Reason, TunnelId};
+use tieline_wire::{Moment, NoSession, SessionEnd, TunnelId};
 
 use super::Shard;
 use super::mail::message::Message;
@@ -58,7 +58,7 @@ impl Shard {
                 is_stranger || !is_of_kind || (is_raw && !info.is_open_to_raw())
             };
             for held in link.held(tunnel) {
-                link.mux.cut_those(held, Reason::AuthChanged, is_out);
+                link.mux.cut_those(held, SessionEnd::AuthChanged, is_out);
             }
         }
     }
@@ -93,16 +93,16 @@ impl Shard {
     pub(super) async fn is_changed_for(
         &self,
         tunnel: &TunnelId,
-        reason: Reason,
+        reason: NoSession,
         began: Moment,
     ) -> bool {
         let since = match reason {
-            Reason::TunnelOffline => self.directory.routes().offline_since(tunnel),
-            Reason::UnknownTunnel if self.is_fresh() => None,
+            NoSession::TunnelOffline => self.directory.routes().offline_since(tunnel),
+            NoSession::UnknownTunnel if self.is_fresh() => None,
             _ => return false,
         };
         let selector = TunnelSelector::Tunnel(tunnel.clone());
-        let is_known = reason == Reason::TunnelOffline;
+        let is_known = reason == NoSession::TunnelOffline;
         self.is_changed(&selector, since.unwrap_or(began), is_known)
             .await
     }

@@ -2,24 +2,23 @@
 
 use std::rc::Rc;
 
-use tieline_wire::{Reason, Refusal, TunnelId, Withdrawal};
+use tieline_wire::{Refusal, TunnelId, Withdrawal, WithdrawalReason};
 use tracing::info;
 
 use super::Shard;
-use super::registration::refusal;
 use crate::directory::ReleaseKind;
 use crate::registry::{LinkId, LinkRef};
 
 impl Shard {
     /// Takes a tunnel from a link: resets its sessions, releases its name at the home shard, and tells the agent the
-    /// reason. Returns the number of sessions that were reset, or `None` if the link has no such tunnel.
+    /// reason, with `message` or a standard message. Returns the number of sessions that were reset, or `None` if the link has no such tunnel.
     pub(super) fn withdraw(
         self: &Rc<Self>,
         link: LinkId,
         tunnel: &TunnelId,
-        refusal: Refusal,
+        reason: WithdrawalReason,
+        message: Option<String>,
     ) -> Option<usize> {
-        let reason = refusal.reason;
         let registry = self.registry.borrow();
         let entry = registry.link(link)?;
         let mux = Rc::clone(&entry.mux);
@@ -29,7 +28,7 @@ impl Shard {
         }
         drop(registry);
         let it = self.registry.borrow_mut().remove_tunnel(link, tunnel)?;
-        let sessions = mux.cut(&it.held, reason);
+        let sessions = mux.cut(&it.held, reason.into());
         // A registration without a grant gets its answer from the home shard's decision on the claim.
         if let Some(grant) = granted {
             self.kit.metrics.tunnel_withdrawn(reason);
@@ -39,14 +38,20 @@ impl Shard {
             let withdrawal = Withdrawal {
                 request: grant.request,
                 tunnel: tunnel.clone(),
-                refusal,
+                refusal: Refusal {
+                    reason: reason.into(),
+                    message: message.unwrap_or_else(|| reason.to_string()),
+                },
             };
             mux.with_mux(|mux| mux.withdraw(&withdrawal));
         }
         let shard = self.kit.index;
         let kind = match reason {
-            Reason::AuthChanged => ReleaseKind::HolderChanged,
-            _ => ReleaseKind::Away,
+            WithdrawalReason::AuthChanged => ReleaseKind::HolderChanged,
+            WithdrawalReason::Revoked
+            | WithdrawalReason::TokenExpired
+            | WithdrawalReason::AuthUnavailable
+            | WithdrawalReason::Kicked => ReleaseKind::Away,
         };
         self.release(tunnel.clone(), LinkRef { shard, link }, kind);
         Some(sessions)
@@ -55,7 +60,7 @@ impl Shard {
     /// Withdraws tunnels whose permissions have expired.
     pub(super) fn withdraw_expired(self: &Rc<Self>, expired: Vec<(LinkId, TunnelId)>) {
         for (link, tunnel) in expired {
-            self.withdraw(link, &tunnel, refusal(Reason::TokenExpired));
+            self.withdraw(link, &tunnel, WithdrawalReason::TokenExpired, None);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 
 use super::{FLUSH_TIMEOUT, Failure, frontend_failed};
 use crate::io::{Pipe, Received, Socket, sleep, timeout};
@@ -105,7 +105,7 @@ async fn until_reset<T>(carrying: impl Future<Output = T>, session: &Session) ->
     let mut reset = pin!(session.reset_by_agent());
     let done = std::future::poll_fn(|cx| match carrying.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending => reset.as_mut().poll(cx).map(|_: Reason| None),
+        Poll::Pending => reset.as_mut().poll(cx).map(|_: SessionEnd| None),
     })
     .await;
     match done {

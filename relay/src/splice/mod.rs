@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 
 use crate::io::{Received, Socket, sleep};
 use crate::session::{Incoming, Session};
@@ -58,7 +58,7 @@ pub(crate) fn splice(
     mut early: Bytes,
     block: Rc<ReadBlock>,
     cancelled: impl Fn() -> bool,
-) -> impl Future<Output = Option<Reason>> {
+) -> impl Future<Output = Option<SessionEnd>> {
     session.deliver_to(Rc::clone(&socket));
     // Made here, so that it also takes effect if the future is never polled.
     let frontend = CutOff {
@@ -90,8 +90,8 @@ pub(crate) fn splice(
                 return None;
             }
             Failure::Lane => {
-                session.reset(Reason::LaneLost);
-                Reason::LaneLost
+                session.reset(SessionEnd::LaneLost);
+                SessionEnd::LaneLost
             }
             Failure::Session(reason) => reason,
         };
@@ -118,9 +118,9 @@ impl Drop for CutOff {
 
 /// Which side failed.
 enum Failure {
-    Frontend(Reason),
+    Frontend(SessionEnd),
     /// The session was reset; payload from before the reset is written already.
-    Session(Reason),
+    Session(SessionEnd),
     /// The lane broke, and the link did not say why.
     Lane,
 }
@@ -218,7 +218,7 @@ impl<C: Fn() -> bool> Ways<'_, C> {
                     (Received::Bytes(_), payload) => payload,
                     (Received::Nothing, _) => continue,
                     (Received::End, _) if (self.cancelled)() => {
-                        return Poll::Ready(Err(Failure::Frontend(Reason::Cancelled)));
+                        return Poll::Ready(Err(Failure::Frontend(SessionEnd::Cancelled)));
                     }
                     (Received::End, _) => {
                         session.finish();
@@ -272,18 +272,18 @@ async fn gone(socket: &Socket, cancelled: impl Fn() -> bool) -> Failure {
     loop {
         sleep(LOOK_INTERVAL).await;
         if cancelled() {
-            return Failure::Frontend(Reason::Cancelled);
+            return Failure::Frontend(SessionEnd::Cancelled);
         }
         if socket.is_broken() {
-            return Failure::Frontend(Reason::FrontendReset);
+            return Failure::Frontend(SessionEnd::FrontendReset);
         }
     }
 }
 
 fn frontend_failed(error: io::Error) -> Failure {
     Failure::Frontend(match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Reason::FrontendReset,
-        _ => Reason::FrontendGone,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => SessionEnd::FrontendReset,
+        _ => SessionEnd::FrontendGone,
     })
 }
 

@@ -20,7 +20,7 @@ fn connected() -> (TcpStream, TcpStream) {
 }
 
 /// Starts a task that joins a caller's connection and its session.
-fn splicing(accepted: TcpStream, session: Session) -> impl Future<Output = Option<Reason>> {
+fn splicing(accepted: TcpStream, session: Session) -> impl Future<Output = Option<SessionEnd>> {
     let socket = Rc::new(Socket::new(accepted.into()));
     spawn(splice(socket, session, Bytes::new(), Rc::default(), || {
         false
@@ -49,7 +49,7 @@ fn ends_of_a_reset(driver: Chosen, before: impl Fn(&mut TcpStream)) -> Vec<Event
 }
 
 fn is_frontend_reset(event: &Event) -> bool {
-    let reason = Reason::FrontendReset;
+    let reason = SessionEnd::FrontendReset;
     matches!(event, Event::Reset { reason: it, .. } if *it == reason)
 }
 
@@ -106,7 +106,7 @@ fn a_caller_whose_task_is_dropped_in_the_middle_of_its_answer_hears_of_it() {
         );
         let end = end_of_a_dropped_task(driver, |link, id| {
             link.agent.send(id, vec![7; 12_000].into(), false).unwrap();
-            link.agent.reset(id, Reason::TargetReset);
+            link.agent.reset(id, SessionEnd::TargetReset);
         });
         assert_eq!(
             end,
@@ -169,7 +169,7 @@ fn a_session_dropped_while_its_reads_and_writes_wait_ends_for_both_sides() {
                 }
             }
             assert!(!heard.is_empty() && heard.len() < 12_000, "{}", heard.len());
-            let reason = Reason::FrontendGone;
+            let reason = SessionEnd::FrontendGone;
             let reset = Event::Reset {
                 session: id,
                 reason,

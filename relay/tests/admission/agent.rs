@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_relay::Relay;
 use tieline_wire::{
-    AgentHello, AgentKey, Event, Granted, InstanceId, MachineId, Moment, Mux, Reason, Refusal,
-    Register, Scheme, Settings, Token, Transmit,
+    AgentHello, AgentKey, Event, Granted, InstanceId, LinkEnd, MachineId, Moment, Mux, Refusal,
+    RefusalReason, Register, Scheme, Settings, Token, Transmit,
 };
 
 /// Longest wait for an event, on a machine that is busy with other tests.
@@ -105,7 +105,7 @@ impl Agent {
     }
 
     /// Registers a tunnel that the relay must refuse; returns the reason.
-    pub(crate) fn refused(&mut self, name: Option<&str>, token: &str) -> Reason {
+    pub(crate) fn refused(&mut self, name: Option<&str>, token: &str) -> RefusalReason {
         self.register(name, token).expect_err("refused").reason
     }
 
@@ -127,7 +127,7 @@ impl Agent {
     }
 
     /// Waits until the relay ends the link; returns the reason.
-    pub(crate) fn ended(&mut self) -> Reason {
+    pub(crate) fn ended(&mut self) -> LinkEnd {
         let (mut reason, began) = (None, Instant::now());
         while let Some(event) = self.event() {
             assert!(began.elapsed() < SOON, "the link goes on");

@@ -8,7 +8,7 @@ use data_encoding::BASE64URL_NOPAD;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_relay::config::{JwksSource, Secret};
 use tieline_relay::{Auth, JwtAuth, ProviderAuth, Relay};
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{RefusalReason, TunnelId};
 
 use crate::agent::{Agent, SOON, post};
 use crate::server::Server;
@@ -53,7 +53,7 @@ fn a_provider_decides_about_the_name_that_is_routed_on() {
 
     // Without a requested name the relay asks about the derived one.
     let mut other = Agent::dial(&relay, 2);
-    assert_eq!(other.refused(None, "s3cret"), Reason::NameNotAllowed);
+    assert_eq!(other.refused(None, "s3cret"), RefusalReason::NameNotAllowed);
     let asked = server.asked();
     let name = asked.rsplit('"').nth(1).unwrap();
     assert!(TunnelId::parse(name).unwrap().looks_derived(), "{asked}");
@@ -64,18 +64,18 @@ fn a_provider_decides_about_the_name_that_is_routed_on() {
     );
 
     for (reply, reason) in [
-        ((401, r#"{"error":"who?"}"#), Reason::BadToken),
-        ((403, r#"{"error":"gone home"}"#), Reason::BadToken),
+        ((401, r#"{"error":"who?"}"#), RefusalReason::BadToken),
+        ((403, r#"{"error":"gone home"}"#), RefusalReason::BadToken),
         // An answer of a proxy in front of the provider.
-        ((401, ""), Reason::AuthUnavailable),
-        ((500, ""), Reason::AuthUnavailable),
-        ((200, "{"), Reason::AuthUnavailable),
+        ((401, ""), RefusalReason::AuthUnavailable),
+        ((500, ""), RefusalReason::AuthUnavailable),
+        ((200, "{"), RefusalReason::AuthUnavailable),
     ] {
         server.replies(Some(reply));
         assert_eq!(other.refused(Some("maya-2"), "s3cret"), reason, "{reply:?}");
     }
     // Without a token the provider is not asked.
-    assert_eq!(other.refused(Some("maya-2"), ""), Reason::BadToken);
+    assert_eq!(other.refused(Some("maya-2"), ""), RefusalReason::BadToken);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_silent_provider_holds_nobody_else_up() {
         .unwrap();
     let (status, _) = post(relay.admin_addresses()[0], "/revoke", r#"{"sub":"ada"}"#);
     assert_eq!(status, 200);
-    assert_eq!(patient.join().unwrap(), Reason::AuthUnavailable);
+    assert_eq!(patient.join().unwrap(), RefusalReason::AuthUnavailable);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_no_to_a_tunnel_that_lives_ends_it_and_silence_does_so_after_a_grace() {
     let refusal = agent.withdrawn("maya-1");
     assert_eq!(
         (refusal.reason, &*refusal.message),
-        (Reason::Revoked, "gone")
+        (RefusalReason::Revoked, "gone")
     );
     // The link stays open, for its other tunnels and for another registration.
     server.replies(YES);
@@ -124,14 +124,17 @@ fn a_no_to_a_tunnel_that_lives_ends_it_and_silence_does_so_after_a_grace() {
     let mut agent = Agent::dial(&relay, 1);
     agent.register(Some("maya-1"), "s3cret").unwrap();
     server.replies(Some((503, "")));
-    assert_eq!(agent.withdrawn("maya-1").reason, Reason::AuthUnavailable);
+    assert_eq!(
+        agent.withdrawn("maya-1").reason,
+        RefusalReason::AuthUnavailable
+    );
 
     server.replies(YES);
     let relay = provider(&server, SECOND, HOUR);
     let mut agent = Agent::dial(&relay, 1);
     agent.register(Some("maya-1"), "s3cret").unwrap();
     server.replies(Some((200, r#"{"subdomains":["*"],"owner":"bob"}"#)));
-    assert_eq!(agent.withdrawn("maya-1").reason, Reason::AuthChanged);
+    assert_eq!(agent.withdrawn("maya-1").reason, RefusalReason::AuthChanged);
 }
 
 #[test]
@@ -144,7 +147,10 @@ fn a_permission_that_is_over_costs_its_tunnel_and_no_other() {
     server.replies(YES);
     let granted = agent.register(Some("maya-2"), "s3cret").unwrap();
     assert_eq!(granted.expires_in_s, 0);
-    assert_eq!(agent.withdrawn("maya-1").reason, Reason::TokenExpired);
+    assert_eq!(
+        agent.withdrawn("maya-1").reason,
+        RefusalReason::TokenExpired
+    );
     for name in ["maya-2", "maya-1"] {
         agent.register(Some(name), "s3cret").unwrap();
     }
@@ -163,14 +169,20 @@ fn an_agent_that_stops_sharing_a_name_does_not_keep_it_from_the_others() {
     first.opened();
     second.register(Some("pool"), "s3cret").unwrap();
     server.replies(YES);
-    assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameTaken);
-    assert_eq!(first.withdrawn("pool").reason, Reason::NameTaken);
+    assert_eq!(
+        first.refused(Some("pool"), "s3cret"),
+        RefusalReason::NameTaken
+    );
+    assert_eq!(first.withdrawn("pool").reason, RefusalReason::NameTaken);
     // A session that went on would be out of reach for operators and revocations.
     let end = caller.read_to_end(&mut Vec::new());
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     second.register(Some("pool"), "s3cret").unwrap();
     // NameBound rather than NameTaken: the agent that has the name has the same owner, and may leave.
-    assert_eq!(first.refused(Some("pool"), "s3cret"), Reason::NameBound);
+    assert_eq!(
+        first.refused(Some("pool"), "s3cret"),
+        RefusalReason::NameBound
+    );
 }
 
 /// A token signed by the key of `seed` with key id `id`, and the key set that contains the key.
@@ -199,7 +211,7 @@ fn a_relay_starts_without_its_keys_and_learns_them() {
     });
     server.asked();
     let mut agent = Agent::dial(&relay, 1);
-    assert_eq!(agent.refused(None, &token), Reason::AuthUnavailable);
+    assert_eq!(agent.refused(None, &token), RefusalReason::AuthUnavailable);
     server.replies(Some((200, &set)));
     let deadline = std::time::Instant::now() + SOON;
     while agent.register(None, &token).is_err() {
@@ -209,6 +221,9 @@ fn a_relay_starts_without_its_keys_and_learns_them() {
     let (unknown, _) = signed(2, "two");
     let (forged, _) = signed(2, "one");
     let mut other = Agent::dial(&relay, 2);
-    assert_eq!(other.refused(None, &unknown), Reason::AuthUnavailable);
-    assert_eq!(other.refused(None, &forged), Reason::BadToken);
+    assert_eq!(
+        other.refused(None, &unknown),
+        RefusalReason::AuthUnavailable
+    );
+    assert_eq!(other.refused(None, &forged), RefusalReason::BadToken);
 }

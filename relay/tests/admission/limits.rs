@@ -2,7 +2,7 @@
 
 use tieline_relay::{Allowance, Auth, JwtAuth};
 use tieline_token::Key;
-use tieline_wire::Reason;
+use tieline_wire::RefusalReason;
 
 use crate::agent::Agent;
 use crate::{signed, start};
@@ -17,8 +17,11 @@ fn an_address_registers_so_often_and_is_told_to_come_back() {
     // The limit allows another registration every 20 s.
     assert!(outcomes.by_ref().take(3).all(|it| it.is_ok()));
     let left: Vec<_> = outcomes.map(Result::err).collect();
-    assert_eq!(left, [Some(Reason::Limited), Some(Reason::Limited)]);
-    assert!(!Reason::Limited.is_final());
+    assert_eq!(
+        left,
+        [Some(RefusalReason::Limited), Some(RefusalReason::Limited)]
+    );
+    assert!(!RefusalReason::Limited.is_final());
 }
 
 #[test]
@@ -38,11 +41,11 @@ fn a_holder_registers_so_often_wherever_their_agents_are_and_others_too() {
     // A registration with a bad token does not count for a token holder.
     let mut stranger = Agent::dial(&relay, 9);
     for _ in 0..5 {
-        assert_eq!(stranger.refused(None, "rubbish"), Reason::BadToken);
+        assert_eq!(stranger.refused(None, "rubbish"), RefusalReason::BadToken);
     }
     agents[1].register(None, &signed("ada", "2")).unwrap();
     let refused = agents[2].refused(None, &signed("ada", "3"));
-    assert_eq!(refused, Reason::Limited);
+    assert_eq!(refused, RefusalReason::Limited);
     agents[3].register(None, &signed("bob", "4")).unwrap();
     agents[2].register(None, &signed("bob", "5")).unwrap();
 }

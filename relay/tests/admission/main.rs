@@ -16,7 +16,7 @@ use tieline_relay::cli::TokenOrder;
 use tieline_relay::config::{TokenHash, read_denylist, read_tokens};
 use tieline_relay::{Auth, Config, JwtAuth, Relay, TokensAuth, issue_token};
 use tieline_token::Key;
-use tieline_wire::Reason;
+use tieline_wire::{LinkEnd, RefusalReason};
 
 fn start(change: impl FnOnce(&mut Config)) -> Relay {
     let mut config = Config {
@@ -55,23 +55,23 @@ fn a_token_that_leaves_its_file_takes_its_links_along() {
     agents[1].register(Some("maya-2"), "two").unwrap();
     assert_eq!(
         Agent::dial(&relay, 3).refused(None, "three"),
-        Reason::BadToken
+        RefusalReason::BadToken
     );
 
     replace(&path, &entry("two", "groups = [\"fx\"]"));
     relay.reload();
-    assert_eq!(agents[0].ended(), Reason::Revoked);
-    assert_eq!(agents[1].ended(), Reason::AuthChanged);
+    assert_eq!(agents[0].ended(), LinkEnd::Revoked);
+    assert_eq!(agents[1].ended(), LinkEnd::AuthChanged);
     assert_eq!(
         Agent::dial(&relay, 1).refused(None, "one"),
-        Reason::BadToken
+        RefusalReason::BadToken
     );
     let mut again = Agent::dial(&relay, 2);
     again.register(Some("maya-2"), "two").unwrap();
 
     // A change is found without a reload as well.
     replace(&path, "");
-    assert_eq!(again.ended(), Reason::Revoked);
+    assert_eq!(again.ended(), LinkEnd::Revoked);
 }
 
 fn signed(sub: &str, number: &str) -> String {
@@ -110,7 +110,7 @@ fn a_revocation_cuts_the_links_behind_it_and_no_others() {
         let wanted = format!(r#""links_ended":{}"#, cut.len());
         assert!(status == 200 && answer.contains(&wanted), "{answer}");
         for index in cut {
-            assert_eq!(agents[*index].ended(), Reason::Revoked);
+            assert_eq!(agents[*index].ended(), LinkEnd::Revoked);
         }
         asked_at.elapsed()
     };
@@ -127,10 +127,16 @@ fn a_revocation_cuts_the_links_behind_it_and_no_others() {
 
     // Revoked agents and tokens are refused when they come back.
     let mut again = Agent::dial(&relay, 5);
-    assert_eq!(again.refused(None, &signed("ada", "9")), Reason::Revoked);
-    assert_eq!(again.refused(None, &signed("carl", "1")), Reason::Revoked);
+    assert_eq!(
+        again.refused(None, &signed("ada", "9")),
+        RefusalReason::Revoked
+    );
+    assert_eq!(
+        again.refused(None, &signed("carl", "1")),
+        RefusalReason::Revoked
+    );
     again.register(None, &signed("carl", "5")).unwrap();
-    assert_eq!(Agent::dial(&relay, 2).ended(), Reason::Revoked);
+    assert_eq!(Agent::dial(&relay, 2).ended(), LinkEnd::Revoked);
     agents[2].register(None, &signed("eve", "3")).unwrap();
 }
 
@@ -148,8 +154,8 @@ fn a_denylist_holds_in_every_mode_and_follows_its_file() {
     let shown = format!("{:?}", agent.key());
     replace(&path, &format!("key = [{shown:?}]"));
     relay.reload();
-    assert_eq!(agent.ended(), Reason::Revoked);
-    assert_eq!(Agent::dial(&relay, 1).ended(), Reason::Revoked);
+    assert_eq!(agent.ended(), LinkEnd::Revoked);
+    assert_eq!(Agent::dial(&relay, 1).ended(), LinkEnd::Revoked);
     replace(&path, "");
     relay.reload();
     // Tries until the shard of the new link has the new denylist.

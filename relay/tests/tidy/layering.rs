@@ -22,6 +22,7 @@ const WIRE: Rows = &[
     &["message", "frame", "weak"],
     &["ids"],
     &["limits", "error", "generated", "backlog"],
+    &["reason"],
 ];
 
 const TOKEN: Rows = &[

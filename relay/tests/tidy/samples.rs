@@ -239,7 +239,7 @@ fn crates_that_meet_are_caught() {
         &[1],
     );
     catches(rule, "wire/src/lib.rs", "use tieline_relay::Relay;\n", &[1]);
-    catches(rule, "hop/src/lib.rs", "use tieline_wire::Reason;\n", &[1]);
+    catches(rule, "hop/src/lib.rs", "use tieline_wire::Mux;\n", &[1]);
     catches(rule, "wire/src/lib.rs", "use tieline_token::Key;\n", &[1]);
     catches(rule, "agent/src/link.rs", "use tieline_token::Key;\n", &[1]);
     catches(

@@ -1,20 +1,21 @@
 //! Checks that a target accepts connections and, if it is an HTTP target, speaks HTTP.
 
 use http::Method;
-use tieline_wire::Reason;
 
 use super::check::Check;
 use crate::outbound::request::Question;
-use tieline_agent::targets::Target;
+use tieline_agent::targets::{Target, TargetFailure};
 
 pub(super) async fn look(target: &Target) -> Check {
     let stream = match target.connect().await {
         Ok(stream) => stream,
-        Err((reason, error)) => {
-            let advice = match reason {
-                Reason::TargetRefused => "start the server, or give the port that it has",
-                Reason::TargetTimeout => "is it busy, or behind a firewall?",
-                _ => "is its host right, and reachable from here?",
+        Err((failure, error)) => {
+            let advice = match failure {
+                TargetFailure::Refused => "start the server, or give the port that it has",
+                TargetFailure::Timeout => "is it busy, or behind a firewall?",
+                TargetFailure::Unreachable | TargetFailure::Reset => {
+                    "is its host right, and reachable from here?"
+                }
             };
             return Check::failed("target", format!("{target}: {error}"), advice);
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tieline_wire::{
-    AgentHello, Event, Granted, Moment, Mux, Reason, Refusal, Register, RelayHello, Scheme,
-    Settings, Token, Transmit,
+    AgentHello, Event, Granted, LinkEnd, Moment, Mux, Refusal, RefusalReason, Register, RelayHello,
+    Scheme, SessionEnd, Settings, Token, Transmit,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -49,7 +49,10 @@ pub(super) enum Trial {
         asked: Vec<Asked>,
     },
     /// The handshake failed, or the relay ended the link.
-    Ended { why: String, reason: Option<Reason> },
+    Ended {
+        why: String,
+        reason: Option<LinkEnd>,
+    },
 }
 
 /// What one trial registration asks for.
@@ -214,7 +217,7 @@ impl End<'_> {
                 });
             }
             // No caller knows the name; a session that comes anyway is reset.
-            Event::Open { session, .. } => self.mux.reset(session, Reason::ShuttingDown),
+            Event::Open { session, .. } => self.mux.reset(session, SessionEnd::ShuttingDown),
             _ => {}
         }
         Ok(())
@@ -272,7 +275,7 @@ impl End<'_> {
 fn broken(error: tieline_wire::Error, first: &[u8]) -> Trial {
     Trial::Ended {
         why: match error.reason {
-            Reason::Preface => server_kind::describe(first),
+            LinkEnd::Preface => server_kind::describe(first),
             _ => error.detail,
         },
         reason: Some(error.reason),
@@ -290,7 +293,7 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> 
         } => (relay, answers, asked),
         Trial::Ended { why, reason } => {
             let (text, advice) = match reason {
-                Some(reason) => (format!("{reason} ({why})"), advice(reason)),
+                Some(reason) => (format!("{reason} ({why})"), advice_on_end(reason)),
                 None => (
                     why,
                     "is that the relay's port for agents, and not the one for HTTP or callers?",
@@ -304,14 +307,14 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> 
     answers.retain(|answer| {
         let is_derived = asked.next().is_some_and(|it| it.is_derived);
         let refused = answer.as_ref().err();
-        is_derived || refused.is_none_or(|it| it.reason != Reason::NameNotAllowed)
+        is_derived || refused.is_none_or(|it| it.reason != RefusalReason::NameNotAllowed)
     });
     for granted in answers.iter().flatten() {
         evidence.urls.clone_from(&granted.urls);
         evidence.left = Some(u64::from(granted.expires_in_s)).filter(|left| *left > 0);
     }
     if let Some(refusal) = answers.iter().find_map(|it| it.as_ref().err()) {
-        evidence.said_expired = refusal.reason == Reason::TokenExpired;
+        evidence.said_expired = refusal.reason == RefusalReason::TokenExpired;
         if let Some(text) = limits_of(refusal.reason, config) {
             let own = token.map(words).unwrap_or_default();
             return (
@@ -336,7 +339,7 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> 
     let check = match token {
         // Accepted only within the leeway for clocks that differ.
         Some(token) if token.has_expired => {
-            Check::warning("auth", text, advice(Reason::TokenExpired))
+            Check::warning("auth", text, advice(RefusalReason::TokenExpired))
         }
         _ => Check::ok("auth", text),
     };
@@ -345,13 +348,13 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> 
 
 /// Explains why a refused token may still be good, if the trial asked for nothing that the token could
 /// allow: the trial had no kind of application, or not the tunnel's own name.
-fn limits_of(reason: Reason, config: &Config) -> Option<&'static str> {
+fn limits_of(reason: RefusalReason, config: &Config) -> Option<&'static str> {
     let is_named = !config.targets.is_empty() && config.targets.iter().all(|it| it.name.is_some());
     match reason {
-        Reason::DccNotAllowed if config.targets.is_empty() && config.dcc.is_empty() => {
+        RefusalReason::DccNotAllowed if config.targets.is_empty() && config.dcc.is_empty() => {
             Some("it is for certain kinds of application only, so give --dcc KIND to try one")
         }
-        Reason::NameNotAllowed if config.targets.is_empty() || is_named => Some(
+        RefusalReason::NameNotAllowed if config.targets.is_empty() || is_named => Some(
             "it allows certain names only, which are not tried; whether it allows the one that \
              --to NAME=TARGET asks for shows when serving",
         ),
@@ -359,30 +362,73 @@ fn limits_of(reason: Reason, config: &Config) -> Option<&'static str> {
     }
 }
 
-fn advice(reason: Reason) -> &'static str {
+const ASK_WHY: &str = "ask the relay's operator why";
+const ASK: &str = "ask the relay's operator";
+const MAY_PASS: &str = "this may pass: try again";
+
+/// Advice on a refused registration.
+const fn advice(reason: RefusalReason) -> &'static str {
     match reason {
-        Reason::BadToken => {
+        RefusalReason::BadToken => {
             "ask the relay's operator for a token for agents, and give it with --token-file FILE \
              (tieline token show FILE tells what it says)"
         }
-        Reason::TokenExpired => "put a fresh token into the file; the agent finds it there",
-        Reason::TokenNotYet => {
+        RefusalReason::TokenExpired => "put a fresh token into the file; the agent finds it there",
+        RefusalReason::TokenNotYet => {
             "set the clock of this machine or of the one that issued the token, or wait: the agent \
              asks until the token is valid"
         }
-        Reason::DccNotAllowed => "ask for a token that allows this kind of application (--dcc)",
-        Reason::NameNotAllowed => {
+        RefusalReason::DccNotAllowed => {
+            "ask for a token that allows this kind of application (--dcc)"
+        }
+        RefusalReason::NameNotAllowed => {
             "the token allows certain names only: ask for one of those names with --to NAME=TARGET"
         }
-        Reason::Revoked => "ask the relay's operator why",
-        Reason::NotLoopback => "the relay needs --auth to take agents from elsewhere",
-        Reason::RelayName => "dial the relay by the name that it has for agents",
-        Reason::Version => "relay and agent versions are too far apart: update the older one",
-        Reason::Preface | Reason::Protocol | Reason::FrameTooLong | Reason::Table => {
+        RefusalReason::Revoked => ASK_WHY,
+        RefusalReason::NotLoopback => "the relay needs --auth to take agents from elsewhere",
+        RefusalReason::NameInvalid
+        | RefusalReason::NameTaken
+        | RefusalReason::Superseded
+        | RefusalReason::RegistrationInvalid => ASK,
+        RefusalReason::ClaimTimeout
+        | RefusalReason::TunnelLimit
+        | RefusalReason::Overload
+        | RefusalReason::ShuttingDown
+        | RefusalReason::AuthUnavailable
+        | RefusalReason::AuthChanged
+        | RefusalReason::Kicked
+        | RefusalReason::Limited
+        | RefusalReason::NameBound
+        | RefusalReason::Cancelled
+        | RefusalReason::Internal => MAY_PASS,
+    }
+}
+
+/// Advice on a link that ended before each registration was answered.
+const fn advice_on_end(reason: LinkEnd) -> &'static str {
+    match reason {
+        LinkEnd::Revoked => ASK_WHY,
+        LinkEnd::RelayName => "dial the relay by the name that it has for agents",
+        LinkEnd::Version => "relay and agent versions are too far apart: update the older one",
+        LinkEnd::Preface | LinkEnd::Protocol | LinkEnd::FrameTooLong | LinkEnd::Table => {
             "what answers there does not speak the relay's protocol: is that its port for agents (9001), without TLS?"
         }
-        reason if reason.is_final() => "ask the relay's operator",
-        _ => "this may pass: try again",
+        LinkEnd::BadSignature | LinkEnd::Superseded => ASK,
+        LinkEnd::CreditOverrun
+        | LinkEnd::UnknownSession
+        | LinkEnd::HandshakeTimeout
+        | LinkEnd::Stale
+        | LinkEnd::LinkLost
+        | LinkEnd::ClaimTimeout
+        | LinkEnd::LinkLimit
+        | LinkEnd::SessionLimit
+        | LinkEnd::Overload
+        | LinkEnd::ShuttingDown
+        | LinkEnd::LengthMismatch
+        | LinkEnd::AuthChanged
+        | LinkEnd::Limited
+        | LinkEnd::NoTunnel
+        | LinkEnd::Internal => MAY_PASS,
     }
 }
 
@@ -391,7 +437,7 @@ mod tests {
     use super::super::check::Outcome;
     use super::*;
 
-    fn refused(reason: Reason) -> Trial {
+    fn refused(reason: RefusalReason) -> Trial {
         let refusal = Refusal {
             reason,
             message: "no".to_owned(),
@@ -412,15 +458,24 @@ mod tests {
         let bare = Config::of("tcp://127.0.0.1:9001", Vec::new()).unwrap();
         let named = config().with_name("maya").unwrap();
         let outcome = |reason, config: &Config| judge(refused(reason), config, None).0.outcome;
-        assert_eq!(outcome(Reason::DccNotAllowed, &bare), Outcome::Ok);
-        assert_eq!(outcome(Reason::NameNotAllowed, &bare), Outcome::Ok);
-        assert_eq!(outcome(Reason::NameNotAllowed, &named), Outcome::Ok);
-        assert_eq!(outcome(Reason::NameNotAllowed, &config()), Outcome::Failed);
-        assert_eq!(outcome(Reason::DccNotAllowed, &config()), Outcome::Failed);
+        assert_eq!(outcome(RefusalReason::DccNotAllowed, &bare), Outcome::Ok);
+        assert_eq!(outcome(RefusalReason::NameNotAllowed, &bare), Outcome::Ok);
+        assert_eq!(outcome(RefusalReason::NameNotAllowed, &named), Outcome::Ok);
+        assert_eq!(
+            outcome(RefusalReason::NameNotAllowed, &config()),
+            Outcome::Failed
+        );
+        assert_eq!(
+            outcome(RefusalReason::DccNotAllowed, &config()),
+            Outcome::Failed
+        );
         let mut asked = bare.clone();
         asked.dcc = "maya".to_owned();
-        assert_eq!(outcome(Reason::DccNotAllowed, &asked), Outcome::Failed);
-        assert_eq!(outcome(Reason::BadToken, &bare), Outcome::Failed);
+        assert_eq!(
+            outcome(RefusalReason::DccNotAllowed, &asked),
+            Outcome::Failed
+        );
+        assert_eq!(outcome(RefusalReason::BadToken, &bare), Outcome::Failed);
     }
 
     #[test]
@@ -436,12 +491,12 @@ mod tests {
 
     #[test]
     fn every_refusal_comes_with_advice() {
-        for reason in Reason::ALL {
+        for reason in RefusalReason::ALL {
             let (check, _) = judge(refused(*reason), &config(), None);
             assert_eq!(check.outcome, Outcome::Failed);
             assert!(check.detail.contains("no token file is given"), "{check}");
         }
-        let (_, evidence) = judge(refused(Reason::TokenExpired), &config(), None);
+        let (_, evidence) = judge(refused(RefusalReason::TokenExpired), &config(), None);
         assert!(evidence.said_expired);
     }
 
@@ -451,7 +506,7 @@ mod tests {
             why: "it spoke HTTP".to_owned(),
             reason,
         };
-        for reason in [None, Some(Reason::Preface)] {
+        for reason in [None, Some(LinkEnd::Preface)] {
             let (check, _) = judge(ended(reason), &config(), None);
             let line = check.to_string();
             assert!(line.contains("port for agents"), "{line}");

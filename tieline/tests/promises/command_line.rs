@@ -4,7 +4,7 @@
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
-use tieline_wire::Reason;
+use tieline_wire::RefusalReason;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -173,7 +173,7 @@ async fn a_file_above_the_current_folder_says_what_to_publish() {
     assert_eq!(status["tunnels"][0]["name"], "maya");
     assert_eq!(status["tunnels"][0]["health"]["state"], "refused");
     assert_eq!(link.register().name.as_deref(), Some("maya"));
-    link.refuse(Reason::NameTaken).await;
+    link.refuse(RefusalReason::NameTaken).await;
     assert_eq!(serve.code().await, Some(3));
     // A file that another user may write is refused.
     set_mode(&path, 0o666);
@@ -255,7 +255,7 @@ async fn a_refusal_for_good_is_code_3_and_a_lost_link_with_once_is_code_1() {
     let state = tempfile::tempdir().unwrap();
     let relay = Relay::bind().await;
     let mut serve = Serve::start(&state, &relay, &[]);
-    relay.accept().await.refuse(Reason::BadToken).await;
+    relay.accept().await.refuse(RefusalReason::BadToken).await;
     assert_eq!(serve.saw("refused").await["reason"], "bad_token");
     assert_eq!(serve.code().await, Some(3));
     let mut serve = Serve::start(&state, &relay, &["--once"]);
@@ -294,7 +294,7 @@ async fn the_token_reaches_the_relay_and_no_output() {
         .unwrap();
     let mut link = relay.accept().await;
     assert_eq!(link.register().token.reveal(), "very-secret");
-    link.refuse(Reason::BadToken).await;
+    link.refuse(RefusalReason::BadToken).await;
     let output = soon(child.wait_with_output()).await.unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use serde_json::Value;
-use tieline_wire::{Event, Reason};
+use tieline_wire::{Event, RefusalReason};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
@@ -131,7 +131,7 @@ async fn a_refusal_says_why_and_what_to_do() {
     let (output, ()) = tokio::join!(diag(&state, &flags), async {
         let mut trial = relay.accept().await;
         assert_eq!(trial.register().token.reveal(), "some-secret-token");
-        trial.refuse(Reason::BadToken).await;
+        trial.refuse(RefusalReason::BadToken).await;
         while trial.try_event().await.is_some() {}
     });
     let (found, text) = checks(&output);
@@ -212,7 +212,7 @@ async fn the_kind_is_tried_without_a_target_too() {
     let (output, ()) = tokio::join!(diag(&state, &with_kind), async {
         let mut trial = relay.accept().await;
         assert_eq!(trial.register().dcc, "maya");
-        trial.refuse(Reason::DccNotAllowed).await;
+        trial.refuse(RefusalReason::DccNotAllowed).await;
         while trial.try_event().await.is_some() {}
     });
     let (found, text) = checks(&output);
@@ -220,7 +220,7 @@ async fn the_kind_is_tried_without_a_target_too() {
     let (output, ()) = tokio::join!(diag(&state, &with_kind[..2]), async {
         let mut trial = relay.accept().await;
         assert_eq!(trial.register().dcc, "");
-        trial.refuse(Reason::DccNotAllowed).await;
+        trial.refuse(RefusalReason::DccNotAllowed).await;
         while trial.try_event().await.is_some() {}
     });
     let (found, text) = checks(&output);
@@ -241,7 +241,7 @@ async fn a_token_for_other_names_is_a_good_one_where_the_target_has_a_name() {
             let mut trial = relay.accept().await;
             let label = trial.register().label.clone();
             assert_eq!(label == "maya-1", expected == "ok", "{label}");
-            trial.refuse(Reason::NameNotAllowed).await;
+            trial.refuse(RefusalReason::NameNotAllowed).await;
         });
         let (found, text) = checks(&output);
         assert_eq!(outcome(&found, "auth"), expected, "{to}: {text}");

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -64,7 +64,7 @@ async fn a_target_that_dies_is_one_event_and_its_return_another() {
         let answer = link
             .exchange(id, &[], |answer| answer.reset.is_some())
             .await;
-        assert_eq!(answer.reset, Some(Reason::TargetRefused));
+        assert_eq!(answer.reset, Some(SessionEnd::TargetRefused));
     }
     let away = soon(serve.lines.next_line()).await.unwrap().unwrap();
     assert!(

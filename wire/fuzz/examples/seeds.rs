@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use tieline_wire::{
-    Generation, GoAway, Granted, Lost, Mux, Reason, Refusal, Register, RegisterAck, Scheme,
-    SessionId, Token, TunnelId,
+    Generation, GoAway, Granted, LinkEnd, Lost, Mux, Refusal, RefusalReason, Register, RegisterAck,
+    Scheme, SessionEnd, SessionId, Token, TunnelId,
 };
 use tieline_wire_fuzz::operations::{
     self, CONSUMED, DELIVER, FINISH, HONEST, HOSTILE_TO_AGENT, HOSTILE_TO_RELAY, INPUT, OPEN,
@@ -50,7 +50,7 @@ fn sessions() -> Seeds {
     relay.consumed(id, 9000);
     relay.finish(id);
     let second = take_output(&mut relay, START);
-    relay.reset(id, Reason::FrontendReset);
+    relay.reset(id, SessionEnd::FrontendReset);
     let last = take_output(&mut relay, START);
     let reply = [&answer[..400], &[0; 8]].concat();
     let whole = [first.clone(), second, last].concat();
@@ -110,13 +110,13 @@ fn tables() -> Seeds {
     let refusal = RegisterAck {
         request: 7,
         outcome: Err(Refusal {
-            reason: Reason::NameTaken,
+            reason: RefusalReason::NameTaken,
             message: "held by another key".into(),
         }),
     };
     let away = GoAway {
         last_session: 9,
-        reason: Reason::ShuttingDown,
+        reason: LinkEnd::ShuttingDown,
         deadline_ms: 5000,
         message: "restart".into(),
     };

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use tieline_wire::{BulkNonce, Event, GoAway, Moment, Mux, Reason, SessionId};
+use tieline_wire::{BulkNonce, Event, GoAway, LinkEnd, Moment, Mux, SessionEnd, SessionId};
 
 use crate::{HELLO, START, Script, acquainted, give_input, open_message, strangers, take_output};
 
@@ -105,11 +105,11 @@ fn call(mux: &mut Mux, operation: u8, id: SessionId, script: &mut Script<'_>) ->
         OPEN => drop(mux.open(&open_message())),
         OPENED => mux.opened(id),
         FINISH => mux.finish(id),
-        RESET => mux.reset(id, Reason::from_code(u16::from(script.byte()))),
+        RESET => mux.reset(id, SessionEnd::from_code(u16::from(script.byte()))),
         POLL_WRITABLE => while mux.poll_writable().is_some() {},
         GO_AWAY => mux.go_away(&GoAway {
             last_session: mux.last_session(),
-            reason: Reason::ShuttingDown,
+            reason: LinkEnd::ShuttingDown,
             deadline_ms: script.number(),
             message: String::new(),
         }),

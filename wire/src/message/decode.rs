@@ -6,20 +6,21 @@ use super::{
     AgentHello, Bulk, BulkNonce, GoAway, Granted, Lost, Mode, Open, Refusal, Register, RegisterAck,
     RelayHello, Scheme, Token, Withdrawal,
 };
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::generated as table;
 use crate::ids::{AgentKey, Generation, InstanceId, MachineId, SessionId, TunnelId};
 use crate::limits::{
     CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, LOST_SESSIONS_MAX, STRING_BYTES_MAX, TABLE_BYTES_MAX,
     TABLE_DEPTH_MAX, TABLES_MAX, TOKEN_BYTES_MAX, URL_BYTES_MAX, URLS_MAX,
 };
+use crate::reason::{LinkEnd, RefusalReason};
 
 /// A message that can be read from a table.
 pub(crate) trait Decode: Sized {
     /// Reads the message.
     ///
     /// # Errors
-    /// [`Reason::Table`]; the link must be closed.
+    /// [`LinkEnd::Table`]; the link must be closed.
     fn decode(bytes: &[u8]) -> Result<Self, Error>;
 }
 
@@ -37,7 +38,7 @@ where
 }
 
 fn bad(detail: impl Into<String>) -> Error {
-    Error::peer(Reason::Table, detail)
+    Error::peer(LinkEnd::Table, detail)
 }
 
 fn text(what: &str, value: Option<&str>, longest: usize) -> Result<String, Error> {
@@ -166,7 +167,7 @@ impl Decode for Acked {
             })
         } else {
             let refusal = Refusal {
-                reason: Reason::from_code(ack.reason()),
+                reason: RefusalReason::from_code(ack.reason()),
                 message: text("message", ack.message(), STRING_BYTES_MAX)?,
             };
             // A refused registration has no tunnel name yet, so a name means a withdrawal.
@@ -202,7 +203,7 @@ impl Decode for GoAway {
         let away = root::<table::GoAway<'_>>(bytes)?;
         Ok(Self {
             last_session: away.last_session(),
-            reason: Reason::from_code(away.reason()),
+            reason: LinkEnd::from_code(away.reason()),
             deadline_ms: away.deadline_ms(),
             message: text("message", away.message(), STRING_BYTES_MAX)?,
         })

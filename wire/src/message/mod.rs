@@ -6,9 +6,9 @@ use std::fmt;
 
 use ring::signature::{ED25519, UnparsedPublicKey};
 
-use crate::error::Reason;
 use crate::ids::{AgentKey, Generation, InstanceId, MachineId, SessionId, TunnelId};
 use crate::limits::{LANE_HELLO_BYTES, LANE_PREFACE, VERSION_MAX, VERSION_MIN};
+use crate::reason::{LinkEnd, RefusalReason};
 
 mod check;
 mod decode;
@@ -185,15 +185,15 @@ impl AgentHello {
     /// Checks the signature.
     ///
     /// # Errors
-    /// [`Reason::BadSignature`].
-    pub fn verify(&self, nonce: &[u8; 32]) -> Result<(), Reason> {
+    /// [`LinkEnd::BadSignature`].
+    pub fn verify(&self, nonce: &[u8; 32]) -> Result<(), LinkEnd> {
         // `ring` accepts weak keys, as RFC 8032 allows; for them a signature of any message can be forged.
         if self.key.is_weak() {
-            return Err(Reason::BadSignature);
+            return Err(LinkEnd::BadSignature);
         }
         UnparsedPublicKey::new(&ED25519, self.key.as_bytes())
             .verify(&self.transcript(nonce), &self.signature)
-            .map_err(|_| Reason::BadSignature)
+            .map_err(|_| LinkEnd::BadSignature)
     }
 }
 
@@ -262,8 +262,8 @@ pub struct Granted {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// The kind of refusal; [`Reason::is_final`] says whether a retry can help.
-    pub reason: Reason,
+    /// The kind of refusal; [`RefusalReason::is_final`] says whether a retry can help.
+    pub reason: RefusalReason,
     /// Message for the agent's operator.
     pub message: String,
 }
@@ -275,7 +275,7 @@ pub struct Withdrawal {
     pub request: u32,
     /// The tunnel that the relay takes back.
     pub tunnel: TunnelId,
-    /// Reason for the withdrawal; [`Reason::is_final`] says whether another registration can help.
+    /// Reason for the withdrawal; [`RefusalReason::is_final`] says whether another registration can help.
     pub refusal: Refusal,
 }
 
@@ -304,7 +304,7 @@ pub struct GoAway {
     /// Highest session id that the sender has seen.
     pub last_session: u32,
     /// Reason for the close.
-    pub reason: Reason,
+    pub reason: LinkEnd,
     /// Time that running sessions have left, in milliseconds.
     pub deadline_ms: u32,
     /// Message for the operator, or empty.

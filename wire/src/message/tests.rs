@@ -43,7 +43,7 @@ fn withdrawal() -> Withdrawal {
         request: 3,
         tunnel: TunnelId::parse("maya").unwrap(),
         refusal: Refusal {
-            reason: Reason::Kicked,
+            reason: RefusalReason::Kicked,
             message: "by an operator".into(),
         },
     }
@@ -84,7 +84,7 @@ fn every_message_reads_back_as_written() {
     assert_eq!(round_trip(&open).unwrap(), open);
     let away = GoAway {
         last_session: 9,
-        reason: Reason::ShuttingDown,
+        reason: LinkEnd::ShuttingDown,
         deadline_ms: 5000,
         message: "restart".into(),
     };
@@ -109,11 +109,11 @@ fn every_message_reads_back_as_written() {
             expires_in_s: 3_600,
         }),
         Err(Refusal {
-            reason: Reason::NameTaken,
+            reason: RefusalReason::NameTaken,
             message: "held by another key".into(),
         }),
         Err(Refusal {
-            reason: Reason::Internal,
+            reason: RefusalReason::Internal,
             message: String::new(),
         }),
     ] {
@@ -144,7 +144,7 @@ fn sessions_of_a_lost_link_rise_and_are_as_many_as_their_counts() {
     assert!(round_trip(&lost(u32::MAX, sessions(&many[1..]))).is_ok());
     for wrong in [&many[..], &[2, 1], &[2, 2], &[0, 1], &[1, 3_000]] {
         let error = round_trip(&lost(2_000, sessions(wrong))).unwrap_err();
-        assert_eq!(error.reason, Reason::Table, "{wrong:?}");
+        assert_eq!(error.reason, LinkEnd::Table, "{wrong:?}");
     }
     let mut builder = flatbuffers::FlatBufferBuilder::new();
     for (nonce, ids, counts) in [(32, 1, 2), (32, 2, 1), (32, 0, 1), (31, 1, 1), (33, 1, 1)] {
@@ -158,7 +158,7 @@ fn sessions_of_a_lost_link_rise_and_are_as_many_as_their_counts() {
         let root = crate::generated::Lost::create(&mut builder, &args);
         builder.finish_minimal(root);
         let error = Lost::decode(builder.finished_data()).unwrap_err();
-        assert_eq!(error.reason, Reason::Table);
+        assert_eq!(error.reason, LinkEnd::Table);
     }
 }
 
@@ -198,7 +198,7 @@ fn fields_past_their_bounds_are_refused() {
             ..register()
         },
     ] {
-        assert_eq!(round_trip(&wrong).unwrap_err().reason, Reason::Table);
+        assert_eq!(round_trip(&wrong).unwrap_err().reason, LinkEnd::Table);
     }
 }
 
@@ -250,17 +250,17 @@ fn a_signature_is_good_for_one_nonce_one_relay_and_one_instance() {
     let signature = pair.sign(&signed.transcript(&[1; 32]));
     signed.signature = signature.as_ref().try_into().unwrap();
     assert_eq!(signed.verify(&[1; 32]), Ok(()));
-    assert_eq!(signed.verify(&[2; 32]), Err(Reason::BadSignature));
+    assert_eq!(signed.verify(&[2; 32]), Err(LinkEnd::BadSignature));
     let elsewhere = AgentHello {
         relay_name: "other:1".into(),
         ..signed.clone()
     };
-    assert_eq!(elsewhere.verify(&[1; 32]), Err(Reason::BadSignature));
+    assert_eq!(elsewhere.verify(&[1; 32]), Err(LinkEnd::BadSignature));
     let other_run = AgentHello {
         instance: InstanceId::new([9; 16]),
         ..signed
     };
-    assert_eq!(other_run.verify(&[1; 32]), Err(Reason::BadSignature));
+    assert_eq!(other_run.verify(&[1; 32]), Err(LinkEnd::BadSignature));
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_key_for_which_anybody_can_sign_is_refused() {
     let text = hello.transcript(&[1; 32]);
     let ring = UnparsedPublicKey::new(&ED25519, neutral).verify(&text, &forged);
     assert!(ring.is_ok(), "ring refuses weak keys: remove our check");
-    assert_eq!(hello.verify(&[1; 32]), Err(Reason::BadSignature));
+    assert_eq!(hello.verify(&[1; 32]), Err(LinkEnd::BadSignature));
 }
 
 #[test]

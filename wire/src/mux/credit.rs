@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use super::budget::Budget;
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::ids::Moment;
 use crate::limits::{
     DATA_BYTES_SENT_MAX, HEADER_BYTES, SESSION_CREDIT_BYTES, SESSION_WINDOW_BYTES_MAX,
 };
+use crate::reason::LinkEnd;
 
 const HEADER: u32 = 12;
 const _: () = assert!(HEADER as usize == HEADER_BYTES);
@@ -76,7 +77,7 @@ impl SendCredit {
             .filter(|credit| *credit <= SESSION_WINDOW_BYTES_MAX)
             .ok_or_else(|| {
                 Error::peer(
-                    Reason::Protocol,
+                    LinkEnd::Protocol,
                     format!("a grant of {bytes} bytes exceeds the largest window"),
                 )
             })?;
@@ -148,7 +149,7 @@ impl RecvCredit {
     pub(super) fn charge(&mut self, len: u32, end_of_message: bool) -> Result<(), Error> {
         self.allowed = self.allowed.checked_sub(cost(len)).ok_or_else(|| {
             Error::peer(
-                Reason::CreditOverrun,
+                LinkEnd::CreditOverrun,
                 format!("a frame of {len} bytes with credit for {}", self.allowed),
             )
         })?;
@@ -231,7 +232,7 @@ impl RecvCredit {
     pub(super) fn returned(&mut self, bytes: u32, budget: &mut Budget) -> Result<(), Error> {
         if bytes > self.allowed || bytes > self.window - SESSION_CREDIT_BYTES {
             return Err(Error::peer(
-                Reason::Protocol,
+                LinkEnd::Protocol,
                 format!(
                     "{bytes} bytes of credit returned, too many of {}",
                     self.allowed

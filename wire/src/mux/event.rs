@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::Reason;
 use crate::ids::{SessionId, TunnelId};
 use crate::message::{
     AgentHello, BulkNonce, GoAway, Lost, Open, Register, RegisterAck, RelayHello, Withdrawal,
 };
+use crate::reason::SessionEnd;
 
 /// What happened on the link.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub enum Event {
         /// The session.
         session: SessionId,
         /// Reason for the reset.
-        reason: Reason,
+        reason: SessionEnd,
     },
     /// The peer will close the link.
     GoAway(GoAway),

@@ -1,7 +1,8 @@
 //! The handshake: from the preface to the end of the hello exchange.
 
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::message::{AgentHello, RelayHello};
+use crate::reason::LinkEnd;
 
 /// Role of this side, relay or agent, and its progress in the handshake.
 #[derive(Debug)]
@@ -59,11 +60,11 @@ impl Handshake {
     /// The agent's hello arrived.
     pub(super) fn agent_hello(&mut self, hello: &AgentHello) -> Result<(), Error> {
         let Self::RelayAwaitsHello(ours) = self else {
-            return Err(Error::peer(Reason::Protocol, "a second hello"));
+            return Err(Error::peer(LinkEnd::Protocol, "a second hello"));
         };
         if !ours.offers(hello.version) {
             return Err(Error::peer(
-                Reason::Version,
+                LinkEnd::Version,
                 format!("the agent chose version {}", hello.version),
             ));
         }
@@ -77,11 +78,11 @@ impl Handshake {
     /// The relay's hello arrived.
     pub(super) fn relay_hello(&mut self, hello: &RelayHello) -> Result<(), Error> {
         if !matches!(self, Self::AgentAwaitsHello) {
-            return Err(Error::peer(Reason::Protocol, "a second hello"));
+            return Err(Error::peer(LinkEnd::Protocol, "a second hello"));
         }
         if hello.choose_version().is_none() {
             return Err(Error::peer(
-                Reason::Version,
+                LinkEnd::Version,
                 format!(
                     "the relay speaks versions {} to {}",
                     hello.version_min, hello.version_max

@@ -3,10 +3,11 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::frame::{self, Header, Kind};
 use crate::ids::SessionId;
 use crate::limits::{HEADER_BYTES, PREFACE};
+use crate::reason::LinkEnd;
 
 /// The next item in the stream.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ impl Decoder {
                 State::Preface { have } => {
                     let take = input.len().min(PREFACE.len() - *have);
                     if input[..take] != PREFACE[*have..*have + take] {
-                        return Err(Error::peer(Reason::Preface, "not the preface of Tieline"));
+                        return Err(Error::peer(LinkEnd::Preface, "not the preface of Tieline"));
                     }
                     input.advance(take);
                     *have += take;

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use super::receive::never_opened;
 use super::sessions::{Lookup, SendHalf};
 use super::{Event, Mux};
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::frame::Kind;
 use crate::ids::{Moment, SessionId};
 use crate::limits::{BULK_PIECE_BYTES_MIN, DATA_BYTES_SENT_MAX};
 use crate::message::{Bulk, BulkNonce, BulkOffer, Decode};
+use crate::reason::{LinkEnd, SessionEnd};
 
 /// Consecutive large pieces of one direction.
 #[derive(Debug, Default)]
@@ -126,7 +127,7 @@ impl Mux {
             return Some(Event::Finished { session: id });
         }
         // A FIN made the broken lane look complete; the link is sound.
-        let reason = Reason::LengthMismatch;
+        let reason = SessionEnd::LengthMismatch;
         self.reset(id, reason);
         Some(Event::Reset {
             session: id,
@@ -156,13 +157,13 @@ impl Mux {
         let out_of_turn = recv.ended || recv.lane.is_some() || relay && !session.opened;
         if out_of_turn && !dropped {
             return Err(Error::peer(
-                Reason::Protocol,
+                LinkEnd::Protocol,
                 format!("session {id} moved to a lane out of turn"),
             ));
         }
         if sent != recv.bytes_total {
             return Err(Error::peer(
-                Reason::LengthMismatch,
+                LinkEnd::LengthMismatch,
                 format!(
                     "session {id}: {sent} bytes sent, {} received",
                     recv.bytes_total
@@ -192,7 +193,7 @@ impl Mux {
         let lane = session.and_then(|session| session.recv.lane.as_mut());
         if lane.is_some_and(|lane| lane.finished.replace(bytes_total).is_some()) {
             return Err(Error::peer(
-                Reason::Protocol,
+                LinkEnd::Protocol,
                 format!("session {id} ended twice"),
             ));
         }

@@ -176,7 +176,7 @@ impl Mux {
     /// Queues a ping when one is due, and returns idle credit.
     ///
     /// # Errors
-    /// [`Stale`](crate::Reason::Stale) or [`HandshakeTimeout`](crate::Reason::HandshakeTimeout): the
+    /// [`Stale`](crate::LinkEnd::Stale) or [`HandshakeTimeout`](crate::LinkEnd::HandshakeTimeout): the
     /// link must be closed.
     pub fn handle_timeout(&mut self, now: Moment) -> Result<(), Error> {
         self.now = now;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::input::Item;
 use super::sessions::Lookup;
 use super::{Event, LINK, Mux};
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::frame::{Header, Kind};
 use crate::generated as structs;
 use crate::ids::{Moment, SessionId};
@@ -13,6 +13,7 @@ use crate::limits::{IDLE_CREDIT_TIMEOUT, LANES_LATE_MAX, PREFACE};
 use crate::message::{
     Acked, AgentHello, Decode, GoAway, Open, Opened, Register, RelayHello, Unregistered,
 };
+use crate::reason::{LinkEnd, SessionEnd};
 
 impl Mux {
     /// Takes the next event off `input`; `None` when `input` is used up.
@@ -26,7 +27,7 @@ impl Mux {
         }
         if self.control.len() > self.control_bytes_max() {
             return Err(Error::peer(
-                Reason::Overload,
+                LinkEnd::Overload,
                 "the peer does not read its control messages",
             ));
         }
@@ -91,7 +92,7 @@ impl Mux {
 
     fn data_header(&mut self, header: Header) -> Result<(), Error> {
         if !self.handshake.is_done() {
-            return Err(Error::peer(Reason::Protocol, "data before the hello"));
+            return Err(Error::peer(LinkEnd::Protocol, "data before the hello"));
         }
         let session = match self.sessions.lookup(header.session) {
             Lookup::Live(session) => session,
@@ -113,7 +114,7 @@ impl Mux {
         let moved = session.recv.lane.is_some();
         if session.recv.ended || moved || !session.opened && self.handshake.is_relay() {
             return Err(Error::peer(
-                Reason::Protocol,
+                LinkEnd::Protocol,
                 format!("session {} takes no data now", header.session),
             ));
         }
@@ -135,7 +136,7 @@ impl Mux {
     ) -> Result<Option<Event>, Error> {
         if !self.handshake.is_done() && !matches!(kind, Kind::Hello | Kind::GoAway) {
             return Err(Error::peer(
-                Reason::Protocol,
+                LinkEnd::Protocol,
                 format!("{kind:?} before the hello"),
             ));
         }
@@ -189,7 +190,7 @@ impl Mux {
                 self.session_struct(kind, session, payload)
             }
             _ => Err(Error::peer(
-                Reason::Protocol,
+                LinkEnd::Protocol,
                 format!("{kind:?} from the wrong side"),
             )),
         }
@@ -198,7 +199,7 @@ impl Mux {
     fn open_received(&mut self, id: SessionId, payload: &Bytes) -> Result<Option<Event>, Error> {
         if id.0 <= self.sessions.highest() {
             return Err(Error::peer(
-                Reason::Protocol,
+                LinkEnd::Protocol,
                 format!("session {id} opened twice"),
             ));
         }
@@ -206,7 +207,7 @@ impl Mux {
         let most = self.settings.sessions_max.saturating_add(LANES_LATE_MAX);
         if self.sessions.len() >= most as usize {
             return Err(Error::peer(
-                Reason::SessionLimit,
+                LinkEnd::SessionLimit,
                 "more sessions than the agreed limit",
             ));
         }
@@ -226,7 +227,7 @@ impl Mux {
             Lookup::Live(session) => {
                 if std::mem::replace(&mut session.opened, true) {
                     return Err(Error::peer(
-                        Reason::Protocol,
+                        LinkEnd::Protocol,
                         format!("session {id} opened twice"),
                     ));
                 }
@@ -283,13 +284,13 @@ impl Mux {
                 let received = session.recv.bytes_total;
                 if sent != received {
                     return Err(Error::peer(
-                        Reason::LengthMismatch,
+                        LinkEnd::LengthMismatch,
                         format!("session {id}: {sent} bytes sent, {received} received"),
                     ));
                 }
                 if std::mem::replace(&mut session.recv.ended, true) {
                     return Err(Error::peer(
-                        Reason::Protocol,
+                        LinkEnd::Protocol,
                         format!("session {id} ended twice"),
                     ));
                 }
@@ -303,7 +304,7 @@ impl Mux {
                 Ok(Some(Event::Finished { session: id }))
             }
             _ => {
-                let reason = Reason::from_code(structs::Reset(fixed(payload)?).reason());
+                let reason = SessionEnd::from_code(structs::Reset(fixed(payload)?).reason());
                 let dropped = session.is_resetting();
                 self.forget(id);
                 if dropped {
@@ -321,7 +322,7 @@ impl Mux {
 
 pub(super) fn never_opened(id: SessionId) -> Error {
     Error::peer(
-        Reason::UnknownSession,
+        LinkEnd::UnknownSession,
         format!("session {id} was never opened"),
     )
 }
@@ -330,5 +331,5 @@ pub(super) fn never_opened(id: SessionId) -> Error {
 fn fixed<const N: usize>(payload: &Bytes) -> Result<[u8; N], Error> {
     payload[..]
         .try_into()
-        .map_err(|_| Error::local(Reason::Internal, "a struct has an unexpected length"))
+        .map_err(|_| Error::local(LinkEnd::Internal, "a struct has an unexpected length"))
 }

@@ -6,11 +6,11 @@ use super::handshake::Handshake;
 use super::lane::SendLane;
 use super::sessions::{Chunk, End};
 use super::{Mux, OpenError, SendError};
-use crate::error::Reason;
 use crate::frame::Kind;
 use crate::ids::SessionId;
 use crate::limits::{DATA_BYTES_SENT_MAX, SESSION_IDS_MAX};
 use crate::message::{Open, Opened};
+use crate::reason::SessionEnd;
 
 impl Mux {
     /// Relay: opens a session. Payload may follow at once, up to [`Mux::send_capacity`].
@@ -109,7 +109,7 @@ impl Mux {
     }
 
     /// Aborts the session, behind the queued bytes. Bytes that the peer still sends are dropped.
-    pub fn reset(&mut self, id: SessionId, reason: Reason) {
+    pub fn reset(&mut self, id: SessionId, reason: SessionEnd) {
         self.end(id, End::Reset(reason));
     }
 

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::budget::Budget;
 use super::credit::{RecvCredit, SendCredit};
 use super::lane::{RecvLane, Run, SendLane};
-use crate::error::Reason;
 use crate::ids::{Moment, SessionId, SessionMap};
 use crate::limits::{HEADER_BYTES, SESSION_CREDIT_BYTES, SESSION_QUEUE_BYTES_MAX};
+use crate::reason::SessionEnd;
 
 /// Slots that an empty queue of a session keeps; a burst of tiny frames needs thousands.
 const QUEUE_SLOTS_KEPT: usize = 16;
@@ -18,7 +18,7 @@ const QUEUE_SLOTS_KEPT: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Finish,
-    Reset(Reason),
+    Reset(SessionEnd),
 }
 
 /// Payload of one frame.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::ids::Moment;
 use crate::limits::{HANDSHAKE_TIMEOUT, PROBE_AFTER, PROBE_TIMEOUT};
+use crate::reason::LinkEnd;
 
 /// Interval between checks of a link whose probe waits for an answer.
 const PROBE_LOOK: Duration = Duration::from_millis(500);
@@ -117,14 +118,14 @@ impl Timers {
     pub(super) fn check(&mut self, now: Moment) -> Result<bool, Error> {
         if !self.shaken {
             if now >= self.started_at + HANDSHAKE_TIMEOUT {
-                return Err(Error::peer(Reason::HandshakeTimeout, "no hello in time"));
+                return Err(Error::peer(LinkEnd::HandshakeTimeout, "no hello in time"));
             }
             return Ok(false);
         }
         if now >= self.received_at + self.stale {
             let silent = now.saturating_since(self.received_at);
             return Err(Error::peer(
-                Reason::Stale,
+                LinkEnd::Stale,
                 format!("silent for {:.1} s", silent.as_secs_f64()),
             ));
         }
@@ -139,7 +140,7 @@ impl Timers {
             if now >= since + PROBE_TIMEOUT {
                 let silent = now.saturating_since(since);
                 return Err(Error::peer(
-                    Reason::Stale,
+                    LinkEnd::Stale,
                     format!("no answer to a ping for {:.1} s", silent.as_secs_f64()),
                 ));
             }
@@ -216,7 +217,7 @@ mod tests {
     fn silence_is_stale_and_any_traffic_is_life() {
         let mut timers = timers();
         assert!(timers.check(at(44)).is_ok());
-        assert_eq!(timers.check(at(45)).unwrap_err().reason, Reason::Stale);
+        assert_eq!(timers.check(at(45)).unwrap_err().reason, LinkEnd::Stale);
         timers.received(at(44));
         assert!(timers.check(at(88)).is_ok());
     }
@@ -332,7 +333,7 @@ mod tests {
         assert_eq!(timers.next(), at(5));
         assert_eq!(
             timers.check(at(5)).unwrap_err().reason,
-            Reason::HandshakeTimeout
+            LinkEnd::HandshakeTimeout
         );
     }
 }

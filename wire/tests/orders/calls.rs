@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use tieline_wire::frame::{self, Kind};
 use tieline_wire::{
-    BulkNonce, Generation, GoAway, Granted, Moment, Mux, Reason, Refusal, Register, RegisterAck,
-    SessionId, TunnelId, Withdrawal,
+    BulkNonce, Generation, GoAway, Granted, LinkEnd, Moment, Mux, Refusal, RefusalReason, Register,
+    RegisterAck, SessionEnd, SessionId, TunnelId, Withdrawal,
 };
 
 use crate::peers::{give_input, open_message, signed_hello, take_output};
@@ -115,7 +115,7 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
             request,
             tunnel: TunnelId::parse("maya").unwrap(),
             refusal: Refusal {
-                reason: Reason::Kicked,
+                reason: RefusalReason::Kicked,
                 message: String::new(),
             },
         }),
@@ -126,7 +126,7 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
             let _ = mux.send(SessionId(id), vec![0; len].into(), end);
         }
         Call::Finish(id) => mux.finish(SessionId(id)),
-        Call::Reset(id) => mux.reset(SessionId(id), Reason::Internal),
+        Call::Reset(id) => mux.reset(SessionId(id), SessionEnd::Internal),
         Call::Consumed(id, len) => mux.consumed(SessionId(id), len),
         Call::OfferBulk(id) => mux.offer_bulk(SessionId(id), &BulkNonce::new([7; 16])),
         Call::MoveToLane(id) => drop(mux.move_to_lane(SessionId(id))),
@@ -134,7 +134,7 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
         Call::LaneEnded(id, len) => drop(mux.lane_ended(SessionId(id), len)),
         Call::GoAway => mux.go_away(&GoAway {
             last_session: 0,
-            reason: Reason::ShuttingDown,
+            reason: LinkEnd::ShuttingDown,
             deadline_ms: 0,
             message: String::new(),
         }),

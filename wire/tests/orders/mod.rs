@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tieline_wire::{Event, Moment, Mux, Reason, RelayHello, SessionId, Settings};
+use tieline_wire::{Event, Moment, Mux, RelayHello, SessionEnd, SessionId, Settings};
 
 use crate::peers::{NONCE, content, give_input, open_message, signed_hello, take_output};
 
@@ -156,7 +156,7 @@ impl Two {
             }
             Step::Reset(which) => {
                 let id = self.session(which);
-                self.peers[side].mux.reset(id, Reason::Cancelled);
+                self.peers[side].mux.reset(id, SessionEnd::Cancelled);
             }
             Step::Consume(which, len) => {
                 let id = self.session(which);

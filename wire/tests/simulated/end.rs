@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tieline_wire::{Event, Moment, Mux, Reason, SessionId, Transmit};
+use tieline_wire::{Event, LinkEnd, Moment, Mux, SessionEnd, SessionId, Transmit};
 
 use super::Random;
 use super::pipe::Pipe;
@@ -74,7 +74,7 @@ pub(crate) struct End {
     pub(crate) is_relay: bool,
     pub(crate) transmit: Transmit,
     pub(crate) flows: BTreeMap<SessionId, Flow>,
-    pub(crate) error: Option<(Moment, Reason)>,
+    pub(crate) error: Option<(Moment, LinkEnd)>,
 }
 
 impl End {
@@ -99,7 +99,7 @@ impl End {
                 let flow = Flow::new(random, self.stream_of(session), now);
                 self.flows.insert(session, flow);
                 if random.percent(10) {
-                    self.reset(session, Reason::TargetRefused);
+                    self.reset(session, SessionEnd::TargetRefused);
                 } else {
                     self.mux.opened(session);
                     self.write(session, random);
@@ -129,7 +129,7 @@ impl End {
         }
     }
 
-    pub(crate) fn reset(&mut self, id: SessionId, reason: Reason) {
+    pub(crate) fn reset(&mut self, id: SessionId, reason: SessionEnd) {
         self.mux.reset(id, reason);
         self.flows.get_mut(&id).unwrap().we_reset = true;
     }
@@ -154,7 +154,7 @@ impl End {
         }
         flow.end_queued = true;
         if flow.resets_at_end {
-            self.reset(id, Reason::Cancelled);
+            self.reset(id, SessionEnd::Cancelled);
         } else {
             self.mux.finish(id);
         }
@@ -176,7 +176,7 @@ impl End {
             if flow.reset_at.is_some_and(|at| at <= now) {
                 flow.reset_at = None;
                 if !flow.is_done() {
-                    self.reset(id, Reason::FrontendReset);
+                    self.reset(id, SessionEnd::FrontendReset);
                     acted = true;
                 }
             }

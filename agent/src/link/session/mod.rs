@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{Backlog, Reason, SessionId};
+use tieline_wire::{Backlog, SessionEnd, SessionId};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, sleep_until};
@@ -312,10 +312,10 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedT
     };
     let stream = match connected {
         Ok(stream) => stream,
-        Err((reason, error)) => {
+        Err((failure, error)) => {
             // An event reports the target's outage once; this line reports each session.
             tracing::debug!(session = %session.id, %target, %error, "cannot reach the target");
-            link.reset(session.id, reason);
+            link.reset(session.id, failure.into());
             return;
         }
     };
@@ -357,12 +357,12 @@ async fn join(link: &Link, session: &Session, reads: &mut OwnedReadHalf, writes:
         match (delivered, collected) {
             (Some(Delivered::Aborted), _) => return true,
             (Some(Delivered::LaneFailed), _) | (_, Some(Collected::LaneFailed)) => {
-                link.reset(session.id, Reason::LaneLost);
+                link.reset(session.id, SessionEnd::LaneLost);
                 return true;
             }
             (_, Some(Collected::TargetFailed)) | (Some(Delivered::TargetFailed), Some(_)) => {
                 // The reset goes out after everything that was read from the target.
-                link.reset(session.id, Reason::TargetReset);
+                link.reset(session.id, SessionEnd::TargetReset);
                 return false;
             }
             (Some(Delivered::All), Some(Collected::All)) => return false,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tieline_wire::{Reason, Refusal};
+use tieline_wire::{Refusal, RefusalReason};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -248,16 +248,19 @@ impl Registrations {
 /// True if a tunnel stays up although its renewal was refused for `reason`. The relay checks the token before it
 /// touches the name, and leaves the tunnel unchanged if the name is not for this token's holder. A tunnel that the
 /// relay takes back is down, for any reason.
-const fn keeps_tunnel(reason: Reason) -> bool {
+const fn keeps_tunnel(reason: RefusalReason) -> bool {
     !matches!(
         reason,
-        Reason::Superseded | Reason::ClaimTimeout | Reason::Cancelled
+        RefusalReason::Superseded | RefusalReason::ClaimTimeout | RefusalReason::Cancelled
     )
 }
 
 /// True if another token in the token file may change this refusal.
-pub(super) const fn awaits_token(reason: Reason) -> bool {
-    matches!(reason, Reason::TokenExpired | Reason::TokenNotYet)
+pub(super) const fn awaits_token(reason: RefusalReason) -> bool {
+    matches!(
+        reason,
+        RefusalReason::TokenExpired | RefusalReason::TokenNotYet
+    )
 }
 
 /// Wait before a permission of length `lasts` is renewed: up to two thirds of it, with jitter, so that agents that

@@ -12,7 +12,7 @@ fn after(now: Instant, seconds: u64) -> Instant {
     now + Duration::from_secs(seconds)
 }
 
-fn refusal(reason: Reason) -> Refusal {
+fn refusal(reason: RefusalReason) -> Refusal {
     let message = String::new();
     Refusal { reason, message }
 }
@@ -73,11 +73,11 @@ fn a_token_that_does_not_change_is_tried_ever_sooner_and_never_in_a_flood() {
 fn a_renewal_that_is_refused_leaves_the_tunnel_up_and_is_tried_again() {
     let (start, mut random) = (Instant::now(), random());
     for reason in [
-        Reason::TokenExpired,
-        Reason::BadToken,
-        Reason::Overload,
-        Reason::NameTaken,
-        Reason::NameBound,
+        RefusalReason::TokenExpired,
+        RefusalReason::BadToken,
+        RefusalReason::Overload,
+        RefusalReason::NameTaken,
+        RefusalReason::NameBound,
     ] {
         let mut it = Registrations::new([false; 1].into_iter(), start);
         it.granted(0, 60, start, &mut random);
@@ -121,11 +121,11 @@ fn a_name_that_is_lost_when_it_is_renewed_is_lost() {
     let (now, mut random) = (Instant::now(), random());
     let mut it = Registrations::new([false; 1].into_iter(), now);
     it.granted(0, 60, now, &mut random);
-    it.refused(0, refusal(Reason::ClaimTimeout), now, &mut random);
+    it.refused(0, refusal(RefusalReason::ClaimTimeout), now, &mut random);
     assert!(!it.any_up());
     assert!(!it.failure().unwrap().is_final());
     // This run had the name, so it may get the name back.
-    let change = it.refused(0, refusal(Reason::NameTaken), now, &mut random);
+    let change = it.refused(0, refusal(RefusalReason::NameTaken), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: false });
     let error = it.failure().unwrap();
     assert_eq!((error.word(), error.is_final()), ("name_taken", false));
@@ -135,11 +135,11 @@ fn a_name_that_is_lost_when_it_is_renewed_is_lost() {
 fn a_name_that_may_become_free_is_asked_for_slowly_and_one_of_another_agent_never() {
     let (now, mut random) = (Instant::now(), random());
     for (had, reason, is_final) in [
-        (false, Reason::NameTaken, true),
-        (true, Reason::NameTaken, false),
-        (false, Reason::NameBound, false),
-        (true, Reason::NameBound, false),
-        (true, Reason::NameNotAllowed, true),
+        (false, RefusalReason::NameTaken, true),
+        (true, RefusalReason::NameTaken, false),
+        (false, RefusalReason::NameBound, false),
+        (true, RefusalReason::NameBound, false),
+        (true, RefusalReason::NameNotAllowed, true),
     ] {
         let mut it = Registrations::new([had, false].into_iter(), now);
         it.granted(1, 0, now, &mut random);
@@ -166,11 +166,11 @@ fn a_permission_without_end_is_never_renewed() {
 fn one_targets_refusal_does_not_end_the_others() {
     let (now, mut random) = (Instant::now(), random());
     let mut it = Registrations::new([false; 3].into_iter(), now);
-    let change = it.refused(0, refusal(Reason::NameTaken), now, &mut random);
+    let change = it.refused(0, refusal(RefusalReason::NameTaken), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: true });
     assert!(it.failure().is_none(), "two targets have no answer yet");
     it.granted(1, 0, now, &mut random);
-    let change = it.refused(2, refusal(Reason::TunnelLimit), now, &mut random);
+    let change = it.refused(2, refusal(RefusalReason::TunnelLimit), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: false });
     assert!(it.failure().is_none());
     // A refusal that may change is tried again on the same link; a final refusal is not.
@@ -182,18 +182,18 @@ fn one_targets_refusal_does_not_end_the_others() {
 fn all_refused_is_final_only_if_each_of_them_is() {
     let (now, mut random) = (Instant::now(), random());
     let mut it = Registrations::new([false; 2].into_iter(), now);
-    it.refused(0, refusal(Reason::BadToken), now, &mut random);
-    it.refused(1, refusal(Reason::NameTaken), now, &mut random);
+    it.refused(0, refusal(RefusalReason::BadToken), now, &mut random);
+    it.refused(1, refusal(RefusalReason::NameTaken), now, &mut random);
     let error = it.failure().unwrap();
     assert_eq!((error.word(), error.is_final()), ("bad_token", true));
-    it.refused(1, refusal(Reason::Overload), now, &mut random);
+    it.refused(1, refusal(RefusalReason::Overload), now, &mut random);
     let error = it.failure().unwrap();
     assert_eq!((error.word(), error.is_final()), ("overload", false));
     // A tunnel of any target makes the link worth keeping.
     it.granted(0, 0, now, &mut random);
     assert!(it.failure().is_none());
     it.granted(1, 0, now, &mut random);
-    it.refused(0, refusal(Reason::ClaimTimeout), now, &mut random);
+    it.refused(0, refusal(RefusalReason::ClaimTimeout), now, &mut random);
     assert!(it.failure().is_none());
 }
 
@@ -206,9 +206,9 @@ fn a_tunnel_that_is_taken_back_is_asked_for_again_unless_that_cannot_help() {
     }
     // As answers to a renewal, these reasons would leave the tunnel up.
     for reason in [
-        Reason::Kicked,
-        Reason::TokenExpired,
-        Reason::AuthUnavailable,
+        RefusalReason::Kicked,
+        RefusalReason::TokenExpired,
+        RefusalReason::AuthUnavailable,
     ] {
         let change = it.lost(0, refusal(reason), now, &mut random);
         assert_eq!(change, Change::Refused { is_final: false });
@@ -217,12 +217,12 @@ fn a_tunnel_that_is_taken_back_is_asked_for_again_unless_that_cannot_help() {
         let change = it.granted(0, 60, now, &mut random);
         assert_eq!(change, Change::Up, "{reason:?}");
     }
-    let change = it.lost(0, refusal(Reason::Revoked), now, &mut random);
+    let change = it.lost(0, refusal(RefusalReason::Revoked), now, &mut random);
     assert_eq!(change, Change::Refused { is_final: true });
     assert!(it.failure().is_none(), "the other target's tunnel is up");
     it.granted(1, 0, now, &mut random);
     assert_eq!(it.take_due(after(now, 1_000)), [] as [usize; 0]);
-    it.lost(1, refusal(Reason::Kicked), now, &mut random);
+    it.lost(1, refusal(RefusalReason::Kicked), now, &mut random);
     assert!(
         !it.failure().unwrap().is_final(),
         "a new link may bring the tunnel back"
@@ -232,7 +232,7 @@ fn a_tunnel_that_is_taken_back_is_asked_for_again_unless_that_cannot_help() {
 #[test]
 fn a_renewal_that_crosses_the_loss_of_its_tunnel_decides() {
     let (start, mut random) = (Instant::now(), random());
-    for reason in [Reason::Kicked, Reason::Revoked] {
+    for reason in [RefusalReason::Kicked, RefusalReason::Revoked] {
         let asked = |random: &mut fastrand::Rng| {
             let mut it = Registrations::new([false; 1].into_iter(), start);
             it.granted(0, 60, start, random);
@@ -250,7 +250,7 @@ fn a_renewal_that_crosses_the_loss_of_its_tunnel_decides() {
         assert!(it.any_up() && it.failure().is_none(), "{reason:?}");
         // This refusal leaves a tunnel up that still exists; here the tunnel is gone.
         let (mut it, now) = asked(&mut random);
-        let change = it.refused(0, refusal(Reason::Overload), now, &mut random);
+        let change = it.refused(0, refusal(RefusalReason::Overload), now, &mut random);
         assert_eq!(change, Change::Refused { is_final: false });
         assert!(!it.any_up() && !it.failure().unwrap().is_final());
         // An answer that never comes is asked for again.
@@ -278,7 +278,7 @@ fn a_relay_that_was_asked_a_moment_ago_may_still_answer_however_old_the_link_is(
     it.granted(1, 0, start, &mut random);
     let old = after(start, 3_600);
     for target in 0..2 {
-        it.lost(target, refusal(Reason::Kicked), old, &mut random);
+        it.lost(target, refusal(RefusalReason::Kicked), old, &mut random);
     }
     let asked = it.wakes_at().unwrap();
     assert!(!it.take_due(asked).is_empty());

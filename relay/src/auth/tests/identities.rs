@@ -68,14 +68,24 @@ fn a_static_token_allows_what_its_entry_says() {
     };
     assert_eq!(at("any", "", Some("x"), NOW), None);
     assert_eq!(at("maya", "maya", Some("maya-1"), NOW), None);
-    assert_eq!(at("maya", "", None, NOW), Some(Reason::DccNotAllowed));
+    assert_eq!(
+        at("maya", "", None, NOW),
+        Some(RefusalReason::DccNotAllowed)
+    );
     let name = at("maya", "maya", Some("nuke"), NOW);
-    assert_eq!(name, Some(Reason::NameNotAllowed));
+    assert_eq!(name, Some(RefusalReason::NameNotAllowed));
     for bad in ["", "An", "any ", "caller"] {
-        assert_eq!(at(bad, "", None, NOW), Some(Reason::BadToken), "{bad}");
+        assert_eq!(
+            at(bad, "", None, NOW),
+            Some(RefusalReason::BadToken),
+            "{bad}"
+        );
     }
     assert_eq!(at("short", "", None, NOW), None);
-    assert_eq!(at("short", "", None, NOW + 1), Some(Reason::TokenExpired));
+    assert_eq!(
+        at("short", "", None, NOW + 1),
+        Some(RefusalReason::TokenExpired)
+    );
 
     let caller = verify_caller(&auth, "caller", NOW).unwrap();
     assert_eq!(
@@ -132,9 +142,9 @@ fn what_is_denied_is_let_in_no_more_and_does_not_stay() {
         list.add(denied.clone());
         auth.denied = Arc::new(list);
         let refused = reason(&auth, &register(None, "", &good), NOW);
-        assert_eq!(refused, Some(Reason::Revoked), "{denied:?}");
+        assert_eq!(refused, Some(RefusalReason::Revoked), "{denied:?}");
         let stays = auth.still_allows(Some(&identity), Some(AGENT.0), NOW);
-        assert_eq!(stays, Err(Reason::Revoked));
+        assert_eq!(stays, Err(AccessEnd::Revoked));
         let by_key = matches!(denied, Denied::Key(_));
         assert_eq!(verify_caller(&auth, &good, NOW).is_ok(), by_key);
         let nobody = auth.still_allows(None, Some(&AgentKey::new([4; 32])), NOW);
@@ -167,7 +177,7 @@ fn a_static_token_that_could_not_be_told_from_the_text_around_it_is_refused() {
             "{token}: {refusal}"
         );
         let refused = reason(&auth, &register(None, "", token), NOW);
-        assert_eq!(refused, Some(Reason::BadToken), "{token}");
+        assert_eq!(refused, Some(RefusalReason::BadToken), "{token}");
     }
     let fit = ["a-._~+/b==", &long[1..]];
     let auth = tokens(&fit.map(|token| entry(token, "")).concat());
@@ -184,9 +194,9 @@ fn a_static_token_ends_with_its_entry_and_a_changed_entry_wants_a_new_registrati
     assert_eq!(before.still_allows(Some(&one), None, NOW), Ok(()));
     let after = tokens(&entry("two", "groups = [\"fx\"]"));
     let stays = |identity| after.still_allows(Some(identity), None, NOW);
-    assert_eq!(stays(&one), Err(Reason::Revoked));
-    assert_eq!(stays(&two), Err(Reason::AuthChanged));
-    assert!(!Reason::AuthChanged.is_final() && Reason::Revoked.is_final());
+    assert_eq!(stays(&one), Err(AccessEnd::Revoked));
+    assert_eq!(stays(&two), Err(AccessEnd::Changed));
+    assert!(!RefusalReason::AuthChanged.is_final() && RefusalReason::Revoked.is_final());
 }
 
 #[test]
@@ -200,9 +210,9 @@ fn a_key_that_may_be_learnt_is_worth_another_try() {
         };
         reason(&auth, &register(None, "", &good), NOW)
     };
-    assert_eq!(at(&signed), Some(Reason::BadToken));
+    assert_eq!(at(&signed), Some(RefusalReason::BadToken));
     (signed.may_learn, signed.is_ignorant) = (true, true);
-    assert_eq!(at(&signed), Some(Reason::AuthUnavailable));
+    assert_eq!(at(&signed), Some(RefusalReason::AuthUnavailable));
     signed.keys = key().into();
     assert_eq!(at(&signed), None);
 }

@@ -70,7 +70,7 @@ fn peer(ip: &str) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), 40_000)
 }
 
-fn reason(auth: &Snapshot, register: &Register, now: u64) -> Option<Reason> {
+fn reason(auth: &Snapshot, register: &Register, now: u64) -> Option<RefusalReason> {
     authorize(auth, register, AGENT, peer("192.0.2.1"), now)
         .err()
         .map(|refusal| refusal.reason)
@@ -91,7 +91,7 @@ fn open_takes_local_agents_only_unless_said_otherwise() {
     }
     for remote in ["192.0.2.1", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1"] {
         let refusal = authorize(&closed, &ask, AGENT, peer(remote), NOW).unwrap_err();
-        assert_eq!(refusal.reason, Reason::NotLoopback, "{remote}");
+        assert_eq!(refusal.reason, RefusalReason::NotLoopback, "{remote}");
         assert!(authorize(&anywhere, &ask, AGENT, peer(remote), NOW).is_ok());
     }
 }
@@ -103,7 +103,7 @@ fn a_name_must_be_one_in_every_mode() {
             let ask = register(Some(name), "maya", &token(order()));
             assert_eq!(
                 reason(&auth, &ask, NOW),
-                Some(Reason::NameInvalid),
+                Some(RefusalReason::NameInvalid),
                 "{name}"
             );
         }
@@ -130,7 +130,10 @@ fn an_expired_token_may_be_renewed_and_a_bad_one_ends_it() {
     let ask = register(None, "", &good);
     assert_eq!(reason(&jwt(None), &ask, NOW + 3600), None);
     let late = reason(&jwt(None), &ask, NOW + 3660).unwrap();
-    assert_eq!((late, late.is_final()), (Reason::TokenExpired, false));
+    assert_eq!(
+        (late, late.is_final()),
+        (RefusalReason::TokenExpired, false)
+    );
 
     // Issued by a machine whose clock is two minutes ahead.
     let ahead = Claims {
@@ -140,7 +143,10 @@ fn an_expired_token_may_be_renewed_and_a_bad_one_ends_it() {
     };
     let ahead = tieline_token::issue(&ahead, &key()).unwrap();
     let early = reason(&jwt(None), &register(None, "", &ahead), NOW).unwrap();
-    assert_eq!((early, early.is_final()), (Reason::TokenNotYet, false));
+    assert_eq!(
+        (early, early.is_final()),
+        (RefusalReason::TokenNotYet, false)
+    );
     let leeway = NOW + 120 - tieline_token::LEEWAY_SECONDS;
     assert_eq!(
         reason(&jwt(None), &register(None, "", &ahead), leeway),
@@ -150,11 +156,14 @@ fn an_expired_token_may_be_renewed_and_a_bad_one_ends_it() {
     let other = issue_token(order(), &Key::hs256(&[8; 32]).unwrap(), "1".into(), NOW, 1);
     for bad in ["", "x", "a.b.c", &other.unwrap()] {
         let refused = reason(&jwt(None), &register(None, "", bad), NOW).unwrap();
-        assert_eq!((refused, refused.is_final()), (Reason::BadToken, true));
+        assert_eq!(
+            (refused, refused.is_final()),
+            (RefusalReason::BadToken, true)
+        );
     }
     assert_eq!(
         reason(&jwt(Some("studio")), &ask, NOW),
-        Some(Reason::BadToken)
+        Some(RefusalReason::BadToken)
     );
     let ours = token(TokenOrder {
         issuer: Some("studio".into()),
@@ -176,7 +185,7 @@ fn a_token_allows_what_it_names() {
     assert_eq!(reason(&auth, &register(None, "maya", &dcc), NOW), None);
     for dcc_asked in ["", "Maya", "blender"] {
         let refused = reason(&auth, &register(None, dcc_asked, &dcc), NOW);
-        assert_eq!(refused, Some(Reason::DccNotAllowed), "{dcc_asked:?}");
+        assert_eq!(refused, Some(RefusalReason::DccNotAllowed), "{dcc_asked:?}");
     }
 
     let names = token(TokenOrder {
@@ -191,12 +200,12 @@ fn a_token_allows_what_it_names() {
         );
     }
     let refused = reason(&auth, &register(Some("nuke-1"), "", &names), NOW);
-    assert_eq!(refused, Some(Reason::NameNotAllowed));
+    assert_eq!(refused, Some(RefusalReason::NameNotAllowed));
 
     for (scope, outcome) in [
         ("agent", None),
-        ("caller", Some(Reason::BadToken)),
-        ("admin", Some(Reason::BadToken)),
+        ("caller", Some(RefusalReason::BadToken)),
+        ("admin", Some(RefusalReason::BadToken)),
     ] {
         let scoped = token(TokenOrder {
             scopes: vec![scope.into()],
@@ -226,7 +235,7 @@ fn a_derived_name_must_be_one_that_the_token_allows_too() {
     };
     let refusal = authorize(&auth, &ask(&of(&["eve-*"])), AGENT, peer("192.0.2.1"), NOW);
     let refusal = refusal.unwrap_err();
-    assert_eq!(refusal.reason, Reason::NameNotAllowed);
+    assert_eq!(refusal.reason, RefusalReason::NameNotAllowed);
     let derived = TunnelId::derive(AGENT.0, AGENT.1, "farm 2");
     for part in ["eve-*", derived.as_str(), "--to NAME=TARGET"] {
         assert!(refusal.message.contains(part), "{refusal}");
@@ -245,7 +254,10 @@ fn a_derived_name_must_be_one_that_the_token_allows_too() {
         name: Some(derived.to_string()),
         ..ask(&of(&["eve-*"]))
     };
-    assert_eq!(reason(&auth, &named, NOW), Some(Reason::NameNotAllowed));
+    assert_eq!(
+        reason(&auth, &named, NOW),
+        Some(RefusalReason::NameNotAllowed)
+    );
 }
 
 #[test]
@@ -253,7 +265,10 @@ fn a_name_that_another_agent_derives_is_refused_in_every_mode() {
     let other = TunnelId::derive(&AgentKey::new([4; 32]), AGENT.1, "127.0.0.1:8765");
     for auth in [open(true), jwt(None)] {
         let ask = register(Some(other.as_str()), "", &token(order()));
-        assert_eq!(reason(&auth, &ask, NOW), Some(Reason::NameNotAllowed));
+        assert_eq!(
+            reason(&auth, &ask, NOW),
+            Some(RefusalReason::NameNotAllowed)
+        );
     }
 }
 

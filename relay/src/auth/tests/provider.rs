@@ -67,14 +67,18 @@ fn a_no_is_final_and_anything_else_is_worth_another_try() {
         other => panic!("{other:?}"),
     };
     for (status, body, reason) in [
-        (401, r#"{"error":"unknown"}"#, Reason::BadToken),
-        (403, r#"{"error":"gone","more":1}"#, Reason::BadToken),
-        (200, r#"{"subdomains":[]}"#, Reason::NameNotAllowed),
-        (200, r#"{"subdomains":["maya"]}"#, Reason::NameNotAllowed),
+        (401, r#"{"error":"unknown"}"#, RefusalReason::BadToken),
+        (403, r#"{"error":"gone","more":1}"#, RefusalReason::BadToken),
+        (200, r#"{"subdomains":[]}"#, RefusalReason::NameNotAllowed),
+        (
+            200,
+            r#"{"subdomains":["maya"]}"#,
+            RefusalReason::NameNotAllowed,
+        ),
         (
             200,
             r#"{"subdomains":["*"],"dcc":["nuke"]}"#,
-            Reason::DccNotAllowed,
+            RefusalReason::DccNotAllowed,
         ),
     ] {
         let refusal = denied(status, body);

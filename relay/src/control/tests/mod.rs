@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use serde_json::Value;
-use tieline_wire::Reason;
+use tieline_wire::Eviction;
 
 use self::fake::Fake;
 use super::*;
@@ -290,7 +290,7 @@ fn health_is_one_word_unless_asked_for_more() {
 #[test]
 fn metrics_are_in_the_text_format() {
     let (control, metrics) = with_tunnels([&[], &[]]);
-    metrics[0].link_evicted(Reason::Stale);
+    metrics[0].link_evicted(Eviction::Stale);
     let (status, head, body) = get(&control, "/metrics");
     assert_eq!(status, 200);
     assert!(

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tieline_wire::{Generation, Moment, Reason, Refusal, TunnelId};
+use tieline_wire::{Generation, Moment, Refusal, RefusalReason, TunnelId};
 
 use self::absent::Absent;
 use self::name::{Name, Place, Waiting};
@@ -242,8 +242,8 @@ impl Names {
 
     /// Decides on a claim.
     ///
-    /// The relay's tunnel limit refuses a claim with [`Reason::TunnelLimit`], an account's limit with
-    /// [`Reason::Limited`].
+    /// The relay's tunnel limit refuses a claim with [`RefusalReason::TunnelLimit`], an account's limit with
+    /// [`RefusalReason::Limited`].
     pub(crate) fn claim(&mut self, claim: Claim, now: Moment) -> Decision {
         let known = self.names.get(&claim.tunnel);
         let place = match known.map(|name| name.place(&claim)).transpose() {
@@ -319,7 +319,7 @@ impl Names {
         let Rules { live, live_max, .. } = &self.rules;
         if live.fetch_add(1, Ordering::Relaxed) >= *live_max {
             live.fetch_sub(1, Ordering::Relaxed);
-            let reason = Reason::TunnelLimit;
+            let reason = RefusalReason::TunnelLimit;
             let message = format!("{tunnel}: {reason}");
             return Err(Refusal { reason, message });
         }
@@ -333,7 +333,7 @@ impl Names {
             Account::Address(_) => "this address",
         };
         Err(Refusal {
-            reason: Reason::Limited,
+            reason: RefusalReason::Limited,
             message: format!("{tunnel}: the tunnel limit of {whose} is reached"),
         })
     }

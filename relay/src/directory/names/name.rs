@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tieline_wire::{Generation, Moment, Reason, Refusal, TunnelId};
+use tieline_wire::{Generation, Moment, Refusal, RefusalReason, TunnelId};
 
 use super::absent;
 use super::holder::Holder;
@@ -124,7 +124,7 @@ impl Name {
             .filter(|(at, _)| Some(*at) != place);
         let live: Vec<_> = others.map(|it| it.1).filter(|it| it.is_live()).collect();
         let tunnel = &claim.tunnel;
-        let taken = |text: &str| refusal(Reason::NameTaken, format!("{tunnel}: {text}"));
+        let taken = |text: &str| refusal(RefusalReason::NameTaken, format!("{tunnel}: {text}"));
         let is_close = is_shared && is_close(&self.info, claim);
         if !self.belongs_to_holder_of(claim) && !is_close {
             return Err(taken(&format!(
@@ -133,18 +133,18 @@ impl Name {
         }
         let may_join = is_shared && live.iter().all(|it| self::is_close(&it.info, claim));
         if !live.is_empty() && !may_join && (place.is_some() || claim.info.shared) {
-            return Err(taken(&format!("{}: {REMEDY}", Reason::NameTaken)));
+            return Err(taken(&format!("{}: {REMEDY}", RefusalReason::NameTaken)));
         }
         match place {
             Some(place) if holders[place].has_superseded(claim) => {
-                let reason = Reason::Superseded;
+                let reason = RefusalReason::Superseded;
                 Err(refusal(reason, format!("{tunnel}: {reason}")))
             }
             Some(place) => Ok(Place::Known(place)),
             None if is_close => match live.len() {
                 HOLDERS_MAX.. => {
                     let text = format!("{tunnel}: {HOLDERS_MAX} agents share it already");
-                    Err(refusal(Reason::TunnelLimit, text))
+                    Err(refusal(RefusalReason::TunnelLimit, text))
                 }
                 _ => Ok(Place::New),
             },
@@ -175,7 +175,12 @@ impl Name {
         let tunnel = &claim.tunnel;
         let owner = claim.info.owner.as_deref();
         let is_theirs = |it: &Holder| it.sub().is_some() && it.sub() == owner.map(|it| &*it.sub);
-        let bound = |text: String| Err(refusal(Reason::NameBound, format!("{tunnel}: {text}")));
+        let bound = |text: String| {
+            Err(refusal(
+                RefusalReason::NameBound,
+                format!("{tunnel}: {text}"),
+            ))
+        };
         match (self.holders.iter().any(is_theirs), live) {
             (true, None) => Ok(Place::Rekeyed),
             (true, Some(live)) if !self.info.shared => {
@@ -193,7 +198,7 @@ impl Name {
                 "it is bound to an agent with another key, which is away: {REMEDY}"
             )),
             (_, Some(_)) => {
-                let reason = Reason::NameTaken;
+                let reason = RefusalReason::NameTaken;
                 Err(refusal(reason, format!("{tunnel}: {reason}: {REMEDY}")))
             }
         }
@@ -299,6 +304,6 @@ pub(super) fn short(holder: &Holder) -> String {
     data_encoding::HEXLOWER.encode(&holder.key.as_bytes()[..KEY_BYTES])
 }
 
-fn refusal(reason: Reason, message: String) -> Refusal {
+fn refusal(reason: RefusalReason, message: String) -> Refusal {
     Refusal { reason, message }
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use tieline_wire::limits::PREFACE;
-use tieline_wire::{Refusal, RegisterAck, RelayHello, Settings};
+use tieline_wire::{Refusal, RefusalReason, RegisterAck, RelayHello, Settings};
 
 use super::*;
 use crate::clock::Clock;
@@ -16,7 +16,7 @@ mod shreds;
 struct Nobody;
 
 impl LinkHost for Nobody {
-    fn hello(&self, _: AgentHello, _: bool) -> Result<Stay, Reason> {
+    fn hello(&self, _: AgentHello, _: bool) -> Result<Stay, LinkEnd> {
         Ok(Stay::Here)
     }
 
@@ -66,12 +66,12 @@ fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
     let mut transmit = Transmit::new();
     for request in 0..100_000 {
         if let Err(error) = link.receive(&mut Bytes::new(), |_, _| {}) {
-            assert_eq!(error.reason, Reason::Overload);
+            assert_eq!(error.reason, LinkEnd::Overload);
             assert!(transmit.len() < 2 * GATHER_BYTES_MAX, "{}", transmit.len());
             return;
         }
         let refusal = Refusal {
-            reason: Reason::BadToken,
+            reason: RefusalReason::BadToken,
             message: "x".repeat(500),
         };
         let outcome = Err(refusal);

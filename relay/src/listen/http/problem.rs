@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tieline_hop::{Delivery, Refusal};
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 
 use crate::auth::TokenRefusal;
 use crate::limits::Limited;
@@ -232,12 +232,12 @@ impl Problem {
     }
 
     /// A session for `tunnel` could not be opened.
-    pub(super) fn not_delivered(reason: Reason, tunnel: &str) -> Self {
+    pub(super) fn not_delivered(reason: SessionEnd, tunnel: &str) -> Self {
         Self::session(reason, tunnel, Delivery::NotSent)
     }
 
     /// A session for `tunnel` could not be opened, or ended before the answer's head.
-    pub(super) fn session(reason: Reason, tunnel: &str, delivery: Delivery) -> Self {
+    pub(super) fn session(reason: SessionEnd, tunnel: &str, delivery: Delivery) -> Self {
         let problem = Self::of_session(reason, tunnel, delivery);
         match problem.status {
             StatusCode::NOT_FOUND => problem,
@@ -245,68 +245,99 @@ impl Problem {
         }
     }
 
-    fn of_session(reason: Reason, tunnel: &str, delivery: Delivery) -> Self {
+    fn of_session(reason: SessionEnd, tunnel: &str, delivery: Delivery) -> Self {
         let sent = delivery == Delivery::Sent;
-        let message = |what: &str| format!("{what}: {reason}");
         match reason {
-            Reason::UnknownTunnel => Self::new(
+            SessionEnd::UnknownTunnel => Self::new(
                 StatusCode::NOT_FOUND,
                 "unknown_tunnel",
                 format!("there is no tunnel named {tunnel:?} here"),
             ),
-            Reason::TargetRefused => Self::new(
+            SessionEnd::TargetRefused => Self::new(
                 StatusCode::BAD_GATEWAY,
                 "target_refused",
                 "the agent is connected, but its target refuses the connection; \
                  is the server behind the tunnel running?",
             )
             .down("target"),
-            Reason::TargetUnreachable => Self::new(
+            SessionEnd::TargetUnreachable => Self::new(
                 StatusCode::BAD_GATEWAY,
                 "target_unreachable",
                 "the agent is connected, but cannot reach its target",
             )
             .down("target"),
-            Reason::TargetTimeout => Self::new(
+            SessionEnd::TargetTimeout => Self::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "target_timeout",
                 "the agent is connected, but its target did not answer in time",
             )
             .down("target"),
-            Reason::TargetReset => Self::target_closed(delivery),
-            Reason::SessionLimit | Reason::Overload => Self::new(
+            SessionEnd::TargetReset => Self::target_closed(delivery),
+            SessionEnd::SessionLimit | SessionEnd::Overload => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overload",
-                message("the tunnel takes no more requests at the moment"),
+                format!("the tunnel takes no more requests at the moment: {reason}"),
             ),
-            Reason::TunnelPaused if !sent => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "tunnel_paused",
-                message("this tunnel takes no requests at the moment"),
-            ),
-            Reason::TunnelOffline
-            | Reason::Kicked
-            | Reason::LinkLost
-            | Reason::Stale
-            | Reason::ShuttingDown
-            | Reason::Superseded
-            | Reason::TokenExpired
+            SessionEnd::TunnelPaused if !sent => Self::paused(reason),
+            SessionEnd::TunnelOffline
+            | SessionEnd::Kicked
+            | SessionEnd::LinkLost
+            | SessionEnd::ShuttingDown
+            | SessionEnd::Superseded
+            | SessionEnd::TokenExpired
                 if !sent =>
             {
-                Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "tunnel_offline",
-                    "no agent serves this tunnel at the moment; it may be back in a few seconds",
-                )
-                .down("agent")
+                Self::offline()
             }
-            _ => Self::new(
-                StatusCode::BAD_GATEWAY,
-                "tunnel_failed",
-                message("the tunnel failed before the answer came"),
-            )
-            .down("agent"),
+            SessionEnd::TunnelOffline
+            | SessionEnd::TunnelPaused
+            | SessionEnd::Kicked
+            | SessionEnd::LinkLost
+            | SessionEnd::ShuttingDown
+            | SessionEnd::Superseded
+            | SessionEnd::TokenExpired
+            | SessionEnd::NameTaken
+            | SessionEnd::NameBound
+            | SessionEnd::Revoked
+            | SessionEnd::AuthChanged
+            | SessionEnd::AuthUnavailable
+            | SessionEnd::ClaimTimeout
+            | SessionEnd::TunnelLimit
+            | SessionEnd::Limited
+            | SessionEnd::Protocol
+            | SessionEnd::LengthMismatch
+            | SessionEnd::LaneLost
+            | SessionEnd::FrontendGone
+            | SessionEnd::FrontendReset
+            | SessionEnd::Cancelled
+            | SessionEnd::Internal => Self::failed(reason),
         }
+    }
+
+    fn paused(reason: SessionEnd) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "tunnel_paused",
+            format!("this tunnel takes no requests at the moment: {reason}"),
+        )
+    }
+
+    fn offline() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "tunnel_offline",
+            "no agent serves this tunnel at the moment; it may be back in a few seconds",
+        )
+        .down("agent")
+    }
+
+    fn failed(reason: SessionEnd) -> Self {
+        Self::new(
+            StatusCode::BAD_GATEWAY,
+            "tunnel_failed",
+            format!("the tunnel failed before the answer came: {reason}"),
+        )
+        .down("agent")
     }
 
     /// The answer for the caller.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 
 use super::inbound::exposure::is_exposed;
 use crate::directory::{AgentBinding, TunnelSelector};
@@ -26,7 +26,7 @@ pub(crate) struct TargetQuery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoTarget {
     /// The tunnel is unknown or cannot answer, for this reason.
-    Refused(Reason),
+    Refused(SessionEnd),
     /// The agent that the request is bound to has left.
     AgentGone,
     /// No agent is connected, and the relay is shutting down.

@@ -38,11 +38,11 @@ fn a_session_counts_as_open_until_its_target_is_done_too() {
 fn a_session_that_is_given_up_or_loses_its_link_counts_no_more() {
     let mut link = Link::established();
     let (given_up, lost) = (link.open(), link.open());
-    given_up.reset(Reason::FrontendGone);
+    given_up.reset(SessionEnd::FrontendGone);
     link.pump_down();
     assert_eq!((link.counted(), link.relay.session_count()), (1, 1));
 
-    link.relay.fail_sessions(Reason::LinkLost);
+    link.relay.fail_sessions(LinkEnd::LinkLost);
     assert_eq!(link.counted(), 0);
     drop(lost);
     assert_eq!(link.counted(), 0);
@@ -54,7 +54,7 @@ fn a_session_that_loses_its_link_with_bytes_unread_is_reset_once() {
     let (session, id) = link.open_to_targets(1).remove(0);
     link.agent.send(id, "answer".into(), false).unwrap();
     link.pump_up();
-    link.relay.fail_sessions(Reason::LinkLost);
+    link.relay.fail_sessions(LinkEnd::LinkLost);
     drop(session);
     assert_eq!(link.resets(), 1);
 }
@@ -72,7 +72,7 @@ fn an_answer_that_came_to_its_end_stays_whole_when_the_link_is_lost() {
     link.pump_down();
     link.pump_up();
     // The session's holder has not read the ends yet.
-    link.relay.fail_sessions(Reason::LinkLost);
+    link.relay.fail_sessions(LinkEnd::LinkLost);
 
     let mut cx = Context::from_waker(Waker::noop());
     let mut seen = Vec::new();
@@ -111,12 +111,12 @@ fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
         assert_eq!(told, link.relay.account().is_wanted());
         told
     };
-    for reason in [Reason::LinkLost, Reason::Stale] {
+    for reason in [LinkEnd::LinkLost, LinkEnd::Stale] {
         let mut link = Link::established();
         let session = sending(&mut link, "question");
         assert!(awaits(&link, &session, reason));
     }
-    for reason in [Reason::Protocol, Reason::Superseded, Reason::Revoked] {
+    for reason in [LinkEnd::Protocol, LinkEnd::Superseded, LinkEnd::Revoked] {
         let mut link = Link::established();
         let session = sending(&mut link, "question");
         assert!(!awaits(&link, &session, reason), "{reason}");
@@ -124,7 +124,7 @@ fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
     // Nothing was sent, which the relay knows by itself.
     let mut link = Link::established();
     let session = sending(&mut link, "");
-    assert!(!awaits(&link, &session, Reason::LinkLost));
+    assert!(!awaits(&link, &session, LinkEnd::LinkLost));
     assert!(session.delivery().is_not_sent());
     // The agent has answered a ping that left behind the payload.
     let mut link = Link::established();
@@ -132,20 +132,20 @@ fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
     link.relay.tick(link.now() + SURE_FOR * 2).unwrap();
     link.pump_down();
     link.pump_up();
-    assert!(!awaits(&link, &session, Reason::LinkLost));
+    assert!(!awaits(&link, &session, LinkEnd::LinkLost));
     // The agent dials another link when it is told to drain, and reports nothing on this one.
     let mut link = Link::established();
     let session = sending(&mut link, "question");
     link.relay.drain(Duration::from_secs(10));
-    assert!(!awaits(&link, &session, Reason::LinkLost));
+    assert!(!awaits(&link, &session, LinkEnd::LinkLost));
 }
 
 #[test]
 fn an_agent_that_stops_will_tell_nothing_and_one_that_gives_a_dead_link_up_will() {
     let cases = [
-        (Reason::ShuttingDown, 5_000, false),
-        (Reason::ShuttingDown, 0, false),
-        (Reason::Stale, 0, true),
+        (LinkEnd::ShuttingDown, 5_000, false),
+        (LinkEnd::ShuttingDown, 0, false),
+        (LinkEnd::Stale, 0, true),
     ];
     for (reason, deadline_ms, tells) in cases {
         let mut link = Link::established();
@@ -157,7 +157,7 @@ fn an_agent_that_stops_will_tell_nothing_and_one_that_gives_a_dead_link_up_will(
             message: String::new(),
         });
         link.pump_up();
-        link.relay.fail_sessions(Reason::LinkLost);
+        link.relay.fail_sessions(LinkEnd::LinkLost);
         assert_eq!(session.delivery().told().is_some(), tells, "{reason}");
     }
 }
@@ -170,7 +170,7 @@ fn an_agent_that_goes_is_held_to_what_it_says() {
     let (first, second) = (sending(&mut link, "one"), sending(&mut link, "two"));
     let away = |deadline_ms| GoAway {
         last_session: 1,
-        reason: Reason::ShuttingDown,
+        reason: LinkEnd::ShuttingDown,
         deadline_ms,
         message: String::new(),
     };
@@ -181,13 +181,13 @@ fn an_agent_that_goes_is_held_to_what_it_says() {
     let end = second.poll_incoming(&mut cx);
     assert!(matches!(
         end,
-        Poll::Ready(Incoming::Reset(Reason::ShuttingDown))
+        Poll::Ready(Incoming::Reset(SessionEnd::ShuttingDown))
     ));
     assert!(second.delivery().is_not_sent());
     assert!(first.poll_incoming(&mut cx).is_pending());
     assert!(link.relay.is_left());
     let is_over = |link: &Link, after| match link.relay.tick(after) {
-        Err(error) => error.reason == Reason::ShuttingDown,
+        Err(error) => error.reason == LinkEnd::ShuttingDown,
         Ok(()) => false,
     };
     // An hour is the longest deadline; an earlier deadline replaces a later one, not the reverse.
@@ -314,9 +314,9 @@ fn bytes_that_outlive_their_session_stay_in_the_budget_until_they_are_taken() {
         link.pump_up();
         assert_eq!(link.charged(), 0);
         if end_by_link {
-            link.relay.fail_sessions(Reason::LinkLost);
+            link.relay.fail_sessions(LinkEnd::LinkLost);
         } else {
-            link.agent.reset(id, Reason::TargetReset);
+            link.agent.reset(id, SessionEnd::TargetReset);
             link.pump_up();
         }
         assert_eq!(link.charged(), 10_000);
@@ -346,7 +346,7 @@ fn a_link_that_asks_in_vain_is_ended_and_its_sessions_are_reset() {
         link.probed.look(now + Duration::from_millis(250));
         link.probed.look(now + Duration::from_millis(499));
     }
-    assert_eq!(link.relay.closing(), Some(Reason::Stale));
+    assert_eq!(link.relay.closing(), Some(LinkEnd::Stale));
     assert_eq!(link.probed.len(), 0);
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
-    AgentHello, AgentKey, BulkNonce, Event, InstanceId, MachineId, Moment, Mux, Reason, RelayHello,
+    AgentHello, AgentKey, BulkNonce, Event, InstanceId, MachineId, Moment, Mux, RelayHello,
     SessionId, Settings, Transmit, TunnelId,
 };
 
@@ -85,8 +85,7 @@ impl Link {
 
     /// Resets in the metrics, summed over all reasons.
     pub(super) fn resets(&self) -> u64 {
-        let of = |reason: &Reason| self.metrics.session_resets.read(*reason);
-        Reason::ALL.iter().map(of).sum()
+        self.metrics.sessions_reset()
     }
 
     /// Opens sessions whose target connections stand, in the order of opening.

@@ -8,15 +8,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{CallerRefusal, NoSession, TunnelId};
 use tracing::debug;
 
 use self::served::Served;
 pub(super) use self::served::{Caller, Known};
 use super::arrived::Arrived;
-use super::kit::{Kit, ends_what_runs};
+use super::kit::Kit;
 use crate::audit::{Entry, Kind};
-use crate::auth::{Identity, Snapshot, TokenRefusal, verify_caller};
+use crate::auth::{AccessEnd, Identity, Snapshot, TokenRefusal, verify_caller};
 use crate::config::{CallerAuth, Config};
 use crate::io::Socket;
 use crate::limits::{Limited, Pass};
@@ -62,7 +62,7 @@ impl Callers {
     }
 
     /// Registers a caller that another shard authenticated. This shard's auth snapshot may be newer.
-    pub(super) fn caller_from(&self, identity: Option<Arc<Identity>>) -> Result<Caller, Reason> {
+    pub(super) fn caller_from(&self, identity: Option<Arc<Identity>>) -> Result<Caller, NoSession> {
         let Some(identity) = identity else {
             return Ok(Caller(None));
         };
@@ -72,9 +72,9 @@ impl Callers {
             .auth
             .borrow()
             .still_allows(Some(&identity), None, now_seconds);
-        match allowed {
-            Err(reason) if ends_what_runs(reason) => Err(reason),
-            _ => Ok(Caller(Some(Rc::new(self.served.enter(identity))))),
+        match allowed.err().and_then(AccessEnd::of_callers) {
+            Some(end) => Err(end),
+            None => Ok(Caller(Some(Rc::new(self.served.enter(identity))))),
         }
     }
 
@@ -83,7 +83,7 @@ impl Callers {
         let now_seconds = Kit::seconds_since_1970();
         let revoked = self.served.recheck(|identity| {
             let allowed = snapshot.still_allows(Some(identity), None, now_seconds);
-            !allowed.is_err_and(ends_what_runs)
+            allowed.err().and_then(AccessEnd::of_callers).is_none()
         });
         self.kit.metrics.callers_revoked.add(revoked as u64);
     }
@@ -133,7 +133,7 @@ impl Callers {
             Ok(caller) if self.identify(pass, &caller).is_ok() => Some(caller),
             Ok(caller) => {
                 let (tunnel, caller) = (Some(&preamble.tunnel), Some(&caller));
-                self.raw_refused(peer, tunnel, caller, Reason::Limited);
+                self.raw_refused(peer, tunnel, caller, CallerRefusal::Limited);
                 None
             }
             Err(refusal) => {
@@ -151,7 +151,7 @@ impl Callers {
         peer: SocketAddr,
         tunnel: Option<&TunnelId>,
         caller: Option<&Caller>,
-        reason: Reason,
+        reason: CallerRefusal,
     ) {
         self.kit.metrics.frontend_refused(reason);
         self.kit.peers.audit.note_refused(|| {
@@ -217,15 +217,15 @@ fn http_settings(config: &Config) -> http::Settings {
 }
 
 /// The reason for the counters when a raw caller's token is refused.
-fn reason(refusal: &TokenRefusal) -> Reason {
+const fn reason(refusal: &TokenRefusal) -> CallerRefusal {
     match refusal {
-        TokenRefusal::Expired(_) => Reason::TokenExpired,
-        TokenRefusal::NotYet(_) => Reason::TokenNotYet,
-        TokenRefusal::Revoked => Reason::Revoked,
-        TokenRefusal::Unavailable(_) => Reason::AuthUnavailable,
+        TokenRefusal::Expired(_) => CallerRefusal::TokenExpired,
+        TokenRefusal::NotYet(_) => CallerRefusal::TokenNotYet,
+        TokenRefusal::Revoked => CallerRefusal::Revoked,
+        TokenRefusal::Unavailable(_) => CallerRefusal::AuthUnavailable,
         TokenRefusal::Missing
         | TokenRefusal::Bad(_)
         | TokenRefusal::Scope(_)
-        | TokenRefusal::NoTokens => Reason::BadToken,
+        | TokenRefusal::NoTokens => CallerRefusal::BadToken,
     }
 }

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tieline_wire::{AgentKey, BulkNonce, Generation, InstanceId, Lost, Reason, Refusal, TunnelId};
+use tieline_wire::{
+    AgentKey, BulkNonce, Generation, InstanceId, LinkEnd, Lost, Refusal, SessionEnd, TunnelId,
+};
 use tokio::sync::oneshot;
 
 use super::super::arrived::Arrived;
@@ -76,7 +78,7 @@ pub(crate) enum Message {
         refusal: Refusal,
     },
     /// From a name's home shard to a link's shard: the link must end.
-    Fence { link: LinkRef, reason: Reason },
+    Fence { link: LinkRef, reason: LinkEnd },
     /// To every shard: an agent reports what had reached it over an earlier link.
     Lost(Arc<LostLink>),
     /// From the control thread: report some tunnels of this shard, in order, whose names follow `after`.
@@ -217,12 +219,12 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     /// Records that the session was reset; called before its socket closes.
-    pub(crate) fn reset(&self, reason: Reason) {
+    pub(crate) fn reset(&self, reason: SessionEnd) {
         self.reset.store(reason.code(), Ordering::Release);
     }
 
     /// Records that the session was reset before its target received any byte.
-    pub(crate) fn reset_unsent(&self, reason: Reason) {
+    pub(crate) fn reset_unsent(&self, reason: SessionEnd) {
         self.not_sent.store(true, Ordering::Release);
         self.reset(reason);
     }
@@ -233,10 +235,10 @@ impl Verdict {
     }
 
     /// The reason of the session's reset, if it was reset.
-    pub(crate) fn reset_reason(&self) -> Option<Reason> {
+    pub(crate) fn reset_reason(&self) -> Option<SessionEnd> {
         match self.reset.load(Ordering::Acquire) {
             0 => None,
-            code => Some(Reason::from_code(code)),
+            code => Some(SessionEnd::from_code(code)),
         }
     }
 

@@ -30,7 +30,7 @@ fn more_than_the_credit_ends_the_link() {
     let most = raw(Kind::Data, id.0, &vec![0; FLOOR - HEADER_BYTES]);
     give_input(&mut pair.agent, pair.now, most).unwrap();
     let error = give_input(&mut pair.agent, pair.now, raw(Kind::Data, id.0, b"")).unwrap_err();
-    assert_eq!(error.reason, Reason::CreditOverrun);
+    assert_eq!(error.reason, LinkEnd::CreditOverrun);
 }
 
 #[test]
@@ -39,13 +39,13 @@ fn an_oversized_frame_ends_the_link_before_its_payload_is_read() {
     let id = pair.session();
     let header = frame::encode(Kind::Data, id, DATA_BYTES_MAX + 1, false);
     let error = give_input(&mut pair.agent, pair.now, header.to_vec()).unwrap_err();
-    assert_eq!(error.reason, Reason::FrameTooLong);
+    assert_eq!(error.reason, LinkEnd::FrameTooLong);
     let mut pair = Pair::connected();
     let id = pair.session();
     // Within the frame limit, but beyond the credit.
     let header = frame::encode(Kind::Data, id, DATA_BYTES_MAX, false);
     let error = give_input(&mut pair.agent, pair.now, header.to_vec()).unwrap_err();
-    assert_eq!(error.reason, Reason::CreditOverrun);
+    assert_eq!(error.reason, LinkEnd::CreditOverrun);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_finished_direction_holds_no_budget() {
     assert_eq!(pair.agent.session_count(), 1);
     assert_eq!(pair.agent.budget.used(), 0);
     pair.pass(Duration::from_secs(5));
-    pair.relay.reset(id, Reason::Cancelled);
+    pair.relay.reset(id, SessionEnd::Cancelled);
     pair.exchange();
     assert_eq!(pair.agent.session_count(), 0);
     assert_eq!(pair.agent.budget.used(), 0);
@@ -193,7 +193,7 @@ fn a_budget_bounds_all_windows_of_a_link_and_is_shared() {
     }
     assert!(alone > 2 * share);
     for id in sessions {
-        pair.relay.reset(id, Reason::Cancelled);
+        pair.relay.reset(id, SessionEnd::Cancelled);
     }
     pair.exchange();
     assert_eq!(pair.agent.budget.used(), 0);
@@ -368,10 +368,10 @@ fn a_grant_past_the_largest_window_or_a_false_return_ends_the_link() {
     give_input(&mut pair.relay, pair.now, credit).unwrap();
     let credit = raw(Kind::Credit, id.0, &1_u32.to_le_bytes());
     let error = give_input(&mut pair.relay, pair.now, credit).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
     let credit = raw(Kind::CreditReturn, id.0, &1_u32.to_le_bytes());
     let error = give_input(&mut pair.agent, pair.now, credit).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn a_registration_is_answered() {
         request: 1,
         tunnel: TunnelId::parse("maya").unwrap(),
         refusal: Refusal {
-            reason: Reason::Kicked,
+            reason: RefusalReason::Kicked,
             message: String::new(),
         },
     };
@@ -71,7 +71,7 @@ fn a_wrong_preface_ends_the_link_at_its_first_wrong_byte() {
     for wrong in [&b"GET / HTTP/1.1\r\n"[..], b"TLINE\r\n\x02", b"TLX"] {
         let mut pair = Pair::unconnected(Settings::default());
         let error = give_input(&mut pair.relay, pair.now, wrong.to_vec()).unwrap_err();
-        assert_eq!(error.reason, Reason::Preface);
+        assert_eq!(error.reason, LinkEnd::Preface);
         // A port scanner gets no answer.
         assert!(take_output(&mut pair.relay, pair.now).is_empty());
     }
@@ -82,13 +82,13 @@ fn a_second_hello_ends_the_link() {
     let mut pair = Pair::connected();
     let hello = raw_message(Kind::Hello, 0, &signed_hello(&NONCE));
     let error = give_input(&mut pair.relay, pair.now, hello).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
     let hello = raw_message(Kind::Hello, 0, &RelayHello::new(NONCE, 1));
     let error = give_input(&mut pair.agent, pair.now, hello).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
 }
 
-fn error_of_hello(relay: RelayHello, hello: &AgentHello) -> Option<Reason> {
+fn error_of_hello(relay: RelayHello, hello: &AgentHello) -> Option<LinkEnd> {
     let mut pair = Pair::unconnected(Settings::default());
     pair.relay = Mux::relay(relay, Settings::default(), pair.now);
     pair.exchange();
@@ -104,7 +104,7 @@ fn a_signature_for_another_nonce_is_refused() {
     assert_eq!(error_of_hello(relay.clone(), &signed_hello(&NONCE)), None);
     assert_eq!(
         error_of_hello(relay, &signed_hello(&[8; 32])),
-        Some(Reason::BadSignature)
+        Some(LinkEnd::BadSignature)
     );
 }
 
@@ -116,7 +116,7 @@ fn a_version_outside_what_the_relay_offered_is_refused() {
             ..signed_hello(&NONCE)
         };
         let relay = RelayHello::new(NONCE, 1);
-        assert_eq!(error_of_hello(relay, &hello), Some(Reason::Version));
+        assert_eq!(error_of_hello(relay, &hello), Some(LinkEnd::Version));
     }
 }
 
@@ -141,7 +141,7 @@ fn an_agent_that_finds_no_common_version_says_so() {
     };
     bytes.extend_from_slice(&raw_message(Kind::Hello, 0, &hello));
     let error = give_input(&mut pair.agent, pair.now, bytes).unwrap_err();
-    assert_eq!(error.reason, Reason::Version);
+    assert_eq!(error.reason, LinkEnd::Version);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn nothing_but_a_hello_or_a_good_bye_comes_first() {
         let mut pair = Pair::unconnected(Settings::default());
         give_input(&mut pair.relay, pair.now, PREFACE.to_vec()).unwrap();
         let error = give_input(&mut pair.relay, pair.now, bytes).unwrap_err();
-        assert_eq!(error.reason, Reason::Protocol);
+        assert_eq!(error.reason, LinkEnd::Protocol);
     }
 }
 
@@ -177,7 +177,7 @@ fn a_relay_that_goes_away_before_the_preface_stays_silent() {
     let mut pair = Pair::unconnected(Settings::default());
     pair.relay.go_away(&GoAway {
         last_session: 0,
-        reason: Reason::ShuttingDown,
+        reason: LinkEnd::ShuttingDown,
         deadline_ms: 0,
         message: String::new(),
     });
@@ -193,13 +193,13 @@ fn free_text_of_ours_never_breaks_the_peers_rules() {
     pair.relay.register_ack(&RegisterAck {
         request: 1,
         outcome: Err(Refusal {
-            reason: Reason::BadToken,
+            reason: RefusalReason::BadToken,
             message: message.clone(),
         }),
     });
     pair.relay.go_away(&GoAway {
         last_session: 0,
-        reason: Reason::ShuttingDown,
+        reason: LinkEnd::ShuttingDown,
         deadline_ms: 0,
         message,
     });

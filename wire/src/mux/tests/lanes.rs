@@ -92,7 +92,7 @@ fn a_lane_that_broke_off_resets_its_session_and_leaves_the_link_alone() {
     pair.relay.lane_sent(id, 1000);
     pair.relay.finish(id);
     pair.exchange();
-    let reason = Reason::LengthMismatch;
+    let reason = SessionEnd::LengthMismatch;
     let reset = || Event::Reset {
         session: id,
         reason,
@@ -106,11 +106,11 @@ fn a_lane_that_broke_off_resets_its_session_and_leaves_the_link_alone() {
 
 #[test]
 fn a_marker_that_disagrees_or_comes_out_of_turn_ends_the_link() {
-    let cases: [(&[Bytes], Reason); 4] = [
-        (&[bulk(1)], Reason::LengthMismatch),
-        (&[bulk(0), bulk(0)], Reason::Protocol),
-        (&[bulk(0), raw(Kind::Data, 1, b"x")], Reason::Protocol),
-        (&[raw(Kind::Finish, 1, &[0; 8]), bulk(0)], Reason::Protocol),
+    let cases: [(&[Bytes], LinkEnd); 4] = [
+        (&[bulk(1)], LinkEnd::LengthMismatch),
+        (&[bulk(0), bulk(0)], LinkEnd::Protocol),
+        (&[bulk(0), raw(Kind::Data, 1, b"x")], LinkEnd::Protocol),
+        (&[raw(Kind::Finish, 1, &[0; 8]), bulk(0)], LinkEnd::Protocol),
     ];
     for (frames, reason) in cases {
         let mut pair = Pair::connected();
@@ -122,7 +122,7 @@ fn a_marker_that_disagrees_or_comes_out_of_turn_ends_the_link() {
     pair.session();
     let offer = raw_message(Kind::BulkOffer, 1, &BulkOffer(&NONCE_OF_LANE));
     let error = give_input(&mut pair.relay, pair.now, offer).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_finish_of_a_session_that_was_given_up_on_its_lane_is_dropped() {
     pair.relay.lane_sent(id, 1000);
     pair.relay.finish(id);
     let finish = take_output(&mut pair.relay, pair.now);
-    pair.agent.reset(id, Reason::TargetReset);
+    pair.agent.reset(id, SessionEnd::TargetReset);
     assert_eq!(give_input(&mut pair.agent, pair.now, finish).unwrap(), []);
     assert_eq!(pair.agent.lane_ended(id, 1000), None);
     pair.exchange();
@@ -182,7 +182,7 @@ fn a_move_that_crosses_a_reset_leaves_the_link_alone() {
     pair.relay.finish(id);
     let late = take_output(&mut pair.relay, pair.now);
     // The agent has decided to reset, and has not sent it yet.
-    pair.agent.reset(id, Reason::TargetReset);
+    pair.agent.reset(id, SessionEnd::TargetReset);
     assert_eq!(give_input(&mut pair.agent, pair.now, late).unwrap(), []);
     pair.exchange();
     assert_eq!(
@@ -197,9 +197,9 @@ fn a_reset_comes_behind_the_marker_so_that_the_lane_is_read_up_to_its_end() {
     let id = pair.session();
     pair.relay.send(id, "framed".into(), false).unwrap();
     assert!(pair.relay.move_to_lane(id));
-    pair.relay.reset(id, Reason::FrontendReset);
+    pair.relay.reset(id, SessionEnd::FrontendReset);
     pair.exchange();
-    let reason = Reason::FrontendReset;
+    let reason = SessionEnd::FrontendReset;
     let ends = [
         Event::Bulk { session: id },
         Event::Reset {
@@ -219,7 +219,7 @@ fn a_reset_that_crosses_the_opening_and_the_move_leaves_the_link_alone() {
     assert!(pair.agent.move_to_lane(id));
     pair.agent.finish(id);
     let late = take_output(&mut pair.agent, pair.now);
-    pair.relay.reset(id, Reason::FrontendGone);
+    pair.relay.reset(id, SessionEnd::FrontendGone);
     assert_eq!(give_input(&mut pair.relay, pair.now, late).unwrap(), []);
     pair.exchange();
     assert_eq!(

@@ -26,7 +26,7 @@ fn a_silent_peer_is_stale_at_the_deadline_and_not_before() {
         }
         pings += kinds(&take_output(&mut pair.relay, due)).len();
     };
-    assert_eq!(error.reason, Reason::Stale);
+    assert_eq!(error.reason, LinkEnd::Stale);
     assert_eq!(pair.now, heard + Duration::from_secs(45));
     assert!((2..=3).contains(&pings), "{pings}");
 }
@@ -40,7 +40,7 @@ fn a_handshake_that_does_not_end_in_time_ends_the_link() {
         give_input(&mut mux, pair.now + millis(4999), PREFACE.to_vec()).unwrap();
         assert!(mux.handle_timeout(pair.now + millis(4999)).is_ok());
         let error = mux.handle_timeout(deadline).unwrap_err();
-        assert_eq!(error.reason, Reason::HandshakeTimeout);
+        assert_eq!(error.reason, LinkEnd::HandshakeTimeout);
     }
 }
 
@@ -137,7 +137,7 @@ fn a_peer_that_asks_much_and_reads_nothing_is_cut_off() {
             queued += 1;
             assert!(queued < 10_000_000);
         };
-        assert_eq!(error.reason, Reason::Overload);
+        assert_eq!(error.reason, LinkEnd::Overload);
         queued
     };
     let stranger = answered(&mut Pair::connected());
@@ -172,7 +172,7 @@ fn unknown_kinds_are_skipped_only_if_optional() {
         let mut other = Pair::connected();
         other.session();
         let error = give_input(&mut other.agent, other.now, mandatory).unwrap_err();
-        assert_eq!(error.reason, Reason::Protocol);
+        assert_eq!(error.reason, LinkEnd::Protocol);
     }
 }
 
@@ -181,7 +181,7 @@ fn a_table_that_fails_verification_ends_the_link() {
     let mut pair = Pair::connected();
     for kind in [Kind::Register, Kind::Unregister, Kind::GoAway] {
         let error = give_input(&mut pair.relay, pair.now, raw(kind, 0, &[0xff; 64])).unwrap_err();
-        assert_eq!(error.reason, Reason::Table);
+        assert_eq!(error.reason, LinkEnd::Table);
         pair = Pair::connected();
     }
 }
@@ -197,7 +197,7 @@ fn nothing_panics_after_an_error() {
             .relay
             .handle_input(pair.now, &mut Bytes::from_static(b"more"));
         pair.relay.send_capacity(id);
-        pair.relay.reset(id, Reason::LinkLost);
+        pair.relay.reset(id, SessionEnd::LinkLost);
         take_output(&mut pair.relay, pair.now);
     }
 }

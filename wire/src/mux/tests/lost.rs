@@ -18,7 +18,7 @@ fn a_lost_link_is_told_of_over_the_next_with_what_had_arrived() {
     let mut pair = Pair::connected();
     let [whole, cut, ended] = [(); 3].map(|()| pair.session());
     pair.relay.send(whole, "first".into(), false).unwrap();
-    pair.agent.reset(ended, Reason::TargetReset);
+    pair.agent.reset(ended, SessionEnd::TargetReset);
     pair.exchange();
     // The header and one byte of "second" arrive, and nothing that is sent after it.
     pair.relay.send(cut, "second".into(), false).unwrap();
@@ -71,12 +71,12 @@ fn only_an_agent_tells_of_lost_links_and_only_behind_its_hello() {
     let lost = pair.agent.lost(NONCE);
     let said = raw_message(Kind::Lost, 0, &lost);
     let error = give_input(&mut pair.agent, pair.now, said.clone()).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
     let hello = RelayHello::new(NONCE, 1);
     let mut relay = Mux::relay(hello, Settings::default(), pair.now);
     give_input(&mut relay, pair.now, PREFACE.to_vec()).unwrap();
     let error = give_input(&mut relay, pair.now, said).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
 }
 
 #[test]

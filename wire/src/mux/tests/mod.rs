@@ -6,11 +6,12 @@ use bytes::Bytes;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use super::*;
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::frame::Header;
 use crate::ids::{AgentKey, Generation, InstanceId, MachineId};
 use crate::limits::HEADER_BYTES;
 use crate::message::{Mode, Open, Opened};
+use crate::reason::{LinkEnd, RefusalReason, SessionEnd};
 
 mod copies;
 mod credit_flow;

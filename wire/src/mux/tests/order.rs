@@ -28,7 +28,7 @@ fn control_frames_overtake_queued_data() {
     pair.now = pair.now + Duration::from_secs(15);
     pair.relay.handle_timeout(pair.now).unwrap();
     let new = pair.relay.open(&open_message()).unwrap();
-    pair.relay.reset(sessions[1], Reason::Cancelled);
+    pair.relay.reset(sessions[1], SessionEnd::Cancelled);
     let sent = take_one_send(&mut pair.relay, pair.now);
     let place = |kind| sent.iter().position(|(it, _)| it.kind == Some(kind));
     let data = place(Kind::Data).unwrap();

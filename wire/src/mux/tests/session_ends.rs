@@ -74,7 +74,7 @@ fn a_finish_with_another_total_ends_the_link() {
     let mut bytes = raw(Kind::Data, id.0, b"four").to_vec();
     bytes.extend_from_slice(&raw(Kind::Finish, id.0, &5_u64.to_le_bytes()));
     let error = give_input(&mut pair.relay, pair.now, bytes).unwrap_err();
-    assert_eq!(error.reason, Reason::LengthMismatch);
+    assert_eq!(error.reason, LinkEnd::LengthMismatch);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn after_a_finish_neither_data_nor_another_finish_may_come() {
         let finish = raw(Kind::Finish, 1, &0_u64.to_le_bytes());
         give_input(&mut pair.relay, pair.now, finish).unwrap();
         let error = give_input(&mut pair.relay, pair.now, extra).unwrap_err();
-        assert_eq!(error.reason, Reason::Protocol);
+        assert_eq!(error.reason, LinkEnd::Protocol);
     }
 }
 
@@ -98,14 +98,14 @@ fn a_reset_travels_behind_the_data_queued_before_it() {
     let mut pair = Pair::connected();
     let id = pair.session();
     pair.relay.send(id, "last words".into(), false).unwrap();
-    pair.relay.reset(id, Reason::FrontendReset);
+    pair.relay.reset(id, SessionEnd::FrontendReset);
     pair.exchange();
     assert_eq!(data_of(&pair.agent_events, id), b"last words");
     assert_eq!(
         pair.agent_events[1],
         Event::Reset {
             session: id,
-            reason: Reason::FrontendReset
+            reason: SessionEnd::FrontendReset
         }
     );
     assert_eq!(pair.relay.session_count(), 0);
@@ -122,13 +122,13 @@ fn a_reset_may_follow_a_finish_sent_or_not() {
             pair.exchange();
             assert_eq!(pair.relay_events, [Event::Finished { session: id }]);
         }
-        pair.agent.reset(id, Reason::TargetReset);
+        pair.agent.reset(id, SessionEnd::TargetReset);
         pair.exchange();
         assert_eq!(
             pair.relay_events.last(),
             Some(&Event::Reset {
                 session: id,
-                reason: Reason::TargetReset
+                reason: SessionEnd::TargetReset
             })
         );
         assert_eq!(pair.relay.session_count(), 0);
@@ -147,7 +147,7 @@ fn resets_and_finishes_that_cross_on_the_wire_free_both_slots() {
         ] {
             mux.send(id, vec![1; 1000].into(), false).unwrap();
             if resets {
-                mux.reset(id, Reason::Cancelled);
+                mux.reset(id, SessionEnd::Cancelled);
             } else {
                 mux.finish(id);
             }
@@ -166,7 +166,7 @@ fn data_still_on_its_way_for_a_reset_session_is_dropped_and_counted() {
     pair.agent.finish(gone);
     pair.agent.send(other, "lives".into(), false).unwrap();
     let late = take_output(&mut pair.agent, pair.now);
-    pair.relay.reset(gone, Reason::FrontendGone);
+    pair.relay.reset(gone, SessionEnd::FrontendGone);
     pair.exchange();
     let events = give_input(&mut pair.relay, pair.now, late).unwrap();
     assert_eq!(data_of(&events, gone), b"");
@@ -183,7 +183,7 @@ fn data_for_a_session_whose_reset_still_waits_is_dropped_too() {
     let events = give_input(&mut pair.relay, pair.now, bytes.slice(..100)).unwrap();
     assert_eq!(data_of(&events, id).len(), 100 - HEADER_BYTES);
     // The reset comes in the middle of a frame whose first piece was delivered.
-    pair.relay.reset(id, Reason::FrontendGone);
+    pair.relay.reset(id, SessionEnd::FrontendGone);
     let events = give_input(&mut pair.relay, pair.now, bytes.slice(100..)).unwrap();
     assert_eq!(events, []);
 }
@@ -200,7 +200,7 @@ fn an_id_that_was_never_opened_ends_the_link() {
         let mut pair = Pair::connected();
         pair.session();
         let error = give_input(&mut pair.relay, pair.now, bytes).unwrap_err();
-        assert_eq!(error.reason, Reason::UnknownSession);
+        assert_eq!(error.reason, LinkEnd::UnknownSession);
     }
 }
 
@@ -222,7 +222,7 @@ fn an_agent_sends_nothing_before_its_target_stands() {
     pair.exchange();
     let data = raw(Kind::Data, id.0, b"x");
     let error = give_input(&mut pair.relay, pair.now, data).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
 }
 
 #[test]
@@ -231,10 +231,10 @@ fn a_session_opens_once() {
     let id = pair.session();
     let again = raw_message(Kind::Opened, id.0, &Opened);
     let error = give_input(&mut pair.relay, pair.now, again).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
     let again = raw_message(Kind::Open, id.0, &open_message());
     let error = give_input(&mut pair.agent, pair.now, again).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn session_ids_rise_and_are_never_used_twice() {
     for expected in 1..100 {
         let id = pair.session();
         assert_eq!(id, SessionId(expected));
-        pair.relay.reset(id, Reason::Cancelled);
+        pair.relay.reset(id, SessionEnd::Cancelled);
         pair.exchange();
     }
     assert_eq!(pair.agent.last_session(), 99);
@@ -258,19 +258,19 @@ fn messages_for_the_other_side_end_the_link() {
     for bytes in from_agent {
         let mut pair = Pair::connected();
         let error = give_input(&mut pair.relay, pair.now, bytes).unwrap_err();
-        assert_eq!(error.reason, Reason::Protocol);
+        assert_eq!(error.reason, LinkEnd::Protocol);
     }
     let mut pair = Pair::connected();
     let register = raw_message(Kind::Register, 0, &Register::default());
     let error = give_input(&mut pair.agent, pair.now, register).unwrap_err();
-    assert_eq!(error.reason, Reason::Protocol);
+    assert_eq!(error.reason, LinkEnd::Protocol);
 }
 
 #[test]
 fn no_session_opens_once_either_side_goes_away() {
     let away = GoAway {
         last_session: 0,
-        reason: Reason::ShuttingDown,
+        reason: LinkEnd::ShuttingDown,
         deadline_ms: 1000,
         message: "restart".into(),
     };
@@ -306,8 +306,8 @@ fn a_link_holds_no_more_sessions_than_agreed() {
     }
     let one = raw_message(Kind::Open, most + 1, &open_message());
     let error = give_input(&mut pair.agent, pair.now, one).unwrap_err();
-    assert_eq!(error.reason, Reason::SessionLimit);
-    pair.relay.reset(first, Reason::Cancelled);
+    assert_eq!(error.reason, LinkEnd::SessionLimit);
+    pair.relay.reset(first, SessionEnd::Cancelled);
     take_output(&mut pair.relay, pair.now);
     assert!(pair.relay.open(&open_message()).is_ok());
 }
@@ -322,8 +322,8 @@ fn ten_thousand_short_sessions_leave_nothing_behind() {
         pair.consume_at_agent(id);
         pair.agent.send(id, vec![1; 9000].into(), false).unwrap();
         match round % 4 {
-            0 => pair.relay.reset(id, Reason::Cancelled),
-            1 => pair.agent.reset(id, Reason::TargetReset),
+            0 => pair.relay.reset(id, SessionEnd::Cancelled),
+            1 => pair.agent.reset(id, SessionEnd::TargetReset),
             _ => {
                 pair.relay.finish(id);
                 pair.agent.finish(id);
@@ -356,7 +356,11 @@ fn lists_stay_short_while_a_peer_resets_sessions_and_reads_nothing() {
         pair.agent.consumed(id, 10_000);
         assert_eq!(pair.agent.send_capacity(id), 0);
         pair.agent.finish(id);
-        let reset = raw(Kind::Reset, id.0, &Reason::Cancelled.code().to_le_bytes());
+        let reset = raw(
+            Kind::Reset,
+            id.0,
+            &SessionEnd::Cancelled.code().to_le_bytes(),
+        );
         give_input(&mut pair.agent, pair.now, reset).unwrap();
     }
     let lengths = pair.agent.list_lengths();

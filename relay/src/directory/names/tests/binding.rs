@@ -59,7 +59,7 @@ fn another_holder_is_refused_with_whatever_key_and_whether_the_agent_is_there_or
     for _ in 0..2 {
         for key in [1, 2] {
             let eve = of("eve", "maya", key, 9);
-            assert_eq!(refused(names.claim(eve, LATER)), Reason::NameTaken);
+            assert_eq!(refused(names.claim(eve, LATER)), RefusalReason::NameTaken);
         }
         leaves(&mut names, "maya", 1, ReleaseKind::Away);
     }
@@ -80,7 +80,7 @@ fn the_same_holder_comes_with_a_new_key_once_the_old_agent_is_away() {
     let Decision::Refused(refusal) = names.claim(of("ada", "maya", 2, 2), LATER) else {
         panic!("a live agent's name was taken over by another key");
     };
-    assert_eq!(refusal.reason, Reason::NameBound);
+    assert_eq!(refusal.reason, RefusalReason::NameBound);
     assert!(
         refusal.message.contains("127.0.0.1") && refusal.message.contains("010101010101"),
         "{refusal}"
@@ -91,7 +91,10 @@ fn the_same_holder_comes_with_a_new_key_once_the_old_agent_is_away() {
     assert!(second.agents[0].generation > first.agents[0].generation);
     // The first key returns once the second agent is away.
     let old = of("ada", "maya", 1, 3);
-    assert_eq!(refused(names.claim(old.clone(), LATER)), Reason::NameBound);
+    assert_eq!(
+        refused(names.claim(old.clone(), LATER)),
+        RefusalReason::NameBound
+    );
     leaves(&mut names, "maya", 2, ReleaseKind::Away);
     claimed(names.claim(old, LATER));
 }
@@ -103,24 +106,24 @@ fn without_holders_the_key_alone_decides() {
     // A token holder with another key is refused.
     assert_eq!(
         refused(names.claim(of("eve", "maya", 2, 2), LATER)),
-        Reason::NameTaken
+        RefusalReason::NameTaken
     );
     // The same agent presents a token: the name is bound to its holder from now on.
     claimed(names.claim(of("ada", "maya", 1, 1), LATER));
     assert_eq!(
         refused(names.claim(of("eve", "maya", 1, 2), LATER)),
-        Reason::NameTaken
+        RefusalReason::NameTaken
     );
     // The name stays bound to the holder when the agent presents no token.
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
     leaves(&mut names, "maya", 1, ReleaseKind::Away);
     assert_eq!(
         refused(names.claim(of("eve", "maya", 1, 2), LATER)),
-        Reason::NameTaken
+        RefusalReason::NameTaken
     );
     assert_eq!(
         refused(names.claim(claim("maya", 2, 2, link(0, 2)), LATER)),
-        Reason::NameBound
+        RefusalReason::NameBound
     );
 }
 
@@ -137,7 +140,7 @@ fn a_derived_name_goes_with_its_key_to_another_holder_but_not_while_its_agent_is
             instance: InstanceId::new([instance; 16]),
             ..of("bob", name, 1, id)
         };
-        assert_eq!(refused(names.claim(bob, LATER)), Reason::NameTaken);
+        assert_eq!(refused(names.claim(bob, LATER)), RefusalReason::NameTaken);
     }
     claimed(names.claim(of("ada", name, 1, 1), LATER));
     leaves(&mut names, name, 1, ReleaseKind::Away);
@@ -152,12 +155,12 @@ fn a_holder_that_the_relay_was_told_is_another_one_now_keeps_the_agents_name() {
     // The name stays bound to the agent's key.
     assert_eq!(
         refused(names.claim(of("eve", "maya", 2, 2), LATER)),
-        Reason::NameBound
+        RefusalReason::NameBound
     );
     claimed(names.claim(of("bob", "maya", 1, 3), LATER));
     assert_eq!(
         refused(names.claim(of("ada", "maya", 1, 4), LATER)),
-        Reason::NameTaken
+        RefusalReason::NameTaken
     );
 }
 
@@ -178,14 +181,14 @@ fn bindings_outlast_a_restart() {
     for name in ["maya", "nuke"] {
         assert_eq!(
             refused(after.claim(of("eve", name, 1, 5), LATER)),
-            Reason::NameTaken
+            RefusalReason::NameTaken
         );
         let (update, _) = claimed(after.claim(of("ada", name, 1, 6), LATER));
         assert!(update.revision > first_number(2));
     }
     assert_eq!(
         refused(after.claim(of("eve", "open", 2, 5), LATER)),
-        Reason::NameBound
+        RefusalReason::NameBound
     );
     claimed(after.claim(of("eve", "gone", 2, 5), LATER));
     // The same holder may use another key after the restart, too.
@@ -208,7 +211,10 @@ fn an_earlier_run_of_an_agent_does_not_get_its_name_back_after_a_restart() {
     claimed(before.claim(run(1, 1), LATER));
     let (first, _) = claimed(before.claim(run(2, 2), LATER));
     let mut after = restarted(&mut before, 2);
-    assert_eq!(refused(after.claim(run(1, 3), LATER)), Reason::Superseded);
+    assert_eq!(
+        refused(after.claim(run(1, 3), LATER)),
+        RefusalReason::Superseded
+    );
     // The run that had the name gets it again, under a generation of the new start.
     let (second, fence) = claimed(after.claim(run(2, 4), LATER));
     assert_eq!((links(&second), fence.len()), (vec![link(0, 4)], 0));
@@ -218,12 +224,18 @@ fn an_earlier_run_of_an_agent_does_not_get_its_name_back_after_a_restart() {
     let (third, _) = claimed(after.claim(run(2, 5), LATER));
     assert_eq!(third.agents[0].generation, second.agents[0].generation);
     let mut again = restarted(&mut after, 3);
-    assert_eq!(refused(again.claim(run(1, 6), LATER)), Reason::Superseded);
+    assert_eq!(
+        refused(again.claim(run(1, 6), LATER)),
+        RefusalReason::Superseded
+    );
     // A run that is new after a restart supersedes the run before it.
     claimed(again.claim(run(3, 7), LATER));
     for earlier in [1, 2] {
         let earlier = run(earlier, 8);
-        assert_eq!(refused(again.claim(earlier, LATER)), Reason::Superseded);
+        assert_eq!(
+            refused(again.claim(earlier, LATER)),
+            RefusalReason::Superseded
+        );
     }
 }
 
@@ -288,7 +300,7 @@ fn a_flood_of_names_of_one_holder_flushes_no_binding_of_another() {
     assert!(names.names.len() <= 22, "{}", names.names.len());
     assert_eq!(
         refused(names.claim(of("eve", "maya", 1, 9), LATER)),
-        Reason::NameTaken
+        RefusalReason::NameTaken
     );
     claimed(names.claim(of("ada", "maya", 1, 1), LATER));
 }
@@ -315,7 +327,7 @@ fn one_holder_cannot_have_every_place_and_leaves_room_when_it_goes() {
     }
     assert_eq!(
         refused(names.claim(of("eve", "e5", 1, 1), LATER)),
-        Reason::Limited
+        RefusalReason::Limited
     );
     claimed(names.claim(of("ada", "maya", 2, 2), LATER));
     // Renewals of live tunnels pass, and a refused claim takes no place.
@@ -339,7 +351,7 @@ fn a_name_that_its_agent_took_back_is_forgotten_if_no_other_key_can_have_it() {
     assert!(!update.forget);
     assert_eq!(
         refused(names.claim(of("eve", "maya", 2, 2), LATER)),
-        Reason::NameTaken
+        RefusalReason::NameTaken
     );
 }
 
@@ -388,7 +400,7 @@ fn members_of_a_pool_share_it_after_a_restart_and_strangers_do_not() {
     let mut after = restarted(&mut before, 2);
     assert_eq!(
         refused(after.claim(member("eve", 3, 3, "other"), LATER)),
-        Reason::NameTaken
+        RefusalReason::NameTaken
     );
     claimed(after.claim(member("cyd", 4, 4, "fx"), LATER));
     let (update, _) = claimed(after.claim(member("ada", 1, 1, "fx"), LATER));

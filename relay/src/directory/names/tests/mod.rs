@@ -81,7 +81,7 @@ pub(super) fn claimed(decision: Decision) -> (RouteUpdate, Vec<LinkRef>) {
     }
 }
 
-pub(super) fn refused(decision: Decision) -> Reason {
+pub(super) fn refused(decision: Decision) -> RefusalReason {
     match decision {
         Decision::Refused(refusal) => refusal.reason,
         Decision::Claimed { .. } => panic!("claimed"),
@@ -132,14 +132,14 @@ fn another_key_is_refused_also_while_the_agent_is_away() {
     claimed(names.claim(claim("maya", 1, 1, link(0, 1)), LATER));
     assert_eq!(
         refused(names.claim(claim("maya", 2, 1, link(0, 2)), LATER)),
-        Reason::NameTaken
+        RefusalReason::NameTaken
     );
     let released = names.release(&maya, link(0, 1), ReleaseKind::Away, LATER);
     let update = released.update.unwrap();
     assert!(update.agents.is_empty() && !update.forget);
     assert_eq!(
         refused(names.claim(claim("maya", 2, 1, link(0, 2)), LATER)),
-        Reason::NameBound
+        RefusalReason::NameBound
     );
     let (_, forgotten) = names.sweep(LATER + OFFLINE_KEPT);
     assert!(forgotten[0].forget && forgotten[0].revision > update.revision);
@@ -173,7 +173,7 @@ fn the_number_of_live_names_is_limited_for_the_whole_relay() {
     claimed(names.claim(claim("b", 1, 1, link(0, 1)), LATER));
     assert_eq!(
         refused(names.claim(claim("c", 1, 1, link(0, 1)), LATER)),
-        Reason::TunnelLimit
+        RefusalReason::TunnelLimit
     );
     claimed(names.claim(claim("b", 1, 2, link(0, 2)), LATER));
     names.release(
@@ -217,12 +217,12 @@ fn an_instance_that_was_superseded_never_gets_the_name_back() {
     // The superseded run's link broke before the run heard of the takeover, so it dials again.
     assert_eq!(
         refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
-        Reason::Superseded
+        RefusalReason::Superseded
     );
     names.release(&maya, link(0, 2), ReleaseKind::Away, LATER);
     assert_eq!(
         refused(names.claim(claim("maya", 1, 1, link(0, 3)), LATER)),
-        Reason::Superseded
+        RefusalReason::Superseded
     );
     let (update, _) = claimed(names.claim(claim("maya", 1, 2, link(0, 4)), LATER));
     assert_eq!(links(&update), [link(0, 4)]);

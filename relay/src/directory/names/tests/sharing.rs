@@ -48,7 +48,7 @@ fn agents_whose_tokens_say_so_share_a_name_and_each_is_taken_over_by_itself() {
     assert_eq!(after.agents[0].tag, first.agents[0].tag);
     assert_eq!(
         refused(names.claim(shared(1, 1, 1, 5, "ada"), LATER)),
-        Reason::Superseded
+        RefusalReason::Superseded
     );
     // An agent that leaves does not affect the others.
     let released = names
@@ -79,7 +79,7 @@ fn nobody_joins_without_being_allowed_to() {
         }
     };
     claimed(names.claim(alone(1, 1), LATER));
-    let taken = Reason::NameTaken;
+    let taken = RefusalReason::NameTaken;
     // The present holder does not share the name.
     assert_eq!(
         refused(names.claim(shared(2, 2, 1, 2, "ada"), LATER)),
@@ -139,7 +139,7 @@ fn one_of_several_cannot_change_the_name_under_the_others() {
         stranger,
     ] {
         let refusal = refused(names.claim(changed(change), LATER));
-        assert_eq!(refusal, Reason::NameTaken);
+        assert_eq!(refusal, RefusalReason::NameTaken);
     }
     let (update, _) = claimed(names.claim(shared(1, 1, 1, 1, "ada"), LATER));
     assert_eq!(update.agents.len(), 2);
@@ -162,7 +162,7 @@ fn the_agents_of_a_name_are_limited_and_who_left_makes_room() {
     let one_more = nth(HOLDERS_MAX);
     assert_eq!(
         refused(names.claim(one_more.clone(), LATER)),
-        Reason::TunnelLimit
+        RefusalReason::TunnelLimit
     );
     let pool = TunnelId::parse("pool").unwrap();
     names.release(&pool, link(0, 7), ReleaseKind::Away, LATER);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use hyper::rt::{Read, Write};
-use tieline_wire::{Reason, SharedBudget, TunnelId};
+use tieline_wire::{SessionEnd, SharedBudget, TunnelId};
 
 use self::listing::Listing;
 use self::seal::Sealer;
@@ -69,7 +69,7 @@ pub(crate) trait Gateway: Clone + 'static {
     /// `kept` connection is preferred.
     ///
     /// # Errors
-    /// [`Reason::UnknownTunnel`] if the caller may not know of the tunnel, [`Reason::TunnelOffline`] if
+    /// [`SessionEnd::UnknownTunnel`] if the caller may not know of the tunnel, [`SessionEnd::TunnelOffline`] if
     /// no agent served the tunnel in time, [`NoTarget::AgentGone`] if the request is pinned to an agent
     /// that did not come back in time.
     fn find(
@@ -107,7 +107,7 @@ pub(crate) trait Gateway: Clone + 'static {
         caller: &Self::Caller,
         target: &Target,
         dcc: Option<&Arc<str>>,
-    ) -> impl Future<Output = Result<Self::Stream, Reason>>;
+    ) -> impl Future<Output = Result<Self::Stream, SessionEnd>>;
 
     /// Bytes of a lost link's session that had reached the agent, as the agent reports over a new link;
     /// `None` if the agent cannot tell or does not report in time.

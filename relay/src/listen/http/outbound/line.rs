@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_hop::Delivery;
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 
 use crate::io::poll_read_through;
 use crate::listen::http::frontend::held::Held;
@@ -19,7 +19,7 @@ use crate::session::SessionEnded;
 pub(crate) struct Track {
     /// Number of reads since the request began that returned bytes or the end.
     reads: Cell<u64>,
-    reason: Cell<Option<Reason>>,
+    reason: Cell<Option<SessionEnd>>,
     /// The session ended before its target received a byte.
     is_not_sent: Cell<bool>,
     request_done: Cell<bool>,
@@ -67,7 +67,7 @@ impl Track {
     }
 
     /// Why the session ended, if the session gave a reason.
-    pub(crate) fn reason(&self) -> Option<Reason> {
+    pub(crate) fn reason(&self) -> Option<SessionEnd> {
         self.reason.get()
     }
 

@@ -16,7 +16,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use tieline_hop::headers::kept_alive_for;
 use tieline_hop::{Delivery, Fault, ReportingStream, drive, reusable_for};
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{SessionEnd, TunnelId};
 use tokio::sync::oneshot;
 
 use super::line::{Line, Track};
@@ -73,7 +73,7 @@ impl<G: Gateway> Connection<G> {
         (target, dcc): (&Rc<Target>, Option<&Arc<str>>),
         timeout: Duration,
         pool: &Pool<G>,
-    ) -> Result<Self, Reason> {
+    ) -> Result<Self, SessionEnd> {
         let stream = {
             let mut opening = pin!(gateway.open(&admitted.caller, target, dcc));
             let mut timeout = pin!(gateway.sleep(timeout));
@@ -81,7 +81,7 @@ impl<G: Gateway> Connection<G> {
                 Poll::Pending => timeout
                     .as_mut()
                     .poll(cx)
-                    .map(|()| Err(Reason::TargetTimeout)),
+                    .map(|()| Err(SessionEnd::TargetTimeout)),
                 opened => opened,
             })
             .await?
@@ -97,7 +97,7 @@ impl<G: Gateway> Connection<G> {
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .handshake(stream)
             .await
-            .map_err(|_| Reason::Internal)?;
+            .map_err(|_| SessionEnd::Internal)?;
         let (end, ended) = oneshot::channel();
         let is_last = Rc::new(Cell::new(false));
         let away = pool.retire(Rc::clone(&is_last), gateway.away(target));
@@ -153,13 +153,14 @@ impl<G: Gateway> Connection<G> {
     /// Why a request over a new session got no answer, if another agent may safely be asked: the agent is
     /// away or leaving, or its target took no connection. Otherwise `Err` with the answer for the
     /// caller.
-    pub(crate) fn end_reason(&self, failure: &Failure) -> Result<Reason, Problem> {
+    pub(crate) fn end_reason(&self, failure: &Failure) -> Result<SessionEnd, Problem> {
         let reason = self.track.reason();
         match failure {
             Failure::Unsent(_) => reason.ok_or_else(|| Problem::target_closed(Delivery::NotSent)),
             Failure::Silent(problem) => {
                 let is_not_sent = self.is_not_sent();
-                let is_worth_it = |it: &Reason| is_away(*it) || (is_not_sent && is_of_target(*it));
+                let is_worth_it =
+                    |it: &SessionEnd| is_away(*it) || (is_not_sent && is_of_target(*it));
                 let reason = reason.map(of_agent).filter(is_worth_it);
                 reason.ok_or_else(|| problem.clone())
             }
@@ -176,7 +177,7 @@ impl<G: Gateway> Connection<G> {
     /// The connection is unusable afterwards.
     pub(crate) async fn is_unreached(&self, gateway: &G) -> bool {
         // With any other reason the agent or the relay ended the session, and there is no report.
-        let is_lost = self.track.reason() == Some(Reason::LinkLost);
+        let is_lost = self.track.reason() == Some(SessionEnd::LinkLost);
         match self.line.take().filter(|_| is_lost) {
             Some(stream) => {
                 let reached = gateway.reached(stream).await;

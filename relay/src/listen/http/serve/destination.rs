@@ -8,7 +8,7 @@ use http::header::Entry;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
-use tieline_wire::{Reason, TunnelId};
+use tieline_wire::{SessionEnd, TunnelId};
 
 use super::asked::Asked;
 use super::front::Front;
@@ -94,7 +94,10 @@ impl<G: Gateway> Front<G> {
         match way {
             Some(Way::Tunnel(route)) => match tunnel(&route) {
                 Some(tunnel) => Ok(Named::new(TunnelSelector::Tunnel(tunnel), route)),
-                None => Err(Problem::not_delivered(Reason::UnknownTunnel, route.tunnel)),
+                None => Err(Problem::not_delivered(
+                    SessionEnd::UnknownTunnel,
+                    route.tunnel,
+                )),
             },
             Some(Way::Kind { dcc, any, named }) => {
                 let named = named.and_then(|route| Some((tunnel(&route)?, route)));
@@ -203,7 +206,10 @@ impl<G: Gateway> Front<G> {
         match self.find(&wanted, admitted, None).await {
             Err(problem) => problem,
             // The tunnel exists, but is of another kind.
-            Ok(_) => no_target(NoTarget::Refused(Reason::UnknownTunnel), &wanted.selector),
+            Ok(_) => no_target(
+                NoTarget::Refused(SessionEnd::UnknownTunnel),
+                &wanted.selector,
+            ),
         }
     }
 
@@ -310,7 +316,7 @@ pub(super) fn no_target(why: NoTarget, selector: &TunnelSelector) -> Problem {
     match (why, selector) {
         (NoTarget::AgentGone, _) => Problem::session_gone(),
         (NoTarget::Stopping, _) => Problem::stopping(),
-        (NoTarget::Refused(Reason::UnknownTunnel), TunnelSelector::Kind(kind)) => {
+        (NoTarget::Refused(SessionEnd::UnknownTunnel), TunnelSelector::Kind(kind)) => {
             Problem::no_such_kind(kind)
         }
         (NoTarget::Refused(reason), TunnelSelector::Kind(kind)) => {

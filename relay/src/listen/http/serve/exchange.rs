@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tieline_hop::Delivery;
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 
 use super::destination::{Destination, no_target};
 use super::front::Front;
@@ -29,7 +29,7 @@ const LOOKS_MAX: usize = 4;
 enum Attempt<G: Gateway> {
     Answered(Box<(Connection<G>, Response<Incoming>)>),
     /// No answer for this reason; the request may be sent once more.
-    Failed(Box<Unanswered>, Reason),
+    Failed(Box<Unanswered>, SessionEnd),
 }
 
 /// A request without an answer that may be sent once more.

@@ -38,31 +38,31 @@ fn what_cannot_be_reached_is_told_apart() {
         let (agent, target) = (Some("agent"), Some("target"));
         for (opens, answer) in [
             (
-                Opens::Not(Reason::TunnelOffline),
+                Opens::Not(SessionEnd::TunnelOffline),
                 told(503, "tunnel_offline", agent),
             ),
             (
-                Opens::Not(Reason::LinkLost),
+                Opens::Not(SessionEnd::LinkLost),
                 told(503, "tunnel_offline", agent),
             ),
             (
-                Opens::Not(Reason::TargetRefused),
+                Opens::Not(SessionEnd::TargetRefused),
                 told(502, "target_refused", target),
             ),
             (
-                Opens::Not(Reason::TargetUnreachable),
+                Opens::Not(SessionEnd::TargetUnreachable),
                 told(502, "target_unreachable", target),
             ),
             (
-                Opens::Not(Reason::TargetTimeout),
+                Opens::Not(SessionEnd::TargetTimeout),
                 told(504, "target_timeout", target),
             ),
             (
-                Opens::Not(Reason::SessionLimit),
+                Opens::Not(SessionEnd::SessionLimit),
                 told(503, "overload", None),
             ),
             (
-                Opens::Not(Reason::Internal),
+                Opens::Not(SessionEnd::Internal),
                 told(502, "tunnel_failed", agent),
             ),
             (Opens::Never, told(504, "target_timeout", target)),
@@ -127,17 +127,17 @@ fn a_target_that_ends_before_the_head_is_told() {
             ("HTTP/1.1 200 O", None, told(502, "target_closed", gone)),
             (
                 "",
-                Some(Reason::TargetReset),
+                Some(SessionEnd::TargetReset),
                 told(502, "target_closed", gone),
             ),
             (
                 "",
-                Some(Reason::TargetRefused),
+                Some(SessionEnd::TargetRefused),
                 told(502, "target_refused", gone),
             ),
             (
                 "",
-                Some(Reason::LinkLost),
+                Some(SessionEnd::LinkLost),
                 told(502, "tunnel_failed", Some("agent")),
             ),
             (
@@ -225,7 +225,7 @@ fn a_reset_is_not_an_end_of_an_answer_that_ends_with_the_connection() {
         let mut target = relay.target().await;
         target.head().await;
         target.send("HTTP/1.0 200 OK\r\n\r\nhalf").await;
-        target.reset(Reason::LinkLost);
+        target.reset(SessionEnd::LinkLost);
         assert!(caller.rest().await.ends_with("\r\n4\r\nhalf\r\n"));
         assert_eq!(ended.await.unwrap(), Ended::Aborted);
     });

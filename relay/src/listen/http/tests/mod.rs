@@ -31,12 +31,12 @@ use bytes::Bytes;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use tieline_token::Scope;
-use tieline_wire::{Generation, Reason, Scheme, TunnelId};
+use tieline_wire::{Generation, Scheme, SessionEnd, TunnelId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
-use self::peer::{Peer, Session, SessionEnd, without_forwarded};
+use self::peer::{Peer, Session, SessionState, without_forwarded};
 use super::gateway::ended::Ended;
 use super::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 use super::*;
@@ -78,8 +78,8 @@ async fn seconds(seconds: u64) {
 enum Opens {
     To(Generation),
     /// Fails once, and then opens under a newer generation.
-    Once(Reason, Generation),
-    Not(Reason),
+    Once(SessionEnd, Generation),
+    Not(SessionEnd),
     Never,
 }
 
@@ -207,8 +207,10 @@ impl Gateway for Shard {
         let is_theirs = caller.0.as_deref().is_none_or(|it| it == tunnel.as_str());
         let known = self.0.tunnels.borrow().get(tunnel.as_str()).copied();
         let generation = match known.filter(|_| is_theirs) {
-            None => return refused(Reason::UnknownTunnel),
-            Some(Opens::Not(Reason::TunnelOffline)) => return refused(Reason::TunnelOffline),
+            None => return refused(SessionEnd::UnknownTunnel),
+            Some(Opens::Not(SessionEnd::TunnelOffline)) => {
+                return refused(SessionEnd::TunnelOffline);
+            }
             Some(Opens::To(generation)) => generation,
             Some(_) => Generation(1),
         };
@@ -230,7 +232,7 @@ impl Gateway for Shard {
             return Err(NoTarget::AgentGone);
         }
         if stale.is_some_and(|stale| stale.revision >= target.revision) {
-            return refused(Reason::TunnelOffline);
+            return refused(SessionEnd::TunnelOffline);
         }
         Ok(Rc::new(target))
     }
@@ -260,7 +262,7 @@ impl Gateway for Shard {
         _: &Named,
         target: &Target,
         _: Option<&Arc<str>>,
-    ) -> Result<Session, Reason> {
+    ) -> Result<Session, SessionEnd> {
         let tunnel = &target.tunnel;
         let opens = self.0.tunnels.borrow()[tunnel.as_str()];
         match opens {
@@ -279,7 +281,7 @@ impl Gateway for Shard {
             }
             Opens::To(_) => {
                 let (near, far) = tokio::io::duplex(SOCKET_BYTES);
-                let end = Rc::new(SessionEnd::default());
+                let end = Rc::new(SessionState::default());
                 let peer = Peer {
                     io: Some(far),
                     end: Rc::clone(&end),
@@ -287,7 +289,7 @@ impl Gateway for Shard {
                 self.0
                     .opened
                     .try_send(peer)
-                    .map_err(|_| Reason::ShuttingDown)?;
+                    .map_err(|_| SessionEnd::ShuttingDown)?;
                 Ok(Session { io: near, end })
             }
         }

@@ -69,7 +69,7 @@ fn a_listed_page_may_read_the_answer_and_the_target_sees_its_own_address() {
 fn a_listed_page_may_read_the_relays_own_answers() {
     run(async {
         let relay = relay();
-        relay.set("maya", Opens::Not(Reason::TargetRefused));
+        relay.set("maya", Opens::Not(SessionEnd::TargetRefused));
         let mut caller = relay.caller();
         caller.send(from_page("GET", APP, "")).await;
         let head = caller.head().await;

@@ -8,16 +8,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tieline_wire::Reason;
+use tieline_wire::SessionEnd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 
 use crate::session::SessionEnded;
 
-/// How a session ended.
+/// How a session ended, on both sides.
 #[derive(Default)]
-pub(super) struct SessionEnd {
+pub(super) struct SessionState {
     /// Reason of a reset by the target's side.
-    pub(super) reset: Cell<Option<Reason>>,
+    pub(super) reset: Cell<Option<SessionEnd>>,
     /// Whether the relay's side ended with a reset; `None` until the relay's end is dropped.
     pub(super) relay_reset: Cell<Option<bool>>,
     pub(super) is_shut: Cell<bool>,
@@ -26,7 +26,7 @@ pub(super) struct SessionEnd {
 /// The relay's end of a session.
 pub(super) struct Session {
     pub(super) io: DuplexStream,
-    pub(super) end: Rc<SessionEnd>,
+    pub(super) end: Rc<SessionState>,
 }
 
 impl Drop for Session {
@@ -81,7 +81,7 @@ impl Write for Session {
 /// The far end of a connection: a caller or a target.
 pub(super) struct Peer {
     pub(super) io: Option<DuplexStream>,
-    pub(super) end: Rc<SessionEnd>,
+    pub(super) end: Rc<SessionState>,
 }
 
 impl Peer {
@@ -161,7 +161,7 @@ impl Peer {
         self.io = None;
     }
 
-    pub(super) fn reset(&mut self, reason: Reason) {
+    pub(super) fn reset(&mut self, reason: SessionEnd) {
         self.end.reset.set(Some(reason));
         self.close();
     }

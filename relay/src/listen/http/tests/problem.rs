@@ -7,10 +7,10 @@ use crate::metrics::LimitKind;
 
 #[test]
 fn an_offline_tunnel_is_never_a_404_and_an_unknown_one_always_is() {
-    for reason in Reason::ALL {
+    for reason in SessionEnd::ALL {
         for delivery in [Delivery::NotSent, Delivery::Sent] {
             let problem = Problem::session(*reason, "maya", delivery);
-            let unknown = *reason == Reason::UnknownTunnel;
+            let unknown = *reason == SessionEnd::UnknownTunnel;
             assert_eq!(
                 problem.status == StatusCode::NOT_FOUND,
                 unknown,
@@ -22,10 +22,10 @@ fn an_offline_tunnel_is_never_a_404_and_an_unknown_one_always_is() {
 
 #[test]
 fn only_a_request_that_was_not_sent_is_told_to_come_back() {
-    let before = Problem::not_delivered(Reason::LinkLost, "maya").into_response();
+    let before = Problem::not_delivered(SessionEnd::LinkLost, "maya").into_response();
     assert_eq!(before.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(before.headers()[RETRY_AFTER], "5");
-    let after = Problem::session(Reason::LinkLost, "maya", Delivery::Sent).into_response();
+    let after = Problem::session(SessionEnd::LinkLost, "maya", Delivery::Sent).into_response();
     assert_eq!(after.status(), StatusCode::BAD_GATEWAY);
     assert!(!after.headers().contains_key(RETRY_AFTER));
 }
@@ -37,7 +37,7 @@ fn whoever_gets_no_answer_of_a_target_is_told_whether_it_had_the_request() {
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         (response.status().as_u16(), body["request"].clone())
     };
-    for reason in Reason::ALL {
+    for reason in SessionEnd::ALL {
         for delivery in [Delivery::NotSent, Delivery::Sent] {
             let (status, request) = said(Problem::session(*reason, "maya", delivery));
             let is_told = status != 404;
@@ -90,8 +90,8 @@ fn the_body_tells_a_dead_agent_from_a_dead_target() {
         let response = Problem::not_delivered(reason, "maya").into_response();
         serde_json::from_slice::<serde_json::Value>(response.body()).unwrap()
     };
-    assert_eq!(body(Reason::TunnelOffline)["down"], "agent");
-    assert_eq!(body(Reason::TunnelOffline)["error"], "tunnel_offline");
-    assert_eq!(body(Reason::TargetRefused)["down"], "target");
-    assert_eq!(body(Reason::UnknownTunnel).get("down"), None);
+    assert_eq!(body(SessionEnd::TunnelOffline)["down"], "agent");
+    assert_eq!(body(SessionEnd::TunnelOffline)["error"], "tunnel_offline");
+    assert_eq!(body(SessionEnd::TargetRefused)["down"], "target");
+    assert_eq!(body(SessionEnd::UnknownTunnel).get("down"), None);
 }

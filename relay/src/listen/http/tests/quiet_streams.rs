@@ -121,7 +121,7 @@ fn a_caller_sees_that_a_stream_that_paused_broke_off() {
             assert_eq!(ended.await.unwrap(), Ended::Aborted, "{end:?}");
         }
         let (mut caller, mut target, ended) = paused(&mut relay, GET).await;
-        target.reset(Reason::LinkLost);
+        target.reset(SessionEnd::LinkLost);
         assert_eq!(caller.rest().await, "");
         assert_eq!(ended.await.unwrap(), Ended::Aborted);
     });

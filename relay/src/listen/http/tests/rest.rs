@@ -55,8 +55,8 @@ fn relay() -> Relay {
     let mut relay = Relay::new();
     *relay.shard.0.base_path.borrow_mut() = "/mcp".to_owned();
     relay.settings().takes_tokens = true;
-    relay.set("off", Opens::Not(Reason::TunnelOffline));
-    relay.set("dead", Opens::Not(Reason::TargetRefused));
+    relay.set("off", Opens::Not(SessionEnd::TunnelOffline));
+    relay.set("dead", Opens::Not(SessionEnd::TargetRefused));
     relay
 }
 

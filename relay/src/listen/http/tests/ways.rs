@@ -107,7 +107,7 @@ fn a_kind_is_no_way_to_a_tunnel_of_another_one() {
             assert_eq!(answer, (404, "unknown_tunnel".to_owned()), "{name}");
         }
         // A tunnel whose agent is offline may come back, so the answer is 503.
-        relay.set("comfy", Opens::Not(Reason::TunnelOffline));
+        relay.set("comfy", Opens::Not(SessionEnd::TunnelOffline));
         let answer = refused(&relay, &get("/dcc/maya/comfy/mcp", "r")).await;
         assert_eq!(answer, (503, "tunnel_offline".to_owned()));
         let answer = refused(&relay, &get("/dcc/nuke/mcp", "r")).await;
@@ -197,7 +197,7 @@ fn the_relay_says_that_it_lives_and_nothing_else() {
 fn a_request_that_was_not_sent_goes_to_the_agent_that_came_back() {
     run(async {
         let mut relay = Relay::new();
-        relay.set("maya", Opens::Once(Reason::LinkLost, Generation(2)));
+        relay.set("maya", Opens::Once(SessionEnd::LinkLost, Generation(2)));
         let mut caller = relay.caller();
         caller.send(post("body")).await;
         let mut target = relay.target().await;
@@ -211,7 +211,7 @@ fn a_request_that_was_not_sent_goes_to_the_agent_that_came_back() {
 fn a_target_that_came_back_elsewhere_is_known_by_its_new_address() {
     run(async {
         let mut relay = Relay::new();
-        relay.set("maya", Opens::Once(Reason::LinkLost, Generation(2)));
+        relay.set("maya", Opens::Once(SessionEnd::LinkLost, Generation(2)));
         relay.shard.0.moves_to.set(Some("127.0.0.1:9999"));
         let mut caller = relay.caller();
         caller.send(GET).await;

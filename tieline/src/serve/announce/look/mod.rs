@@ -20,12 +20,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tieline_wire::Reason;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use tieline_agent::Target;
 use tieline_agent::socket::CloseMode;
+use tieline_agent::targets::TargetFailure;
 
 /// Time limit for the whole look.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -132,7 +132,7 @@ async fn look_at(target: &Target) -> Sight {
     };
     match ask.initialize().await {
         Ok(sight) => sight,
-        Err(Trouble::Connect(reason, error)) => absent(target, reason, &error),
+        Err(Trouble::Connect(failure, error)) => absent(target, failure, &error),
         Err(Trouble::Http(why)) => Sight::new(
             "not_http",
             format!(
@@ -143,9 +143,9 @@ async fn look_at(target: &Target) -> Sight {
     }
 }
 
-fn absent(target: &Target, reason: Reason, error: &std::io::Error) -> Sight {
-    match reason {
-        Reason::TargetRefused => {
+fn absent(target: &Target, failure: TargetFailure, error: &std::io::Error) -> Sight {
+    match failure {
+        TargetFailure::Refused => {
             let meanwhile = match target {
                 Target::Http(_) => "callers get 502",
                 Target::Tcp(_) => "callers' connections are reset",
@@ -155,12 +155,12 @@ fn absent(target: &Target, reason: Reason, error: &std::io::Error) -> Sight {
                 format!("nothing listens at {target}: start the server; {meanwhile} until it runs"),
             )
         }
-        Reason::TargetTimeout => {
+        TargetFailure::Timeout => {
             let words =
                 format!("{target} does not take the connection: is it busy, or firewalled?");
             Sight::new("timeout", words)
         }
-        _ => Sight::new(
+        TargetFailure::Unreachable | TargetFailure::Reset => Sight::new(
             "unreachable",
             format!("{target} cannot be reached: {error}"),
         ),
@@ -169,7 +169,7 @@ fn absent(target: &Target, reason: Reason, error: &std::io::Error) -> Sight {
 
 /// Why a request got no answer.
 enum Trouble {
-    Connect(Reason, std::io::Error),
+    Connect(TargetFailure, std::io::Error),
     Http(String),
 }
 
