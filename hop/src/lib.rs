@@ -4,6 +4,7 @@
 //! Each hop decides for itself which connection to use, how long anything may take, and the text of
 //! its own answers. No runtime, I/O or clock: a wait comes in as a future.
 
+mod answer;
 mod body;
 pub mod browser;
 pub mod cors;
@@ -20,6 +21,7 @@ pub mod rewrite;
 mod scanner;
 pub mod site;
 
+pub use answer::{AnswerBody, Broken, Cut, EventStream, Lend, Reader};
 pub use body::{Progress, RequestBody, await_continue};
 pub use escape::escape_path;
 pub use exchange::{Delivery, Failure, Fault, copy_head, drive, reusable_for};

@@ -1,16 +1,17 @@
 //! The caller's connection: what hyper reads and writes through, and whether the caller is still
 //! connected.
 
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tieline_hop::Intake;
+use tieline_hop::{Cut, Intake, Reader};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -30,56 +31,67 @@ const LINGER_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// A request is being answered.
-    busy: AtomicBool,
+    busy: Cell<bool>,
     /// The request's body has not been read to its end.
-    unread: AtomicBool,
+    unread: Cell<bool>,
     /// The request's body is being sent to the relay.
-    uploading: AtomicBool,
-    read_blocked: AtomicBool,
-    flushes: AtomicU64,
+    uploading: Cell<bool>,
+    read_blocked: Cell<bool>,
+    flushes: Cell<u64>,
     /// The answer broke off, and only a reset can show that to the caller.
-    cut_hidden: AtomicBool,
+    cut_hidden: Cell<bool>,
 }
 
 impl State {
     /// Records that a request's head is complete.
     pub(super) fn begin(&self, has_body: bool) {
-        self.unread.store(has_body, Relaxed);
-        self.uploading.store(false, Relaxed);
-        self.busy.store(true, Relaxed);
-    }
-
-    /// Records that hyper has the whole answer, or that the answer was dropped.
-    pub(super) fn answered(&self) {
-        self.busy.store(false, Relaxed);
+        self.unread.set(has_body);
+        self.uploading.set(false);
+        self.busy.set(true);
     }
 
     pub(super) fn uploading(&self) {
-        self.uploading.store(true, Relaxed);
+        self.uploading.set(true);
     }
 
     pub(super) fn uploaded(&self) {
-        self.uploading.store(false, Relaxed);
-        self.unread.store(false, Relaxed);
+        self.uploading.set(false);
+        self.unread.set(false);
     }
 
     /// True if the caller may still be sending a request body that the proxy does not read.
     pub(super) fn is_unread(&self) -> bool {
-        self.unread.load(Relaxed)
+        self.unread.get()
     }
 
     /// Records that the caller does not speak HTTP; what it still sends is discarded.
     pub(super) fn malformed(&self) {
-        self.unread.store(true, Relaxed);
+        self.unread.set(true);
+    }
+}
+
+impl Reader for State {
+    type Piece = Bytes;
+
+    fn piece(&self, bytes: Bytes) -> Bytes {
+        bytes
     }
 
-    pub(super) fn set_cut_hidden(&self) {
-        self.cut_hidden.store(true, Relaxed);
+    fn flushes(&self) -> u64 {
+        self.flushes.get()
     }
 
-    /// How often hyper has written everything it had for the caller.
-    pub(super) fn flushes(&self) -> u64 {
-        self.flushes.load(Relaxed)
+    fn await_flush(&self, cx: &Context<'_>) {
+        // The same task flushes after this turn, so one wake is enough.
+        cx.waker().wake_by_ref();
+    }
+
+    fn set_cut(&self, cut: Cut) {
+        self.cut_hidden.set(cut == Cut::Hidden);
+    }
+
+    fn answered(&self) {
+        self.busy.set(false);
     }
 }
 
@@ -92,12 +104,12 @@ struct Inner {
 /// The caller's connection, held by hyper and by the connection's driver, both in one task.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
-    inner: Arc<Mutex<Inner>>,
-    state: Arc<State>,
+    inner: Rc<RefCell<Inner>>,
+    state: Rc<State>,
 }
 
 impl Caller {
-    pub(super) fn new(stream: TcpStream, state: Arc<State>) -> Self {
+    pub(super) fn new(stream: TcpStream, state: Rc<State>) -> Self {
         // Makes a close a reset until the orderly end: a killed process then leaves no answer that looks whole.
         let _ = stream.set_zero_linger();
         let inner = Inner {
@@ -105,18 +117,14 @@ impl Caller {
             intake: Intake::new(),
         };
         Self {
-            inner: Arc::new(Mutex::new(inner)),
+            inner: Rc::new(RefCell::new(inner)),
             state,
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Must be called before each poll of hyper's connection.
     pub(super) fn begin_turn(&self) {
-        self.state.read_blocked.store(false, Relaxed);
+        self.state.read_blocked.set(false);
     }
 
     /// True if the caller has closed the connection and hyper does not notice.
@@ -125,11 +133,11 @@ impl Caller {
     /// the relay is slow to take are not read ahead either: backpressure holds the caller.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
         let state = &self.state;
-        let is_hypers = state.read_blocked.load(Relaxed) || state.uploading.load(Relaxed);
-        if is_hypers || !state.busy.load(Relaxed) {
+        let is_hypers = state.read_blocked.get() || state.uploading.get();
+        if is_hypers || !state.busy.get() {
             return false;
         }
-        let inner = &mut *self.inner();
+        let inner = &mut *self.inner.borrow_mut();
         while inner.intake.ahead().len() < AHEAD_BYTES_MAX {
             let mut bytes = [0; 1024];
             let mut buf = ReadBuf::new(&mut bytes);
@@ -148,12 +156,11 @@ impl Caller {
     /// dropped before.
     pub(super) async fn close(self) {
         let (cut_hidden, unread) = (&self.state.cut_hidden, &self.state.unread);
-        let (cut_hidden, unread) = (cut_hidden.load(Relaxed), unread.load(Relaxed));
-        let Some(inner) = Arc::into_inner(self.inner) else {
+        let (cut_hidden, unread) = (cut_hidden.get(), unread.get());
+        let Some(inner) = Rc::into_inner(self.inner) else {
             return;
         };
-        let inner = inner.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut stream = inner.io.into_inner();
+        let mut stream = inner.into_inner().io.into_inner();
         if cut_hidden {
             // An orderly close would look like the answer's end.
             let _ = stream.set_zero_linger();
@@ -179,13 +186,13 @@ impl Read for Caller {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Inner { io, intake } = &mut *self.inner();
+        let Inner { io, intake } = &mut *self.inner.borrow_mut();
         if intake.read(buf.remaining(), |bytes| buf.put_slice(bytes)) {
             return Poll::Ready(Ok(()));
         }
         let stream = io.inner_mut();
         let polled = Pin::new(&mut TokioIo::new(Scanned { stream, intake })).poll_read(cx, buf);
-        self.state.read_blocked.store(polled.is_pending(), Relaxed);
+        self.state.read_blocked.set(polled.is_pending());
         polled
     }
 }
@@ -218,24 +225,24 @@ impl Write for Caller {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner().io).poll_write(cx, bytes)
+        Pin::new(&mut self.inner.borrow_mut().io).poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner().io).poll_flush(cx))?;
+        ready!(Pin::new(&mut self.inner.borrow_mut().io).poll_flush(cx))?;
         // hyper flushes only after it has written everything it had.
-        self.state.flushes.fetch_add(1, Relaxed);
+        self.state.flushes.set(self.state.flushes.get() + 1);
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.inner();
+        let mut inner = self.inner.borrow_mut();
         socket::end_in_order(inner.io.inner());
         Pin::new(&mut inner.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner().io.is_write_vectored()
+        self.inner.borrow().io.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -243,6 +250,6 @@ impl Write for Caller {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner().io).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.inner.borrow_mut().io).poll_write_vectored(cx, slices)
     }
 }

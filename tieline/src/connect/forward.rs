@@ -1,7 +1,7 @@
 //! Forwards one request, from the caller's head to the relay's answer.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -13,10 +13,9 @@ use tieline_hop::events::{Events, ask_for_plain, is_event_stream};
 use tieline_hop::headers::{
     check_answer, check_request, expects_continue, for_caller, kept_extensions,
 };
-use tieline_hop::{Delivery, await_continue, copy_head};
+use tieline_hop::{Cut, Delivery, await_continue, copy_head};
 use tokio::time::{Instant, sleep};
 
-use super::body::AnswerBody;
 use super::caller::State;
 use super::cors;
 use super::credential::Credential;
@@ -25,7 +24,7 @@ use super::headers::for_relay;
 use super::origin::{self, Hosts, Origins};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::Problem;
-use super::rewrite::{self, Endpoint};
+use super::rewrite::{self, Endpoint, Stream};
 use super::token_demand::TokenDemand;
 use super::trouble::TroubleReporter;
 use super::upload::{Progress, RequestBody};
@@ -41,9 +40,12 @@ const AWAY_GRACE: Duration = Duration::from_secs(3);
 /// Pause between two dials of an unreachable relay.
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
 
+/// An answer's body on its way to the caller.
+pub(super) type AnswerBody = tieline_hop::AnswerBody<State, Lease, Stream>;
+
 /// State that all requests share.
 pub(super) struct Front {
-    pub(super) pool: Arc<Pool>,
+    pub(super) pool: Rc<Pool>,
     pub(super) host: HeaderValue,
     pub(super) credential: Option<Credential>,
     pub(super) token_demand: TokenDemand,
@@ -59,7 +61,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         local: IpAddr,
-        state: Arc<State>,
+        state: Rc<State>,
     ) -> Response<AnswerBody> {
         state.begin(!request.body().is_end_stream());
         let mut answer = self.answered(request, local, &state).await;
@@ -75,9 +77,9 @@ impl Front {
         &self,
         request: Request<Incoming>,
         local: IpAddr,
-        state: &Arc<State>,
+        state: &Rc<State>,
     ) -> Response<AnswerBody> {
-        let own = |body| AnswerBody::own(body, Arc::clone(state));
+        let own = |body| AnswerBody::own(body, Rc::clone(state));
         let (page, host) = match self.check(&request, local) {
             Ok(passed) => passed,
             Err(problem) => return problem.into_response().map(own),
@@ -109,7 +111,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         host: &str,
-        state: &Arc<State>,
+        state: &Rc<State>,
     ) -> Response<AnswerBody> {
         match self.try_forward(request, host, state).await {
             Ok(answer) => answer,
@@ -118,7 +120,7 @@ impl Front {
                 if let Some(event) = self.trouble.failed(&problem) {
                     self.hook.tell(&event);
                 }
-                let own = |body| AnswerBody::own(body, Arc::clone(state));
+                let own = |body| AnswerBody::own(body, Rc::clone(state));
                 problem.into_response().map(own)
             }
         }
@@ -128,7 +130,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         host: &str,
-        state: &Arc<State>,
+        state: &Rc<State>,
     ) -> Result<Response<AnswerBody>, Problem> {
         let version = request.version();
         let asked = request.uri().path().to_owned();
@@ -162,14 +164,18 @@ impl Front {
         let length = length.filter(|_| events.is_none());
         let stream = events.map(|events| {
             let relay = self.pool.relay().clone();
-            (events, Endpoint { relay, asked })
+            let endpoint = Endpoint { relay, asked };
+            Stream { events, endpoint }
         });
         // hyper's server chooses the version for the caller; the relay's version does not matter.
         parts.version = Version::HTTP_11;
         parts.extensions = kept_extensions(&parts.extensions);
-        let is_cut_hidden = length.is_none() && version == Version::HTTP_10;
-        let lease = Lease::new(Arc::clone(&self.pool), connection);
-        let body = AnswerBody::relay(body, stream, lease, is_cut_hidden, Arc::clone(state));
+        let cut = match length.is_none() && version == Version::HTTP_10 {
+            true => Cut::Hidden,
+            false => Cut::Visible,
+        };
+        let lease = Lease::new(Rc::clone(&self.pool), connection);
+        let body = AnswerBody::passed(body, stream, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
 
@@ -194,7 +200,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         (host, credential): (&str, Option<HeaderValue>),
-        state: &Arc<State>,
+        state: &Rc<State>,
     ) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
         ask_for_plain(&parts.method, &mut parts.headers);
@@ -226,7 +232,7 @@ impl Front {
     async fn exchange(
         &self,
         mut request: Request<RequestBody>,
-        state: &Arc<State>,
+        state: &Rc<State>,
     ) -> Result<(Connection, Response<Incoming>), Problem> {
         let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let mut delivery = Delivery::NotSent;
@@ -281,7 +287,7 @@ impl Front {
     }
 }
 
-fn request_body(incoming: Option<Incoming>, state: &Arc<State>) -> RequestBody {
-    let state = Arc::clone(state);
+fn request_body(incoming: Option<Incoming>, state: &Rc<State>) -> RequestBody {
+    let state = Rc::clone(state);
     RequestBody::new(incoming, Progress { state, track: None })
 }

@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -112,7 +113,7 @@ async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)
 /// Serves callers until `shutdown` resolves; connected callers then get at most [`DRAIN_TIMEOUT`].
 pub(super) async fn serve(
     listeners: Vec<TcpListener>,
-    front: Arc<Front>,
+    front: Rc<Front>,
     shutdown: impl Future<Output = ()>,
 ) {
     let (places, refusals) = places(descriptors::free());
@@ -138,13 +139,13 @@ pub(super) async fn serve(
             }
         };
         if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-            let (front, stopping) = (Arc::clone(&front), stopping.clone());
-            callers.spawn(async move {
+            let (front, stopping) = (Rc::clone(&front), stopping.clone());
+            callers.spawn_local(async move {
                 serve_one(stream, front, stopping).await;
                 drop(permit);
             });
         } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-            callers.spawn(async move {
+            callers.spawn_local(async move {
                 let _ = timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
                 drop(permit);
             });
@@ -177,17 +178,17 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve_one(stream: TcpStream, front: Arc<Front>, mut stopping: watch::Receiver<bool>) {
+async fn serve_one(stream: TcpStream, front: Rc<Front>, mut stopping: watch::Receiver<bool>) {
     let Ok(local) = stream.local_addr() else {
         return;
     };
     // Senders have already chosen when to write; holding their bytes back only adds latency.
     let _ = stream.set_nodelay(true);
-    let state = Arc::new(State::default());
-    let caller = Caller::new(stream, Arc::clone(&state));
+    let state = Rc::new(State::default());
+    let caller = Caller::new(stream, Rc::clone(&state));
     {
         let service = service_fn(|request| {
-            let (front, state) = (Arc::clone(&front), Arc::clone(&state));
+            let (front, state) = (Rc::clone(&front), Rc::clone(&state));
             async move {
                 let answer = front.answer(request, local.ip(), state).await;
                 Ok::<_, std::convert::Infallible>(answer)

@@ -16,7 +16,6 @@
 //! side ends the other side. Request paths go to the relay unchanged: the proxy has no tunnel table.
 
 mod args;
-mod body;
 mod caller;
 mod cors;
 mod credential;
@@ -37,10 +36,11 @@ mod upload;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::task::LocalSet;
 
 pub use self::args::{ConnectArgs, DEFAULT_LISTEN};
 use self::credential::Credential;
@@ -209,8 +209,8 @@ impl Connect {
             authorization: None,
             is_connect: false,
         });
-        let front = Arc::new(Front {
-            pool: Arc::new(Pool::new(relay, tls)),
+        let front = Rc::new(Front {
+            pool: Rc::new(Pool::new(relay, tls)),
             host,
             credential,
             token_demand: TokenDemand::default(),
@@ -225,8 +225,11 @@ impl Connect {
             }
             std::future::pending::<()>().await;
         };
+        // One thread has all callers and connections, so what they share needs no lock.
+        let serving = LocalSet::new();
+        let serving = serving.run_until(listen::serve(listeners, Rc::clone(&front), shutdown));
         tokio::select! {
-            () = listen::serve(listeners, Arc::clone(&front), shutdown) => {}
+            () = serving => {}
             () = looking => {}
         }
         hook.tell(&ConnectEvent::Stopped);

@@ -3,8 +3,8 @@
 //! All callers of the proxy share the connections, because they are one user with one token. A
 //! request after a pause then needs no TLS handshake.
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -14,9 +14,10 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tieline_hop::headers::kept_alive_for;
-use tieline_hop::{Delivery, Fault, ReportingStream, drive, reusable_for};
+use tieline_hop::{Delivery, Fault, Lend, ReportingStream, drive, reusable_for};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
+use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
 use super::HTTP_BUFFER_BYTES_MAX;
@@ -45,7 +46,7 @@ pub(super) struct Connection {
     sender: SendRequest<RequestBody>,
     /// Dropping the sender ends the task that drives the connection.
     _end: oneshot::Sender<()>,
-    track: Arc<Track>,
+    track: Rc<Track>,
     idle_since: Instant,
     kept_alive_for: Option<Duration>,
 }
@@ -57,10 +58,10 @@ impl Connection {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failure> {
         let track = &self.track;
-        track.reads.store(0, Relaxed);
+        track.reads.set(0);
         track.set_request_done(request.body().is_end_stream());
         track.set_request_failed(false);
-        request.body_mut().progress_mut().track = Some(Arc::clone(track));
+        request.body_mut().progress_mut().track = Some(Rc::clone(track));
         match self.sender.try_send_request(request).await {
             Ok(answer) => {
                 self.kept_alive_for = kept_alive_for(answer.headers());
@@ -71,8 +72,8 @@ impl Connection {
     }
 
     fn failure(&self, error: TrySendError<Request<RequestBody>>) -> Failure {
-        let is_body_broken = self.track.request_failed.load(Relaxed);
-        let reads = self.track.reads.load(Relaxed);
+        let is_body_broken = self.track.request_failed.get();
+        let reads = self.track.reads.get();
         Failure::of(error, is_body_broken, reads, |fault| match fault {
             Fault::Request(refusal) => refusal.into(),
             Fault::Malformed(rule) => Problem::relay_invalid(rule),
@@ -95,7 +96,7 @@ impl Connection {
 pub(super) struct Pool {
     relay: RelayOrigin,
     tls: Option<Tls>,
-    idle: Mutex<Vec<Connection>>,
+    idle: RefCell<Vec<Connection>>,
 }
 
 impl Pool {
@@ -103,7 +104,7 @@ impl Pool {
         Self {
             relay,
             tls,
-            idle: Mutex::new(Vec::new()),
+            idle: RefCell::new(Vec::new()),
         }
     }
 
@@ -115,14 +116,10 @@ impl Pool {
         self.tls.as_ref()
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes the most recently used idle connection that is fit for another request.
     pub(super) fn take(&self, is_repeatable: bool) -> Option<Connection> {
         let now = Instant::now();
-        let mut idle = self.idle();
+        let mut idle = self.idle.borrow_mut();
         idle.retain(|connection| connection.is_fit(now, true));
         let place = idle.iter().rposition(|connection| {
             connection.sender.is_ready() && connection.is_fit(now, is_repeatable)
@@ -131,7 +128,7 @@ impl Pool {
     }
 
     fn put(&self, mut connection: Connection) {
-        let mut idle = self.idle();
+        let mut idle = self.idle.borrow_mut();
         connection.idle_since = Instant::now();
         if idle.len() >= IDLE_CONNECTIONS_MAX {
             idle.remove(0);
@@ -143,11 +140,11 @@ impl Pool {
     pub(super) async fn open(&self) -> Result<Connection, Problem> {
         let deadline = deadline_in(DIAL_TIMEOUT);
         let stream = self.dial(deadline).await?;
-        let track = Arc::new(Track::default());
-        let noting = Arc::clone(&track);
+        let track = Rc::new(Track::default());
+        let noting = Rc::clone(&track);
         let stream = ReportingStream::new(TokioIo::new(stream), move |noted| {
             if noted.is_ok() {
-                noting.reads.fetch_add(1, Relaxed);
+                noting.reads.set(noting.reads.get() + 1);
             }
         });
         let (sender, driver) = http1::Builder::new()
@@ -157,7 +154,7 @@ impl Pool {
             .await
             .map_err(|_| Problem::relay_closed(Delivery::NotSent))?;
         let (end, held) = oneshot::channel();
-        tokio::spawn(drive(driver, held));
+        spawn_local(drive(driver, held));
         Ok(Connection {
             sender,
             _end: end,
@@ -190,25 +187,27 @@ impl Pool {
 
 /// A connection while an answer arrives on it. Dropping the lease closes the connection.
 pub(super) struct Lease {
-    pool: Arc<Pool>,
+    pool: Rc<Pool>,
     connection: Connection,
 }
 
 impl Lease {
-    pub(super) const fn new(pool: Arc<Pool>, connection: Connection) -> Self {
+    pub(super) const fn new(pool: Rc<Pool>, connection: Connection) -> Self {
         Self { pool, connection }
     }
+}
 
-    /// Called at the end of the answer: keeps the connection if the request is complete, too.
-    pub(super) fn finish(self) {
+impl Lend for Lease {
+    /// Keeps the connection if the request is complete, too.
+    fn finish(self) {
         let Self { pool, connection } = self;
-        if connection.track.request_done.load(Relaxed) && !connection.sender.is_closed() {
+        if connection.track.request_done.get() && !connection.sender.is_closed() {
             pool.put(connection);
         }
     }
 }
 
 /// A byte stream to the relay: plain TCP or TLS.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}

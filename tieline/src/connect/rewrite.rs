@@ -1,10 +1,15 @@
 //! Maps the relay's address in answers to the proxy's, and the proxy's address in requests to the
 //! relay's.
 
+use std::io;
+
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{
     CONTENT_LOCATION, HeaderName, LINK, LOCATION, REFERER, REFRESH, WWW_AUTHENTICATE,
 };
+use tieline_hop::EventStream;
+use tieline_hop::events::Events;
 use tieline_hop::rewrite::{links, metadata, refresh, split_authority, values};
 use tieline_hop::site::{self, Site};
 
@@ -44,6 +49,31 @@ pub(super) fn read(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str) {
             .eq_ignore_ascii_case(host.as_bytes())
             .then(|| [relay.to_string().as_bytes(), path].concat())
     });
+}
+
+/// An event stream of the relay, with its endpoint URLs mapped.
+pub(super) struct Stream {
+    pub(super) events: Events,
+    pub(super) endpoint: Endpoint,
+}
+
+impl EventStream for Stream {
+    fn push(&mut self, piece: Bytes) {
+        self.events.push(piece);
+    }
+
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let Self { events, endpoint } = self;
+        events.next(|url| endpoint.path(url))
+    }
+
+    fn rest(&mut self) -> Bytes {
+        self.events.rest()
+    }
+
+    fn is_holding(&self) -> bool {
+        self.events.is_holding()
+    }
 }
 
 /// Maps the endpoint URL that an event stream names (MCP's older HTTP+SSE transport).

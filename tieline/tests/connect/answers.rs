@@ -9,7 +9,7 @@ use crate::rig::{Exchange, Proxy, Relay, pass};
 
 const REQUEST: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost:51822\r\n\r\n";
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn every_event_of_a_stream_leaves_at_once() {
     let mut it = Exchange::begin(REQUEST).await;
     it.target
@@ -27,7 +27,7 @@ async fn every_event_of_a_stream_leaves_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn answers_without_a_body_keep_their_headers_and_the_connection() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -62,7 +62,7 @@ async fn answers_without_a_body_keep_their_headers_and_the_connection() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn urls_of_the_relay_become_urls_of_the_proxy() {
     let mut it = Exchange::begin(REQUEST).await;
     let own = it.relay.url();
@@ -83,7 +83,7 @@ async fn urls_of_the_relay_become_urls_of_the_proxy() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_request_that_was_sent_before_the_relay_went_away_is_told_as_sent() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -105,7 +105,7 @@ async fn a_request_that_was_sent_before_the_relay_went_away_is_told_as_sent() {
     assert_eq!(body["request"], "sent");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_relay_that_is_not_there_is_named_with_the_cause() {
     // A bound port that refuses connections; a free port could belong to another test by now.
     let taken = TcpSocket::new_v4().unwrap();
@@ -127,7 +127,7 @@ async fn a_relay_that_is_not_there_is_named_with_the_cause() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_dead_relay_is_told_once_and_that_it_is_back_as_well() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -154,7 +154,7 @@ async fn a_dead_relay_is_told_once_and_that_it_is_back_as_well() {
     assert_eq!(proxy.event().await, ConnectEvent::RelayBack);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn the_reason_phrase_arrives_as_it_was_sent() {
     for phrase in ["Try Again", "Fine"] {
         let mut it = Exchange::begin(REQUEST).await;
@@ -165,7 +165,7 @@ async fn the_reason_phrase_arrives_as_it_was_sent() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn trailers_that_are_announced_arrive() {
     let mut it = Exchange::begin(
         "GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nConnection: TE\r\n\r\n",
@@ -182,13 +182,13 @@ async fn trailers_that_are_announced_arrive() {
     assert!(rest.to_lowercase().ends_with("x-sum: 7\r\n\r\n"), "{rest}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_question_about_the_server_as_a_whole_stays_one() {
     let it = Exchange::begin("OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(it.head.start(), "OPTIONS * HTTP/1.1");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn what_is_not_http_is_no_answer() {
     let mut it = Exchange::begin(REQUEST).await;
     it.target.send("220 mail.example ESMTP\r\n").await;
@@ -196,7 +196,7 @@ async fn what_is_not_http_is_no_answer() {
     assert_eq!(body["error"], "relay_invalid");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_stream_may_be_silent_for_a_day() {
     let mut it = Exchange::begin(REQUEST).await;
     pass(Duration::from_secs(3_600)).await;
@@ -209,7 +209,7 @@ async fn a_stream_may_be_silent_for_a_day() {
     assert_eq!(it.caller.until("a\r\n").await, "1\r\na\r\n");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_endpoint_that_names_the_relay_leads_through_the_proxy() {
     const STREAM: &str = "GET /w/x/sse HTTP/1.1\r\nHost: localhost:51822\r\n\
         Accept: text/event-stream\r\nReferer: http://localhost:51822/w/x/tree\r\n\r\n";

@@ -24,7 +24,7 @@ async fn leaving(request: &str, answer: &str) -> Duration {
     left_at.elapsed()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_caller_that_leaves_is_gone_at_the_relay_at_once() {
     let pipelined = format!("{GET}{GET}");
     let expecting = "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
@@ -46,7 +46,7 @@ async fn a_caller_that_leaves_is_gone_at_the_relay_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_answer_that_breaks_off_does_so_for_the_caller() {
     for answer in [STREAM, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none"] {
         let mut it = Exchange::begin(GET).await;
@@ -58,7 +58,7 @@ async fn an_answer_that_breaks_off_does_so_for_the_caller() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_caller_that_knows_no_chunks_sees_a_reset_where_an_answer_breaks_off() {
     let request = "GET /w/x/mcp HTTP/1.0\r\nHost: localhost\r\n\r\n";
     let mut it = Exchange::begin(request).await;
@@ -67,7 +67,7 @@ async fn a_caller_that_knows_no_chunks_sees_a_reset_where_an_answer_breaks_off()
     assert!(it.caller.rest().await.1, "a close would look like the end");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_early_answer_arrives_though_the_body_goes_on() {
     let request = "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n";
     let mut it = Exchange::begin(request).await;
@@ -80,7 +80,7 @@ async fn an_early_answer_arrives_though_the_body_goes_on() {
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_refusal_in_front_of_a_body_says_that_it_is_the_last_answer() {
     let it = Exchange::begin(GET).await;
     let mut caller = it.proxy.caller().await;
@@ -92,7 +92,7 @@ async fn a_refusal_in_front_of_a_body_says_that_it_is_the_last_answer() {
     caller.send(&"x".repeat(100_000)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_proxy_that_stops_lets_what_runs_finish() {
     let mut it = Exchange::begin(GET).await;
     let idle = it.proxy.caller().await;
@@ -112,7 +112,7 @@ async fn a_proxy_that_stops_lets_what_runs_finish() {
     drop(idle);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_proxy_that_stops_does_not_wait_for_an_endless_stream() {
     let mut it = Exchange::begin(GET).await;
     it.pass(STREAM, "one\r\n").await;

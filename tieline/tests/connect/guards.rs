@@ -10,7 +10,7 @@ fn request(headers: &str) -> String {
     format!("POST /w/x/mcp HTTP/1.1\r\n{headers}Content-Length: 0\r\n\r\n")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_page_that_gave_its_name_this_address_gets_no_further() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -41,7 +41,7 @@ async fn a_page_that_gave_its_name_this_address_gets_no_further() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_page_that_was_let_in_may_ask_and_read() {
     let relay = Relay::bind().await;
     let origin = "https://app.example";
@@ -80,7 +80,7 @@ async fn a_page_that_was_let_in_may_ask_and_read() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_request_that_does_not_name_one_host_is_malformed() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -93,7 +93,7 @@ async fn a_request_that_does_not_name_one_host_is_malformed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_head_without_end_is_refused() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -106,7 +106,7 @@ async fn a_head_without_end_is_refused() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_head_with_two_readings_is_refused_before_its_end() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -125,7 +125,7 @@ async fn a_head_with_two_readings_is_refused_before_its_end() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn connections_beyond_the_limit_are_told_so() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -151,7 +151,7 @@ async fn connections_beyond_the_limit_are_told_so() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_port_that_is_taken_is_told_as_such() {
     let relay = Relay::bind().await;
     let taken = relay.address().to_string();
@@ -162,7 +162,7 @@ async fn a_port_that_is_taken_is_told_as_such() {
     assert_eq!(error.exit_code(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_connection_on_which_nothing_is_asked_ends() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start(&relay.url()).await;
@@ -176,7 +176,7 @@ async fn a_connection_on_which_nothing_is_asked_ends() {
     caller.gone().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn localhost_is_an_address_in_each_family() {
     let relay = Relay::bind().await;
     let proxy = Proxy::start_with(&relay.url(), |c| {
@@ -205,7 +205,7 @@ async fn localhost_is_an_address_in_each_family() {
     assert!(matches!(taken, ConnectError::Taken { .. }), "{taken}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_host_that_was_allowed_is_answered() {
     let relay = Relay::bind().await;
     let name = "host.docker.internal";

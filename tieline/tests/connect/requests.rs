@@ -37,7 +37,7 @@ fn expecting(sent: &str) -> String {
     )
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_call_reaches_the_relay_with_the_token_and_without_what_is_local() {
     let (_dir, token) = token_file("secret.token\n");
     let request = "POST /w/maya-1/mcp?a=%20b HTTP/1.1\r\nHost: localhost:51822\r\n\
@@ -67,14 +67,14 @@ async fn a_call_reaches_the_relay_with_the_token_and_without_what_is_local() {
     assert_eq!(head.value("mcp-session-id"), "s-2");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn without_a_token_file_the_callers_own_credential_passes() {
     let request = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer own\r\n\r\n";
     let it = Exchange::begin(request).await;
     assert_eq!(it.head.value("authorization"), "Bearer own");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_relay_that_asks_for_no_token_gets_none() {
     let (_dir, token) = token_file("secret.token");
     for answer in [
@@ -101,7 +101,7 @@ async fn a_relay_that_asks_for_no_token_gets_none() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_relay_is_asked_once_and_again_after_a_refusal() {
     let (_dir, token) = token_file("secret.token");
     let mut it = Exchange::begin_with_token(GET, &token).await;
@@ -120,7 +120,7 @@ async fn a_relay_is_asked_once_and_again_after_a_refusal() {
     assert!(it.target.head().await.values("authorization").is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_token_that_the_relay_refuses_is_read_again() {
     let (_dir, token) = token_file("old");
     let mut it = Exchange::begin_with_token(GET, &token).await;
@@ -136,7 +136,7 @@ async fn a_token_that_the_relay_refuses_is_read_again() {
     assert_eq!(head.value("authorization"), "Bearer new");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_body_reaches_the_relay_piece_by_piece_with_its_trailers() {
     let request = "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
                    Trailer: X-Sum\r\nTE: trailers\r\n\r\n3\r\none\r\n";
@@ -165,7 +165,7 @@ async fn a_body_reaches_the_relay_piece_by_piece_with_its_trailers() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_body_waits_until_the_relay_says_continue() {
     let mut it = Exchange::begin(&expecting("")).await;
     assert_eq!(it.head.value("expect"), "100-continue");
@@ -175,14 +175,14 @@ async fn a_body_waits_until_the_relay_says_continue() {
     assert_eq!(it.target.bytes(4).await, b"body");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_relay_that_knows_no_continue_gets_the_body_all_the_same() {
     let mut it = Exchange::begin(&expecting("body")).await;
     pass(Duration::from_secs(1)).await;
     assert_eq!(it.target.bytes(4).await, b"body");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_connection_that_was_idle_for_long_is_not_trusted_with_what_must_not_be_repeated() {
     for (method, is_kept) in [("GET", true), ("POST", false)] {
         let request = GET.replacen("GET", method, 1);
@@ -197,7 +197,7 @@ async fn a_connection_that_was_idle_for_long_is_not_trusted_with_what_must_not_b
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_relay_that_does_not_want_the_body_is_not_sent_it() {
     let mut it = Exchange::begin(&expecting("")).await;
     it.target
@@ -207,7 +207,7 @@ async fn a_relay_that_does_not_want_the_body_is_not_sent_it() {
     assert_eq!(head.start(), "HTTP/1.1 413 Content Too Large");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_slow_relay_slows_the_caller() {
     let request = "POST /w/x/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n";
     let mut it = Exchange::begin(request).await;
@@ -225,7 +225,7 @@ async fn a_slow_relay_slows_the_caller() {
     soon(stuck).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_connection_is_used_again_by_another_caller() {
     let mut it = Exchange::begin(GET).await;
     it.pass(OK, "ok").await;
@@ -240,7 +240,7 @@ async fn a_connection_is_used_again_by_another_caller() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_stale_connection_is_replaced_unseen_for_what_can_be_repeated() {
     for (method, is_repeated) in [("GET", true), ("POST", false)] {
         let request = GET.replacen("GET", method, 1);

@@ -53,7 +53,7 @@ impl Proxy {
             .unwrap()
             .with_event_hook(move |event| drop(tell.try_send(event.clone())));
         let connect = change(connect);
-        let task = tokio::spawn(connect.run(async {
+        let task = tokio::task::spawn_local(connect.run(async {
             let _ = stopped.await;
         }));
         let Some(ConnectEvent::Listening { address, .. }) = soon(events.recv()).await else {

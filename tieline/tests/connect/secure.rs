@@ -72,7 +72,7 @@ async fn refusal(relay: &TlsRelay, url: &str, change: impl FnOnce(Connect) -> Co
     body["message"].as_str().unwrap().to_owned()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_stream_comes_over_tls_and_ends_with_its_caller() {
     let relay = TlsRelay::bind("localhost").await;
     let proxy = Proxy::start_with(&relay.url("localhost"), |c| c.with_ca(&relay.ca)).await;
@@ -95,7 +95,7 @@ async fn a_stream_comes_over_tls_and_ends_with_its_caller() {
     target.gone().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_answer_over_tls_that_is_cut_is_cut_for_the_caller() {
     let relay = TlsRelay::bind("localhost").await;
     let proxy = Proxy::start_with(&relay.url("localhost"), |c| c.with_ca(&relay.ca)).await;
@@ -111,14 +111,14 @@ async fn an_answer_over_tls_that_is_cut_is_cut_for_the_caller() {
     assert!(!text.ends_with("0\r\n\r\n"), "{text:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_certificate_that_nobody_signed_is_told_with_what_to_do() {
     let relay = TlsRelay::bind("localhost").await;
     let message = refusal(&relay, &relay.url("localhost"), |c| c).await;
     assert!(message.contains("--ca"), "{message}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_certificate_that_the_file_of_ca_did_not_sign_is_told_so() {
     let (relay, other) = (
         TlsRelay::bind("localhost").await,
@@ -130,7 +130,7 @@ async fn a_certificate_that_the_file_of_ca_did_not_sign_is_told_so() {
     assert!(!message.contains("name its file"), "{message}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_authoritys_own_certificate_is_told_with_what_to_make_instead() {
     let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -142,14 +142,14 @@ async fn an_authoritys_own_certificate_is_told_with_what_to_make_instead() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_certificate_for_another_name_is_told_as_such() {
     let relay = TlsRelay::bind("relay.example").await;
     let message = refusal(&relay, &relay.url("localhost"), |c| c.with_ca(&relay.ca)).await;
     assert!(message.contains("another name"), "{message}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_plain_port_is_not_mistaken_for_tls() {
     let relay = TlsRelay::bind("localhost").await;
     let url = relay.url("localhost");
@@ -163,7 +163,7 @@ async fn a_plain_port_is_not_mistaken_for_tls() {
     assert!(message.contains("http://"), "{message}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn files_without_certificates_are_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca.pem");

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tieline_hop::events;
+use tieline_hop::{EventStream, events};
 
 use super::endpoint::Endpoint;
 use super::sse::{Border, COMMENT};
@@ -45,8 +45,15 @@ impl<G: Gateway> Events<G> {
         }
     }
 
-    /// Takes bytes from the target.
-    pub(crate) fn push(&mut self, piece: Bytes) {
+    /// True if a comment may come next: the bytes passed on end with an event, and no byte order mark is held back.
+    fn takes_comment(&self) -> bool {
+        let mapped = self.mapped.as_ref();
+        self.border.is_reached() && mapped.is_none_or(|(events, _)| events.has_begun())
+    }
+}
+
+impl<G: Gateway> EventStream for Events<G> {
+    fn push(&mut self, piece: Bytes) {
         self.last = self.gateway.now();
         match &mut self.mapped {
             Some((events, _)) => events.push(piece),
@@ -54,8 +61,7 @@ impl<G: Gateway> Events<G> {
         }
     }
 
-    /// The next bytes to pass on; `None` if more bytes from the target are needed.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Bytes>> {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
         let out = match &mut self.mapped {
             Some((events, endpoint)) => events.next(|url| endpoint.public(url))?,
             None => Some(std::mem::take(&mut self.piece)).filter(|piece| !piece.is_empty()),
@@ -66,26 +72,18 @@ impl<G: Gateway> Events<G> {
         Ok(out)
     }
 
-    /// The held-back bytes after the target has ended the stream.
-    pub(crate) fn rest(&mut self) -> Bytes {
+    fn rest(&mut self) -> Bytes {
         let mapped = self.mapped.take();
         mapped.map_or_else(Bytes::new, |(mut events, _)| events.rest())
     }
 
-    /// True if bytes are held back.
-    pub(crate) fn is_holding(&self) -> bool {
+    fn is_holding(&self) -> bool {
         let mapped = self.mapped.as_ref();
         !self.piece.is_empty() || mapped.is_some_and(|(events, _)| events.is_holding())
     }
 
-    /// True if a comment may come next: the bytes passed on end with an event, and no byte order mark is held back.
-    fn takes_comment(&self) -> bool {
-        let mapped = self.mapped.as_ref();
-        self.border.is_reached() && mapped.is_none_or(|(events, _)| events.has_begun())
-    }
-
     /// Resolves with a comment for the caller after each quiet period, but never inside an event.
-    pub(crate) fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         if self.quiet_max.is_zero() {
             return Poll::Pending;
         }

@@ -3,13 +3,14 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::Frame;
+use tieline_hop::Cut;
 
-use super::held::{Held, StreamMemory};
+use super::held::{Held, Piece, StreamMemory};
 use crate::limits::Pass;
 use crate::listen::http::gateway::ended::Ended;
 use crate::listen::http::gateway::settings::DRAIN_GRACE;
@@ -38,15 +39,6 @@ pub(crate) enum Upload {
     Held,
     /// The body is read and passed on to the target as it arrives.
     Open,
-}
-
-/// How the end of an incomplete answer looks to the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
-    /// A plain close shows that the answer is incomplete.
-    Visible,
-    /// A plain close would look like the answer's end.
-    Hidden,
 }
 
 /// State of one frontend connection, or of one HTTP/2 stream; its users all run in one thread.
@@ -256,12 +248,6 @@ impl State {
         }
     }
 
-    /// Records that hyper has the whole answer, or that the answer was abandoned.
-    pub(crate) fn answered(&self) {
-        self.begin_phase(Phase::Idle);
-        self.pass.take();
-    }
-
     /// Keeps the rate-limit pass of the request.
     pub(crate) fn enter(&self, pass: Pass) {
         self.pass.replace(pass);
@@ -276,7 +262,7 @@ impl State {
     }
 
     /// Counts bytes of a request's or answer's body for the rate limit.
-    pub(crate) fn passed(&self, frame: &Frame<Bytes>) {
+    pub(crate) fn count(&self, frame: &Frame<Bytes>) {
         if let Some(bytes) = frame.data_ref() {
             self.pass.borrow().moved(bytes.len() as u64);
         }
@@ -294,31 +280,6 @@ impl State {
     /// Records that the answer's head has arrived.
     pub(crate) fn head_arrived(&self) {
         self.is_answering.set(true);
-    }
-
-    /// Records that the answer broke off.
-    pub(crate) fn set_cut(&self, cut: Cut) {
-        self.cut.set(Some(cut));
-    }
-
-    /// Number of flushes: hyper flushes after it has written all of its buffered bytes.
-    pub(crate) fn flushes(&self) -> u64 {
-        self.connection
-            .as_ref()
-            .map_or(self.flushes.get(), |stream| stream.0.flushes.get())
-    }
-
-    /// Requests a flush from hyper, and wakes this task after the flush.
-    pub(crate) fn await_flush(&self, cx: &Context<'_>) {
-        let Some(StreamOf(connection)) = &self.connection else {
-            // HTTP/1.1: the same task flushes after this turn, so one wake is enough.
-            return cx.waker().wake_by_ref();
-        };
-        let mut waiting = connection.waits_for_flush.borrow_mut();
-        waiting.push(cx.waker().clone());
-        if let Some(driver) = &*connection.driver.borrow() {
-            driver.wake_by_ref();
-        }
     }
 
     /// Wakes the connection's task to look at a change in one of its streams.
@@ -410,6 +371,60 @@ impl State {
                 (since + limit.min(settings.idle_timeout), Ended::IdleTimeout)
             }
             _ => (since + settings.head_timeout, Ended::HeadTimeout),
+        }
+    }
+}
+
+impl tieline_hop::Reader for State {
+    type Piece = Piece;
+
+    fn piece(&self, bytes: Bytes) -> Piece {
+        Piece::new(bytes, self.held())
+    }
+
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        self.held()
+            .map_or(Poll::Ready(()), |held| held.poll_room(cx))
+    }
+
+    fn passed(&self, frame: &Frame<Bytes>) {
+        self.count(frame);
+    }
+
+    fn flushes(&self) -> u64 {
+        self.connection
+            .as_ref()
+            .map_or(self.flushes.get(), |stream| stream.0.flushes.get())
+    }
+
+    fn await_flush(&self, cx: &Context<'_>) {
+        let Some(StreamOf(connection)) = &self.connection else {
+            // HTTP/1.1: the same task flushes after this turn, so one wake is enough.
+            return cx.waker().wake_by_ref();
+        };
+        let mut waiting = connection.waits_for_flush.borrow_mut();
+        waiting.push(cx.waker().clone());
+        if let Some(driver) = &*connection.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+
+    fn set_cut(&self, cut: Cut) {
+        self.cut.set(Some(cut));
+    }
+
+    fn answered(&self) {
+        self.begin_phase(Phase::Idle);
+        self.pass.take();
+    }
+
+    fn may_give_up(&self) -> bool {
+        self.is_stream() && self.held().is_some()
+    }
+
+    fn on_give_up(&self, give_up: impl FnOnce() + 'static) {
+        if let Some(held) = self.held() {
+            held.on_give_up(give_up);
         }
     }
 }

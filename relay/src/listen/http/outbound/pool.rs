@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use tieline_hop::headers::kept_alive_for;
-use tieline_hop::{Delivery, Fault, ReportingStream, drive, reusable_for};
+use tieline_hop::{Delivery, Fault, Lend, ReportingStream, drive, reusable_for};
 use tieline_wire::{SessionEnd, TunnelId};
 use tokio::sync::oneshot;
 
@@ -159,8 +159,7 @@ impl<G: Gateway> Connection<G> {
             Failure::Unsent(_) => reason.ok_or_else(|| Problem::target_closed(Delivery::NotSent)),
             Failure::Silent(problem) => {
                 let is_not_sent = self.is_not_sent();
-                let is_worth_it =
-                    |it: &SessionEnd| is_away(*it) || (is_not_sent && is_of_target(*it));
+                let is_worth_it = |it: &SessionEnd| is_away(*it) || (is_not_sent && is_of_target(*it));
                 let reason = reason.map(of_agent).filter(is_worth_it);
                 reason.ok_or_else(|| problem.clone())
             }
@@ -343,9 +342,11 @@ impl<G: Gateway> Lease<G> {
             _presented: admitted,
         }
     }
+}
 
-    /// Ends the lease after a complete answer; keeps the connection if the request is complete, too.
-    pub(crate) fn finish(self) {
+impl<G: Gateway> Lend for Lease<G> {
+    /// Keeps the connection if the request is complete, too.
+    fn finish(self) {
         if self.connection.track.is_request_done() && !self.connection.sender.is_closed() {
             self.pool.put(self.connection, self.pool.gateway.now());
         }

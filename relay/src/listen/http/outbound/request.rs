@@ -86,7 +86,7 @@ impl tieline_hop::Progress for Progress {
         if let (Some(trailers), Some(keep_back)) = (frame.trailers_mut(), &self.keep_back) {
             keep_back(trailers);
         }
-        self.state.passed(frame);
+        self.state.count(frame);
         if let Some(kept) = &self.kept {
             kept.passed(frame);
         }

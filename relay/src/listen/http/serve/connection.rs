@@ -14,8 +14,8 @@ use hyper::rt::{Executor, Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
-use super::body::AnswerBody;
 use super::front::Front;
+use super::pass::AnswerBody;
 use crate::audit::Call;
 use crate::listen::http::frontend::caller::Caller;
 use crate::listen::http::frontend::deadline::Watchdog;

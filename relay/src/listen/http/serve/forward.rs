@@ -12,10 +12,10 @@ use hyper::body::Incoming;
 use tieline_hop::{await_continue, escape_path, events, headers};
 
 use super::asked::Asked;
-use super::body::AnswerBody;
 use super::destination::Destination;
 use super::front::Front;
 use super::metadata::is_document;
+use super::pass::AnswerBody;
 use crate::listen::http::frontend::rest::Rest;
 use crate::listen::http::frontend::state::State;
 use crate::listen::http::gateway::Gateway;

@@ -9,12 +9,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tieline_hop::{Delivery, copy_head, documents, headers};
+use tieline_hop::{Delivery, Lend, copy_head, documents, headers};
 
-use super::body::AnswerBody;
 use super::destination::{Destination, seal_sessions};
 use super::front::Front;
-use super::pass::fields_for_caller;
+use super::pass::{AnswerBody, fields_for_caller};
 use crate::listen::http::frontend::state::State;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::mapping::rewrite::Mapping;

@@ -1,12 +1,10 @@
 //! Serves one frontend connection: from the caller's first byte to the reason for the end.
 //!
 //! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads what is `asked`, finds
-//! the `destination`, makes the request fit for it, sends it (`exchange`), and lets the answer `pass`, with a `body`
-//! that takes frame after frame from its `source`. `metadata` takes the place of `exchange` and `pass` for OAuth
+//! the `destination`, makes the request fit for it, sends it (`exchange`), and lets the answer `pass`. `metadata` takes the place of `exchange` and `pass` for OAuth
 //! metadata. What the requests of a connection share is its `front`.
 
 mod asked;
-mod body;
 mod connection;
 mod destination;
 mod exchange;
@@ -14,7 +12,6 @@ mod forward;
 mod front;
 mod metadata;
 mod pass;
-mod source;
 
 use std::rc::Rc;
 

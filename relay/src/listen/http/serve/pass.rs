@@ -5,20 +5,22 @@ use std::rc::Rc;
 use http::{HeaderMap, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{cors, events, headers};
+use tieline_hop::{Cut, cors, events, headers};
 
-use super::body::AnswerBody;
 use super::destination::{Destination, seal_sessions};
 use super::front::Front;
 use crate::listen::http::events::endpoint::Endpoint;
 use crate::listen::http::events::stream::Events;
-use crate::listen::http::frontend::state::{Cut, State};
+use crate::listen::http::frontend::state::State;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::inbound::claims;
 use crate::listen::http::mapping::rewrite::Mapping;
 use crate::listen::http::outbound::pool::{Connection, Lease};
 use crate::listen::http::policy::callers::AdmittedCaller;
 use crate::listen::http::problem::Problem;
+
+/// An answer's body on its way to the caller.
+pub(super) type AnswerBody<G> = tieline_hop::AnswerBody<State, Lease<G>, Events<G>>;
 
 impl<G: Gateway> Front<G> {
     /// The answer for the caller; its body lends the `connection` until its end.
@@ -77,7 +79,7 @@ impl<G: Gateway> Front<G> {
             Cut::Hidden
         };
         let lease = Lease::new(Rc::clone(&self.pool), connection, admitted);
-        let body = AnswerBody::target(body, events, lease, cut, Rc::clone(state));
+        let body = AnswerBody::passed(body, events, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
 }
