@@ -106,12 +106,14 @@ pub struct AnswerBody<R: Reader, L: Lend, E: EventStream> {
     reader: Rc<R>,
 }
 
+type Boxed<L, E> = Box<PassedBody<L, E>>;
+
 enum Content<L: Lend, E: EventStream> {
     /// The hop's own answer.
     Own(Option<Bytes>),
-    Passed(Box<PassedBody<L, E>>),
+    Passed(Boxed<L, E>),
     /// An answer that may be given up, which empties the cell.
-    Abandonable(Rc<RefCell<Option<Box<PassedBody<L, E>>>>>),
+    Abandonable(Rc<RefCell<Option<Boxed<L, E>>>>),
 }
 
 impl<R: Reader, L: Lend, E: EventStream> AnswerBody<R, L, E> {
