@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::gate::Gate;
+use crate::track::Track;
 
 /// Events of a request's body that a hop records.
 pub trait Progress: Unpin {
@@ -26,9 +28,6 @@ pub trait Progress: Unpin {
     /// The body was read to its end.
     fn done(&self);
 
-    /// The body is malformed or broke off.
-    fn failed(&self);
-
     /// The next hop wants no more of the body; takes the unread rest.
     fn left(&mut self, _rest: Incoming) {}
 }
@@ -40,6 +39,8 @@ pub struct RequestBody<P: Progress> {
     /// The rest of the body, which the caller has yet to send.
     incoming: Option<Incoming>,
     gate: Option<Gate<P::Timeout>>,
+    /// The connection that the request is sent on.
+    track: Option<Rc<Track>>,
     progress: P,
 }
 
@@ -56,8 +57,21 @@ impl<P: Progress> RequestBody<P> {
             before,
             incoming,
             gate: None,
+            track: None,
             progress,
         }
+    }
+
+    /// Reports the end of the body, or its failure, to a connection from now on.
+    pub(crate) fn track_with(&mut self, track: Rc<Track>) {
+        self.track = Some(track);
+    }
+
+    fn done(&self) {
+        if let Some(track) = &self.track {
+            track.request_done();
+        }
+        self.progress.done();
     }
 
     /// The hop's record of this body's progress.
@@ -100,7 +114,7 @@ impl<P: Progress> Body for RequestBody<P> {
             let mut frame = Frame::data(std::mem::take(&mut this.before));
             this.progress.passed(&mut frame);
             if this.incoming.is_none() {
-                this.progress.done();
+                this.done();
             }
             return Poll::Ready(Some(Ok(frame)));
         }
@@ -117,8 +131,12 @@ impl<P: Progress> Body for RequestBody<P> {
         let is_whole = incoming.is_end_stream() || incoming.size_hint().exact() == Some(0);
         match &frame {
             Some(Ok(frame)) if !frame.is_trailers() && !is_whole => {}
-            Some(Err(_)) => this.progress.failed(),
-            _ => this.progress.done(),
+            Some(Err(_)) => {
+                if let Some(track) = &this.track {
+                    track.request_failed();
+                }
+            }
+            _ => this.done(),
         }
         Poll::Ready(frame)
     }

@@ -1,8 +1,5 @@
 //! One request and its answer on a connection to the next hop, driven by hyper's client.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -58,7 +55,7 @@ impl Delivery {
 impl<B, P> Failure<B, P> {
     /// Reads hyper's `error`. `is_body_broken`: the request's body failed. `reads`: number of reads
     /// that brought bytes or the end since the request began.
-    pub fn of(
+    pub(crate) fn of(
         mut error: TrySendError<Request<B>>,
         is_body_broken: bool,
         reads: u64,
@@ -111,51 +108,15 @@ pub fn copy_head<B>(request: &Request<B>) -> Parts {
     parts
 }
 
-/// Drives a connection until it ends, or until `holder` fails, which means that its owner is gone.
-pub async fn drive<E>(driver: impl Future, holder: impl Future<Output = Result<(), E>>) {
-    let (mut driver, mut holder) = (pin!(driver), pin!(holder));
-    let mut is_held = true;
-    poll_fn(|cx| {
-        if is_held && let Poll::Ready(released) = holder.as_mut().poll(cx) {
-            is_held = false;
-            if released.is_err() {
-                return Poll::Ready(());
-            }
-        }
-        driver.as_mut().poll(cx).map(|_| ())
-    })
-    .await;
-}
-
 /// How long an idle connection may be reused: `limit`, or less if the other side `said` that its
 /// idle timeout is shorter.
-#[must_use]
-pub fn reusable_for(said: Option<Duration>, limit: Duration) -> Duration {
+pub(crate) fn reusable_for(said: Option<Duration>, limit: Duration) -> Duration {
     said.map_or(limit, |said| said.saturating_sub(IDLE_MARGIN).min(limit))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
-    use std::task::{Context, Waker};
-
     use super::*;
-
-    fn is_over(task: impl Future) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        pin!(task).poll(&mut cx).is_ready()
-    }
-
-    #[test]
-    fn a_connection_is_dropped_with_its_holder_and_lives_on_when_released() {
-        assert!(is_over(drive(pending::<()>(), ready(Err(())))));
-        assert!(!is_over(drive(pending::<()>(), ready(Ok::<_, ()>(())))));
-        assert!(!is_over(drive(
-            pending::<()>(),
-            pending::<Result<(), ()>>()
-        )));
-        assert!(is_over(drive(ready(()), ready(Ok::<_, ()>(())))));
-    }
 
     #[test]
     fn nobody_is_trusted_beyond_what_they_said() {

@@ -2,44 +2,51 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
+use crate::track::Track;
+
 /// A stream that reports its reads and failures, and hides failed writes: only a read ends it.
-pub struct ReportingStream<S, N> {
+pub(crate) struct ReportingStream<S, N> {
     stream: S,
-    note: N,
+    track: Rc<Track>,
+    failed: N,
     /// A write failed: the next hop takes no more bytes, but its answer may still be read.
     is_write_dead: bool,
 }
 
-impl<S, N: FnMut(Result<(), &io::Error>)> ReportingStream<S, N> {
-    /// Reports to `note` every read that brought bytes or the end, and every error.
-    pub const fn new(stream: S, note: N) -> Self {
+impl<S, N: FnMut(&io::Error)> ReportingStream<S, N> {
+    /// Reports to `track` every read that brought bytes or the end, and to `failed` every error.
+    pub(crate) const fn new(stream: S, track: Rc<Track>, failed: N) -> Self {
         Self {
             stream,
-            note,
+            track,
+            failed,
             is_write_dead: false,
         }
     }
 }
 
-impl<S: Read + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Read for ReportingStream<S, N> {
+impl<S: Read + Unpin, N: FnMut(&io::Error) + Unpin> Read for ReportingStream<S, N> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Poll::Ready(read) = &polled {
-            (self.note)(read.as_ref().copied());
+        match &polled {
+            Poll::Ready(Ok(())) => self.track.read(),
+            Poll::Ready(Err(error)) => (self.failed)(error),
+            Poll::Pending => {}
         }
         polled
     }
 }
 
-impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> ReportingStream<S, N> {
+impl<S: Write + Unpin, N: FnMut(&io::Error) + Unpin> ReportingStream<S, N> {
     /// Hides a failed write from hyper, which would give up at once: a next hop that answers early
     /// and closes (say, 413) makes writes fail before its answer is read. A later read yields the
     /// answer, or the end of the connection.
@@ -55,13 +62,13 @@ impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> ReportingStream
         let Poll::Ready(Err(error)) = &polled else {
             return polled;
         };
-        (self.note)(Err(error));
+        (self.failed)(error);
         self.is_write_dead = true;
         Poll::Pending
     }
 }
 
-impl<S: Write + Unpin, N: FnMut(Result<(), &io::Error>) + Unpin> Write for ReportingStream<S, N> {
+impl<S: Write + Unpin, N: FnMut(&io::Error) + Unpin> Write for ReportingStream<S, N> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -174,7 +174,7 @@ impl Front {
             true => Cut::Hidden,
             false => Cut::Visible,
         };
-        let lease = Lease::new(Rc::clone(&self.pool), connection);
+        let lease = Lease::new(Rc::clone(&self.pool), connection, ());
         let body = AnswerBody::passed(body, stream, lease, cut, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
@@ -238,7 +238,7 @@ impl Front {
         let mut delivery = Delivery::NotSent;
         if let Some(mut connection) = self.pool.take(is_repeatable) {
             let copy = is_repeatable.then(|| copy_head(&request));
-            request = match connection.send(request).await {
+            request = match Pool::send(&mut connection, request).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Failure::Unsent(request)) => *request,
                 // The relay closed the kept connection without an answer. This is common after a pause,
@@ -263,7 +263,7 @@ impl Front {
     ) -> Result<(Connection, Response<Incoming>), Problem> {
         for _ in 0..TRIES_MAX {
             let mut connection = self.open().await?;
-            match connection.send(request).await {
+            match Pool::send(&mut connection, request).await {
                 Ok(answer) => return Ok((connection, answer)),
                 Err(Failure::Unsent(unsent)) => request = *unsent,
                 Err(Failure::Silent(problem) | Failure::Broken(problem)) => return Err(problem),
@@ -289,5 +289,5 @@ impl Front {
 
 fn request_body(incoming: Option<Incoming>, state: &Rc<State>) -> RequestBody {
     let state = Rc::clone(state);
-    RequestBody::new(incoming, Progress { state, track: None })
+    RequestBody::new(incoming, Progress { state })
 }

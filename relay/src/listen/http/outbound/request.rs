@@ -17,7 +17,6 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tieline_hop::copy_head;
 
-use super::line::Track;
 use crate::listen::http::frontend::rest::Rest;
 use crate::listen::http::frontend::state::{State, Upload};
 use crate::listen::http::gateway::Gateway;
@@ -36,7 +35,6 @@ type KeepBack = Box<dyn Fn(&mut HeaderMap)>;
 /// Records the progress of a request's body.
 pub(crate) struct Progress {
     pub(crate) state: Rc<State>,
-    pub(crate) track: Option<Rc<Track>>,
     /// The first bytes of the body, kept while the request may have to be sent again.
     pub(crate) kept: Option<Keeping>,
     /// The part of the body that was not read.
@@ -48,7 +46,6 @@ impl Progress {
     pub(crate) fn new(state: &Rc<State>) -> Self {
         Self {
             state: Rc::clone(state),
-            track: None,
             kept: None,
             rest: None,
             keep_back: None,
@@ -97,20 +94,11 @@ impl tieline_hop::Progress for Progress {
 
     fn done(&self) {
         self.state.set_upload(Upload::Done);
-        if let Some(track) = &self.track {
-            track.request_done();
-        }
         if let Some(kept) = &self.kept {
             kept.done();
         }
         if let Some(rest) = &self.rest {
             rest.done();
-        }
-    }
-
-    fn failed(&self) {
-        if let Some(track) = &self.track {
-            track.request_failed();
         }
     }
 

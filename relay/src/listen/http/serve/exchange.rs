@@ -54,9 +54,8 @@ impl<G: Gateway> Front<G> {
         } = &*destination;
         mapping.address(request.headers_mut());
         let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
-        let now = self.gateway.now();
         let to = (&*mapping.target, wanted.dcc.as_ref());
-        let kept = self.pool.take(admitted.key(), to, now, is_repeatable);
+        let kept = self.pool.take(admitted.key(), to, is_repeatable);
         let mut unanswered = Unanswered {
             request,
             delivery: Delivery::NotSent,
