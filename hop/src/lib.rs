@@ -7,6 +7,7 @@
 mod answer;
 mod body;
 pub mod browser;
+mod caller;
 mod connection;
 pub mod cors;
 pub mod documents;
@@ -26,6 +27,7 @@ mod track;
 
 pub use answer::{AnswerBody, Broken, Cut, EventStream, Lend, Reader};
 pub use body::{Progress, RequestBody, await_continue};
+pub use caller::{Caller, CallerSocket, CallerState};
 pub use connection::Connection;
 pub use escape::escape_path;
 pub use exchange::{Delivery, Failure, Fault, copy_head};

@@ -1,26 +1,21 @@
 //! The caller's connection: what hyper reads and writes through, and whether the caller is still
 //! connected.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tieline_hop::{Cut, Intake, Reader};
+use tieline_hop::{CallerSocket, CallerState, Cut, Intake, Reader};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use tieline_agent::socket;
-
-/// Limit on bytes read ahead of hyper. Reading ahead shows whether a caller is still connected that has
-/// pipelined requests, or waits for `100 Continue`.
-const AHEAD_BYTES_MAX: usize = 4096;
 
 /// Longest time to read and discard what a caller still sends after the last answer. Closing
 /// earlier would reset the connection and could destroy an answer that the caller has not read
@@ -70,6 +65,24 @@ impl State {
     }
 }
 
+impl CallerState for State {
+    fn begin_turn(&self) {
+        self.read_blocked.set(false);
+    }
+
+    fn read_polled(&self, is_pending: bool) {
+        self.read_blocked.set(is_pending);
+    }
+
+    fn flushed(&self) {
+        self.flushes.set(self.flushes.get() + 1);
+    }
+
+    fn is_unwatched(&self) -> bool {
+        self.busy.get() && !self.read_blocked.get() && !self.uploading.get()
+    }
+}
+
 impl Reader for State {
     type Piece = Bytes;
 
@@ -95,79 +108,29 @@ impl Reader for State {
     }
 }
 
-#[derive(Debug)]
-struct Inner {
-    io: TokioIo<TcpStream>,
-    intake: Intake,
-}
+/// A caller's connection, shared by hyper and the connection's driver, both in one task.
+pub(super) type Caller = tieline_hop::Caller<Socket, State>;
 
-/// The caller's connection, held by hyper and by the connection's driver, both in one task.
-#[derive(Clone, Debug)]
-pub(super) struct Caller {
-    inner: Rc<RefCell<Inner>>,
-    state: Rc<State>,
-}
+/// A caller's socket.
+pub(super) struct Socket(TokioIo<TcpStream>);
 
-impl Caller {
-    pub(super) fn new(stream: TcpStream, state: Rc<State>) -> Self {
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
         // Makes a close a reset until the orderly end: a killed process then leaves no answer that looks whole.
         let _ = stream.set_zero_linger();
-        let inner = Inner {
-            io: TokioIo::new(stream),
-            intake: Intake::new(),
-        };
-        Self {
-            inner: Rc::new(RefCell::new(inner)),
-            state,
-        }
+        Self(TokioIo::new(stream))
     }
 
-    /// Must be called before each poll of hyper's connection.
-    pub(super) fn begin_turn(&self) {
-        self.state.read_blocked.set(false);
-    }
-
-    /// True if the caller has closed the connection and hyper does not notice.
-    ///
-    /// hyper reads while it waits for an answer, but not past bytes that it cannot use yet. Body bytes that
-    /// the relay is slow to take are not read ahead either: backpressure holds the caller.
-    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
-        let state = &self.state;
-        let is_hypers = state.read_blocked.get() || state.uploading.get();
-        if is_hypers || !state.busy.get() {
-            return false;
-        }
-        let inner = &mut *self.inner.borrow_mut();
-        while inner.intake.ahead().len() < AHEAD_BYTES_MAX {
-            let mut bytes = [0; 1024];
-            let mut buf = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut inner.io).poll_read(cx, buf.unfilled()) {
-                Poll::Pending => return false,
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    inner.intake.keep(buf.filled());
-                }
-                Poll::Ready(_) => return true,
-            }
-        }
-        false
-    }
-
-    /// Closes the connection so that the caller sees how its last answer ended. hyper's half must be
-    /// dropped before.
-    pub(super) async fn close(self) {
-        let (cut_hidden, unread) = (&self.state.cut_hidden, &self.state.unread);
-        let (cut_hidden, unread) = (cut_hidden.get(), unread.get());
-        let Some(inner) = Rc::into_inner(self.inner) else {
-            return;
-        };
-        let mut stream = inner.into_inner().io.into_inner();
-        if cut_hidden {
+    /// Closes the connection so that the caller sees how its last answer ended.
+    pub(super) async fn close(self, state: &State) {
+        let mut stream = self.0.into_inner();
+        if state.cut_hidden.get() {
             // An orderly close would look like the answer's end.
             let _ = stream.set_zero_linger();
             return;
         }
         socket::finish(&stream);
-        if unread {
+        if state.unread.get() {
             let deadline = Instant::now() + LINGER_MAX;
             let mut bytes = vec![0; 16 * 1024];
             while Instant::now() < deadline {
@@ -180,20 +143,26 @@ impl Caller {
     }
 }
 
-impl Read for Caller {
-    fn poll_read(
-        self: Pin<&mut Self>,
+impl CallerSocket for Socket {
+    fn poll_scanned(
+        &mut self,
         cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
+        buf: ReadBufCursor<'_>,
+        _bytes_max: usize,
+        intake: &mut Intake,
     ) -> Poll<io::Result<()>> {
-        let Inner { io, intake } = &mut *self.inner.borrow_mut();
-        if intake.read(buf.remaining(), |bytes| buf.put_slice(bytes)) {
-            return Poll::Ready(Ok(()));
-        }
-        let stream = io.inner_mut();
-        let polled = Pin::new(&mut TokioIo::new(Scanned { stream, intake })).poll_read(cx, buf);
-        self.state.read_blocked.set(polled.is_pending());
-        polled
+        let stream = self.0.inner_mut();
+        Pin::new(&mut TokioIo::new(Scanned { stream, intake })).poll_read(cx, buf)
+    }
+}
+
+impl Read for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
@@ -219,37 +188,33 @@ impl AsyncRead for Scanned<'_> {
     }
 }
 
-impl Write for Caller {
+impl Write for Socket {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner.borrow_mut().io).poll_write(cx, bytes)
+        Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner.borrow_mut().io).poll_flush(cx))?;
-        // hyper flushes only after it has written everything it had.
-        self.state.flushes.set(self.state.flushes.get() + 1);
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.inner.borrow_mut();
-        socket::end_in_order(inner.io.inner());
-        Pin::new(&mut inner.io).poll_shutdown(cx)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        socket::end_in_order(self.0.inner());
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.borrow().io.is_write_vectored()
+        self.0.is_write_vectored()
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner.borrow_mut().io).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::caller::{Caller, State};
+use super::caller::{Caller, Socket, State};
 use super::error::ConnectError;
 use super::forward::Front;
 use super::problem::TOO_MANY;
@@ -185,7 +185,7 @@ async fn serve_one(stream: TcpStream, front: Rc<Front>, mut stopping: watch::Rec
     // Senders have already chosen when to write; holding their bytes back only adds latency.
     let _ = stream.set_nodelay(true);
     let state = Rc::new(State::default());
-    let caller = Caller::new(stream, Rc::clone(&state));
+    let caller = Caller::new(Socket::new(stream), Rc::clone(&state));
     {
         let service = service_fn(|request| {
             let (front, state) = (Rc::clone(&front), Rc::clone(&state));
@@ -226,7 +226,10 @@ async fn serve_one(stream: TcpStream, front: Rc<Front>, mut stopping: watch::Rec
         })
         .await;
     }
-    caller.close().await;
+    // hyper has dropped its half.
+    if let Some((socket, _)) = caller.into_inner() {
+        socket.close(&state).await;
+    }
 }
 
 #[cfg(test)]

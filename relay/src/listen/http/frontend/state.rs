@@ -175,35 +175,9 @@ impl State {
         stream.is_none_or(|stream| stream.enter(head_bytes))
     }
 
-    /// Size limit of the next read from the caller.
-    pub(crate) fn read_bytes_max(&self) -> usize {
-        let held = self.held.get().filter(|_| !self.is_http2.get());
-        held.map_or(usize::MAX, |held| held.read_bytes_max())
-    }
-
     /// Restarts the caller's current deadline.
     pub(crate) fn extend(&self) {
         self.since.set(None);
-    }
-
-    /// Starts one poll of the connection.
-    pub(crate) fn begin_turn(&self) {
-        self.read_blocked.set(false);
-    }
-
-    /// Records whether a read from the caller is pending.
-    pub(super) fn read_polled(&self, is_pending: bool) {
-        self.read_blocked.set(is_pending);
-    }
-
-    /// Records that bytes from the caller went to hyper.
-    pub(crate) fn received(&self) {
-        self.moved.set(true);
-        // After an early answer, these bytes are the rest of the previous request's body.
-        let is_head = self.phase.get() == Phase::Idle && !self.is_body_unread();
-        if is_head && !self.is_http2.get() {
-            self.begin_phase(Phase::Head);
-        }
     }
 
     /// Records whether a write to the caller is pending.
@@ -212,13 +186,6 @@ impl State {
         if !is_pending {
             self.moved.set(true);
         }
-    }
-
-    /// True while hyper does not read in this turn, so a disconnect of the caller would go unnoticed.
-    pub(super) fn is_unwatched(&self) -> bool {
-        self.phase.get() == Phase::Busy
-            && !self.read_blocked.get()
-            && self.upload.get() != Upload::Open
     }
 
     fn begin_phase(&self, phase: Phase) {
@@ -300,13 +267,6 @@ impl State {
         }
     }
 
-    pub(super) fn flushed(&self) {
-        self.flushes.set(self.flushes.get() + 1);
-        for waiting in self.waits_for_flush.take() {
-            waiting.wake();
-        }
-    }
-
     /// True if the caller may still be sending a body that is not read.
     pub(crate) fn is_body_unread(&self) -> bool {
         self.upload.get() != Upload::Done
@@ -371,6 +331,43 @@ impl State {
                 (since + limit.min(settings.idle_timeout), Ended::IdleTimeout)
             }
             _ => (since + settings.head_timeout, Ended::HeadTimeout),
+        }
+    }
+}
+
+impl tieline_hop::CallerState for State {
+    fn read_bytes_max(&self) -> usize {
+        let held = self.held.get().filter(|_| !self.is_http2.get());
+        held.map_or(usize::MAX, |held| held.read_bytes_max())
+    }
+
+    fn begin_turn(&self) {
+        self.read_blocked.set(false);
+    }
+
+    fn read_polled(&self, is_pending: bool) {
+        self.read_blocked.set(is_pending);
+    }
+
+    fn received(&self) {
+        self.moved.set(true);
+        // After an early answer, these bytes are the rest of the previous request's body.
+        let is_head = self.phase.get() == Phase::Idle && !self.is_body_unread();
+        if is_head && !self.is_http2.get() {
+            self.begin_phase(Phase::Head);
+        }
+    }
+
+    fn is_unwatched(&self) -> bool {
+        self.phase.get() == Phase::Busy
+            && !self.read_blocked.get()
+            && self.upload.get() != Upload::Open
+    }
+
+    fn flushed(&self) {
+        self.flushes.set(self.flushes.get() + 1);
+        for waiting in self.waits_for_flush.take() {
+            waiting.wake();
         }
     }
 }

@@ -175,7 +175,7 @@ where
         .header_read_timeout(None)
         .max_header_size(HTTP_BUFFER_BYTES_MAX)
         .max_buf_size(HTTP_BUFFER_BYTES_MAX)
-        .serve_connection(caller.clone(), service);
+        .serve_connection(caller.for_hyper(), service);
     let shut = http1::Connection::graceful_shutdown;
     let is_gone = |cx: &mut Context<'_>| {
         caller.release(cx);
@@ -210,7 +210,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(HEAD_BYTES_MAX)
-        .serve_connection(caller.clone(), service);
+        .serve_connection(caller.for_hyper(), service);
     let held = &front.pool.held;
     context.state.begin_http2(held);
     // Stalled streams end one by one; the watchdog ends a connection that takes no byte at all.
