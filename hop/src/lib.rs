@@ -1,8 +1,12 @@
 //! Rules and hyper adapters that every HTTP hop of Tieline shares: the relay between callers and
 //! targets, and the agent's proxy between local clients and the relay.
 //!
+//! On the way of a request: hyper's server reads a [`Caller`]; [`exchange`] sends the request with its
+//! [`RequestBody`] over a [`Connection`], perhaps from a [`Pool`]; an [`AnswerBody`] takes the answer back, and its
+//! [`Lease`] the connection. The other modules hold rules about heads and URLs.
+//!
 //! Each hop decides for itself which connection to use, how long anything may take, and the text of
-//! its own answers. No runtime, I/O or clock: a wait comes in as a future.
+//! its own answers. No runtime, I/O or clock: a wait comes in as a future, a point in time as a type parameter.
 
 mod answer;
 mod body;
@@ -24,6 +28,7 @@ pub mod rewrite;
 mod scanner;
 pub mod site;
 mod track;
+mod tries;
 
 pub use answer::{AnswerBody, Broken, Cut, EventStream, Lend, Reader};
 pub use body::{Progress, RequestBody, await_continue};
@@ -34,3 +39,4 @@ pub use exchange::{Delivery, Failure, Fault, copy_head};
 pub use pool::{Fit, Keeper, Kept, Lease, Pool};
 pub use refusal::Refusal;
 pub use scanner::Intake;
+pub use tries::{FailureOf, Sent, Tries, Unanswered, exchange};

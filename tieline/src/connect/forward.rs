@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
@@ -13,7 +14,7 @@ use tieline_hop::events::{Events, ask_for_plain, is_event_stream};
 use tieline_hop::headers::{
     check_answer, check_request, expects_continue, for_caller, kept_extensions,
 };
-use tieline_hop::{Cut, Delivery, await_continue, copy_head};
+use tieline_hop::{Cut, Delivery, Sent, Tries, Unanswered, await_continue, copy_head, exchange};
 use tokio::time::{Instant, sleep};
 
 use super::caller::State;
@@ -138,7 +139,12 @@ impl Front {
         let credential = self.credential().await;
         let has_token = credential.is_some();
         let request = self.prepare(request, (host, credential), state);
-        let (connection, answer) = self.exchange(request, state).await?;
+        let mut tries = RelayTries {
+            front: self,
+            state,
+            opened: 0,
+        };
+        let (connection, answer) = exchange(&mut tries, request).await?;
         let (mut parts, body) = answer.into_parts();
         check_answer(parts.status, &parts.headers).map_err(Problem::relay_invalid)?;
         if parts.status == StatusCode::UNAUTHORIZED
@@ -228,50 +234,6 @@ impl Front {
         request
     }
 
-    /// Sends the request over a kept connection or a new one.
-    async fn exchange(
-        &self,
-        mut request: Request<RequestBody>,
-        state: &Rc<State>,
-    ) -> Result<(Connection, Response<Incoming>), Problem> {
-        let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
-        let mut delivery = Delivery::NotSent;
-        if let Some(mut connection) = self.pool.take(is_repeatable) {
-            let copy = is_repeatable.then(|| copy_head(&request));
-            request = match Pool::send(&mut connection, request).await {
-                Ok(answer) => return Ok((connection, answer)),
-                Err(Failure::Unsent(request)) => *request,
-                // The relay closed the kept connection without an answer. This is common after a pause,
-                // and the request is safe to repeat.
-                Err(Failure::Silent(problem)) => {
-                    delivery = Delivery::Sent;
-                    let body = request_body(None, state);
-                    Request::from_parts(copy.ok_or(problem)?, body)
-                }
-                Err(Failure::Broken(problem)) => return Err(problem),
-            };
-        }
-        // The relay may have received the request on the kept connection, even if the new one fails.
-        let outcome = self.exchange_anew(request).await;
-        outcome.map_err(|problem| problem.after(delivery))
-    }
-
-    /// Sends the request over a new connection.
-    async fn exchange_anew(
-        &self,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Connection, Response<Incoming>), Problem> {
-        for _ in 0..TRIES_MAX {
-            let mut connection = self.open().await?;
-            match Pool::send(&mut connection, request).await {
-                Ok(answer) => return Ok((connection, answer)),
-                Err(Failure::Unsent(unsent)) => request = *unsent,
-                Err(Failure::Silent(problem) | Failure::Broken(problem)) => return Err(problem),
-            }
-        }
-        Err(Problem::relay_closed(Delivery::NotSent))
-    }
-
     /// Dials the relay; dials an unreachable one again for `AWAY_GRACE`, since it may be restarting.
     async fn open(&self) -> Result<Connection, Problem> {
         let deadline = Instant::now() + AWAY_GRACE;
@@ -284,6 +246,68 @@ impl Front {
                 opened => return opened,
             }
         }
+    }
+}
+
+/// Tries to send one request to the relay.
+struct RelayTries<'a> {
+    front: &'a Front,
+    state: &'a Rc<State>,
+    /// Number of connections opened for the request.
+    opened: usize,
+}
+
+impl Tries for RelayTries<'_> {
+    type Progress = Progress;
+    type Connection = Connection;
+    type Problem = Problem;
+    type Copy = Option<Parts>;
+
+    fn take(&mut self, is_repeatable: bool) -> Option<Connection> {
+        self.front.pool.take(is_repeatable)
+    }
+
+    async fn open(&mut self, _request: &mut Request<RequestBody>) -> Result<Connection, Problem> {
+        if self.opened == TRIES_MAX {
+            return Err(Problem::relay_closed(Delivery::NotSent));
+        }
+        self.opened += 1;
+        self.front.open().await
+    }
+
+    fn copy(&self, request: &mut Request<RequestBody>, is_repeatable: bool) -> Option<Parts> {
+        is_repeatable.then(|| copy_head(request))
+    }
+
+    async fn send(
+        &self,
+        connection: &mut Connection,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Failure> {
+        Pool::send(connection, request).await
+    }
+
+    async fn again(
+        &mut self,
+        failure: Failure,
+        sent: Sent<Connection, Option<Parts>>,
+    ) -> Result<Unanswered<Progress>, Problem> {
+        let (request, delivery) = match failure {
+            Failure::Unsent(request) => (*request, Delivery::NotSent),
+            // The relay closed the kept connection without an answer. This is common after a pause, and the
+            // request is safe to repeat.
+            Failure::Silent(problem) if sent.was_kept => {
+                let body = request_body(None, self.state);
+                let request = Request::from_parts(sent.copy.ok_or(problem)?, body);
+                (request, Delivery::Sent)
+            }
+            Failure::Silent(problem) | Failure::Broken(problem) => return Err(problem),
+        };
+        Ok(Unanswered { request, delivery })
+    }
+
+    fn after(problem: Problem, delivery: Delivery) -> Problem {
+        problem.after(delivery)
     }
 }
 

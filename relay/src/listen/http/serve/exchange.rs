@@ -1,12 +1,11 @@
 //! Sends a request and gets the head of its answer: over a kept connection or a new one, to one agent or the next.
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Request, Response};
-use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::Delivery;
+use tieline_hop::{Delivery, Sent, Tries, Unanswered};
 use tieline_wire::SessionEnd;
 
 use super::destination::{Destination, no_target};
@@ -16,7 +15,7 @@ use crate::listen::http::frontend::state::State;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::outbound::pool::{Connection, Failure};
 use crate::listen::http::outbound::reasons::{is_away, is_of_target};
-use crate::listen::http::outbound::request::{Again, RequestBody};
+use crate::listen::http::outbound::request::{Again, Progress, RequestBody};
 use crate::listen::http::policy::callers::AdmittedCaller;
 use crate::listen::http::problem::Problem;
 use crate::listen::http::target::Target;
@@ -24,20 +23,6 @@ use crate::listen::http::target_query::NoTarget;
 
 /// Route look-ups for a request that was not sent yet, after its link went away.
 const LOOKS_MAX: usize = 4;
-
-/// Outcome of sending a request over a new connection.
-enum Attempt<G: Gateway> {
-    Answered(Box<(Connection<G>, Response<Incoming>)>),
-    /// No answer for this reason; the request may be sent once more.
-    Failed(Box<Unanswered>, SessionEnd),
-}
-
-/// A request without an answer that may be sent once more.
-struct Unanswered {
-    request: Request<RequestBody>,
-    /// Whether a target may have received the request already.
-    delivery: Delivery,
-}
 
 impl<G: Gateway> Front<G> {
     /// Sends the request over a kept connection or a new one; afterwards `destination` has the target that
@@ -49,140 +34,143 @@ impl<G: Gateway> Front<G> {
         admitted: &Rc<AdmittedCaller<G>>,
         state: &Rc<State>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
-        let Destination {
-            wanted, mapping, ..
-        } = &*destination;
-        mapping.address(request.headers_mut());
-        let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
-        let to = (&*mapping.target, wanted.dcc.as_ref());
-        let kept = self.pool.take(admitted.key(), to, is_repeatable);
-        let mut unanswered = Unanswered {
-            request,
-            delivery: Delivery::NotSent,
+        destination.mapping.address(request.headers_mut());
+        let mut tries = TargetTries {
+            front: self,
+            destination,
+            admitted,
+            state,
+            reason: None,
+            tried: Vec::new(),
+            looks: 0,
+            time_is_up: None,
         };
-        if let Some(mut connection) = kept {
-            let again = Again::of(&mut unanswered.request);
-            unanswered = match connection.send(unanswered.request).await {
-                Ok(answer) => return Ok((connection, answer)),
-                // The target closed the kept connection when the request came. This is normal after a
-                // pause, and does not mean that the target processed the request.
-                Err(failure) => {
-                    let repeats = (again, is_repeatable);
-                    Box::pin(self.unanswered(failure, connection, repeats, state)).await?
-                }
-            };
-        }
-        let Unanswered {
-            request,
-            mut delivery,
-        } = unanswered;
-        // Boxed, so that the future of a request over a kept connection stays small.
-        let anew = self.exchange_anew(request, &mut delivery, destination, admitted, state);
-        let outcome = Box::pin(anew).await;
-        // If an earlier try may have reached a target, the answer must say so.
-        outcome.map_err(|problem| problem.after(delivery))
+        tieline_hop::exchange(&mut tries, request).await
     }
+}
 
-    /// Sends the request over new connections, to one agent of the tunnel after the other, while it may be
-    /// sent once more. `delivery` becomes [`Delivery::Sent`] once a target may have received the request.
-    async fn exchange_anew(
-        &self,
-        mut request: Request<RequestBody>,
-        delivery: &mut Delivery,
-        destination: &mut Destination,
-        admitted: &Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
-    ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
+/// Tries to send one request: over a kept connection, then to one agent of the tunnel after the other.
+struct TargetTries<'a, G: Gateway> {
+    front: &'a Front<G>,
+    destination: &'a mut Destination,
+    admitted: &'a Rc<AdmittedCaller<G>>,
+    state: &'a Rc<State>,
+    /// Why the last try over a new connection failed.
+    reason: Option<SessionEnd>,
+    /// Targets that took no connection.
+    tried: Vec<Rc<Target>>,
+    /// Number of route look-ups.
+    looks: usize,
+    /// When no other agent is asked any more; set by the first try over a new connection.
+    time_is_up: Option<Instant>,
+}
+
+impl<G: Gateway> TargetTries<'_, G> {
+    /// Chooses the target of the next try, after one that failed for `reason`.
+    async fn choose(&mut self, reason: SessionEnd) -> Result<(), Problem> {
+        let Self {
+            front, admitted, ..
+        } = *self;
         let Destination {
             wanted,
             mapping,
             session,
             ..
-        } = destination;
-        let (caller, dcc) = (&admitted.caller, wanted.dcc.as_ref());
-        let (mut tried, mut looks) = (Vec::new(), 0);
-        let time_is_up = self.gateway.now() + self.settings.open_timeout;
-        loop {
-            if !self.gateway.is_current(caller) {
-                return Err(Problem::token(TokenRefusal::Revoked));
-            }
-            let to = (&mapping.target, dcc);
-            let reason = match self.attempt(request, to, admitted, state).await? {
-                Attempt::Answered(answered) => return Ok(*answered),
-                Attempt::Failed(unanswered, reason) => {
-                    request = unanswered.request;
-                    if unanswered.delivery == Delivery::Sent {
-                        *delivery = Delivery::Sent;
-                    }
-                    reason
-                }
-            };
-            let refused = || no_target(NoTarget::Refused(reason), &wanted.selector);
-            let before = Rc::clone(&mapping.target);
-            if is_away(reason) && looks < LOOKS_MAX {
-                // The link went away during the request: its agent may come back within the grace period.
-                looks += 1;
-                mapping.target = self.find(wanted, admitted, Some(&before)).await?;
-                session.check(&mapping.target)?;
-                mapping.check_exposed(wanted)?;
-            } else if is_of_target(reason)
-                && wanted.binding.is_none()
-                && self.gateway.now() < time_is_up
-            {
-                // The targets of the other agents may accept the request; each is tried once.
-                tried.push(before);
-                let other = self.gateway.other(caller, wanted, &tried);
-                mapping.target = other.ok_or_else(refused)?;
-                let is_fit = session.check(&mapping.target).is_ok();
-                if !is_fit || mapping.check_exposed(wanted).is_err() {
-                    return Err(refused());
-                }
-            } else {
+        } = &mut *self.destination;
+        let refused = || no_target(NoTarget::Refused(reason), &wanted.selector);
+        let before = Rc::clone(&mapping.target);
+        let is_in_time = self.time_is_up.is_none_or(|end| front.gateway.now() < end);
+        if is_away(reason) && self.looks < LOOKS_MAX {
+            // The link went away during the request: its agent may come back within the grace period.
+            self.looks += 1;
+            mapping.target = front.find(wanted, admitted, Some(&before)).await?;
+            session.check(&mapping.target)?;
+            mapping.check_exposed(wanted)
+        } else if is_of_target(reason) && wanted.binding.is_none() && is_in_time {
+            // The targets of the other agents may accept the request; each is tried once.
+            self.tried.push(before);
+            let other = front.gateway.other(&admitted.caller, wanted, &self.tried);
+            mapping.target = other.ok_or_else(refused)?;
+            let is_fit = session.check(&mapping.target).is_ok();
+            if !is_fit || mapping.check_exposed(wanted).is_err() {
                 return Err(refused());
             }
-            mapping.address(request.headers_mut());
+            Ok(())
+        } else {
+            Err(refused())
+        }
+    }
+}
+
+impl<G: Gateway> Tries for TargetTries<'_, G> {
+    type Progress = Progress;
+    type Connection = Connection<G>;
+    type Problem = Problem;
+    type Copy = Again;
+
+    fn take(&mut self, is_repeatable: bool) -> Option<Connection<G>> {
+        let Destination {
+            wanted, mapping, ..
+        } = &*self.destination;
+        let to = (&*mapping.target, wanted.dcc.as_ref());
+        self.front.pool.take(self.admitted.key(), to, is_repeatable)
+    }
+
+    async fn open(&mut self, request: &mut Request<RequestBody>) -> Result<Connection<G>, Problem> {
+        let Self {
+            front, admitted, ..
+        } = *self;
+        let timeout = front.settings.open_timeout;
+        if self.time_is_up.is_none() {
+            self.time_is_up = Some(front.gateway.now() + timeout);
+        }
+        loop {
+            if let Some(reason) = self.reason.take() {
+                self.choose(reason).await?;
+                self.destination.mapping.address(request.headers_mut());
+            }
+            if !front.gateway.is_current(&admitted.caller) {
+                return Err(Problem::token(TokenRefusal::Revoked));
+            }
+            let Destination {
+                wanted, mapping, ..
+            } = &*self.destination;
+            let to = (&mapping.target, wanted.dcc.as_ref());
+            let opening = Connection::open(&front.gateway, admitted, to, timeout, &front.pool);
+            match opening.await {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => self.reason = Some(reason),
+            }
         }
     }
 
-    /// Sends the request over one new connection.
-    async fn attempt(
-        &self,
-        mut request: Request<RequestBody>,
-        (target, dcc): (&Rc<Target>, Option<&Arc<str>>),
-        admitted: &Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
-    ) -> Result<Attempt<G>, Problem> {
-        let is_repeatable = request.method().is_idempotent() && request.body().is_end_stream();
-        let again = Again::of(&mut request);
-        let (gateway, timeout) = (&self.gateway, self.settings.open_timeout);
-        let opening = Connection::open(gateway, admitted, (target, dcc), timeout, &self.pool);
-        let mut connection = match opening.await {
-            Ok(connection) => connection,
-            Err(reason) => {
-                let delivery = Delivery::NotSent;
-                let unanswered = Box::new(Unanswered { request, delivery });
-                return Ok(Attempt::Failed(unanswered, reason));
-            }
-        };
-        match connection.send(request).await {
-            Ok(answer) => Ok(Attempt::Answered(Box::new((connection, answer)))),
-            Err(failure) => {
-                let reason = connection.end_reason(&failure)?;
-                let repeats = (again, is_repeatable);
-                let failed = self.unanswered(failure, connection, repeats, state);
-                Ok(Attempt::Failed(Box::new(Box::pin(failed).await?), reason))
-            }
-        }
+    fn copy(&self, request: &mut Request<RequestBody>, _is_repeatable: bool) -> Again {
+        Again::of(request)
     }
 
-    /// A failed request for another try, if it `is_repeatable` or its target received none of it.
-    async fn unanswered(
+    async fn send(
         &self,
+        connection: &mut Connection<G>,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Failure> {
+        connection.send(request).await
+    }
+
+    /// The request is sent again if it is repeatable, or if its target received none of it.
+    async fn again(
+        &mut self,
         failure: Failure,
-        connection: Connection<G>,
-        (again, is_repeatable): (Again, bool),
-        state: &Rc<State>,
-    ) -> Result<Unanswered, Problem> {
+        sent: Sent<Connection<G>, Again>,
+    ) -> Result<Unanswered<Progress>, Problem> {
+        let Sent {
+            connection,
+            copy,
+            is_repeatable,
+            was_kept,
+        } = sent;
+        if !was_kept {
+            self.reason = Some(connection.end_reason(&failure)?);
+        }
         let problem = match failure {
             Failure::Unsent(request) => {
                 let (request, delivery) = (*request, Delivery::NotSent);
@@ -195,13 +183,17 @@ impl<G: Gateway> Front<G> {
             Delivery::NotSent
         } else if is_repeatable {
             Delivery::Sent
-        } else if again.is_whole() && connection.is_unreached(&self.gateway).await {
+        } else if copy.is_whole() && connection.is_unreached(&self.front.gateway).await {
             Delivery::NotSent
         } else {
             return Err(problem);
         };
         drop(connection);
-        let request = again.into_request(state).await.ok_or(problem)?;
+        let request = copy.into_request(self.state).await.ok_or(problem)?;
         Ok(Unanswered { request, delivery })
+    }
+
+    fn after(problem: Problem, delivery: Delivery) -> Problem {
+        problem.after(delivery)
     }
 }
