@@ -39,4 +39,4 @@ pub use exchange::{Delivery, Failure, Fault, copy_head};
 pub use pool::{Fit, Keeper, Kept, Lease, Pool};
 pub use refusal::Refusal;
 pub use scanner::Intake;
-pub use tries::{FailureOf, Sent, Tries, Unanswered, exchange};
+pub use tries::{Answered, FailureOf, Sent, Tries, Unanswered, exchange};
