@@ -37,7 +37,10 @@ const TOKEN: Rows = &[
 
 const HOP: Rows = &[
     &["lib"],
+    &["connection", "tries", "caller"],
+    &["pool"],
     &[
+        "answer",
         "body",
         "browser",
         "cors",
@@ -50,7 +53,7 @@ const HOP: Rows = &[
         "scanner",
         "site",
     ],
-    &["endpoints", "escape", "gate", "refusal"],
+    &["endpoints", "escape", "gate", "refusal", "track"],
 ];
 
 const RELAY: Rows = &[
