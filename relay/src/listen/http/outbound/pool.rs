@@ -126,7 +126,8 @@ impl<G: Gateway> Connection<G> {
             Failure::Unsent(_) => reason.ok_or_else(|| Problem::target_closed(Delivery::NotSent)),
             Failure::Silent(problem) => {
                 let is_not_sent = self.is_not_sent();
-                let is_worth_it = |it: &SessionEnd| is_away(*it) || (is_not_sent && is_of_target(*it));
+                let is_worth_it =
+                    |it: &SessionEnd| is_away(*it) || (is_not_sent && is_of_target(*it));
                 let reason = reason.map(of_agent).filter(is_worth_it);
                 reason.ok_or_else(|| problem.clone())
             }
