@@ -68,8 +68,9 @@ use io::Chosen;
 use limits::{Limits, LiveTunnels, PerAddress};
 use listen::http::Sealer;
 use metrics::ShardMetrics;
-use shard::limits::ADDRESS_QUESTIONS_MAX;
-use shard::{CallerCount, Mailbox, MailboxSender, Message, Peers, Seed, Stop};
+use shard::{
+    ADDRESS_QUESTIONS_MAX, CallerCount, Mailbox, MailboxSender, Message, Peers, Seed, Stop,
+};
 use state::{Book, Folder, Kept, State};
 use takeover::{Door, Estate, Offer, Successor};
 

@@ -53,16 +53,13 @@ impl Shard {
         while !self.kit.peers.callers.is_empty() && self.kit.clock.now() < agents_at {
             sleep(LOOK_PAUSE).await;
         }
-        for mux in self.registry.borrow().muxes() {
-            mux.drain(deadline.saturating_since(self.kit.clock.now()));
-        }
-        let is_busy = || !self.kit.peers.callers.is_empty() || !self.registry.borrow().is_idle();
+        self.agents
+            .drain(deadline.saturating_since(self.kit.clock.now()));
+        let is_busy = || !self.kit.peers.callers.is_empty() || !self.agents.is_idle();
         while is_busy() && self.kit.clock.now() < deadline {
             sleep(LOOK_PAUSE).await;
         }
-        for mux in self.registry.borrow().muxes() {
-            mux.close(LinkEnd::ShuttingDown);
-        }
+        self.agents.close(LinkEnd::ShuttingDown);
         // The links' writers send the agents the reason before their tasks end.
         let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
         self.doors.gate.close();
@@ -108,7 +105,7 @@ impl Shard {
     }
 
     async fn links_gone(&self) {
-        while !self.registry.borrow().is_empty() {
+        while !self.agents.is_empty() {
             sleep(Duration::from_millis(2)).await;
         }
     }

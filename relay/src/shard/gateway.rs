@@ -91,8 +91,9 @@ impl Gateway for ShardGateway {
             TunnelSelector::Kind(_) if wanted.binding.is_none() => OwnerGroup::of_caller(identity),
             _ => Vec::new(),
         };
-        let is_open =
-            |tunnel: &TunnelId, info: &TunnelInfo| fit(tunnel, info) && !shard.is_paused(tunnel);
+        let is_open = |tunnel: &TunnelId, info: &TunnelInfo| {
+            fit(tunnel, info) && !shard.agents.is_paused(tunnel)
+        };
         let serves = |info: &TunnelInfo| wanted.is_exposed_by(info);
         let query = Query {
             binding: wanted.binding.as_ref(),
@@ -175,7 +176,7 @@ impl Gateway for ShardGateway {
         let identity = caller.known().map(|known| &**known.identity());
         let owners = OwnerGroup::of_caller(identity);
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| {
-            caller.may_reach(tunnel, info) && !shard.is_paused(tunnel)
+            caller.may_reach(tunnel, info) && !shard.agents.is_paused(tunnel)
         };
         let serves = |info: &TunnelInfo| wanted.is_exposed_by(info);
         let is_tried = |tunnel: &TunnelId, agent: AgentTag| {

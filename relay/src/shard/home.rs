@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use super::Shard;
 use super::mail::message::Message;
 use crate::directory::{Claim, Decision, Forgotten, ReleaseKind, Released, RouteUpdate};
-use crate::metrics::LimitKind;
+use crate::metrics::{LimitKind, TunnelDetail};
 use crate::registry::LinkRef;
 
 impl Shard {
@@ -156,5 +156,13 @@ impl Shard {
     fn count_tunnels(&self) {
         let (before, now) = self.directory.granted_since();
         self.kit.metrics.tunnels.replace(before, now);
+    }
+
+    /// One tunnel, and its callers on this shard.
+    pub(super) fn detail(&self, tunnel: &TunnelId) -> TunnelDetail {
+        let mut detail = self.agents.detail(tunnel);
+        // `None` unless this is the name's home shard.
+        detail.bound = self.directory.names().bound(tunnel, self.kit.clock.now());
+        detail
     }
 }

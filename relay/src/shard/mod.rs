@@ -1,26 +1,29 @@
 //! One shard: a thread that owns its ring, links, sessions and counters.
 //!
 //! Shards share only mailboxes and the atomic counters and snapshots in [`Peers`].
+//!
+//! The state has owners, which know neither the shard nor each other: [`Agents`] their links and tunnels, [`Callers`] who
+//! the callers are, [`Directory`] names and routes, [`Doors`] the listeners, and the [`Kit`] what they have in common. A
+//! shard takes messages and ticks, and drives them. Files of this folder with an `impl Shard` join two owners.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tracing::{debug, info_span};
 
+use crate::auth::Snapshot;
 use crate::directory::{Directory, Restored, Rules};
 use crate::io::{Chosen, Socket, Spin, run_spinning, sleep};
-use crate::link::LinkBlock;
 use crate::listen;
 use crate::metrics::ShardMetrics;
-use crate::registry::Registry;
-use crate::session::{Lanes, ProbedLinks};
 
 mod accept;
+mod agents;
 mod arrived;
-mod audit;
 mod callers;
 mod crossings;
 mod doors;
@@ -31,28 +34,19 @@ mod gateway;
 mod hint;
 mod home;
 mod kit;
-mod lanes;
-pub(crate) mod limits;
 mod links;
-mod log_budget;
-mod lost;
 mod mail;
-mod operator;
 mod peers;
 mod place;
 mod placement;
-mod provider;
-mod registration;
-mod revocation;
 mod routing;
-mod withdrawal;
 
+pub(crate) use agents::ADDRESS_QUESTIONS_MAX;
+use agents::Agents;
 pub(crate) use arrived::CallerCount;
 use callers::Callers;
 use doors::Doors;
 use kit::Kit;
-use log_budget::LogBudget;
-use lost::LostLinks;
 use mail::OpenMailbox;
 pub(crate) use mail::message::{Message, Paused, Stop};
 pub(crate) use mail::{Mailbox, MailboxSender, mailbox};
@@ -72,17 +66,10 @@ pub(crate) struct Seed {
 /// One core's part of the relay.
 pub(crate) struct Shard {
     kit: Rc<Kit>,
-    registry: RefCell<Registry>,
-    lost: RefCell<LostLinks>,
-    /// Paused tunnels; replaced as a whole.
-    paused: RefCell<Arc<Paused>>,
-    directory: Directory<listen::http::Target>,
-    log_budget: LogBudget,
-    doors: Doors,
+    agents: Rc<Agents>,
     callers: Callers,
-    link_block: LinkBlock,
-    lanes: Rc<Lanes>,
-    probed: Rc<ProbedLinks>,
+    directory: Directory<listen::http::Target>,
+    doors: Doors,
 }
 
 /// Runs a shard on this thread until a stop message; `started` receives the outcome of the start.
@@ -132,6 +119,7 @@ impl Shard {
             restored,
             ..
         } = seed;
+        let mailbox = mailbox.open()?;
         let rules = Rules {
             epoch_seconds: peers.epoch_seconds,
             shards: peers.mailboxes.len(),
@@ -147,26 +135,14 @@ impl Shard {
         let directory = Directory::new(index, rules, &restored, make, times);
         drop(restored);
         let shard = Rc::new(Self {
+            agents: Agents::new(&kit),
             callers: Callers::new(&kit),
-            doors: Doors::new(Arc::clone(&peers.accepting)),
-            lanes: Lanes::new(index, Arc::clone(&kit.metrics)),
-            probed: Rc::default(),
-            registry: RefCell::default(),
-            lost: RefCell::default(),
-            paused: RefCell::new(Arc::clone(&peers.paused)),
             directory,
-            log_budget: LogBudget::default(),
-            link_block: LinkBlock::default(),
+            doors: Doors::new(Arc::clone(&peers.accepting)),
             kit,
         });
-        let mailbox = mailbox.open()?;
         let ticking = Rc::clone(&shard);
         shard.kit.gate.spawn(async move { ticking.tick().await });
-        let (probed, clock) = (Rc::clone(&shard.probed), shard.kit.clock);
-        shard
-            .kit
-            .gate
-            .spawn(async move { probed.watch(|| clock.now()).await });
         Ok((shard, mailbox))
     }
 
@@ -192,7 +168,7 @@ impl Shard {
                 stranger,
                 greeting,
             } => self.serve_link(Socket::new(fd), (peer, stranger), greeting.map(|it| *it)),
-            Message::Lane { fd, nonce } => self.lane_moved_here(fd, &nonce),
+            Message::Lane { fd, nonce } => self.agents.lane_moved_here(fd, &nonce),
             Message::Frontend(frontend) => self.raw_moved_here(frontend),
             Message::Http { fd, peer, arrived } => self.http_moved_here(fd, peer, arrived),
             Message::Crossing { fd, request, back } => self.crossing_arrived(fd, request, back),
@@ -212,7 +188,8 @@ impl Shard {
                 tunnel,
                 generation,
             } => {
-                self.grant_registration(link, request, tunnel, generation);
+                self.agents
+                    .grant_registration(link, request, tunnel, generation);
             }
             Message::ClaimRefused {
                 link,
@@ -220,23 +197,24 @@ impl Shard {
                 tunnel,
                 refusal,
             } => {
-                self.refuse_registration(link, request, &tunnel, refusal);
+                self.agents
+                    .refuse_registration(link, request, &tunnel, refusal);
             }
-            Message::Lost(told) => self.lost_told(&told),
-            Message::Fence { link, reason } => self.fence(link, reason),
+            Message::Lost(told) => self.agents.lost_told(&told),
+            Message::Fence { link, reason } => self.agents.fence(link, reason),
             Message::Listen {
                 kind,
                 socket,
                 sockets,
             } => self.listen(kind, socket, sockets),
             // The control thread may have stopped waiting for any of these answers.
-            Message::Report { after, answer } => drop(answer.send(self.report(&after))),
+            Message::Report { after, answer } => drop(answer.send(self.agents.report(&after))),
             Message::Detail { tunnel, answer } => drop(answer.send(self.detail(&tunnel))),
             Message::Forget { tunnel, answer } => self.forget_name(&tunnel, answer),
-            Message::Kick { tunnel, answer } => drop(answer.send(self.kick(&tunnel))),
-            Message::Pause { tunnels, answer } => drop(answer.send(self.pause(tunnels))),
+            Message::Kick { tunnel, answer } => drop(answer.send(self.agents.kick(&tunnel))),
+            Message::Pause { tunnels, answer } => drop(answer.send(self.agents.pause(tunnels))),
             Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
-            Message::Ruled(ruled) => self.ruled(&ruled.0, ruled.1),
+            Message::Ruled(ruled) => self.agents.ruled(&ruled.0, ruled.1),
             Message::Stop(_) => {}
             #[cfg(test)]
             Message::Panic => panic!("panic requested by a test"),
@@ -250,16 +228,24 @@ impl Shard {
             .clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             sleep(period).await;
-            self.sweep_links().await;
+            self.agents.sweep_links().await;
             self.sweep_names();
-            self.sweep_lost();
-            self.renew_permissions().await;
+            self.agents.sweep_lost();
+            self.agents.renew_permissions().await;
         }
     }
 
-    /// Whether the log budget allows another line that a peer caused.
-    fn may_log(&self) -> bool {
-        self.log_budget.takes_one(self.kit.clock.now())
+    /// Replaces the auth snapshot and ends the links and callers that it no longer allows; `ended` receives the number
+    /// of links.
+    fn auth_changed(&self, snapshot: Arc<Snapshot>, ended: oneshot::Sender<usize>) {
+        // Snapshots arrive in order, since one sender sends them all.
+        *self.kit.auth.borrow_mut() = Arc::clone(&snapshot);
+        self.callers.recheck(&snapshot);
+        let agents = Rc::clone(&self.agents);
+        self.kit.gate.spawn(async move {
+            // The control thread may have stopped waiting.
+            let _ = ended.send(agents.recheck(&snapshot).await);
+        });
     }
 }
 

@@ -4,7 +4,7 @@ use tieline_wire::{NoSession, TunnelId};
 
 use super::Shard;
 use crate::directory::{Lookup, Upstream};
-use crate::registry::{AgentTag, LinkRef, TunnelInfo};
+use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::{Session, SessionCaller};
 
 /// Where a caller's session is.
@@ -26,39 +26,16 @@ impl Shard {
         let routes = self.directory.routes();
         let link = match routes.upstream(tunnel, agent, self.kit.index, fit) {
             Lookup::Unknown => return Place::NoTarget(NoSession::UnknownTunnel),
-            _ if self.is_paused(tunnel) => return Place::NoTarget(NoSession::TunnelPaused),
+            _ if self.agents.is_paused(tunnel) => return Place::NoTarget(NoSession::TunnelPaused),
             Lookup::Offline => return Place::NoTarget(NoSession::TunnelOffline),
             Lookup::Live(Upstream::Link(link)) => link,
         };
         if link.shard != self.kit.index {
             return Place::Shard(link.shard);
         }
-        match self.open_session(link, tunnel, caller()) {
+        match self.agents.open_session(link, tunnel, caller()) {
             Ok(session) => Place::Here(session),
             Err(reason) => Place::NoTarget(reason),
         }
-    }
-
-    /// Opens a session on a link of this shard.
-    fn open_session(
-        &self,
-        link: LinkRef,
-        tunnel: &TunnelId,
-        caller: SessionCaller,
-    ) -> Result<Session, NoSession> {
-        let registry = self.registry.borrow();
-        // The update that removes the link from the route may be on its way.
-        let entry = registry.link(link.link).ok_or(NoSession::TunnelOffline)?;
-        let it = entry
-            .tunnels()
-            .get(tunnel)
-            .ok_or(NoSession::TunnelOffline)?;
-        entry
-            .mux
-            .open(tunnel, &it.held, caller)
-            .map_err(|error| match error {
-                tieline_wire::OpenError::Full => NoSession::SessionLimit,
-                tieline_wire::OpenError::Closing => NoSession::TunnelOffline,
-            })
     }
 }

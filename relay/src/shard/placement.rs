@@ -1,7 +1,5 @@
-//! Which shard a link lives on: at first the shard with the fewest links; after the hello, for an agent with
-//! several links, the shard that its link index selects.
+//! Which shard a new link lives on: the shard with the fewest links. Raw callers are steered to the shards that have any.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -9,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tieline_wire::limits::{HANDSHAKE_TIMEOUT, PREFACE};
-use tieline_wire::{AgentHello, GoAway, LinkEnd, LinkRefusal, Mux, RelayHello, Settings, Transmit};
+use tieline_wire::{GoAway, LinkEnd, LinkRefusal, Mux, RelayHello, Settings, Transmit};
 use tracing::info;
 
 use super::Shard;
@@ -18,7 +16,6 @@ use crate::io::{Socket, timeout};
 use crate::limits::Place;
 use crate::listen::agent::{Opening, opening};
 use crate::metrics::HandoffKind;
-use crate::registry::LinkId;
 
 /// Time for the first bytes of an agent that will be refused.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,7 +27,7 @@ impl Shard {
     /// Reads the first bytes of a connection on an agent listener: they open a link or a bulk lane.
     pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         let shard = Rc::clone(self);
-        let place = self.stranger(peer);
+        let place = self.agents.stranger(peer);
         let deadline = match place {
             Ok(_) => HANDSHAKE_TIMEOUT,
             Err(_) => REFUSED_TIMEOUT,
@@ -41,7 +38,7 @@ impl Shard {
                     Ok(place) => shard.place_link(socket, peer, place).await,
                     Err(_) => shard.refuse_link(&socket, peer),
                 },
-                Ok(Some(Opening::Lane(nonce))) => shard.place_lane(socket, nonce).await,
+                Ok(Some(Opening::Lane(nonce))) => shard.agents.place_lane(socket, nonce).await,
                 Ok(None) => shard.kit.metrics.link_refused(LinkRefusal::LinkLost),
                 Err(_) => shard
                     .kit
@@ -75,7 +72,7 @@ impl Shard {
         }
         socket.shutdown();
         self.kit.metrics.link_refused(reason.refusal());
-        if self.may_log() {
+        if self.agents.may_log() {
             info!(%peer, reason = reason.word(), "link refused: {reason}");
         }
     }
@@ -105,13 +102,6 @@ impl Shard {
             self.link_gone(to);
             self.kit.metrics.link_refused(LinkRefusal::Overload);
         }
-    }
-
-    /// Forgets a link that moves to another shard.
-    pub(super) fn link_left(&self, id: LinkId) {
-        self.registry.borrow_mut().remove(id);
-        self.link_gone(self.kit.index);
-        self.kit.metrics.links.dec();
     }
 
     /// Counts a link for a shard that has it or will get it.
@@ -160,49 +150,5 @@ impl Shard {
         (0..self.kit.peers.loads.len())
             .min_by_key(|shard| (load(*shard), *shard != self.kit.index))
             .unwrap_or(self.kit.index)
-    }
-}
-
-/// The shard of one of an agent's several links; `None` if the agent has one link. The links go round the shards,
-/// so that a busy agent uses as many cores as links. A hash of the agent selects the shard of its first link.
-pub(super) fn shard_of(hello: &AgentHello, shards: usize) -> Option<usize> {
-    if hello.links < 2 {
-        return None;
-    }
-    let mut hasher = DefaultHasher::new();
-    (hello.key, hello.instance).hash(&mut hasher);
-    let place = hasher.finish().wrapping_add(u64::from(hello.link_index));
-    // The remainder is below `shards`, a usize.
-    usize::try_from(place % shards as u64).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use tieline_wire::{InstanceId, MachineId};
-
-    use super::*;
-
-    fn hello(instance: u8, link_index: u16, links: u16) -> AgentHello {
-        AgentHello {
-            instance: InstanceId::new([instance; 16]),
-            machine: MachineId::new([0; 16]),
-            link_index,
-            links,
-            ..crate::session::tests::rig::agent_hello()
-        }
-    }
-
-    #[test]
-    fn links_of_one_agent_go_round_the_shards_and_agents_begin_anywhere() {
-        let mut first = [0; 4];
-        for instance in 0..100 {
-            let place = |index| shard_of(&hello(instance, index, 6), 4).unwrap();
-            for index in 0..5 {
-                assert_eq!((place(index) + 1) % 4, place(index + 1));
-            }
-            first[place(0)] += 1;
-        }
-        assert!(first.iter().all(|count| *count > 5), "{first:?}");
-        assert_eq!(shard_of(&hello(0, 0, 1), 4), None);
     }
 }

@@ -4,16 +4,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{Moment, NoSession, SessionEnd, TunnelId};
+use tieline_wire::{Moment, NoSession, TunnelId};
 
 use super::Shard;
 use super::mail::message::Message;
-use crate::auth::may_reach;
 use crate::directory::{Query, Resolved, RouteUpdate, TunnelSelector};
 use crate::io::timeout;
-use crate::metrics::FrontendKind;
-use crate::registry::AgentTag;
-use crate::session::SessionCaller;
 
 impl Shard {
     /// Applies a home shard's decision, and confirms it to that shard.
@@ -31,36 +27,9 @@ impl Shard {
         let now = self.kit.clock.now();
         let has_other_callers = self.directory.routes_mut().apply(Arc::clone(update), now);
         if has_other_callers {
-            self.cut_who_lost_access(update);
+            self.agents.cut_who_lost_access(update);
         }
         self.kit.mail.post(home, applied);
-    }
-
-    /// Resets the sessions of callers that may no longer reach an agent of the name, or not in the way
-    /// they came. The callers open no new session, since every shard applies the same route.
-    fn cut_who_lost_access(&self, update: &RouteUpdate) {
-        let tunnel = &update.tunnel;
-        let registry = self.registry.borrow();
-        for (_, link) in registry.links_of(tunnel) {
-            let Some(hello) = &link.agent else { continue };
-            let tag = AgentTag::of(&hello.key, &hello.machine);
-            let mut agents = update.agents.iter();
-            let Some(agent) = agents.find(|agent| agent.tag == tag) else {
-                continue;
-            };
-            let info = &*agent.info;
-            let is_out = |caller: &SessionCaller| {
-                let identity = caller.identity.as_deref();
-                let owner = info.owner.as_deref();
-                let is_stranger = identity.is_some_and(|it| !may_reach(it, tunnel, owner));
-                let is_of_kind = caller.dcc.as_ref().is_none_or(|dcc| **dcc == *info.dcc);
-                let is_raw = caller.kind == FrontendKind::Tcp;
-                is_stranger || !is_of_kind || (is_raw && !info.is_open_to_raw())
-            };
-            for held in link.held(tunnel) {
-                link.mux.cut_those(held, SessionEnd::AuthChanged, is_out);
-            }
-        }
     }
 
     /// Whether the relay started so recently that agents may still be reconnecting.

@@ -163,6 +163,8 @@ fn a_circle_between_files_of_a_folder_is_caught() {
         ("relay/src/shard/mail/a.rs", "use super::X;\n"),
     ];
     assert_eq!(found(&strict).len(), 2);
+    let visible = (strict[1].0, "pub(in crate::shard::mail) struct A;\n");
+    assert!(found(&[strict[0], visible]).is_empty());
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use tieline_wire::{LinkEnd, RefusalReason, TunnelId, WithdrawalReason};
 
-use super::Shard;
+use super::Agents;
 use crate::audit::{Entry, Kind};
 use crate::registry::{LinkEntry, LinkId};
 
-impl Shard {
+impl Agents {
     /// Notes that a link was granted a tunnel.
     pub(super) fn note_registered(&self, link: LinkId, tunnel: &TunnelId) {
         let mut registry = self.registry.borrow_mut();

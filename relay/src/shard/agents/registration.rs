@@ -2,14 +2,14 @@
 //!
 //! | step | where | function |
 //! |---|---|---|
-//! | 1 | the link's shard | [`Shard::register`] checks the request, the token and limits |
-//! | 2 | the same, if a provider decides | [`Shard::ask_provider`] asks it; [`Shard::ruled`] takes the ruling |
-//! | 3 | the link's shard | [`Shard::claim_name`] adds the tunnel to its link, and sends a claim |
-//! | 4 | the name's home shard | [`Shard::decide_claim`] decides, and sends the route to every shard, or a refusal back |
-//! | 5 | every shard | [`Shard::apply_route`] applies the route, and confirms it; [`Shard::route_applied`] counts at home |
-//! | 6 | the link's shard | [`Shard::grant_registration`] or [`Shard::refuse_registration`] answers the agent |
+//! | 1 | the link's shard | [`Agents::register`] checks the request, the token and limits |
+//! | 2 | the same, if a provider decides | [`Agents::ask_provider`] asks it; [`Agents::ruled`] takes the ruling |
+//! | 3 | the link's shard | [`Agents::claim_name`] adds the tunnel to its link, and sends a claim |
+//! | 4 | the name's home shard | `Shard::decide_claim` decides, and sends the route to every shard, or a refusal back |
+//! | 5 | every shard | `Shard::apply_route` applies the route, and confirms it; `Shard::route_applied` counts at home |
+//! | 6 | the link's shard | [`Agents::grant_registration`] or [`Agents::refuse_registration`] answers the agent |
 //!
-//! Steps 1, 3 and 6 are here, 2 in `provider`, 4 in `home`, 5 in `routing` and `home`.
+//! Steps 1, 3 and 6 are here, 2 in `provider`, 4 in `shard/home`, 5 in `shard/routing` and `shard/home`.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,11 +22,11 @@ use tieline_wire::{
 };
 use tracing::info;
 
-use super::Shard;
-use super::kit::Kit;
-use super::mail::message::Message;
+use super::super::kit::Kit;
+use super::super::mail::message::Message;
+use super::Agents;
 use crate::auth::{Admission, Identity, Permission, authorize};
-use crate::directory::{Claim, ReleaseKind};
+use crate::directory::{Claim, ReleaseKind, home};
 use crate::registry::{Grant, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 
 /// Registrations of one link that may wait for a provider or for the home shards of their names. Without a limit, an
@@ -41,14 +41,14 @@ pub(super) enum Registering {
     Asked,
 }
 
-impl Shard {
+impl Agents {
     /// Step 1: checks a registration that an agent sends over `link` from `peer`, and claims its name or asks the
     /// provider.
     ///
     /// # Errors
     /// The refusal to send back.
     pub(super) fn register(
-        self: &Rc<Self>,
+        &self,
         link: LinkId,
         peer: SocketAddr,
         register: &Register,
@@ -100,7 +100,7 @@ impl Shard {
     /// # Errors
     /// A limit is reached, or the link has ended.
     pub(super) fn claim_name(
-        self: &Rc<Self>,
+        &self,
         link: LinkId,
         register: &Register,
         permission: Permission,
@@ -162,14 +162,14 @@ impl Shard {
         };
         registry.add_tunnel(link, tunnel, it);
         drop(registry);
-        let home = self.directory.home(&claim.tunnel);
+        let home = home(&claim.tunnel, self.kit.mail.shards());
         self.kit.mail.post(home, Message::Claim(Box::new(claim)));
         Ok(())
     }
 
     /// Step 6: every shard routes to the link. Acknowledges the registration.
-    pub(super) fn grant_registration(
-        self: &Rc<Self>,
+    pub(in crate::shard) fn grant_registration(
+        &self,
         link: LinkRef,
         request: u32,
         tunnel: TunnelId,
@@ -231,8 +231,8 @@ impl Shard {
     }
 
     /// Step 6: the home shard refused the claim. Refuses the registration.
-    pub(super) fn refuse_registration(
-        self: &Rc<Self>,
+    pub(in crate::shard) fn refuse_registration(
+        &self,
         link: LinkRef,
         request: u32,
         tunnel: &TunnelId,
@@ -304,14 +304,14 @@ impl Shard {
     }
 
     /// Tells a name's home shard that a link no longer serves the name.
-    pub(super) fn release(self: &Rc<Self>, tunnel: TunnelId, link: LinkRef, kind: ReleaseKind) {
-        let home = self.directory.home(&tunnel);
+    pub(super) fn release(&self, tunnel: TunnelId, link: LinkRef, kind: ReleaseKind) {
+        let home = home(&tunnel, self.kit.mail.shards());
         let release = Message::Release { tunnel, link, kind };
         self.kit.mail.post(home, release);
     }
 
     /// Ends a link whose names another instance holds now.
-    pub(super) fn fence(&self, link: LinkRef, reason: LinkEnd) {
+    pub(in crate::shard) fn fence(&self, link: LinkRef, reason: LinkEnd) {
         let registry = self.registry.borrow();
         // A link that is closing already keeps its first reason.
         if let Some(entry) = registry.link(link.link)

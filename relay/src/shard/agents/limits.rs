@@ -6,7 +6,7 @@ use std::time::Duration;
 use tieline_wire::limits::FIRST_TUNNEL_TIMEOUT;
 use tieline_wire::{Refusal, RefusalReason};
 
-use super::Shard;
+use super::Agents;
 use crate::limits::{Limited, Limits, Place};
 use crate::metrics::LimitKind;
 
@@ -19,7 +19,7 @@ pub(super) const TOO_MANY_QUESTIONS: Limited = Limited {
     retry_after: Duration::from_secs(1),
 };
 
-impl Shard {
+impl Agents {
     /// Whether the limit that `check` tests allows another registration.
     pub(super) fn may_register(
         &self,
@@ -35,7 +35,7 @@ impl Shard {
     ///
     /// # Errors
     /// The address has too many such connections.
-    pub(super) fn stranger(&self, peer: SocketAddr) -> Result<Place, Limited> {
+    pub(in crate::shard) fn stranger(&self, peer: SocketAddr) -> Result<Place, Limited> {
         let address = peer.ip().to_canonical();
         let mut proxies = self.kit.peers.config.http.trusted_proxies.iter();
         let Some(counted) = &self.kit.peers.new_links else {

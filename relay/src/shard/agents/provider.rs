@@ -9,8 +9,8 @@ use tieline_wire::{
 };
 use tracing::debug;
 
-use super::Shard;
-use super::kit::Kit;
+use super::super::kit::Kit;
+use super::Agents;
 use super::limits::{TOO_MANY_QUESTIONS, refused};
 use super::registration::{CLAIMS_MAX, refusal};
 use crate::auth::{Identity, Mode, Overfull, Permission, Question, Ruling};
@@ -29,7 +29,7 @@ const LINK_QUESTIONS_MAX: usize = 256;
 /// Longest pause before a provider that gave no answer is asked again about a live tunnel.
 const RETRY: Duration = Duration::from_secs(5);
 
-impl Shard {
+impl Agents {
     /// Step 2 of a registration: asks the provider whether a link may have `tunnel`; the ruling arrives as a `Message::Ruled`.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Shard {
     }
 
     /// Step 2 of a registration: applies the provider's ruling, or its failure to rule.
-    pub(super) fn ruled(self: &Rc<Self>, question: &Question, ruling: Ruling) {
+    pub(in crate::shard) fn ruled(&self, question: &Question, ruling: Ruling) {
         if question.is_renewal {
             return self.renewed(question, ruling);
         }
@@ -111,7 +111,7 @@ impl Shard {
     }
 
     fn allowed(
-        self: &Rc<Self>,
+        &self,
         question: &Question,
         identity: Option<Arc<Identity>>,
         expires_at_seconds: Option<u64>,
@@ -150,7 +150,7 @@ impl Shard {
     }
 
     /// Applies the provider's ruling, or its failure to rule, on the renewal of a live tunnel.
-    fn renewed(self: &Rc<Self>, question: &Question, ruling: Ruling) {
+    fn renewed(&self, question: &Question, ruling: Ruling) {
         let auth = self.kit.auth();
         let Mode::Provider { interval, grace } = &auth.mode else {
             return;
@@ -206,7 +206,7 @@ impl Shard {
     }
 
     /// Asks the provider again about tunnels whose permissions are due for renewal.
-    pub(super) async fn renew_permissions(self: &Rc<Self>) {
+    pub(in crate::shard) async fn renew_permissions(&self) {
         if !matches!(self.kit.auth().mode, Mode::Provider { .. }) {
             return;
         }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tieline_wire::{AgentHello, AgentKey, InstanceId, LinkEnd, Lost, Moment};
 
-use super::Shard;
-use super::mail::message::{LostLink, Message};
+use super::super::mail::message::{LostLink, Message};
+use super::Agents;
 use crate::registry::LinkEntry;
 use crate::session::Account;
 
@@ -26,7 +26,7 @@ struct Kept {
     until: Moment,
 }
 
-impl Shard {
+impl Agents {
     /// Keeps the account of a link that ended, if the outcome of any of its requests is known to its agent alone. The
     /// requests wait for the agent's report until the offline grace is over.
     pub(super) fn keep_account(&self, entry: &LinkEntry) {
@@ -50,7 +50,7 @@ impl Shard {
     }
 
     /// Sends an agent's report on an earlier link to every shard, since that link may have been on any of them.
-    pub(super) fn agent_tells(self: &Rc<Self>, hello: &AgentHello, lost: Lost) {
+    pub(super) fn agent_tells(&self, hello: &AgentHello, lost: Lost) {
         let agent = run_of(hello);
         let told = Arc::new(LostLink { agent, lost });
         for shard in 0..self.kit.mail.shards() {
@@ -59,7 +59,7 @@ impl Shard {
     }
 
     /// Applies an agent's report to the account of the lost link, if that link was here and of the same run.
-    pub(super) fn lost_told(&self, told: &LostLink) {
+    pub(in crate::shard) fn lost_told(&self, told: &LostLink) {
         let LostLink { agent, lost } = told;
         let mut kept = self.lost.borrow_mut();
         if kept.0.get(&lost.nonce).is_some_and(|it| it.agent == *agent) {
@@ -80,7 +80,7 @@ impl Shard {
     }
 
     /// Closes the accounts whose reports have not arrived in time.
-    pub(super) fn sweep_lost(&self) {
+    pub(in crate::shard) fn sweep_lost(&self) {
         let now = self.kit.clock.now();
         self.lost.borrow_mut().0.retain(|_, it| {
             let goes_on = now < it.until;

@@ -1,17 +1,16 @@
 //! An operator's orders about single tunnels: show, kick and pause.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tieline_wire::{SessionEnd, TunnelId, WithdrawalReason};
 
-use super::Shard;
-use super::mail::message::Paused;
+use super::super::mail::message::Paused;
+use super::Agents;
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 
-impl Shard {
+impl Agents {
     /// A report on some tunnels whose names follow `after`.
-    pub(super) fn report(&self, after: &str) -> TunnelBatch {
+    pub(in crate::shard) fn report(&self, after: &str) -> TunnelBatch {
         let registry = self.registry.borrow();
         let mut batch = registry.report(after, self.kit.index, self.kit.clock.now());
         let paused = self.paused.borrow();
@@ -24,24 +23,22 @@ impl Shard {
     }
 
     /// One tunnel and its callers on this shard.
-    pub(super) fn detail(&self, tunnel: &TunnelId) -> TunnelDetail {
+    pub(in crate::shard) fn detail(&self, tunnel: &TunnelId) -> TunnelDetail {
         let registry = self.registry.borrow();
         let mut detail = registry.detail(tunnel, self.kit.index, self.kit.clock.now());
         if let Some(row) = &mut detail.row {
             row.paused = self.is_paused(tunnel);
         }
-        // `None` unless this is the name's home shard.
-        detail.bound = self.directory.names().bound(tunnel, self.kit.clock.now());
         detail
     }
 
     /// Whether the tunnel's callers are turned away.
-    pub(super) fn is_paused(&self, tunnel: &TunnelId) -> bool {
+    pub(in crate::shard) fn is_paused(&self, tunnel: &TunnelId) -> bool {
         self.paused.borrow().contains(tunnel)
     }
 
     /// Withdraws a tunnel from the links that serve it, with its sessions; its agents may register it again.
-    pub(super) fn kick(self: &Rc<Self>, tunnel: &TunnelId) -> Cut {
+    pub(in crate::shard) fn kick(&self, tunnel: &TunnelId) -> Cut {
         let registry = self.registry.borrow();
         let links = registry.links_of(tunnel);
         let links = links.filter(|(_, link)| link.mux.closing().is_none());
@@ -54,7 +51,7 @@ impl Shard {
     }
 
     /// Replaces the set of paused tunnels, and resets the sessions of those that are newly paused.
-    pub(super) fn pause(&self, paused: Arc<Paused>) -> Cut {
+    pub(in crate::shard) fn pause(&self, paused: Arc<Paused>) -> Cut {
         let before = self.paused.replace(Arc::clone(&paused));
         let new = paused.iter().filter(|tunnel| !before.contains(*tunnel));
         new.map(|tunnel| self.cut(tunnel, SessionEnd::TunnelPaused))

@@ -1,19 +1,23 @@
-//! Withdrawal of a single tunnel, while its link goes on with the others.
+//! Withdrawal of a single tunnel while its link goes on with the others, and the end of sessions whose callers lost
+//! access.
 
 use std::rc::Rc;
 
-use tieline_wire::{Refusal, TunnelId, Withdrawal, WithdrawalReason};
+use tieline_wire::{Refusal, SessionEnd, TunnelId, Withdrawal, WithdrawalReason};
 use tracing::info;
 
-use super::Shard;
-use crate::directory::ReleaseKind;
-use crate::registry::{LinkId, LinkRef};
+use super::Agents;
+use crate::auth::may_reach;
+use crate::directory::{ReleaseKind, RouteUpdate};
+use crate::metrics::FrontendKind;
+use crate::registry::{AgentTag, LinkId, LinkRef};
+use crate::session::SessionCaller;
 
-impl Shard {
+impl Agents {
     /// Takes a tunnel from a link: resets its sessions, releases its name at the home shard, and tells the agent the
     /// reason, with `message` or a standard message. Returns the number of sessions that were reset, or `None` if the link has no such tunnel.
     pub(super) fn withdraw(
-        self: &Rc<Self>,
+        &self,
         link: LinkId,
         tunnel: &TunnelId,
         reason: WithdrawalReason,
@@ -58,9 +62,36 @@ impl Shard {
     }
 
     /// Withdraws tunnels whose permissions have expired.
-    pub(super) fn withdraw_expired(self: &Rc<Self>, expired: Vec<(LinkId, TunnelId)>) {
+    pub(super) fn withdraw_expired(&self, expired: Vec<(LinkId, TunnelId)>) {
         for (link, tunnel) in expired {
             self.withdraw(link, &tunnel, WithdrawalReason::TokenExpired, None);
+        }
+    }
+
+    /// Resets the sessions of callers that may no longer reach an agent of the name, or not in the way
+    /// they came. The callers open no new session, since every shard applies the same route.
+    pub(in crate::shard) fn cut_who_lost_access(&self, update: &RouteUpdate) {
+        let tunnel = &update.tunnel;
+        let registry = self.registry.borrow();
+        for (_, link) in registry.links_of(tunnel) {
+            let Some(hello) = &link.agent else { continue };
+            let tag = AgentTag::of(&hello.key, &hello.machine);
+            let mut agents = update.agents.iter();
+            let Some(agent) = agents.find(|agent| agent.tag == tag) else {
+                continue;
+            };
+            let info = &*agent.info;
+            let is_out = |caller: &SessionCaller| {
+                let identity = caller.identity.as_deref();
+                let owner = info.owner.as_deref();
+                let is_stranger = identity.is_some_and(|it| !may_reach(it, tunnel, owner));
+                let is_of_kind = caller.dcc.as_ref().is_none_or(|dcc| **dcc == *info.dcc);
+                let is_raw = caller.kind == FrontendKind::Tcp;
+                is_stranger || !is_of_kind || (is_raw && !info.is_open_to_raw())
+            };
+            for held in link.held(tunnel) {
+                link.mux.cut_those(held, SessionEnd::AuthChanged, is_out);
+            }
         }
     }
 }

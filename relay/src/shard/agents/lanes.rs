@@ -1,19 +1,18 @@
 //! Bulk lanes: brings an agent's lane connection to the shard of its session.
 
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 
 use tieline_wire::{BulkNonce, LinkRefusal};
 
-use super::Shard;
-use super::mail::message::Message;
+use super::super::mail::message::Message;
+use super::Agents;
 use crate::io::Socket;
 use crate::metrics::HandoffKind;
 use crate::session::shard_of;
 
-impl Shard {
+impl Agents {
     /// Hands a lane to the shard whose offer its nonce names.
-    pub(super) async fn place_lane(self: &Rc<Self>, socket: Socket, nonce: BulkNonce) {
+    pub(in crate::shard) async fn place_lane(&self, socket: Socket, nonce: BulkNonce) {
         let to = shard_of(&nonce);
         if to == self.kit.index {
             return self.lane_arrived(socket, &nonce);
@@ -28,7 +27,7 @@ impl Shard {
     }
 
     /// Takes a lane that another shard accepted.
-    pub(super) fn lane_moved_here(&self, fd: OwnedFd, nonce: &BulkNonce) {
+    pub(in crate::shard) fn lane_moved_here(&self, fd: OwnedFd, nonce: &BulkNonce) {
         self.lane_arrived(Socket::new(fd), nonce);
     }
 

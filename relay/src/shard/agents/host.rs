@@ -1,0 +1,179 @@
+//! What a link's task asks of its shard's agents: its agent's hello, registrations and farewells.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use tieline_wire::{
+    AgentHello, LinkEnd, Lost, Mux, RefusalReason, Register, RegisterAck, TunnelId,
+};
+use tracing::info;
+
+use super::Agents;
+use super::registration::Registering;
+use super::spread::shard_of;
+use crate::directory::ReleaseKind;
+use crate::host::{host_of, is_loopback};
+use crate::link::{LinkHost, Stay};
+use crate::registry::{LinkId, LinkRef};
+
+/// A link's access to its shard's agents.
+pub(in crate::shard) struct Host {
+    pub(in crate::shard) agents: Rc<Agents>,
+    pub(in crate::shard) id: LinkId,
+    pub(in crate::shard) peer: SocketAddr,
+    /// The nonce that the agent is asked to sign.
+    pub(in crate::shard) nonce: [u8; 32],
+}
+
+impl LinkHost for Host {
+    fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, LinkEnd> {
+        let agents = &self.agents;
+        let domain = agents.kit.peers.config.domain.as_deref();
+        if !is_called(domain, &hello.relay_name, self.peer.ip()) {
+            return Err(LinkEnd::RelayName);
+        }
+        if may_move
+            && let Some(to) = shard_of(&hello, agents.kit.mail.shards())
+            && to != agents.kit.index
+        {
+            return Ok(Stay::OnShard(to));
+        }
+        if agents.kit.auth().is_denied(None, Some(&hello.key)) {
+            return Err(LinkEnd::Revoked);
+        }
+        let mut registry = agents.registry.borrow_mut();
+        registry.link(self.id).ok_or(LinkEnd::LinkLost)?;
+        if agents.may_log() {
+            info!(
+                link = self.id.0,
+                peer = %self.peer,
+                agent = ?hello.key,
+                version = hello.agent_version,
+                transport = "tcp",
+                "link up"
+            );
+        }
+        registry.introduce(self.id, hello, self.nonce);
+        agents.kit.metrics.links_total.inc();
+        Ok(Stay::Here)
+    }
+
+    fn register(&self, mux: &mut Mux, register: Register) {
+        let agents = &self.agents;
+        let refusal = match agents.register(self.id, self.peer, &register) {
+            Ok(Registering::Claimed) => return mux.trust(),
+            Ok(Registering::Asked) => return,
+            Err(refusal) => refusal,
+        };
+        if refusal.reason == RefusalReason::AuthUnavailable {
+            agents.kit.wants_keys();
+        }
+        let name = register.name.as_deref().map(TunnelId::parse);
+        let name = name.and_then(Result::ok);
+        agents.note_refused(self.id, name.as_ref(), refusal.reason);
+        mux.register_ack(&RegisterAck {
+            request: register.request,
+            outcome: Err(refusal),
+        });
+    }
+
+    fn unregister(&self, tunnel: &TunnelId) {
+        self.part(tunnel, ReleaseKind::TakenBack);
+    }
+
+    fn lost(&self, lost: Lost) {
+        let registry = self.agents.registry.borrow();
+        let agent = registry
+            .link(self.id)
+            .and_then(|it| it.agent.as_ref().cloned());
+        drop(registry);
+        if let Some(hello) = agent {
+            self.agents.agent_tells(&hello, lost);
+        }
+    }
+
+    fn going_away(&self) {
+        let agents = &self.agents;
+        let tunnels: Vec<TunnelId> = match agents.registry.borrow().link(self.id) {
+            Some(entry) => entry.tunnels().keys().cloned().collect(),
+            None => return,
+        };
+        for tunnel in tunnels {
+            self.part(&tunnel, ReleaseKind::Away);
+        }
+    }
+}
+
+impl Host {
+    /// Takes a tunnel from the link's registry entry; its sessions go on, and no new ones begin.
+    fn part(&self, tunnel: &TunnelId, kind: ReleaseKind) {
+        let agents = &self.agents;
+        let mut registry = agents.registry.borrow_mut();
+        let Some(it) = registry.remove_tunnel(self.id, tunnel) else {
+            return;
+        };
+        if let Some(entry) = registry.link_mut(self.id) {
+            entry.leave(tunnel.clone(), it);
+        }
+        drop(registry);
+        let link = LinkRef {
+            shard: agents.kit.index,
+            link: self.id,
+        };
+        agents.release(tunnel.clone(), link, kind);
+    }
+}
+
+/// Whether an agent at `peer` that dialled `name` (`host:port`) meant this relay, whose own name is `domain` if it has
+/// one. A loopback name means a different relay on every machine: a hello signed for it is accepted from this machine
+/// only. From elsewhere, it may have been signed for a relay there and passed on.
+fn is_called(domain: Option<&str>, name: &str, peer: IpAddr) -> bool {
+    let host = host_of(name);
+    if is_loopback(host) {
+        return peer.to_canonical().is_loopback();
+    }
+    domain.is_none_or(|domain| host.eq_ignore_ascii_case(domain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_must_have_dialled_this_relays_name() {
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let called = |name| is_called(Some("relay.example"), name, here);
+        assert!(called("Relay.Example:9001"));
+        assert!(called("relay.example.:9001"));
+        assert!(called("127.0.0.1:9001"));
+        assert!(called("[::1]:9001"));
+        assert!(!called("evil.example:9001"));
+        assert!(!called("192.0.2.1:9001"));
+        assert!(is_called(None, "evil.example:9001", here));
+    }
+
+    #[test]
+    fn a_loopback_name_is_good_from_this_machine_only() {
+        for name in [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+            "localhost.",
+            "a.localhost:1",
+        ] {
+            for domain in [None, Some("relay.example"), Some("localhost")] {
+                for (peer, expected) in [
+                    ("127.9.9.9", true),
+                    ("::1", true),
+                    ("::ffff:127.0.0.1", true),
+                    ("192.0.2.1", false),
+                    ("2001:db8::1", false),
+                    ("::ffff:192.0.2.1", false),
+                ] {
+                    let called = is_called(domain, name, peer.parse().unwrap());
+                    assert_eq!(called, expected, "{name} from {peer}");
+                }
+            }
+        }
+    }
+}
