@@ -54,7 +54,29 @@ dependencies:
     cargo deny check --hide-inclusion-graph bans licenses sources
     cargo machete
 
-# Both programs as static binaries for this architecture, in target/*-linux-musl/release; needs a C compiler for musl (Debian: musl-tools)
+# Both programs to hand out, in target/dist: smaller than `release`; their debug information is kept in *.debug beside them
+[group('build')]
+dist:
+    cargo build --profile dist --bin tieline-relay --bin tieline
+    just _debug-apart target/dist
+
+# Move the debug information of both programs in FOLDER into files of its own, which debuggers find by their names
+_debug-apart folder:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cd '{{ folder }}'
+    for program in tieline-relay tieline; do
+        # A second run without a build finds nothing to move.
+        if readelf --section-headers "$program" | grep -q '\.debug_line'; then
+            objcopy --only-keep-debug "$program" "$program.debug"
+            # cargo keeps a second link to the program: replace it, do not change it.
+            objcopy --strip-all --add-gnu-debuglink="$program.debug" "$program" "$program.small"
+            mv "$program.small" "$program"
+        fi
+        ls -l "$program" "$program.debug"
+    done
+
+# Both programs as static binaries for this architecture, in target/*-linux-musl/dist; needs a C compiler for musl (Debian: musl-tools)
 [group('build')]
 static:
     #!/usr/bin/env bash
@@ -67,14 +89,14 @@ static:
     if ! compgen -G "$(rustc --print target-libdir --target "$target")/libstd-*.rlib" >/dev/null; then
         rustup target add "$target"
     fi
-    cargo build --release --target "$target" --bin tieline-relay --bin tieline
+    cargo build --profile dist --target "$target" --bin tieline-relay --bin tieline
+    just _debug-apart "target/$target/dist"
     for program in tieline-relay tieline; do
         # ldd lists a shared library as NAME => PATH; a static program has none.
-        if ldd "target/$target/release/$program" 2>&1 | grep -F '=>' >&2; then
-            echo "target/$target/release/$program is not static" >&2
+        if ldd "target/$target/dist/$program" 2>&1 | grep -F '=>' >&2; then
+            echo "target/$target/dist/$program is not static" >&2
             exit 1
         fi
-        ls -l "target/$target/release/$program"
     done
 
 # All tests, or the tests whose name contains FILTER
