@@ -73,23 +73,33 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
     /// Sends a request and waits for the answer's head; the body may still be sent afterwards. `problem` says what the
     /// caller is told about a fault.
     ///
+    /// Not an `async fn`, whose future would hold the request although hyper has it.
+    ///
     /// # Errors
     /// There is no answer that can be passed on.
-    pub async fn send<E>(
+    pub fn send<E>(
         &mut self,
         mut request: Request<RequestBody<P>>,
         problem: impl FnOnce(Fault) -> E,
-    ) -> Result<Response<Incoming>, Failure<RequestBody<P>, E>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure<RequestBody<P>, E>>> {
         self.track.begin(!request.body().is_end_stream());
         request.body_mut().track_with(Rc::clone(&self.track));
-        match self.sender.try_send_request(request).await {
-            Ok(answer) => {
-                self.kept_alive_for = kept_alive_for(answer.headers());
-                Ok(answer)
-            }
-            Err(error) => {
-                let (is_body_broken, reads) = (self.track.is_request_failed(), self.track.reads());
-                Err(Failure::of(error, is_body_broken, reads, problem))
+        let sent = self.sender.try_send_request(request);
+        async move {
+            match sent.await {
+                Ok(answer) => {
+                    self.kept_alive_for = kept_alive_for(answer.headers());
+                    Ok(answer)
+                }
+                Err(error) => {
+                    let is_body_broken = self.track.is_request_failed();
+                    Err(Failure::of(
+                        error,
+                        is_body_broken,
+                        self.track.reads(),
+                        problem,
+                    ))
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 //! of the same frontend connection only.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -97,10 +97,10 @@ impl<G: Gateway> Connection<G> {
     }
 
     /// Sends a request and waits for the answer's head; the body may still be sent afterwards.
-    pub(crate) async fn send(
+    pub(crate) fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
         let Self {
             line,
             client,
@@ -114,7 +114,7 @@ impl<G: Gateway> Connection<G> {
             (Fault::Malformed(rule), None) => Problem::target_invalid(rule),
             (Fault::Closed, None) => Problem::target_closed(Delivery::Sent),
         };
-        client.send(request, problem).await
+        client.send(request, problem)
     }
 
     /// Why a request over a new session got no answer, if another agent may safely be asked: the agent is

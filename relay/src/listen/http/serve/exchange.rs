@@ -148,12 +148,12 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
         Again::of(request)
     }
 
-    async fn send(
+    fn send(
         &self,
         connection: &mut Connection<G>,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Failure> {
-        connection.send(request).await
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
+        connection.send(request)
     }
 
     /// The request is sent again if it is repeatable, or if its target received none of it.
