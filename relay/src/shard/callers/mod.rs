@@ -200,9 +200,11 @@ impl Drop for FrontendCount {
     }
 }
 
-/// Settings of the HTTP front, from the relay's configuration.
+/// Settings of the HTTP front, from the relay's configuration. Names every field, so that a new setting cannot be
+/// forgotten here.
 fn http_settings(config: &Config) -> http::Settings {
     let front = &config.http;
+    let fixed = http::Settings::default();
     http::Settings {
         domain: config.domain.clone(),
         public_url: config.public_url.clone(),
@@ -212,7 +214,16 @@ fn http_settings(config: &Config) -> http::Settings {
         sse_keepalive: front.sse_keepalive,
         takes_tokens: config.caller_auth == CallerAuth::Token,
         target_authorization: front.target_authorization.clone(),
-        ..http::Settings::default()
+        // Not configurable: enough for any head; more would only help callers that send slowly on purpose.
+        head_timeout: fixed.head_timeout,
+        // Not configurable: a caller whose idle connection was closed opens another one.
+        idle_timeout: fixed.idle_timeout,
+        // Not configurable: limits the memory that stalled streams take (ADR 38).
+        stall_timeout: fixed.stall_timeout,
+        // Not configurable: an agent gives up a dial to its target after 10 s, so this covers a try at a second agent.
+        open_timeout: fixed.open_timeout,
+        // Not configurable: afterwards the body is sent without the target's consent, so no request fails.
+        continue_timeout: fixed.continue_timeout,
     }
 }
 
