@@ -261,9 +261,9 @@ impl Gateway for ShardGateway {
 
     fn away(&self, target: &Target) -> impl Future<Output = ()> + 'static {
         let mut routes = self.0.directory.routes_mut();
-        let served = routes.served(&target.tunnel, target.agent, target.generation());
+        let unserved = routes.until_unserved(&target.tunnel, target.agent, target.generation());
         async move {
-            let _ = served.await;
+            let _ = unserved.await;
         }
     }
 

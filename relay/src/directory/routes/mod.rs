@@ -110,8 +110,8 @@ impl<T> Routes<T> {
         has_changed
     }
 
-    /// Ready once the agent with this tag and generation does not serve the tunnel.
-    pub(crate) fn served(
+    /// Resolves once the agent with this tag and generation does not serve the tunnel; at once if it does not now.
+    pub(crate) fn until_unserved(
         &mut self,
         tunnel: &TunnelId,
         agent: AgentTag,
