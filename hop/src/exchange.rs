@@ -1,4 +1,6 @@
-//! One request and its answer on a connection to the next hop, driven by hyper's client.
+//! Requests without an answer: the [`Failure`], the [`Fault`] behind it, and whether the next hop may have
+//! received the request ([`Delivery`]). Also the copy of a head for a retry, and how long an idle connection may
+//! be reused. The request itself is sent in `tries`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Rules and hyper adapters that every HTTP hop of Tieline shares: the relay between callers and
-//! targets, and the agent's proxy between local clients and the relay.
+//! targets, and `tieline connect` between local clients and the relay.
 //!
 //! On the way of a request: hyper's server reads a [`Caller`]; [`exchange`] sends the request with its
 //! [`RequestBody`] over a [`Connection`], perhaps from a [`Pool`]; an [`AnswerBody`] takes the answer back, and its

@@ -1,4 +1,5 @@
-//! A connection to the next hop as hyper's client sees it.
+//! The stream between hyper's client and a connection to the next hop: reports reads and errors, and hides failed
+//! writes from hyper, so that an answer that the next hop has sent already is still read.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! The agent's binary: arguments, logging, exit code; nothing else.
+//! The program `tieline`: arguments, logging, exit code. The commands are in the library.
 
 use std::process::ExitCode;
 

@@ -11,8 +11,9 @@ use std::task::{Context, Poll, Waker};
 use super::driver::{Ready, Urgent, Ways};
 use super::runtime::Runtime;
 
-/// How many waits per turn are over at once, because the descriptor is ready. Each direction has its own
-/// count, so that a task that reads without end still gets to write.
+/// Polls of a ready direction that return at once, per turn. A further poll in the same turn waits for the next turn,
+/// so that a task that always has something to read leaves time to other tasks. Reading and writing are counted
+/// separately, so that such a task can still write.
 const PASSES_A_TURN: u8 = 4;
 
 /// One direction of a descriptor.
@@ -38,7 +39,7 @@ pub(super) struct Slot {
 struct Half {
     /// True at first, until a call would have blocked.
     ready: Cell<bool>,
-    /// Waits that were over at once in turn number `turn`.
+    /// Polls in turn number `turn` that found this direction ready.
     passes: Cell<u8>,
     turn: Cell<u32>,
     waiter: RefCell<Option<Waker>>,
@@ -64,7 +65,8 @@ impl Half {
         }
     }
 
-    /// Whether a wait may be over at once in this turn.
+    /// Counts a poll that found this direction ready; true if the poll may return at once, false if it must wait for
+    /// the next turn.
     fn passes(&self, turn: u32) -> bool {
         if self.turn.replace(turn) != turn {
             self.passes.set(0);
@@ -146,8 +148,8 @@ impl Readiness {
         }
     }
 
-    /// Ready while no call has found that it would block. After several waits that were over at once, lets
-    /// other tasks have a turn first.
+    /// Ready until a call on the descriptor would have blocked. After [`PASSES_A_TURN`] such results in one turn,
+    /// pending until the next turn.
     pub(super) fn poll(&self, way: Way, cx: &mut Context<'_>) -> Poll<()> {
         let half = self.slot.half(way);
         if half.ready.get() {

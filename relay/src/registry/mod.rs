@@ -65,9 +65,9 @@ pub(crate) struct LinkEntry {
     left: Vec<(TunnelId, TunnelEntry)>,
     /// A second since 1970 before which no permission of the link ends; saves looking at all tunnels.
     expires_at_seconds: Option<u64>,
-    /// Claims that await a decision by their home shard; each gets one.
+    /// Registrations over the link that the provider or the name's home shard has not decided yet.
     pub(crate) claims: usize,
-    /// Those of the claims that a provider is asked about.
+    /// The part of `claims` that the provider has not decided yet.
     pub(crate) questions: usize,
 }
 

@@ -23,8 +23,8 @@ pub(crate) struct TunnelInfo {
     pub(crate) expose_all: bool,
     /// The tunnel's owner; `None` without authentication.
     pub(crate) owner: Option<Arc<Owner>>,
-    /// Whether agents with other keys may serve the tunnel too, if their owners are close to its owner and their tokens
-    /// allow sharing.
+    /// Whether agents with other keys may serve the tunnel too. They must name the same kind of application, and their
+    /// tokens must allow sharing and have the owner's subject or one of the owner's groups.
     pub(crate) shared: bool,
 }
 

@@ -17,7 +17,7 @@ pub(super) struct Ends {
     pub(super) lane: RefCell<LaneState>,
     /// Whether the agent has reported that the target's connection stands.
     pub(super) is_opened: Cell<bool>,
-    /// Whether no payload is sent before `is_opened`.
+    /// Whether the session's payload waits until `is_opened` is set.
     is_held_back: bool,
     /// Whether the session ended before its target received any byte.
     pub(super) is_not_sent: Cell<bool>,

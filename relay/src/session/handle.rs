@@ -242,7 +242,7 @@ impl Session {
         }
     }
 
-    /// The session's lane, while its downward pipe is not taken.
+    /// The session's lane, if no task has begun to move the lane's bytes to the frontend.
     fn unread_lane(&self) -> Option<Rc<Lane>> {
         let lane = self.lane()?;
         let pipe = lane.down.take()?;

@@ -70,7 +70,7 @@ pub(crate) struct SharedMux {
     metrics: Arc<ShardMetrics>,
     lanes: Rc<Lanes>,
     probed: Rc<ProbedLinks>,
-    /// Whether the link is in `asking`.
+    /// Whether the link is in `probed`, so that it is added only once.
     is_asking: Cell<bool>,
     /// Whether the relay or the agent ends the link in order, so that no report on it will come.
     is_leaving: Cell<bool>,

@@ -1,4 +1,5 @@
-//! The listeners of a shard and their accept loops.
+//! The listeners of a shard, with the gate of their accept loops, and the steering of raw callers. The loops
+//! themselves are in `listen`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

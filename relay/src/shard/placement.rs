@@ -1,4 +1,4 @@
-//! Which shard a new link lives on: the shard with the fewest links. Raw callers are steered to the shards that have any.
+//! Places a new link on the shard with the fewest links, and steers raw callers to the shards that have links.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,7 +20,8 @@ use crate::metrics::HandoffKind;
 /// Time for the first bytes of an agent that will be refused.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Number of times that a shard corrects the steering of raw callers while other shards change it.
+/// Most times that one call steers raw callers: it repeats the steering if links of other shards came or went
+/// meanwhile.
 const STEERINGS_MAX: usize = 16;
 
 impl Shard {

@@ -1,4 +1,7 @@
-//! Joins a raw frontend and a session, so that bytes flow both ways until both directions have ended.
+//! Joins a frontend and a session, so that bytes flow both ways until both directions have ended.
+//!
+//! The frontend is a raw caller's socket, or one end of the socket pair through which an HTTP caller on another shard
+//! uses the session.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

@@ -1,4 +1,5 @@
-//! Bulk lanes: a session that moves many bytes may continue on a connection of its own.
+//! Bulk lanes: a session that moves many bytes may continue on a connection of its own. [`Run`] detects
+//! such a session; the other types hold the state of a direction that moves to a lane.
 //!
 //! A lane carries only payload bytes. The link says what they mean: `Bulk` at which byte a direction
 //! moved to the lane, `Finish` how many bytes the direction has in all, `Reset` that it broke off. So

@@ -103,7 +103,7 @@ pub struct Mux {
     encoder: Encoder,
     /// Stamp of the pong to send: only the latest ping is answered.
     pong: Option<u64>,
-    /// `control` holds a frame whose arrival must be confirmed.
+    /// `control` holds a frame that a ping must follow: the pong then shows that the frame arrived.
     asks: bool,
     /// Sessions that are due a grant.
     due: VecDeque<SessionId>,

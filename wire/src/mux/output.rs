@@ -1,4 +1,5 @@
-//! Order of sending: control frames, then grants, then the sessions in turn.
+//! [`Mux::poll_transmit`]: which bytes a driver sends next. First control frames, then a pong and grants, then
+//! the frames of the sessions in turn.
 
 use super::credit::Growth;
 use super::schedule::{self, Next};

@@ -114,8 +114,8 @@ impl SendHalf {
         if self.end.is_some() || self.lane != SendLane::Link || !self.may_start {
             return 0;
         }
-        // Even the lower limit leaves a session room once its own queue is sent, so that a blocked
-        // session is woken by a frame of its own.
+        // The lower limit is above zero: a session without room has frames in its own queue, and sending
+        // them makes room and wakes the session.
         let most = if budget.is_queue_full() {
             SESSION_CREDIT_BYTES as usize
         } else {

@@ -1,8 +1,9 @@
 //! Names without an agent: the time for which each is kept, and the order of their eviction beyond the limit.
 //!
-//! The account with the most such names loses first, and of its keys the key with the most, the oldest name first.
-//! Among equals it is the account, or the key, whose first name came last. A flood of short-lived names thus evicts
-//! its own holder's bindings, and of another holder only those in excess of the flooding holder's number.
+//! The account with the most such names loses a name first; within the account, the key with the most names loses its
+//! oldest name. Of accounts with equally many names, the account that began last to have such names loses first; the
+//! same holds for keys. A flood of short-lived names thus evicts its own holder's bindings, and of another holder only
+//! those in excess of the flooding holder's number.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -21,19 +22,20 @@ pub(super) struct Absent {
     account_of: HashMap<Account, usize>,
     pairs: Slab<Pair>,
     pair_of: HashMap<(usize, AgentKey), usize>,
-    /// Sort key of accounts, fewest names first: (names, age number, slab index).
+    /// Accounts, fewest names first: (number of names, the account's `number`, slab index).
     by_account: BTreeSet<(usize, u64, usize)>,
-    /// Sort key of each account's pairs, fewest names first: (account, names, age number, slab index).
+    /// Pairs of each account, fewest names first: (account, number of names, the pair's `number`, slab index).
     by_pair: BTreeSet<(usize, usize, u64, usize)>,
     /// The names of each pair, oldest first.
     names: BTreeSet<(usize, Moment, TunnelId)>,
-    /// Age number of the latest account or pair; a lower number is older.
+    /// Number of names that were ever added.
     last: u64,
 }
 
 /// An account and the number of its names.
 struct Counted {
     account: Account,
+    /// Value of `Absent::last` when the account got its first name. Of equals, the highest number loses first.
     number: u64,
     count: usize,
 }
@@ -42,6 +44,7 @@ struct Counted {
 struct Pair {
     account: usize,
     key: AgentKey,
+    /// Value of `Absent::last` when the pair got its first name. Of equals, the highest number loses first.
     number: u64,
     count: usize,
 }

@@ -271,7 +271,8 @@ impl Names {
         let mut fence = holder.claim(&claim, generation);
         let (agent, current) = (holder.tag, holder.generation);
         if current == generation {
-            // These links end, which answers their requests.
+            // Open claims of the older generation get no answer: their links are fenced, and a registration ends with
+            // its link.
             name.waiting.retain(|waiting| {
                 let is_over = waiting.agent == before;
                 if is_over && !fence.contains(&waiting.link) {

@@ -105,9 +105,9 @@ impl Name {
     /// Where the agent of a claim stands among the holders, if the claim is acceptable.
     ///
     /// A name belongs to a token holder, and to one of its agents. Agents share it if their tokens all allow sharing
-    /// and their owners are close. A shared name tells agents apart by key and machine. Without token holders, the key
-    /// alone decides. The key alone also decides about a derived name while its agent is away, since no other key can
-    /// have it.
+    /// and have the same subject or a common group. A shared name tells agents apart by key and machine. Without token
+    /// holders, the key alone decides. The key alone also decides about a derived name while its agent is away, since no
+    /// other key can have it.
     pub(super) fn place(&self, claim: &Claim) -> Result<Place, Refusal> {
         let holders = &self.holders;
         let is_shared = claim.info.shared && holders.iter().all(|it| it.info.shared);
@@ -293,7 +293,8 @@ impl Name {
     }
 }
 
-/// Whether a claim's owner is close to that of `info`, and its kind of application the same.
+/// Whether a claim and `info` name the same kind of application, and their owners have the same subject or a common
+/// group.
 fn is_close(info: &TunnelInfo, claim: &Claim) -> bool {
     let owners = info.owner.as_ref().zip(claim.info.owner.as_ref());
     info.dcc == claim.info.dcc && owners.is_some_and(|(one, other)| one.is_close_to(other))

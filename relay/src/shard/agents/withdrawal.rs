@@ -15,7 +15,8 @@ use crate::session::SessionCaller;
 
 impl Agents {
     /// Takes a tunnel from a link: resets its sessions, releases its name at the home shard, and tells the agent the
-    /// reason, with `message` or a standard message. Returns the number of sessions that were reset, or `None` if the link has no such tunnel.
+    /// reason, with `message` or a standard message. Returns the number of sessions that were reset, or `None` if the
+    /// link has no such tunnel.
     pub(super) fn withdraw(
         &self,
         link: LinkId,

@@ -1,4 +1,5 @@
-//! State of one frontend connection: its current phase, and the caller's deadlines.
+//! State of one frontend connection, or of one HTTP/2 stream: its current phase, the caller's deadlines, the memory that
+//! its answers hold, flushes to the caller, and the pass that counts its request against rate limits.
 //! Long because all parts of a connection share this one state.
 
 use std::cell::{Cell, OnceCell, RefCell};

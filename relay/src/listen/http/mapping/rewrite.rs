@@ -34,8 +34,8 @@ pub(crate) struct Mapping {
     pub(crate) prefix: String,
     /// Path and query of the request at the target.
     pub(crate) path: String,
-    /// True if the caller's path and the target's path end differently, so that relative references
-    /// resolve differently.
+    /// Whether the caller's path is not `prefix` followed by `path`: the caller asked for `/w/<tunnel>` alone, or for a
+    /// path that the relay had sealed. A relative reference then means another URL to the caller than to the target.
     pub(crate) bare: bool,
     /// The relay's names that the request shows.
     pub(crate) ours: Ours,

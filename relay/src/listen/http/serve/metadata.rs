@@ -1,5 +1,6 @@
 //! Requests for a target's OAuth metadata, and forms for its endpoints: the two bodies that are read as a whole,
-//! because `mapping/login` maps URLs in them.
+//! because `mapping/login` maps URLs in them. Every request passes `body_for` and `ask`; other bodies are not read
+//! there, and other requests go straight to `exchange`.
 
 use std::rc::Rc;
 
