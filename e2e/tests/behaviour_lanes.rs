@@ -7,6 +7,7 @@ mod plan;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use tieline_e2e::behaviour::{
     Digest, Metrics, Target, TestAgent, TestRelay, abort, half_close, is_reset, noise,
     read_to_close, soon,
@@ -32,6 +33,7 @@ on_each_driver!(
     a_session_that_pauses_on_its_lane_goes_on,
     a_target_that_resets_on_a_lane_resets_its_caller_behind_the_bytes_before,
     a_caller_that_resets_on_a_lane_resets_its_target,
+    an_upload_on_a_lane_ends_at_once_when_its_tunnel_is_paused_or_kicked,
     a_caller_that_stops_reading_stops_its_target_and_nobody_else,
     a_killed_agent_never_makes_a_transfer_look_complete,
     a_lane_that_cannot_be_dialled_is_done_without,
@@ -202,6 +204,46 @@ async fn a_caller_that_resets_on_a_lane_resets_its_target(driver: DriverChoice) 
         .context("no target")?;
     assert!(is_reset(&end), "{end:?}");
     nothing_left(&relay).await?;
+    Ok(())
+}
+
+async fn an_upload_on_a_lane_ends_at_once_when_its_tunnel_is_paused_or_kicked(
+    driver: DriverChoice,
+) -> Result<()> {
+    // `first`: the target finishes its own direction before it reads.
+    for (order, first) in [("kick", false), ("kick", true), ("pause", false)] {
+        let target = Target::tcp(move |mut stream| async move {
+            if first {
+                stream.shutdown().await?;
+            }
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+            Ok(())
+        })
+        .await?;
+        let relay = relay(driver, EARLY)?;
+        let agent = TestAgent::of(&target).named("maya").start(&relay).await?;
+        let mut caller = relay.raw(agent.tunnel()).await?;
+        let upload = tokio::spawn(async move {
+            let noise = noise(8, 256 * 1024);
+            while caller.write_all(&noise).await.is_ok() {}
+        });
+        relay
+            .until("the upload is on a lane", |metrics| {
+                lane_bytes(metrics)[0] > 0
+            })
+            .await?;
+        let path = format!("/tunnels/maya/{order}");
+        let (_, answer) = relay.order(&path, &json!({})).await?;
+        ensure!(answer["sessions_ended"] == 1, "{order}: {answer}");
+        let at_once = lane_bytes(&relay.metrics().await?)[0];
+        soon("the end of the upload", upload).await??;
+        let metrics = nothing_left(&relay).await?;
+        let later = lane_bytes(&metrics)[0] - at_once;
+        ensure!(
+            later == 0,
+            "{order}, {first}: {later} bytes after the answer"
+        );
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tieline_relay::{Config, DriverChoice, Relay};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -165,6 +166,14 @@ impl TestRelay {
     /// The admin port does not answer.
     pub async fn metrics(&self) -> Result<Metrics> {
         admin::metrics(self.admin_address()).await
+    }
+
+    /// Posts an order to the admin port; returns the status and the JSON of the answer.
+    ///
+    /// # Errors
+    /// There is no answer, or it is not JSON.
+    pub async fn order(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
+        admin::post(self.admin_address(), path, body).await
     }
 
     /// Reads `/tunnels`.

@@ -14,7 +14,7 @@ use super::account::Account;
 use super::inbox::InboxEnd;
 use super::lanes::{Lane, LaneState};
 use super::{Ends, SharedMux, State};
-use crate::io::Socket;
+use crate::io::{Signal, Socket};
 use crate::limits::Pass;
 use crate::metrics::Direction;
 
@@ -320,12 +320,22 @@ impl Session {
 
     /// Waits until the session is reset, for a task that does not wait for [`Session::poll_incoming`].
     pub(crate) async fn reset_by_agent(&self) -> SessionEnd {
+        self.reset_raising(&self.ends.readable).await
+    }
+
+    /// Waits until the session is reset, for a task that does not wait for [`Session::poll_capacity`].
+    pub(crate) async fn stopped(&self) -> SessionEnd {
+        self.reset_raising(&self.ends.writable).await
+    }
+
+    /// Waits for a reset, which raises `signal`.
+    async fn reset_raising(&self, signal: &Signal) -> SessionEnd {
         poll_fn(|cx| {
             loop {
                 if let Some(reason) = self.reset_reason() {
                     return Poll::Ready(reason);
                 }
-                if self.ends.readable.poll_wait(cx).is_pending() {
+                if signal.poll_wait(cx).is_pending() {
                     return Poll::Pending;
                 }
             }

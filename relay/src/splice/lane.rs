@@ -26,7 +26,7 @@ enum Broken {
     To(io::Error),
 }
 
-/// Moves what the frontend sends to the lane, until the frontend's direction ends.
+/// Moves what the frontend sends to the lane, until the frontend's direction ends or the session is reset.
 pub(super) async fn upward(
     socket: &Socket,
     session: &Session,
@@ -41,16 +41,24 @@ pub(super) async fn upward(
         return Ok(());
     }
     let sent = |count| session.lane_sent(count);
-    let carried = carry(socket, &lane.socket, &mut pipe, unread, sent).await;
+    let carried = {
+        let carrying = carry(socket, &lane.socket, &mut pipe, unread, sent);
+        unless_reset(carrying, session).await
+    };
     lane.put(pipe);
     match carried {
-        Ok(()) => {
+        None => {
+            // The other direction returns the reason. The agent reads the lane up to this end.
+            lane.socket.finish();
+            Ok(())
+        }
+        Some(Ok(())) => {
             lane.socket.finish();
             session.finish();
             Ok(())
         }
-        Err(Broken::From(error)) => Err(frontend_failed(error)),
-        Err(Broken::To(_)) => Err(no_verdict().await),
+        Some(Err(Broken::From(error))) => Err(frontend_failed(error)),
+        Some(Err(Broken::To(_))) => Err(no_verdict().await),
     }
 }
 
@@ -97,6 +105,18 @@ pub(super) async fn downward(
 async fn no_verdict() -> Failure {
     sleep(VERDICT_TIMEOUT).await;
     Failure::Lane
+}
+
+/// Runs `carrying` to its end; `None` as soon as the session is reset.
+async fn unless_reset<T>(carrying: impl Future<Output = T>, session: &Session) -> Option<T> {
+    let mut carrying = pin!(carrying);
+    let mut stopped = pin!(session.stopped());
+    // The reset is checked first: after it, the target gets no byte more.
+    std::future::poll_fn(|cx| match stopped.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => carrying.as_mut().poll(cx).map(Some),
+    })
+    .await
 }
 
 /// Runs `carrying` to its end; after a reset of the session, for [`FLUSH_TIMEOUT`] at most.
