@@ -28,7 +28,8 @@ impl Mux {
         }
     }
 
-    /// Agent: reports an earlier link of the same run; call it after the hello.
+    /// Agent: reports an earlier link of the same run; call it after the hello and before the first
+    /// registration.
     pub fn tell_lost(&mut self, lost: &Lost) {
         self.push_optional(Kind::Lost, LINK, lost);
     }

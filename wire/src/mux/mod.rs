@@ -122,7 +122,7 @@ pub struct Mux {
     /// The peer may have as many control bytes waiting as a link with many tunnels needs.
     is_trusted: bool,
     counters: Counters,
-    /// Lost links that the agent may still report.
+    /// Lost links that the agent may still report; 0 once it has registered a tunnel.
     lost_left: usize,
 }
 

@@ -153,7 +153,11 @@ impl Mux {
                 self.handshake.relay_hello(&hello)?;
                 Ok(Some(Event::RelayHello(hello)))
             }
-            Kind::Register if relay => Ok(Some(Event::Register(Register::decode(payload)?))),
+            Kind::Register if relay => {
+                let register = Register::decode(payload)?;
+                self.lost_left = 0;
+                Ok(Some(Event::Register(register)))
+            }
             Kind::Unregister if relay => {
                 Ok(Some(Event::Unregister(Unregistered::decode(payload)?.0)))
             }

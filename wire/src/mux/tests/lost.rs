@@ -66,6 +66,22 @@ fn an_agent_that_tells_of_too_many_links_is_not_heard() {
 }
 
 #[test]
+fn a_lost_link_that_an_agent_tells_of_after_it_registered_is_ignored() {
+    let mut pair = Pair::connected();
+    let lost = pair.agent.lost(NONCE);
+    pair.agent.tell_lost(&lost);
+    pair.agent.register(&Register::default());
+    pair.agent.tell_lost(&lost);
+    let bytes = take_output(&mut pair.agent, pair.now);
+    let events = give_input(&mut pair.relay, pair.now, bytes).unwrap();
+    assert_eq!(
+        events,
+        [Event::Lost(lost), Event::Register(Register::default())]
+    );
+    assert_eq!(pair.relay.counters().optional_frames_dropped, 1);
+}
+
+#[test]
 fn only_an_agent_tells_of_lost_links_and_only_behind_its_hello() {
     let mut pair = Pair::connected();
     let lost = pair.agent.lost(NONCE);
