@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::iter;
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
@@ -40,6 +41,10 @@ const BY_HAND_CHARS_MIN: usize = 8;
 /// Shortest handmade token that is found in a field name, or next to a mark (such as `-`) with other text:
 /// common names and hyphenated words are shorter.
 const GLUED_CHARS_MIN: usize = 16;
+
+/// Marks in a text of token characters up to which every two of them may delimit a handmade token. With more
+/// marks the pairs would use up the work limit: random base64 of 60 KiB has 2,000 marks.
+const FEW_MARKS: usize = 12;
 
 /// Shortest signed token: `{"alg":"HS256"}`, `{"sub":"","exp":1}` and a signature of 32 bytes.
 const SIGNED_CHARS_MIN: usize = 20 + 1 + 24 + 1 + 43;
@@ -155,7 +160,7 @@ impl Search {
 
     /// True if a text holds a handmade static token as a word. Such a token has no shape of its own, so only
     /// the characters around it delimit it: characters that tokens never have, `/`, and, directly before or
-    /// behind the token, `-`, `.`, `_`, `~` and `+`.
+    /// behind the token, `-`, `.`, `_`, `~` and `+`. The token itself may have these, too.
     fn holds_by_hand(&self, text: &[u8]) -> bool {
         let mut at = 0;
         while at < text.len() {
@@ -179,42 +184,81 @@ impl Search {
         };
         let mut start = 0;
         // The work for each part is limited, however long the parts after it are.
-        padded[..len].split(|byte| *byte == b'/').any(|part| {
+        let is_part = padded[..len].split(|byte| *byte == b'/').any(|part| {
             let (rest, padded) = (&padded[start..len], &padded[start..]);
-            let is_last = part.len() == rest.len();
             start += part.len() + 1;
             let near = &rest[..rest.len().min(LISTED_CHARS_MAX + 1)];
             if !self.spend(near.len() / 4) {
                 return true;
             }
             let mut ends = slashes(near);
-            ends.push(rest.len());
-            // A trailing `=` may belong to the token or follow it.
-            ends.extend((rest.len() + 1..=padded.len()).take(2));
-            let whole = if is_last { padded } else { part };
+            ends.extend(run_ends(padded, rest.len()));
             ends.iter().any(|end| self.is_listed(&padded[..*end]))
-                || self.holds_glued(whole, part.len())
-        })
+        });
+        is_part || self.holds_beside_marks(padded, len)
     }
 
-    /// True if a handmade token stands before, between or behind marks within one path segment.
-    fn holds_glued(&self, padded: &[u8], len: usize) -> bool {
+    /// True if a handmade token stands before, between or behind marks of a run.
+    fn holds_beside_marks(&self, padded: &[u8], len: usize) -> bool {
+        if len <= GLUED_CHARS_MIN {
+            return false;
+        }
         if !self.spend(len / 4) {
             return true;
         }
-        let is_mark = |byte: &u8| !byte.is_ascii_alphanumeric();
         let marks = (0..len).filter(|at| is_mark(&padded[*at]));
-        let mut marks = marks
-            .filter(|at| *at <= LISTED_CHARS_MAX || padded.len() - *at <= LISTED_CHARS_MAX + 1);
-        let is_listed = |word: &[u8]| word.len() >= GLUED_CHARS_MIN && self.is_listed(word);
-        let words = padded[..len].split(is_mark);
-        let mut words = words.filter(|word| word.len() < len);
-        let is_in_front_or_behind = marks.any(|at| {
-            is_listed(&padded[..at])
-                || is_listed(&padded[at + 1..])
-                || padded.len() > len && is_listed(&padded[at + 1..len])
+        let few: Vec<usize> = marks.take(FEW_MARKS + 1).collect();
+        if few.len() <= FEW_MARKS {
+            return self.holds_between(padded, len, &few);
+        }
+        let mut start = 0;
+        let mut parts = padded[..len].split(|byte| *byte == b'/').map(|part| {
+            let begin = start;
+            start += part.len() + 1;
+            (begin, part.len())
         });
-        is_in_front_or_behind || words.any(is_listed)
+        let mut words = padded[..len].split(is_mark);
+        words.any(|word| self.is_glued(word))
+            || self.holds_at_edge(padded, len)
+            || padded[..len].contains(&b'/')
+                && parts.any(|(begin, chars)| {
+                    let is_last = begin + chars == len;
+                    let end = if is_last { padded.len() } else { begin + chars };
+                    self.holds_at_edge(&padded[begin..end], chars)
+                })
+    }
+
+    /// True if a handmade token stands between two of the `marks` of a run, or between one and an edge.
+    fn holds_between(&self, padded: &[u8], len: usize, marks: &[usize]) -> bool {
+        let starts = iter::once(0).chain(marks.iter().map(|at| at + 1));
+        starts.into_iter().any(|start| {
+            let ends = marks.iter().copied().filter(|at| *at > start);
+            let is_part = |end: usize| {
+                (start == 0 || padded[start - 1] == b'/') && (end >= len || padded[end] == b'/')
+            };
+            // Whole path segments were compared before.
+            let mut ends = ends.chain(run_ends(padded, len)).filter(|it| !is_part(*it));
+            ends.any(|end| self.is_glued(&padded[start..end]))
+        })
+    }
+
+    /// True if a handmade token ends at a mark and begins where the text does, or the other way round.
+    fn holds_at_edge(&self, padded: &[u8], len: usize) -> bool {
+        let front = len.min(LISTED_CHARS_MAX + 1);
+        let back = front.max(len.saturating_sub(LISTED_CHARS_MAX + 1));
+        let mut marks = (0..front).chain(back..len);
+        marks.any(|at| {
+            if !is_mark(&padded[at]) {
+                return false;
+            }
+            let mut ends = run_ends(padded, len);
+            self.is_glued(&padded[..at]) || ends.any(|end| self.is_glued(&padded[at + 1..end]))
+        })
+    }
+
+    /// True if the whole word is a static token that is long enough to stand beside marks.
+    fn is_glued(&self, word: &[u8]) -> bool {
+        word.len() >= GLUED_CHARS_MIN && self.is_listed(word)
     }
 
     /// True if the whole word is a static token.
@@ -283,6 +327,17 @@ impl Search {
         self.verified.borrow_mut().insert(token.to_owned(), verdict);
         verdict
     }
+}
+
+/// True for a token character that may also stand directly before or behind a token.
+const fn is_mark(byte: &u8) -> bool {
+    !byte.is_ascii_alphanumeric()
+}
+
+/// Where a token may end that reaches the end of a run of `len` token characters: a following `=` may belong to
+/// the token or not.
+fn run_ends(padded: &[u8], len: usize) -> impl Iterator<Item = usize> {
+    len..=padded.len().min(len + 2)
 }
 
 /// Parts of a text with the prefix and length of a generated static token.

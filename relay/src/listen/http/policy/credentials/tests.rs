@@ -22,6 +22,8 @@ const MADE: &str = "tieline_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const BY_HAND: &str = "s3cret.of-ada~1";
 const WITH_SLASH: &str = "4f/9Q+zz.kT=";
 const LOWER: &str = "0123456789abcdef0123456789abcdef";
+const BASE64_SLASH: &str = "Zm9vYmFyYmF6/cXV4eHl6enk0NTY3ODkwMTIzNDU2Nz4=";
+const ALL_MARKS: &str = "q1w/e2r+t3.y4-u5_i6~o7p";
 const ADMIN_NAME: &str = "Adm1n-Token-Of-A-Studio";
 const ADMIN: &str = "Adm1n;token&with=odd/marks!";
 
@@ -29,7 +31,8 @@ const ADMIN: &str = "Adm1n;token&with=odd/marks!";
 fn listed() -> Search {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokens.toml");
-    let entries = [MADE, BY_HAND, WITH_SLASH, LOWER].map(|token| {
+    let tokens = [MADE, BY_HAND, WITH_SLASH, LOWER, BASE64_SLASH, ALL_MARKS];
+    let entries = tokens.map(|token| {
         let hash = TokenHash::of(token);
         format!("[[token]]\nsub = \"ada\"\nhash = \"{hash}\"\n")
     });
@@ -241,7 +244,7 @@ fn the_operators_token_is_taken_out_in_every_mode_wherever_it_stands() {
 #[test]
 fn a_token_made_by_hand_is_found_between_all_marks_that_no_token_has() {
     let search = listed();
-    for token in [BY_HAND, WITH_SLASH, LOWER] {
+    for token in [BY_HAND, WITH_SLASH, LOWER, BASE64_SLASH, ALL_MARKS] {
         let mut texts = vec![
             format!("/mcp/{token}"),
             format!("/{token}/mcp"),
@@ -275,6 +278,37 @@ fn a_token_made_by_hand_is_found_between_all_marks_that_no_token_has() {
         format!("{LOWER}-x"),
     ] {
         assert!(search.finds_in(text.as_bytes()), "{text}");
+    }
+}
+
+#[test]
+fn a_token_with_marks_of_its_own_is_found_beside_such_marks() {
+    let many = "a-b.c_d~e+f".repeat(20);
+    for token in [LOWER, BASE64_SLASH, ALL_MARKS] {
+        for mark in "-._~+/".chars() {
+            for text in [
+                format!("key{mark}{token}"),
+                format!("{token}{mark}x"),
+                format!("a{mark}{token}{mark}b"),
+                format!("/mcp/key{mark}{token}/x"),
+                format!("Bearer a/{token}{mark}x, c"),
+                format!("{many}{mark}{token}"),
+                format!("{token}{mark}{many}"),
+                format!("{many}/a/b {many}{mark}{token}, {many}"),
+            ] {
+                let lines = [("x-api-key", text.as_bytes())];
+                assert_eq!(left(&listed(), &lines), [], "{text}");
+                let escaped = escaped(text.as_bytes(), |byte| !byte.is_ascii_alphanumeric());
+                assert!(listed().finds_in(&escaped), "{text}");
+            }
+        }
+        for other in [token.replace('u', "v"), token.replace('2', "3")] {
+            let text = format!("a-{other}-b");
+            assert!(
+                other == token || !listed().finds_in(text.as_bytes()),
+                "{text}"
+            );
+        }
     }
 }
 
