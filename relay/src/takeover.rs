@@ -44,7 +44,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// milliseconds, on a busy machine within a second.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for a relay that will be refused to send its request.
+/// Time for another relay to send its request after it connected, which it does at once. Shorter than [`BUSY_TIMEOUT`],
+/// so that a silent connection does not make the next request fail.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time to read the refusal of an old relay that reads no more messages.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time for the other relay to bind addresses, start threads or write the folder; longer than the limits on
@@ -304,7 +308,7 @@ impl Giver {
             }
             if let Err(word) = self.course.begin() {
                 // Read first: closing the channel with an unread message would destroy the answer.
-                let _ = hear(&channel, REFUSAL_TIMEOUT);
+                let _ = hear(&channel, REQUEST_TIMEOUT);
                 let _ = say(&channel, &word);
                 continue;
             }
@@ -333,7 +337,7 @@ impl Giver {
     }
 
     fn give(&self, channel: &Channel) -> Result<(), Word> {
-        match hear(channel, ANSWER_TIMEOUT)? {
+        match hear(channel, REQUEST_TIMEOUT)? {
             Word::Ask { version: VERSION } => {}
             Word::Ask { version } => {
                 let reason = format!("new relay speaks version {version}, this one {VERSION}");

@@ -265,6 +265,19 @@ async fn a_take_over_that_breaks_off_lets_the_next_relay_take_over() -> Result<(
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_says_nothing_keeps_no_relay_from_taking_over() -> Result<()> {
+    let home = Home::new()?;
+    let relay = home.start(Addresses::any(), &[])?;
+    let silent = stranger(&home.socket())?;
+    let next = home.start(relay.addresses, &["--take-over"])?;
+    let ended = relay.ended()?;
+    ensure!(ended.status.code() == Some(0), "{}", ended.quote);
+    next.metrics().await?;
+    drop(silent);
+    Ok(())
+}
+
 /// A killed relay leaves its take-over socket behind, which must not prevent the next start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_killed_leaves_a_socket_that_stops_no_start() -> Result<()> {
