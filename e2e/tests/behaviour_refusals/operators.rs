@@ -11,7 +11,8 @@ use tieline_e2e::behaviour::{
     Head, HttpStream, Target, TestAgent, TestRelay, echo_round_trip, is_reset, read_to_close, soon,
 };
 use tieline_e2e::on_each_driver;
-use tieline_relay::{AuditConfig, CallerAuth, DriverChoice};
+use tieline_relay::config::{TokenHash, read_tokens};
+use tieline_relay::{AuditConfig, Auth, CallerAuth, DriverChoice, TokensAuth};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -22,6 +23,7 @@ on_each_driver!(
     a_paused_tunnel_takes_no_callers_until_it_is_resumed,
     a_kicked_agent_comes_back,
     the_callers_of_a_tunnel_are_shown_with_their_bytes,
+    the_audit_log_names_no_tunnel_that_is_a_token,
     the_audit_log_says_who_did_what_and_no_secret,
 );
 
@@ -215,6 +217,54 @@ fn events(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path)?;
     let lines = text.lines().map(serde_json::from_str);
     Ok(lines.collect::<Result<_, _>>()?)
+}
+
+async fn the_audit_log_names_no_tunnel_that_is_a_token(driver: DriverChoice) -> Result<()> {
+    let home = TempDir::new()?;
+    let (file, tokens) = (home.path().join("audit.log"), home.path().join("tokens"));
+    let token = "0123456789abcdef0123456789abcdef01234567";
+    let with_capitals = "Abcdef0123456789Abcdef0123456789";
+    let entries = [token, with_capitals].map(|token| {
+        let hash = TokenHash::of(token);
+        format!("[[token]]\nsub = \"ada\"\nhash = \"{hash}\"\n")
+    });
+    write_token(&tokens, &entries.concat())?;
+    let table = read_tokens(&tokens)?;
+    let auth = Auth::Tokens(TokensAuth {
+        file: Some(tokens),
+        table,
+    });
+    let audit = AuditConfig::new(file.clone());
+    let relay = TestRelay::with().driver(driver).config(|config| {
+        config.auth = auth;
+        config.caller_auth = CallerAuth::Token;
+        config.audit = Some(audit);
+    });
+    let relay = relay.start()?;
+    let texts = [
+        token.to_owned(),
+        with_capitals.to_owned(),
+        format!("{token}\nmaya"),
+        format!("{token}\n{token}"),
+        format!("x-{token}\n{token}"),
+        format!("{with_capitals}\n{token}"),
+        format!("maya\n{token}"),
+    ];
+    for text in &texts {
+        let mut caller = said(&relay, text).await?;
+        soon("the end", read_to_close(&mut caller)).await?.1.ok();
+    }
+    relay.stop();
+    let text = format!("{:?}", events(&file)?).to_ascii_lowercase();
+    ensure!(
+        text.matches("session_refused").count() == texts.len(),
+        "{text}"
+    );
+    ensure!(text.contains("\"maya\""), "{text}");
+    for token in [token, with_capitals] {
+        ensure!(!text.contains(&token.to_ascii_lowercase()), "{text}");
+    }
+    Ok(())
 }
 
 async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> Result<()> {

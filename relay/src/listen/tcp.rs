@@ -21,6 +21,8 @@ const READ_BYTES_MAX: usize = 4096;
 pub(crate) struct Preamble {
     /// Tunnel that the caller asks for.
     pub(crate) tunnel: TunnelId,
+    /// The tunnel's name as the caller wrote it, which may have capitals.
+    pub(crate) name: String,
     /// The caller's token, if it sent one.
     pub(crate) token: Option<String>,
     /// Bytes read after the preamble.
@@ -40,10 +42,16 @@ pub(crate) async fn preamble(socket: &Socket) -> Option<Preamble> {
         match parse(&read) {
             Parsed::Short => {}
             Parsed::Garbage => return None,
-            Parsed::Whole { tunnel, token, len } => {
+            Parsed::Whole {
+                tunnel,
+                name,
+                token,
+                len,
+            } => {
                 // Copied: a slice would keep the whole read buffer alive as long as the session.
                 return Some(Preamble {
                     tunnel,
+                    name: name.to_owned(),
                     token: token.map(str::to_owned),
                     early: Bytes::copy_from_slice(&read[len..]),
                 });
@@ -60,6 +68,7 @@ enum Parsed<'a> {
     /// A complete preamble; `len` is its total length.
     Whole {
         tunnel: TunnelId,
+        name: &'a str,
         token: Option<&'a str>,
         len: usize,
     },
@@ -96,6 +105,7 @@ fn parse(bytes: &[u8]) -> Parsed<'_> {
     match TunnelId::parse(name) {
         Ok(tunnel) => Parsed::Whole {
             tunnel,
+            name,
             token,
             len: LENGTH_BYTES + length,
         },
@@ -115,6 +125,7 @@ mod tests {
         let maya = TunnelId::parse("maya").unwrap();
         let whole = |token, len| Parsed::Whole {
             tunnel: maya.clone(),
+            name: "maya",
             token,
             len,
         };

@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::gate::Gate;
 use super::mail::Mail;
 use super::peers::Peers;
-use crate::auth::Snapshot;
+use crate::auth::{OwnTokens, Snapshot};
 use crate::clock::Clock;
 use crate::io::sleep;
 use crate::limits::Limited;
-use crate::listen::http::DRAIN_GRACE;
+use crate::listen::http::{DRAIN_GRACE, holds_token};
 use crate::metrics::ShardMetrics;
 
 /// What the owners of a shard's state have in common.
@@ -68,6 +68,13 @@ impl Kit {
             self.metrics.limited(limited.kind);
         }
         outcome
+    }
+
+    /// True if a name that a peer sent holds a token of the relay: peers put tokens in the place of names, and logs
+    /// must not contain them.
+    pub(super) fn is_token(&self, name: &str) -> bool {
+        let own = OwnTokens::of(&self.auth.borrow(), Self::seconds_since_1970());
+        own.is_some_and(|own| holds_token(own, name.as_bytes()))
     }
 
     pub(super) fn seconds_since_1970() -> u64 {

@@ -34,7 +34,7 @@ pub(crate) use gateway::listing::{Listed, Listing};
 pub(crate) use gateway::seal::Sealer;
 pub(crate) use gateway::settings::{DRAIN_GRACE, Origins, Peer, Settings};
 pub(crate) use inbound::route::{hint, hinted_token, is_ours_anywhere};
-pub(crate) use policy::credentials::hide_tokens;
+pub(crate) use policy::credentials::{hide_tokens, holds_token};
 pub(crate) use serve::serve;
 pub(crate) use target::Target;
 pub(crate) use target_query::{NoTarget, TargetQuery};

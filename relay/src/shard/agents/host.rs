@@ -68,8 +68,10 @@ impl LinkHost for Host {
         if refusal.reason == RefusalReason::AuthUnavailable {
             agents.kit.wants_keys();
         }
-        let name = register.name.as_deref().map(TunnelId::parse);
-        let name = name.and_then(Result::ok);
+        // A token in the name's place may have capitals, which a tunnel's name has not.
+        let name = register.name.as_deref();
+        let name = name.filter(|name| !agents.kit.is_token(name));
+        let name = name.and_then(|name| TunnelId::parse(name).ok());
         agents.note_refused(self.id, name.as_ref(), refusal.reason);
         mux.register_ack(&RegisterAck {
             request: register.request,

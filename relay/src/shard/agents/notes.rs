@@ -12,7 +12,7 @@ impl Agents {
         let mut registry = self.registry.borrow_mut();
         if let Some(link) = registry.link_mut(link) {
             link.serves();
-            let entry = || registration(Kind::Registered, link, Some(tunnel));
+            let entry = || self.registration(Kind::Registered, link, Some(tunnel));
             self.kit.peers.audit.note(entry);
         }
     }
@@ -24,7 +24,10 @@ impl Agents {
         tunnel: &TunnelId,
         reason: WithdrawalReason,
     ) {
-        let entry = || registration(Kind::Withdrawn, link, Some(tunnel)).reason(reason.word());
+        let entry = || {
+            self.registration(Kind::Withdrawn, link, Some(tunnel))
+                .reason(reason.word())
+        };
         self.kit.peers.audit.note(entry);
     }
 
@@ -36,7 +39,7 @@ impl Agents {
         reason: RefusalReason,
     ) {
         if let Some(link) = self.registry.borrow().link(link) {
-            let entry = || registration(Kind::RegistrationRefused, link, tunnel);
+            let entry = || self.registration(Kind::RegistrationRefused, link, tunnel);
             let entry = || entry().reason(reason.word());
             self.kit.peers.audit.note_refused(entry);
         }
@@ -59,19 +62,22 @@ impl Agents {
             self.kit.peers.audit.note_refused(entry);
         }
     }
-}
 
-/// Entry about a registration, with the tunnel's holder if the link has the tunnel.
-fn registration(kind: Kind, link: &LinkEntry, tunnel: Option<&TunnelId>) -> Entry {
-    let mut entry = Entry::new(kind).from(link.peer);
-    if let Some(agent) = &link.agent {
-        entry = entry.agent(agent.key);
-    }
-    if let Some(tunnel) = tunnel {
-        entry = entry.tunnel(tunnel.clone());
-        if let Some(it) = link.tunnels().get(tunnel) {
-            entry = entry.of(it.identity.as_deref()).dcc(&it.info.dcc);
+    /// Entry about a registration, with the tunnel's holder if the link has the tunnel. A name that holds a
+    /// token is left out.
+    fn registration(&self, kind: Kind, link: &LinkEntry, tunnel: Option<&TunnelId>) -> Entry {
+        let mut entry = Entry::new(kind).from(link.peer);
+        if let Some(agent) = &link.agent {
+            entry = entry.agent(agent.key);
         }
+        if let Some(tunnel) = tunnel {
+            if !self.kit.is_token(tunnel.as_str()) {
+                entry = entry.tunnel(tunnel.clone());
+            }
+            if let Some(it) = link.tunnels().get(tunnel) {
+                entry = entry.of(it.identity.as_deref()).dcc(&it.info.dcc);
+            }
+        }
+        entry
     }
-    entry
 }

@@ -122,27 +122,33 @@ impl Callers {
         }
     }
 
-    /// The authenticated caller of a raw frontend; `None` if the token or a limit refuses it.
+    /// The authenticated caller of a raw frontend; `None` if the token or a limit refuses it, or if the caller sent a
+    /// token in the name's place.
     pub(super) fn raw_caller(
         &self,
         preamble: &tcp::Preamble,
         peer: SocketAddr,
         pass: &mut Pass,
     ) -> Option<Caller> {
-        match self.caller(preamble.token.as_deref()) {
-            Ok(caller) if self.identify(pass, &caller).is_ok() => Some(caller),
-            Ok(caller) => {
-                let (tunnel, caller) = (Some(&preamble.tunnel), Some(&caller));
-                self.raw_refused(peer, tunnel, caller, CallerRefusal::Limited);
-                None
-            }
+        let tunnel = (!self.kit.is_token(&preamble.name)).then_some(&preamble.tunnel);
+        let caller = match self.caller(preamble.token.as_deref()) {
+            Ok(caller) => caller,
             Err(refusal) => {
-                debug!(tunnel = %preamble.tunnel, %refusal, "frontend refused");
-                let reason = reason(&refusal);
-                self.raw_refused(peer, Some(&preamble.tunnel), None, reason);
-                None
+                let shown = tunnel.map(tracing::field::display);
+                debug!(tunnel = shown, %refusal, "frontend refused");
+                self.raw_refused(peer, tunnel, None, reason(&refusal));
+                return None;
             }
-        }
+        };
+        let refusal = if self.identify(pass, &caller).is_err() {
+            CallerRefusal::Limited
+        } else if tunnel.is_none() {
+            NoSession::UnknownTunnel.into()
+        } else {
+            return Some(caller);
+        };
+        self.raw_refused(peer, tunnel, Some(&caller), refusal);
+        None
     }
 
     /// Counts and notes a raw frontend that is turned away.

@@ -60,6 +60,11 @@ pub(crate) fn hide_tokens(own: OwnTokens, call: &mut Call) {
     call.hide(|text| search.finds_in(text));
 }
 
+/// True if a text holds a credential of the relay.
+pub(crate) fn holds_token(own: OwnTokens, text: &[u8]) -> bool {
+    Search::new(own).finds_in(text)
+}
+
 fn from_fields(search: &Search, headers: &mut HeaderMap) {
     let holds = |(name, value): (&HeaderName, &HeaderValue)| {
         let is_found = search.finds_in_name(name.as_str()) || search.finds_in(value.as_bytes());
