@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Exit code after a failure.
 pub const EXIT_FAILED: u8 = 1;
@@ -110,7 +110,7 @@ pub enum ConfigError {
     /// Settings that contradict each other.
     #[error("{0}")]
     Conflict(String),
-    /// A file whose content or protection is wrong.
+    /// A file whose content or protection is wrong, such as a secret that others can read.
     #[error("{}: {problem}", path.display())]
     Content {
         /// Path of the file.
@@ -118,14 +118,15 @@ pub enum ConfigError {
         /// What is wrong with the file, and the remedy.
         problem: String,
     },
-    /// A secret that cannot be used.
-    #[error("{}: {problem}", path.display())]
-    Secret {
-        /// Path of the file that holds the secret.
-        path: PathBuf,
-        /// What is wrong with the secret or its file, and the remedy.
-        problem: String,
-    },
+}
+
+impl ConfigError {
+    pub(crate) fn content(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Content {
+            path: path.to_owned(),
+            problem: problem.into(),
+        }
+    }
 }
 
 /// Why a relay did not start.
@@ -190,13 +191,7 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => EXIT_USAGE,
-            Self::TakeOver(_)
-            | Self::Listen { .. }
-            | Self::Driver { .. }
-            | Self::Thread { .. }
-            | Self::State { .. }
-            | Self::Cancelled
-            | Self::Randomness => EXIT_FAILED,
+            _ => EXIT_FAILED,
         }
     }
 }

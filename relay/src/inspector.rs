@@ -10,13 +10,16 @@ use tokio::time;
 
 use crate::DriverReport;
 use crate::auth::{Question, Ruling, Snapshot};
-use crate::control::{Cuts, Detail, Ended, Forgetting, Inspect, Told, Tunnels};
-use crate::directory::home;
-use crate::metrics::{Cut, ShardStatus, TunnelDetail};
-use crate::shard::{Message, Paused, Peers};
+use crate::control::{Inspect, Reply};
+use crate::directory::{Forgotten, home};
+use crate::metrics::{Cut, ShardStatus, TunnelBatch, TunnelDetail};
+use crate::shard::{MailboxSender, Message, Paused, Peers};
 
 /// Time for all shards to answer a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pause before another try at a full mailbox.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 /// Callers of one tunnel that an operator is shown.
 const CALLERS_MAX: usize = 1000;
@@ -54,7 +57,7 @@ impl Inspector {
                 if waiting.is_empty() {
                     break;
                 }
-                time::sleep(Duration::from_millis(1)).await;
+                time::sleep(FULL_PAUSE).await;
             }
             let deadline = time::Instant::now() + ANSWER_TIMEOUT;
             let mut said = Vec::new();
@@ -79,19 +82,23 @@ impl Inspector {
     }
 }
 
+/// Sends a message as soon as the mailbox has room.
+async fn deliver(mailbox: &MailboxSender, mut message: Message) {
+    while let Err(back) = mailbox.try_send(message) {
+        message = back;
+        time::sleep(FULL_PAUSE).await;
+    }
+}
+
 impl Inspect for Inspector {
-    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels {
+    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Reply<Vec<(usize, TunnelBatch)>> {
         let peers = Arc::clone(&self.peers);
         Box::pin(async move {
             let mut answers = Vec::new();
             for (shard, after) in wanted {
                 let (answer, batch) = oneshot::channel();
-                let mut message = Message::Report { after, answer };
                 // The caller of this future sets a deadline.
-                while let Err(back) = peers.mailboxes[shard].try_send(message) {
-                    message = back;
-                    time::sleep(Duration::from_millis(1)).await;
-                }
+                deliver(&peers.mailboxes[shard], Message::Report { after, answer }).await;
                 answers.push((shard, batch));
             }
             let mut batches = Vec::new();
@@ -103,7 +110,7 @@ impl Inspect for Inspector {
         })
     }
 
-    fn detail(&self, tunnel: TunnelId) -> Detail {
+    fn detail(&self, tunnel: TunnelId) -> Reply<Option<TunnelDetail>> {
         let asked = self.ask_all(move |answer| Message::Detail {
             tunnel: tunnel.clone(),
             answer,
@@ -117,38 +124,34 @@ impl Inspect for Inspector {
         })
     }
 
-    fn kick(&self, tunnel: TunnelId) -> Cuts {
+    fn kick(&self, tunnel: TunnelId) -> Reply<Cut> {
         Box::pin(self.cut_all(move |answer| Message::Kick {
             tunnel: tunnel.clone(),
             answer,
         }))
     }
 
-    fn forget(&self, tunnel: TunnelId) -> Forgetting {
+    fn forget(&self, tunnel: TunnelId) -> Reply<Option<Forgotten>> {
         let peers = Arc::clone(&self.peers);
         Box::pin(async move {
             let mailbox = &peers.mailboxes[home(&tunnel, peers.mailboxes.len())];
             let (answer, answered) = oneshot::channel();
-            let mut message = Message::Forget { tunnel, answer };
             let told = async {
-                while let Err(back) = mailbox.try_send(message) {
-                    message = back;
-                    time::sleep(Duration::from_millis(1)).await;
-                }
+                deliver(mailbox, Message::Forget { tunnel, answer }).await;
                 answered.await.ok()
             };
             time::timeout(ANSWER_TIMEOUT, told).await.ok().flatten()
         })
     }
 
-    fn pause(&self, tunnels: Arc<Paused>) -> Cuts {
+    fn pause(&self, tunnels: Arc<Paused>) -> Reply<Cut> {
         Box::pin(self.cut_all(move |answer| Message::Pause {
             tunnels: Arc::clone(&tunnels),
             answer,
         }))
     }
 
-    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Ended {
+    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize> {
         let asked = self.ask_all(move |ended| Message::Auth {
             snapshot: Arc::clone(&snapshot),
             ended,
@@ -157,15 +160,11 @@ impl Inspect for Inspector {
         Box::pin(async move { asked.await.into_iter().flatten().sum() })
     }
 
-    fn rule(&self, question: Question, ruling: Ruling) -> Told {
+    fn rule(&self, question: Question, ruling: Ruling) -> Reply<()> {
         let peers = Arc::clone(&self.peers);
         Box::pin(async move {
             let mailbox = &peers.mailboxes[question.shard];
-            let mut message = Message::Ruled(Box::new((question, ruling)));
-            while let Err(back) = mailbox.try_send(message) {
-                message = back;
-                time::sleep(Duration::from_millis(1)).await;
-            }
+            deliver(mailbox, Message::Ruled(Box::new((question, ruling)))).await;
         })
     }
 

@@ -74,7 +74,11 @@ fn serve(config: Option<PathBuf>, flags: Layer) -> anyhow::Result<()> {
     let (sender, happened) = mpsc::sync_channel(2);
     watch_signals(sender.clone()).context("cannot watch for signals")?;
     let shards = config.shards;
-    let mut desk = Desk::new(happened);
+    let mut desk = Desk {
+        happened,
+        early: VecDeque::new(),
+        successor: None,
+    };
     let Some(relay) = start(config, &sender, &mut desk, json)? else {
         say(json, "stopped", &json!({ "event": "stopped" }));
         return Ok(());
@@ -162,14 +166,6 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(happened: Receiver<Happened>) -> Self {
-        Self {
-            happened,
-            early: VecDeque::new(),
-            successor: None,
-        }
-    }
-
     fn next(&mut self) -> anyhow::Result<Happened> {
         match self.early.pop_front() {
             Some(happened) => Ok(happened),

@@ -123,12 +123,6 @@ impl From<Key> for KeySet {
 }
 
 impl KeySet {
-    /// An empty set.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { keys: Vec::new() }
-    }
-
     /// Adds a key; tokens name it by `id` in their `kid`.
     pub fn add(&mut self, id: Option<String>, key: Key) {
         self.keys.push((id, key));

@@ -2,12 +2,11 @@
 
 use std::sync::Once;
 
-use jsonwebtoken::crypto::{CryptoProvider, KeyUtils};
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, AlgorithmFamily};
+use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm};
 
-use super::ed25519::Ed25519;
-use super::es256::Es256;
 use super::hs256::Hs256;
 use super::rs256::Rs256;
 
@@ -23,16 +22,46 @@ static PROVIDER: CryptoProvider = CryptoProvider {
         }
         (Algorithm::RS256, AlgorithmFamily::Rsa) => Ok(Box::new(Rs256::new(key)?)),
         (Algorithm::ES256, AlgorithmFamily::Ec) => {
-            Ok(Box::new(Es256::new(key.try_get_as_bytes()?)))
+            PublicKey::boxed(Algorithm::ES256, &ECDSA_P256_SHA256_FIXED, key)
         }
         (Algorithm::EdDSA, AlgorithmFamily::Ed) => {
-            Ok(Box::new(Ed25519::new(key.try_get_as_bytes()?)))
+            PublicKey::boxed(Algorithm::EdDSA, &ED25519, key)
         }
         _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
     },
     // Needed only to make JSON Web Keys from private keys, which this crate does not do.
     key_utils: KeyUtils::new_unimplemented(),
 };
+
+/// A public key in the form that `ring` takes.
+struct PublicKey {
+    algorithm: Algorithm,
+    key: UnparsedPublicKey<Vec<u8>>,
+}
+
+impl PublicKey {
+    fn boxed(
+        algorithm: Algorithm,
+        verifies: &'static dyn VerificationAlgorithm,
+        key: &DecodingKey,
+    ) -> Result<Box<dyn JwtVerifier>, Error> {
+        let key = UnparsedPublicKey::new(verifies, key.try_get_as_bytes()?.to_vec());
+        Ok(Box::new(Self { algorithm, key }))
+    }
+}
+
+impl signature::Verifier<Vec<u8>> for PublicKey {
+    fn verify(&self, message: &[u8], tag: &Vec<u8>) -> Result<(), signature::Error> {
+        let outcome = self.key.verify(message, tag);
+        outcome.map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtVerifier for PublicKey {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
 
 /// Gives `jsonwebtoken` its cryptography, once per process.
 pub(super) fn install_provider() {

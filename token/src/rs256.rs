@@ -14,18 +14,15 @@ const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 const EXPONENT_BYTES_MAX: usize = 4;
 
 /// A public key: two big-endian numbers without leading zeros.
-pub(super) struct Rs256 {
-    modulus: Vec<u8>,
-    exponent: Vec<u8>,
-}
+pub(super) struct Rs256(RsaPublicKeyComponents<Vec<u8>>);
 
 impl Rs256 {
     pub(super) fn new(key: &DecodingKey) -> Result<Self, Error> {
         match key.kind() {
-            DecodingKeyKind::RsaModulusExponent { n, e } => Ok(Self {
-                modulus: n.clone(),
-                exponent: e.clone(),
-            }),
+            DecodingKeyKind::RsaModulusExponent { n, e } => Ok(Self(RsaPublicKeyComponents {
+                n: n.clone(),
+                e: e.clone(),
+            })),
             DecodingKeyKind::SecretOrDer(_) => Err(ErrorKind::InvalidRsaKey(String::new()).into()),
         }
     }
@@ -63,12 +60,8 @@ fn without_zeros(number: &[u8]) -> &[u8] {
 
 impl signature::Verifier<Vec<u8>> for Rs256 {
     fn verify(&self, message: &[u8], tag: &Vec<u8>) -> Result<(), signature::Error> {
-        let key = RsaPublicKeyComponents {
-            n: &self.modulus,
-            e: &self.exponent,
-        };
-        key.verify(&RSA_PKCS1_2048_8192_SHA256, message, tag)
-            .map_err(|_| signature::Error::new())
+        let outcome = self.0.verify(&RSA_PKCS1_2048_8192_SHA256, message, tag);
+        outcome.map_err(|_| signature::Error::new())
     }
 }
 

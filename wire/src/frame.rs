@@ -14,80 +14,63 @@ pub const OPTIONAL: u8 = 0x80;
 /// Offset of the flags in a header, in bytes.
 pub(crate) const FLAGS_OFFSET: usize = 9;
 
-/// Kind of a frame: what its payload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "each kind is documented with its message")]
-pub enum Kind {
-    Data = 0,
-    Credit = 1,
-    CreditReturn = 2,
-    Ping = 3,
-    Pong = 4,
-    Finish = 5,
-    Reset = 6,
-    Hello = 16,
-    Register = 17,
-    RegisterAck = 18,
-    Unregister = 19,
-    Open = 20,
-    Opened = 21,
-    GoAway = 22,
-    BulkOffer = 23,
-    Bulk = 24,
-    Lost = 25,
-}
-
-/// Length of a kind's payload, and whether the frame concerns the link or a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    Data,
-    LinkStruct(u32),
-    SessionStruct(u32),
-    LinkTable,
-    SessionTable,
-}
-
-impl Kind {
-    const fn from_code(code: u8) -> Option<Self> {
-        Some(match code {
-            0 => Self::Data,
-            1 => Self::Credit,
-            2 => Self::CreditReturn,
-            3 => Self::Ping,
-            4 => Self::Pong,
-            5 => Self::Finish,
-            6 => Self::Reset,
-            16 => Self::Hello,
-            17 => Self::Register,
-            18 => Self::RegisterAck,
-            19 => Self::Unregister,
-            20 => Self::Open,
-            21 => Self::Opened,
-            22 => Self::GoAway,
-            23 => Self::BulkOffer,
-            24 => Self::Bulk,
-            25 => Self::Lost,
-            _ => return None,
-        })
-    }
-
-    const fn shape(self) -> Shape {
-        match self {
-            Self::Data => Shape::Data,
-            Self::Ping | Self::Pong => Shape::LinkStruct(8),
-            Self::Credit | Self::CreditReturn => Shape::SessionStruct(4),
-            Self::Finish => Shape::SessionStruct(8),
-            Self::Reset => Shape::SessionStruct(2),
-            Self::Hello
-            | Self::Register
-            | Self::RegisterAck
-            | Self::Unregister
-            | Self::GoAway
-            | Self::Lost => Shape::LinkTable,
-            Self::Open | Self::Opened | Self::BulkOffer | Self::Bulk => Shape::SessionTable,
+macro_rules! kinds {
+    ($($name:ident = $code:literal, $place:ident, $len_min:expr, $len_max:expr;)*) => {
+        /// Kind of a frame: what its payload is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        #[expect(missing_docs, reason = "each kind is documented with its message")]
+        pub enum Kind {
+            $($name = $code,)*
         }
-    }
+
+        impl Kind {
+            const fn from_code(code: u8) -> Option<Self> {
+                Some(match code {
+                    $($code => Self::$name,)*
+                    _ => return None,
+                })
+            }
+
+            const fn shape(self) -> Shape {
+                let (of_link, len_min, len_max) = match self {
+                    $(Self::$name => (kinds!(@ $place), $len_min, $len_max),)*
+                };
+                Shape { of_link, len_min, len_max }
+            }
+        }
+    };
+    (@ link) => { true };
+    (@ session) => { false };
+}
+
+// Code, what the frame concerns, and bounds of its payload in bytes; equal bounds for a struct.
+kinds! {
+    Data = 0, session, 0, DATA_BYTES_MAX;
+    Credit = 1, session, 4, 4;
+    CreditReturn = 2, session, 4, 4;
+    Ping = 3, link, 8, 8;
+    Pong = 4, link, 8, 8;
+    Finish = 5, session, 8, 8;
+    Reset = 6, session, 2, 2;
+    Hello = 16, link, 0, TABLE_BYTES_MAX;
+    Register = 17, link, 0, TABLE_BYTES_MAX;
+    RegisterAck = 18, link, 0, TABLE_BYTES_MAX;
+    Unregister = 19, link, 0, TABLE_BYTES_MAX;
+    Open = 20, session, 0, TABLE_BYTES_MAX;
+    Opened = 21, session, 0, TABLE_BYTES_MAX;
+    GoAway = 22, link, 0, TABLE_BYTES_MAX;
+    BulkOffer = 23, session, 0, TABLE_BYTES_MAX;
+    Bulk = 24, session, 0, TABLE_BYTES_MAX;
+    Lost = 25, link, 0, TABLE_BYTES_MAX;
+}
+
+/// Whether frames of a kind concern the link or a session, and the bounds of their payload in bytes.
+#[derive(Clone, Copy)]
+struct Shape {
+    of_link: bool,
+    len_min: u32,
+    len_max: u32,
 }
 
 /// A frame header that passed every check that needs no state.
@@ -122,59 +105,33 @@ pub fn encode(
 pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
     let raw = generated::FrameHeader(bytes);
     let (code, flags, session, len) = (raw.kind(), raw.flags(), raw.session(), raw.payload_len());
+    let wrong = |detail: String| Err(Error::peer(LinkEnd::Protocol, detail));
     let kind = Kind::from_code(code);
     if kind.is_none() && flags & OPTIONAL == 0 {
-        return Err(Error::peer(
-            LinkEnd::Protocol,
-            format!("unknown frame kind {code}"),
-        ));
+        return wrong(format!("unknown frame kind {code}"));
     }
-    let allowed = OPTIONAL
-        | if kind == Some(Kind::Data) {
-            END_OF_MESSAGE
-        } else {
-            0
-        };
+    let allowed = match kind {
+        Some(Kind::Data) => OPTIONAL | END_OF_MESSAGE,
+        _ => OPTIONAL,
+    };
     if flags & !allowed != 0 || raw.reserved() != 0 {
-        return Err(Error::peer(
-            LinkEnd::Protocol,
-            format!(
-                "frame kind {code} with invalid flags {flags:#04x} or reserved bits {}",
-                raw.reserved()
-            ),
+        return wrong(format!(
+            "frame kind {code} with invalid flags {flags:#04x} or reserved bits {}",
+            raw.reserved()
         ));
     }
-    let Some(shape) = kind.map(Kind::shape) else {
-        if len > TABLE_BYTES_MAX {
-            return Err(too_long(code, len));
-        }
-        return Ok(Header {
-            payload_len: len,
-            session: SessionId(session),
-            kind,
-            end_of_message: false,
-        });
-    };
-    let longest = match shape {
-        Shape::Data => DATA_BYTES_MAX,
-        Shape::LinkStruct(exact) | Shape::SessionStruct(exact) => exact,
-        Shape::LinkTable | Shape::SessionTable => TABLE_BYTES_MAX,
-    };
-    if len > longest {
-        return Err(too_long(code, len));
+    let shape = kind.map(Kind::shape);
+    let (len_min, len_max) = shape.map_or((0, TABLE_BYTES_MAX), |it| (it.len_min, it.len_max));
+    if len > len_max {
+        let detail = format!("frame kind {code} has {len} bytes");
+        return Err(Error::peer(LinkEnd::FrameTooLong, detail));
     }
-    let exact = matches!(shape, Shape::LinkStruct(_) | Shape::SessionStruct(_));
-    if exact && len != longest {
-        return Err(Error::peer(
-            LinkEnd::Protocol,
-            format!("frame kind {code} has {len} bytes, not {longest}"),
-        ));
+    if len < len_min {
+        return wrong(format!("frame kind {code} has {len} bytes, not {len_min}"));
     }
-    let of_link = matches!(shape, Shape::LinkStruct(_) | Shape::LinkTable);
-    if of_link != (session == 0) {
-        return Err(Error::peer(
-            LinkEnd::Protocol,
-            format!("frame kind {code} is not valid on session {session}"),
+    if shape.is_some_and(|it| it.of_link != (session == 0)) {
+        return wrong(format!(
+            "frame kind {code} is not valid on session {session}"
         ));
     }
     Ok(Header {
@@ -183,13 +140,6 @@ pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, Error> {
         kind,
         end_of_message: flags & END_OF_MESSAGE != 0,
     })
-}
-
-fn too_long(code: u8, len: u32) -> Error {
-    Error::peer(
-        LinkEnd::FrameTooLong,
-        format!("frame kind {code} has {len} bytes"),
-    )
 }
 
 #[cfg(test)]

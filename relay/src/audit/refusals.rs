@@ -69,14 +69,10 @@ impl Refusals {
         }
         self.left_out.fetch_add(1, Relaxed);
         self.untold.fetch_add(1, AcqRel);
-        let first = self
-            .since
-            .compare_exchange(0, now.max(1), AcqRel, Acquire)
-            .is_ok();
-        if first {
-            Ruling::First
-        } else {
-            Ruling::LeftOut
+        let since = &self.since;
+        match since.compare_exchange(0, now.max(1), AcqRel, Acquire) {
+            Ok(_) => Ruling::First,
+            Err(_) => Ruling::LeftOut,
         }
     }
 

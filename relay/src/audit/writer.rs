@@ -43,9 +43,9 @@ impl Writer {
         entries: Receiver<Box<Entry>>,
         tally: Arc<Tally>,
     ) -> Result<Self, StartError> {
-        let file = AuditFile::open(config).map_err(|source| ConfigError::Content {
-            path: config.file.clone(),
-            problem: format!("audit_file cannot be written: {source}"),
+        let file = AuditFile::open(config).map_err(|source| {
+            let problem = format!("audit_file cannot be written: {source}");
+            ConfigError::content(&config.file, problem)
         })?;
         let (sender, stops) = sync_channel(1);
         let mut state = WriterState {
@@ -144,11 +144,8 @@ impl WriterState {
         let refusals = &self.tally.refusals;
         let is_behind = self.tally.dropped.load(Ordering::Relaxed) > self.told;
         let retry = is_behind.then_some(RETRY_INTERVAL);
-        match retry
-            .into_iter()
-            .chain(refusals.due_in(refusals.now()))
-            .min()
-        {
+        let count = refusals.due_in(refusals.now());
+        match retry.into_iter().chain(count).min() {
             Some(wait) => thread::park_timeout(wait),
             None => thread::park(),
         }

@@ -9,37 +9,104 @@ use std::path::PathBuf;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, ValueParser};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tieline_token::Scope;
 
 pub use self::log::start_logging;
 use crate::config::{Layer, Origin, Raw, every_setting};
 
 /// Claims of a token to make, as given on the command line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct TokenOrder {
     /// Holder of the token.
+    #[arg(long = "sub", value_name = "NAME")]
     pub subject: String,
     /// Applications (DCCs) that the token allows; empty allows any.
+    #[arg(
+        long,
+        value_name = "DCC",
+        help = "Allowed application; repeats [default: any]"
+    )]
     pub dcc: Vec<String>,
     /// Patterns of tunnel names that the token allows; empty allows any.
+    #[arg(
+        long = "tunnel",
+        value_name = "PATTERN",
+        help = "Allowed tunnel names, as in 'maya-*'; repeats [default: any]",
+        value_parser = tunnel_pattern
+    )]
     pub tunnels: Vec<String>,
     /// Scopes of the token; empty means agent and caller.
+    #[arg(
+        long = "scope",
+        value_name = "SCOPE",
+        help = "What the token may be used for; repeats [default: agent and caller]",
+        value_parser = PossibleValuesParser::new(Scope::ALL.map(Scope::word))
+    )]
     pub scopes: Vec<String>,
     /// Lifetime, such as `8h`; may be empty for a random token, which then does not expire.
+    #[arg(skip)]
     pub ttl: String,
     /// File with the secret that signs a signed token.
+    #[arg(skip)]
     pub secret_file: PathBuf,
     /// Issuer to name in the token.
+    #[arg(skip)]
     pub issuer: Option<String>,
     /// Relays that the token is meant for; empty means any.
+    #[arg(skip)]
     pub audience: Vec<String>,
     /// Groups that the holder belongs to.
+    #[arg(
+        long = "group",
+        value_name = "NAME",
+        help = "Group of the holder, whose members reach each other's tunnels; repeats",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     pub groups: Vec<String>,
     /// Patterns of other holders' tunnels that a caller with this token may reach.
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        help = "Tunnels of other holders that the holder may reach, as in 'farm-*'; repeats",
+        value_parser = tunnel_pattern
+    )]
     pub reach: Vec<String>,
     /// Whether agents with this token may share a tunnel name with other agents.
+    #[arg(
+        long,
+        help = "Agents may share a tunnel name with others of the same --sub or --group"
+    )]
     pub shared: bool,
+}
+
+/// Flags of `token issue`.
+#[derive(Args)]
+struct Issue {
+    #[command(flatten)]
+    order: TokenOrder,
+    /// Lifetime, as in 8h
+    #[arg(long, value_name = "TIME")]
+    ttl: String,
+    /// File with the relay's secret
+    #[arg(long, value_name = "FILE")]
+    jwt_secret_file: PathBuf,
+    /// Issuer to name in the token, for relays with --jwt-issuer
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    /// Relay that the token is meant for, one of its --jwt-audience; repeats
+    #[arg(long, value_name = "NAME")]
+    audience: Vec<String>,
+}
+
+/// Flags of `token new`.
+#[derive(Args)]
+struct New {
+    #[command(flatten)]
+    order: TokenOrder,
+    /// Lifetime, as in 90d [default: no end]
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<String>,
 }
 
 /// Command chosen on the command line.
@@ -86,85 +153,14 @@ pub fn command() -> Command {
             Command::new("token")
                 .about("Tokens for agents and callers")
                 .subcommand_required(true)
-                .subcommand(issue_command())
-                .subcommand(new_command()),
+                .subcommand(
+                    Issue::augment_args(Command::new("issue")).about("Prints a signed token"),
+                )
+                .subcommand(
+                    New::augment_args(Command::new("new"))
+                        .about("Prints a random token, and its entry for --auth-tokens-file"),
+                ),
         )
-}
-
-fn issue_command() -> Command {
-    Command::new("issue")
-        .about("Prints a signed token")
-        .args(claim_arguments())
-        .arg(text("ttl", "TIME", "Lifetime, as in 8h").required(true))
-        .arg(
-            text("jwt-secret-file", "FILE", "File with the relay's secret")
-                .required(true)
-                .value_parser(clap::value_parser!(PathBuf)),
-        )
-        .arg(text(
-            "issuer",
-            "NAME",
-            "Issuer to name in the token, for relays with --jwt-issuer",
-        ))
-        .arg(
-            text(
-                "audience",
-                "NAME",
-                "Relay that the token is meant for, one of its --jwt-audience; repeats",
-            )
-            .action(ArgAction::Append),
-        )
-}
-
-fn new_command() -> Command {
-    Command::new("new")
-        .about("Prints a random token, and its entry for --auth-tokens-file")
-        .args(claim_arguments())
-        .arg(text("ttl", "TIME", "Lifetime, as in 90d [default: no end]"))
-}
-
-fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).value_name(value).help(help)
-}
-
-/// Flags for the claims that signed and random tokens share.
-fn claim_arguments() -> [Arg; 7] {
-    let patterns = |name, help| {
-        text(name, "PATTERN", help)
-            .action(ArgAction::Append)
-            .value_parser(tunnel_pattern)
-    };
-    let scopes = PossibleValuesParser::new(Scope::ALL.map(Scope::word));
-    [
-        text("sub", "NAME", "Holder of the token").required(true),
-        text("dcc", "DCC", "Allowed application; repeats [default: any]").action(ArgAction::Append),
-        patterns(
-            "tunnel",
-            "Allowed tunnel names, as in 'maya-*'; repeats [default: any]",
-        ),
-        text(
-            "scope",
-            "SCOPE",
-            "What the token may be used for; repeats [default: agent and caller]",
-        )
-        .action(ArgAction::Append)
-        .value_parser(scopes),
-        text(
-            "group",
-            "NAME",
-            "Group of the holder, whose members reach each other's tunnels; repeats",
-        )
-        .action(ArgAction::Append)
-        .value_parser(NonEmptyStringValueParser::new()),
-        patterns(
-            "reach",
-            "Tunnels of other holders that the holder may reach, as in 'farm-*'; repeats",
-        ),
-        Arg::new("shared")
-            .long("shared")
-            .help("Agents may share a tunnel name with others of the same --sub or --group")
-            .action(ArgAction::SetTrue),
-    ]
 }
 
 /// Refuses an empty pattern and characters that no tunnel name has.
@@ -186,54 +182,34 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         .subcommand_matches("token")
         .and_then(ArgMatches::subcommand)
     {
-        Some(("issue", issue)) => return Ok(Invocation::IssueToken(token_order(issue))),
-        Some((_, new)) => return Ok(Invocation::NewToken(token_order(new))),
+        Some(("issue", issue)) => {
+            let issue = Issue::from_arg_matches(issue)?;
+            return Ok(Invocation::IssueToken(TokenOrder {
+                ttl: issue.ttl,
+                secret_file: issue.jwt_secret_file,
+                issuer: issue.issuer,
+                audience: issue.audience,
+                ..issue.order
+            }));
+        }
+        Some((_, new)) => {
+            let New { order, ttl } = New::from_arg_matches(new)?;
+            let ttl = ttl.unwrap_or_default();
+            return Ok(Invocation::NewToken(TokenOrder { ttl, ..order }));
+        }
         None => {}
     }
     let mut flags = Layer::default();
     for setting in every_setting() {
         let key = setting.get_id().as_str();
         if matches.value_source(key) == Some(ValueSource::CommandLine) {
-            let (values, origin) = (texts(&matches, key), Origin::Flag);
+            let texts = matches.get_many::<String>(key).into_iter().flatten();
+            let (values, origin) = (texts.cloned().collect(), Origin::Flag);
             flags.0.insert(key.to_owned(), Raw { values, origin });
         }
     }
     let config = matches.get_one::<PathBuf>("config").cloned();
     Ok(Invocation::Serve { config, flags })
-}
-
-fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
-    matches
-        .try_get_many::<String>(name)
-        .ok()
-        .flatten()
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect()
-}
-
-fn token_order(matches: &ArgMatches) -> TokenOrder {
-    // `token new` lacks some flags of `token issue`, so an unknown name is fine.
-    let one = |name| matches.try_get_one::<String>(name).ok()?.cloned();
-    TokenOrder {
-        subject: one("sub").unwrap_or_default(),
-        dcc: texts(matches, "dcc"),
-        tunnels: texts(matches, "tunnel"),
-        scopes: texts(matches, "scope"),
-        ttl: one("ttl").unwrap_or_default(),
-        secret_file: matches
-            .try_get_one::<PathBuf>("jwt-secret-file")
-            .ok()
-            .flatten()
-            .cloned()
-            .unwrap_or_default(),
-        issuer: one("issuer"),
-        audience: texts(matches, "audience"),
-        groups: texts(matches, "group"),
-        reach: texts(matches, "reach"),
-        shared: matches.get_flag("shared"),
-    }
 }
 
 #[cfg(test)]

@@ -36,35 +36,20 @@ impl Guard {
     /// # Errors
     /// [`ConfigError`] says what other users can do with the file, and how to prevent it.
     fn check(self, path: &Path, it: &Metadata) -> Result<(), ConfigError> {
-        self.check_mode(path, it.mode())?;
-        place::check(path, it)
-    }
-
-    fn check_mode(self, path: &Path, mode: u32) -> Result<(), ConfigError> {
-        let forbidden = match self {
-            Self::Unchanged => 0o022,
-            Self::Secret => 0o027,
+        let (forbidden, harm, remedy) = match self {
+            Self::Unchanged => (
+                0o022,
+                "change this file, and so who may use the relay",
+                "chmod go-w",
+            ),
+            Self::Secret => (0o027, "read or change this secret", "chmod 600"),
         };
-        let mode = mode & 0o777;
-        if mode & forbidden == 0 {
-            return Ok(());
+        let mode = it.mode() & 0o777;
+        if mode & forbidden != 0 {
+            let problem = format!("others can {harm} (mode {mode:03o}); run `{remedy}` on it");
+            return Err(ConfigError::content(path, problem));
         }
-        let path = path.to_owned();
-        Err(match self {
-            Self::Unchanged => ConfigError::Content {
-                path,
-                problem: format!(
-                    "others can change this file, and so who may use the relay (mode {mode:03o}); run \
-                     `chmod go-w` on it"
-                ),
-            },
-            Self::Secret => ConfigError::Secret {
-                path,
-                problem: format!(
-                    "others can read or change this secret (mode {mode:03o}); run `chmod 600` on it"
-                ),
-            },
-        })
+        place::check(path, it)
     }
 }
 
@@ -101,7 +86,7 @@ fn parse<T: DeserializeOwned>(path: &Path, content: Vec<u8>) -> Result<T, Config
 /// [`ConfigError`] names the file and the wrong token.
 pub fn read_tokens(path: &Path) -> Result<TokenTable, ConfigError> {
     let form = parse(path, read(path, TABLE_BYTES_MAX, Guard::Unchanged)?)?;
-    TokenTable::new(form).map_err(|problem| unfit(path, problem))
+    TokenTable::new(form).map_err(|problem| ConfigError::content(path, problem))
 }
 
 /// Reads the denylist file.
@@ -110,7 +95,7 @@ pub fn read_tokens(path: &Path) -> Result<TokenTable, ConfigError> {
 /// [`ConfigError`] names the file and the wrong entry.
 pub fn read_denylist(path: &Path) -> Result<Denylist, ConfigError> {
     let form = parse(path, read(path, TABLE_BYTES_MAX, Guard::Unchanged)?)?;
-    Denylist::new(form).map_err(|problem| unfit(path, problem))
+    Denylist::new(form).map_err(|problem| ConfigError::content(path, problem))
 }
 
 /// Reads a public key in PEM format.
@@ -119,7 +104,7 @@ pub fn read_denylist(path: &Path) -> Result<Denylist, ConfigError> {
 /// [`ConfigError`] names the file and what is wrong with its content.
 pub(super) fn read_public_key(path: &Path) -> Result<Key, ConfigError> {
     Key::from_pem(&read(path, FILE_BYTES_MAX, Guard::Unchanged)?)
-        .map_err(|error| unfit(path, error.to_string()))
+        .map_err(|error| ConfigError::content(path, error.to_string()))
 }
 
 /// Reads a JWKS file. Keys that cannot be used are skipped and logged. A file that contains a secret key
@@ -130,7 +115,8 @@ pub(super) fn read_public_key(path: &Path) -> Result<Key, ConfigError> {
 pub(crate) fn read_jwks(path: &Path) -> Result<KeySet, ConfigError> {
     let (content, it) = read_opened(path, FILE_BYTES_MAX)?;
     Guard::Unchanged.check(path, &it)?;
-    let read = Jwks::read(&content).map_err(|error| unfit(path, error.to_string()))?;
+    let read =
+        Jwks::read(&content).map_err(|error| ConfigError::content(path, error.to_string()))?;
     if read.has_secret {
         Guard::Secret.check(path, &it)?;
     }
@@ -140,16 +126,10 @@ pub(crate) fn read_jwks(path: &Path) -> Result<KeySet, ConfigError> {
     if read.keys.is_empty() {
         let why = read.skipped.first();
         let why = why.map_or_else(|| "it is empty".to_owned(), ToString::to_string);
-        return Err(unfit(path, format!("no key in it can be used; {why}")));
+        let problem = format!("no key in it can be used; {why}");
+        return Err(ConfigError::content(path, problem));
     }
     Ok(read.keys)
-}
-
-pub(super) fn unfit(path: &Path, problem: String) -> ConfigError {
-    ConfigError::Content {
-        path: path.to_owned(),
-        problem,
-    }
 }
 
 /// Identity and state of a file, to notice a change.

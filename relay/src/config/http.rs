@@ -132,15 +132,13 @@ fn free_field(text: &str) -> Option<HeaderName> {
         "cookie",
         "te",
         "upgrade",
-    ]
-    .into_iter()
-    .chain([
         "transfer-encoding",
         "content-length",
         "content-type",
         "expect",
         "forwarded",
-    ])
+    ]
+    .into_iter()
     .any(|taken| name == taken);
     let is_ours = ["x-forwarded-", "mcp-", "proxy-"]
         .iter()

@@ -15,7 +15,6 @@ mod memory;
 mod names;
 mod parse;
 mod place;
-mod ports;
 mod public_url;
 mod raw;
 mod secret;
@@ -387,6 +386,24 @@ impl Config {
         )?;
         in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))?;
         self.http.check()
+    }
+
+    /// Refuses one address for two kinds of listeners. Shards share their ports (`SO_REUSEPORT`), so the
+    /// kernel would accept it and spread connections over both kinds.
+    fn check_ports(&self) -> Result<(), ConfigError> {
+        let all = ListenKind::ALL.into_iter().flat_map(|kind| {
+            let fixed = self.listen(kind).iter().filter(|it| it.port() != 0);
+            fixed.map(move |address| (kind, address))
+        });
+        let all: Vec<_> = all.collect();
+        for (index, (kind, address)) in all.iter().enumerate() {
+            if let Some((other, _)) = all[..index].iter().find(|(_, earlier)| earlier == address) {
+                return conflict(format!(
+                    "{other}_listen and {kind}_listen both name {address}"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

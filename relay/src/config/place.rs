@@ -24,17 +24,13 @@ const SECRET_CHARS_MIN: usize = 16;
 /// [`ConfigError::Content`] says which other user could, and how to prevent it.
 pub(super) fn check(path: &Path, it: &Metadata) -> Result<(), ConfigError> {
     let user = geteuid().as_raw();
-    let unfit = |path: &Path, problem: String| ConfigError::Content {
-        path: path.to_owned(),
-        problem,
-    };
     if !is_trusted(it.uid(), user) {
         let problem = format!(
             "belongs to user {}, and the relay runs as user {user}: its owner can change it; run `chown` on \
              it",
             it.uid()
         );
-        return Err(unfit(path, problem));
+        return Err(ConfigError::content(path, problem));
     }
     // A symbolic link can be replaced in its own folder, and the file in the folder the link leads to.
     let real = fs::canonicalize(path).ok();
@@ -48,7 +44,7 @@ pub(super) fn check(path: &Path, it: &Metadata) -> Result<(), ConfigError> {
             continue;
         };
         if let Some(problem) = problem_of_folder(it.uid(), it.mode(), user) {
-            return Err(unfit(&folder, problem));
+            return Err(ConfigError::content(&folder, problem));
         }
     }
     Ok(())

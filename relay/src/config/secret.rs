@@ -53,12 +53,12 @@ impl fmt::Debug for Secret {
 /// Reads the secret that signs tokens, without a line break at the file's end.
 ///
 /// # Errors
-/// [`ConfigError::Secret`] if other users can read the file, or the secret is too short.
+/// [`ConfigError::Content`] if other users can read the file, or the secret is too short.
 pub fn read_secret(path: &Path) -> Result<Key, ConfigError> {
     let secret = read_bytes(path)?;
     Key::hs256(&secret).map_err(|error| {
         let problem = format!("{error}; `openssl rand -base64 48` prints a good one");
-        unfit(path, problem)
+        ConfigError::content(path, problem)
     })
 }
 
@@ -74,7 +74,7 @@ pub fn read_named_secret(origin: &str, path: &Path) -> Result<Key, ConfigError> 
 /// Reads a secret that is text, such as a bearer token.
 ///
 /// # Errors
-/// [`ConfigError::Secret`] if other users can read the file, or the secret is not fit for a header field.
+/// [`ConfigError::Content`] if other users can read the file, or the secret is not fit for a header field.
 pub(super) fn read_text_secret(path: &Path) -> Result<Secret, ConfigError> {
     let secret = read_bytes(path)?;
     if secret.len() < TEXT_BYTES_MIN || !secret.iter().all(u8::is_ascii_graphic) {
@@ -82,11 +82,11 @@ pub(super) fn read_text_secret(path: &Path) -> Result<Secret, ConfigError> {
             "a secret for a header has {TEXT_BYTES_MIN} or more characters, ASCII without \
              blanks; `openssl rand -hex 32` prints a good one"
         );
-        return Err(unfit(path, problem));
+        return Err(ConfigError::content(path, problem));
     }
     String::from_utf8(secret)
         .map(Secret)
-        .map_err(|_| unfit(path, "not ASCII".to_owned()))
+        .map_err(|_| ConfigError::content(path, "not ASCII"))
 }
 
 /// Reads a secret file, without a line break at its end.
@@ -97,11 +97,4 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
         secret.pop_if(|byte| *byte == b'\r');
     }
     Ok(secret)
-}
-
-fn unfit(path: &Path, problem: String) -> ConfigError {
-    ConfigError::Secret {
-        path: path.to_owned(),
-        problem,
-    }
 }

@@ -1,17 +1,16 @@
 //! State that the pages of the admin port share, and the form of their answers.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::auth::Orders;
-use super::{Changes, Inspect};
+use super::{Changes, Inspect, Phase};
 use crate::audit::Audit;
 use crate::config::Secret;
 use crate::metrics::ShardMetrics;
@@ -32,7 +31,7 @@ pub(super) struct Admin {
     pub(super) pauses: Pauses,
     pub(super) book: Book,
     pub(super) changes: Changes,
-    pub(super) draining: Arc<AtomicBool>,
+    pub(super) phase: watch::Receiver<Phase>,
     pub(super) started: Instant,
     pub(super) memory_limit_bytes: Option<u64>,
     pub(super) shard_budget_bytes: u64,

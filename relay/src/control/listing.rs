@@ -4,15 +4,12 @@
 //! shard, however many tunnels there are and however slowly the reader reads.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
+use http_body_util::channel::{Channel, Sender};
 use serde::Serialize;
-use tokio::sync::mpsc;
 use tokio::time;
 
 use super::Inspect;
@@ -76,23 +73,15 @@ impl Listing {
 
     /// The next tunnel, if its row is known already.
     fn pop(&mut self) -> Option<TunnelReport> {
-        if self
-            .shards
-            .iter()
-            .enumerate()
-            .any(|it| wanted(it).is_some())
-        {
+        let mut shards = self.shards.iter().enumerate();
+        if shards.any(|it| wanted(it).is_some()) {
             return None;
         }
         let heads = self.shards.iter().filter_map(|shard| shard.rows.front());
         let first = heads.map(|row| &row.tunnel_id).min()?.clone();
         let mut rows = self.shards.iter_mut().filter_map(|shard| {
             let is_first = shard.rows.front().is_some_and(|row| row.tunnel_id == first);
-            if is_first {
-                shard.rows.pop_front()
-            } else {
-                None
-            }
+            is_first.then(|| shard.rows.pop_front())?
         });
         // The rows of one tunnel whose links are on several shards.
         let mut row = rows.next()?;
@@ -125,30 +114,23 @@ pub(super) enum Extent {
     Page { limit: usize, total: i64 },
 }
 
-/// A response body that is written while it is read.
-pub(super) struct Rows {
-    chunks: mpsc::Receiver<Result<Bytes, ShardsBusy>>,
-}
-
-impl Rows {
-    /// Starts a task that writes the next tunnels of `listing`.
-    pub(super) fn start(listing: Listing, extent: Extent) -> Self {
-        // The task is at most one chunk ahead of the reader.
-        let (sender, chunks) = mpsc::channel(1);
-        tokio::spawn(async move {
-            if let Err(error) = write(listing, extent, &sender).await {
-                // Breaks the response off, so that the reader does not take it for complete.
-                let _ = sender.send(Err(error)).await;
-            }
-        });
-        Self { chunks }
-    }
+/// A response body that a task writes while it is read: the next tunnels of `listing`.
+pub(super) fn body(listing: Listing, extent: Extent) -> Channel<Bytes, ShardsBusy> {
+    // The task is at most one chunk ahead of the reader.
+    let (mut chunks, body) = Channel::new(1);
+    tokio::spawn(async move {
+        if let Err(error) = write(listing, extent, &mut chunks).await {
+            // Breaks the response off, so that the reader does not take it for complete.
+            chunks.abort(error);
+        }
+    });
+    body
 }
 
 async fn write(
     mut listing: Listing,
     extent: Extent,
-    chunks: &mpsc::Sender<Result<Bytes, ShardsBusy>>,
+    chunks: &mut Sender<Bytes, ShardsBusy>,
 ) -> Result<(), ShardsBusy> {
     let (start, limit) = match extent {
         Extent::All => ("[", usize::MAX),
@@ -168,7 +150,7 @@ async fn write(
         last = Some(tunnel.tunnel_id);
         if text.len() >= CHUNK_BYTES {
             let chunk = std::mem::take(&mut text);
-            if chunks.send(Ok(chunk.into())).await.is_err() {
+            if chunks.send_data(chunk.into()).await.is_err() {
                 // The reader has disconnected.
                 return Ok(());
             }
@@ -182,25 +164,11 @@ async fn write(
             text.push_str(&format!(r#"],"total":{total},"next":{next}}}"#));
         }
     }
-    let _ = chunks.send(Ok(text.into())).await;
+    let _ = chunks.send_data(text.into()).await;
     Ok(())
 }
 
 fn json(value: &impl Serialize) -> String {
     // Serializing strings and numbers cannot fail.
     serde_json::to_string(value).unwrap_or_default()
-}
-
-impl Body for Rows {
-    type Data = Bytes;
-    type Error = ShardsBusy;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ShardsBusy>>> {
-        self.chunks
-            .poll_recv(cx)
-            .map(|chunk| chunk.map(|bytes| bytes.map(Frame::data)))
-    }
 }

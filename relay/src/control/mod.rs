@@ -17,9 +17,8 @@ use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tieline_wire::TunnelId;
 use tokio::sync::watch;
@@ -35,48 +34,33 @@ use crate::directory::Forgotten;
 use crate::error::StartError;
 use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
 use crate::shard::Paused;
-use crate::state::Book;
+use crate::state::{Book, now_seconds};
 
-/// Resolves to a batch of tunnels from each shard that was asked, once all have answered.
-pub(crate) type Tunnels = Pin<Box<dyn Future<Output = Vec<(usize, TunnelBatch)>> + Send>>;
-
-/// Resolves to the number of links ended, once all shards have answered or took too long.
-pub(crate) type Ended = Pin<Box<dyn Future<Output = usize> + Send>>;
-
-/// Resolves to one tunnel and its callers; `None` if a shard took too long.
-pub(crate) type Detail = Pin<Box<dyn Future<Output = Option<TunnelDetail>> + Send>>;
-
-/// Resolves to the numbers of links and sessions ended, once all shards have answered or took too long.
-pub(crate) type Cuts = Pin<Box<dyn Future<Output = Cut> + Send>>;
-
-/// Resolves to the outcome of unbinding a name; `None` if its home shard took too long.
-pub(crate) type Forgetting = Pin<Box<dyn Future<Output = Option<Forgotten>> + Send>>;
-
-/// Resolves once a shard's mailbox has the message.
-pub(crate) type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Resolves once the shards have answered, or took too long.
+pub(crate) type Reply<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Requests of the control thread to the shards.
 pub(crate) trait Inspect: Send + Sync {
-    /// A batch of tunnels from each shard in `wanted`, starting after the name given with it.
-    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels;
+    /// A batch of tunnels from each shard in `wanted`, starting after the name given with it. Waits for all.
+    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Reply<Vec<(usize, TunnelBatch)>>;
 
-    /// The state of one tunnel on all shards.
-    fn detail(&self, tunnel: TunnelId) -> Detail;
+    /// The state of one tunnel on all shards, with its callers; `None` if a shard took too long.
+    fn detail(&self, tunnel: TunnelId) -> Reply<Option<TunnelDetail>>;
 
     /// Ends a tunnel's sessions and links.
-    fn kick(&self, tunnel: TunnelId) -> Cuts;
+    fn kick(&self, tunnel: TunnelId) -> Reply<Cut>;
 
-    /// Unbinds a name that no agent serves.
-    fn forget(&self, tunnel: TunnelId) -> Forgetting;
+    /// Unbinds a name that no agent serves; `None` if its home shard took too long.
+    fn forget(&self, tunnel: TunnelId) -> Reply<Option<Forgotten>>;
 
     /// Tells every shard which tunnels are paused, and ends the sessions of those tunnels.
-    fn pause(&self, tunnels: Arc<Paused>) -> Cuts;
+    fn pause(&self, tunnels: Arc<Paused>) -> Reply<Cut>;
 
     /// Gives every shard a new admission snapshot; resolves to the number of links this ended.
-    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Ended;
+    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize>;
 
-    /// Gives the provider's ruling to the shard that asked `question`.
-    fn rule(&self, question: Question, ruling: Ruling) -> Told;
+    /// Gives the provider's ruling to the shard that asked `question`. Waits until the shard's mailbox has it.
+    fn rule(&self, question: Question, ruling: Ruling) -> Reply<()>;
 
     /// The state of each shard.
     fn shards(&self) -> Vec<ShardStatus>;
@@ -116,7 +100,6 @@ enum Phase {
 pub(crate) struct Control {
     thread: Option<JoinHandle<()>>,
     stop: watch::Sender<Phase>,
-    draining: Arc<AtomicBool>,
     addresses: Vec<SocketAddr>,
     orders: Orders,
 }
@@ -145,7 +128,7 @@ impl Control {
             .build()
             .map_err(failed)?;
 
-        let draining = Arc::new(AtomicBool::new(false));
+        let (stop, phase) = watch::channel(Phase::Starts);
         let Shown {
             inspect,
             metrics,
@@ -166,15 +149,12 @@ impl Control {
             pauses: Pauses::new(tokio::sync::Mutex::new(decided.paused)),
             book: decided.book,
             changes: decided.changes,
-            draining: Arc::clone(&draining),
+            phase: phase.clone(),
             started: Instant::now(),
             memory_limit_bytes: config.memory_limit_bytes,
             shard_budget_bytes: config.shard_budget_bytes,
-            start_epoch_seconds: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            start_epoch_seconds: now_seconds(),
         });
-        let (stop, phase) = watch::channel(Phase::Starts);
         let thread = thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
@@ -187,7 +167,6 @@ impl Control {
         Ok(Self {
             thread: Some(thread),
             stop,
-            draining,
             addresses,
             orders,
         })
@@ -205,7 +184,6 @@ impl Control {
 
     /// Closes the listeners; `/healthz` answers `draining` on connections that are open.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
         self.stop.send_replace(Phase::Drains);
     }
 

@@ -1,7 +1,6 @@
 //! Routes of the admin port, its checks of token, body and method, and the pages `/tunnels`, `/healthz` and `/metrics`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -17,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time;
 
 use super::admin::{Admin, refuse, uncached};
-use super::listing::{Extent, Listing, Rows};
+use super::listing::{self, Extent, Listing};
 use super::places::Standing;
-use super::{Changes, revoke, tunnel};
+use super::{Changes, Phase, revoke, tunnel};
 use crate::config::Secret;
 use crate::metrics::{self, ShardMetrics, ShardStatus};
 
@@ -185,7 +184,7 @@ async fn tunnels(
     } else {
         Extent::All
     };
-    let rows = Rows::start(listing, extent);
+    let rows = listing::body(listing, extent);
     let kind = [(header::CONTENT_TYPE, "application/json")];
     uncached((kind, Body::new(rows)).into_response())
 }
@@ -220,7 +219,7 @@ async fn health(
     State(admin): State<Arc<Admin>>,
     query: Result<Query<HealthQuery>, QueryRejection>,
 ) -> Response {
-    let (code, status) = if admin.draining.load(Ordering::Relaxed) {
+    let (code, status) = if *admin.phase.borrow() >= Phase::Drains {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else {
         (StatusCode::OK, "ok")

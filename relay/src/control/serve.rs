@@ -144,15 +144,11 @@ async fn serve(stream: TcpStream, router: Router, standing: Arc<Standing>) {
 /// A web page can make its own host name resolve to 127.0.0.1 and then read what a listener on
 /// loopback answers (DNS rebinding); an address or `localhost` cannot be made to do so.
 async fn refuse_foreign_names(request: Request, next: Next) -> Response {
-    let in_headers = request.headers().get_all(header::HOST).iter();
-    let headers_fit = in_headers
-        .map(|value| {
-            value
-                .to_str()
-                .ok()
-                .and_then(|text| text.parse::<Authority>().ok())
-        })
-        .all(|authority| authority.is_some_and(|authority| is_ours_anywhere(authority.host())));
+    let mut in_headers = request.headers().get_all(header::HOST).iter();
+    let headers_fit = in_headers.all(|value| {
+        let authority = Authority::try_from(value.as_bytes());
+        authority.is_ok_and(|it| is_ours_anywhere(it.host()))
+    });
     let uri_fits = request.uri().host().is_none_or(is_ours_anywhere);
     if headers_fit && uri_fits {
         return next.run(request).await;

@@ -39,10 +39,7 @@ impl<S: Send + Sync> FromRequest<S> for Order {
         let Path(name) = path.map_err(IntoResponse::into_response)?;
         let request = Request::from_parts(parts, body);
         match Json::from_request(request, state).await {
-            Ok(Json(Nothing {})) => match TunnelId::parse(&name) {
-                Ok(tunnel) => Ok(Self(tunnel)),
-                Err(_) => Err(unknown(&name)),
-            },
+            Ok(Json(Nothing {})) => TunnelId::parse(&name).map(Self).map_err(|_| unknown(&name)),
             Err(JsonRejection::MissingJsonContentType(_)) => {
                 let text = "the body must be {}, with Content-Type: application/json";
                 Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text))

@@ -131,7 +131,7 @@ pub(crate) enum LimitKind {
 impl LimitKind {
     /// The kind's word in metrics and answers.
     pub(crate) const fn word(self) -> &'static str {
-        text::LIMIT_KINDS[self as usize]
+        LIMIT_KINDS[self as usize]
     }
 }
 
@@ -144,57 +144,134 @@ pub(crate) enum DropKind {
     Optional,
 }
 
-/// Classes of HTTP status: 1xx to 5xx.
-const HTTP_CLASSES: usize = 5;
+const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
+const FRONTEND_KINDS: [&str; 2] = ["tcp", "http"];
+const HANDOFF_KINDS: [&str; 3] = ["link", "frontend", "lane"];
+const DROP_KINDS: [&str; 2] = ["ended_session", "optional"];
+const LIMIT_KINDS: [&str; 6] = [
+    "registrations",
+    "sessions",
+    "requests",
+    "bytes",
+    "tunnels",
+    "links",
+];
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Metrics of one shard, the only writer; aligned so that they share no cache line.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct ShardMetrics {
-    /// Open links of the shard.
-    pub(crate) links: Gauge,
-    /// Tunnels whose home is this shard, however many links serve each.
-    pub(crate) tunnels: Gauge,
-    /// Open sessions of the shard.
-    pub(crate) sessions: Gauge,
-    /// Connected frontends of the shard.
-    pub(crate) frontends: Gauge,
-    /// Open bulk lanes of the shard.
-    pub(crate) lanes: Gauge,
-    /// Budget of bytes that the sessions of the shard may buffer.
-    pub(crate) budget: Arc<SharedBudget>,
-    /// Links that completed their handshake.
-    pub(crate) links_total: Counter,
-    pub(crate) callers_revoked: Counter,
-    /// Sessions opened.
-    pub(crate) sessions_total: Counter,
-    /// Lanes offered to agents.
-    pub(crate) lane_offers_total: Counter,
-    /// Lanes established.
-    pub(crate) lanes_total: Counter,
-    /// Messages that found a mailbox full.
-    pub(crate) mailbox_full: Counter,
-    /// Sessions whose frontend and link are on different shards.
-    pub(crate) crossings: Counter,
-    /// Times that the shard polled instead of sleeping.
-    pub(crate) spin_passes: Counter,
-    /// Route updates applied.
-    pub(crate) route_updates: Counter,
-    link_evictions: Counters<{ Eviction::ALL.len() }>,
-    link_refused: Counters<{ LinkRefusal::ALL.len() }>,
-    registrations_refused: Counters<{ RefusalReason::ALL.len() }>,
-    tunnels_withdrawn: Counters<{ WithdrawalReason::ALL.len() }>,
-    session_resets: Counters<{ SessionEnd::ALL.len() }>,
-    frontend_refused: Counters<{ CallerRefusal::ALL.len() }>,
-    frontends_total: Counters<2>,
-    bytes: Counters<2>,
-    lane_bytes: Counters<2>,
-    frames_dropped: Counters<2>,
-    handoffs: Counters<3>,
-    limited: Counters<6>,
-    /// Name bindings that were not written to the state folder.
-    pub(crate) state_dropped: Counter,
-    http_requests: Counters<HTTP_CLASSES>,
+/// Reads the value of a family from the metrics of one shard.
+type Pick<T> = fn(&ShardMetrics) -> &T;
+
+/// A label, and its values in the order of the counters.
+type Label = (&'static str, &'static [&'static str]);
+
+/// Words of the reasons of one type, in the order of the counters.
+macro_rules! words {
+    ($reason:ident) => {{
+        const WORDS: [&str; $reason::ALL.len()] = {
+            let mut words = [""; $reason::ALL.len()];
+            let mut at = 0;
+            while at < words.len() {
+                words[at] = $reason::ALL[at].word();
+                at += 1;
+            }
+            words
+        };
+        &WORDS
+    }};
+}
+
+/// Makes [`ShardMetrics`], and the lists of families that show it. A row has a field, the family's name, and its help
+/// text, which documents the field too; counters with one value per value of a label also have the label. Counters of
+/// reasons have a method of the same name that counts.
+macro_rules! shard_metrics {
+    (
+        gauges { $($(#[$gauge_doc:meta])* $gauge:ident: $gauge_name:literal, $gauge_help:literal;)* }
+        counters { $($(#[$counter_doc:meta])* $counter:ident: $counter_name:literal, $counter_help:literal;)* }
+        by_reason { $($(#[$ended_doc:meta])* $ended:ident by $reason:ident: $ended_name:literal, $ended_help:literal;)* }
+        by_label { $($list:ident by $label:literal $words:ident: $list_name:literal, $list_help:literal;)* }
+    ) => {
+        /// Metrics of one shard, the only writer; aligned so that they share no cache line.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub(crate) struct ShardMetrics {
+            /// Budget of bytes that the sessions of the shard may buffer.
+            pub(crate) budget: Arc<SharedBudget>,
+            $(#[doc = $gauge_help] $(#[$gauge_doc])* pub(crate) $gauge: Gauge,)*
+            $(#[doc = $counter_help] $(#[$counter_doc])* pub(crate) $counter: Counter,)*
+            $(#[doc = $ended_help] $ended: Counters<{ $reason::ALL.len() }>,)*
+            $(#[doc = $list_help] $list: Counters<{ $words.len() }>,)*
+        }
+
+        impl ShardMetrics {
+            $($(#[$ended_doc])* pub(crate) fn $ended(&self, reason: $reason) {
+                self.$ended.0[reason.index()].inc();
+            })*
+        }
+
+        /// Gauges: name, help text, value.
+        const GAUGES: &[(&str, &str, Pick<Gauge>)] = &[
+            $(($gauge_name, $gauge_help, |m| &m.$gauge),)*
+        ];
+
+        /// Counters without a label: name, help text, value.
+        const COUNTERS: &[(&str, &str, Pick<Counter>)] = &[
+            $(($counter_name, $counter_help, |m| &m.$counter),)*
+        ];
+
+        /// Counters with one value per value of a label: name, help text, label, values.
+        const BY_LABEL: &[(&str, &str, Label, Pick<[Counter]>)] = &[
+            $(($ended_name, $ended_help, ("reason", words!($reason)), |m| &m.$ended.0),)*
+            $(($list_name, $list_help, ($label, &$words), |m| &m.$list.0),)*
+        ];
+    };
+}
+
+shard_metrics! {
+    gauges {
+        links: "relay_links", "Links of agents.";
+        /// A tunnel counts at its home shard, however many links serve it.
+        tunnels: "relay_tunnels", "Registered tunnels.";
+        sessions: "relay_sessions", "Open sessions.";
+        frontends: "relay_frontends", "Connected frontends.";
+        lanes: "relay_lanes", "Open bulk lanes.";
+    }
+    counters {
+        callers_revoked: "relay_callers_revoked_total", "Callers cut off because their access was revoked.";
+        /// A link is established with the end of its handshake.
+        links_total: "relay_links_total", "Links established.";
+        sessions_total: "relay_sessions_total", "Sessions opened.";
+        lane_offers_total: "relay_lane_offers_total", "Bulk lanes offered.";
+        lanes_total: "relay_lanes_total", "Bulk lanes established.";
+        mailbox_full: "relay_mailbox_full_total", "Messages that found a mailbox full.";
+        /// Frontend and link of such a session are on different shards.
+        crossings: "relay_crossings_total", "Sessions that cross shards.";
+        spin_passes: "relay_spin_passes_total", "Times that a shard polled instead of sleeping.";
+        state_dropped: "relay_state_dropped_total", "Name bindings that were not written to the state folder.";
+        route_updates: "relay_route_updates_total", "Route updates applied.";
+    }
+    by_reason {
+        /// Counts an established link that the relay removed.
+        link_evicted by Eviction: "relay_link_evictions_total", "Links removed by the relay.";
+        /// Counts a connection on an agent listener that did not become a link.
+        link_refused by LinkRefusal: "relay_link_refused_total", "Agents' connections that did not become a link.";
+        /// Counts a refused registration.
+        registration_refused by RefusalReason: "relay_registration_refused_total", "Registrations refused.";
+        /// Counts a tunnel that a link lost while it goes on.
+        tunnel_withdrawn by WithdrawalReason: "relay_tunnels_withdrawn_total", "Tunnels taken from links that go on.";
+        /// Counts a session aborted by either side.
+        session_reset by SessionEnd: "relay_session_resets_total", "Sessions aborted.";
+        /// Counts a refused frontend, or a refused request of one.
+        frontend_refused by CallerRefusal: "relay_frontend_refused_total", "Frontends refused.";
+    }
+    by_label {
+        frontends_total by "kind" FRONTEND_KINDS: "relay_frontends_total", "Frontends accepted.";
+        bytes by "direction" DIRECTIONS: "relay_bytes_total", "Payload passed on, in bytes.";
+        lane_bytes by "direction" DIRECTIONS: "relay_lane_bytes_total", "Payload passed on over bulk lanes, in bytes.";
+        frames_dropped by "kind" DROP_KINDS: "relay_frames_dropped_total", "Frames dropped on links that go on.";
+        handoffs by "kind" HANDOFF_KINDS: "relay_handoffs_total", "Connections moved to another shard.";
+        limited by "limit" LIMIT_KINDS: "relay_limited_total", "Refusals because of a limit.";
+        http_requests by "status" STATUS_CLASSES: "relay_http_requests_total", "HTTP requests answered.";
+    }
 }
 
 impl ShardMetrics {
@@ -206,45 +283,15 @@ impl ShardMetrics {
         }
     }
 
-    /// Counts an established link that the relay removed.
-    pub(crate) fn link_evicted(&self, reason: Eviction) {
-        self.link_evictions.0[reason.index()].inc();
-    }
-
-    /// Counts a connection on an agent listener that did not become a link.
-    pub(crate) fn link_refused(&self, reason: LinkRefusal) {
-        self.link_refused.0[reason.index()].inc();
-    }
-
-    /// Counts a refused registration.
-    pub(crate) fn registration_refused(&self, reason: RefusalReason) {
-        self.registrations_refused.0[reason.index()].inc();
-    }
-
-    /// Counts a tunnel that a link lost while it goes on.
-    pub(crate) fn tunnel_withdrawn(&self, reason: WithdrawalReason) {
-        self.tunnels_withdrawn.0[reason.index()].inc();
-    }
-
-    /// Counts a session aborted by either side.
-    pub(crate) fn session_reset(&self, reason: SessionEnd) {
-        self.session_resets.0[reason.index()].inc();
-    }
-
     /// Sessions aborted, for any reason.
     #[cfg(test)]
     pub(crate) fn sessions_reset(&self) -> u64 {
-        self.session_resets.0.iter().map(Counter::read).sum()
+        self.session_reset.0.iter().map(Counter::read).sum()
     }
 
     /// Counts a frontend that connected.
     pub(crate) fn frontend_accepted(&self, kind: FrontendKind) {
         self.frontends_total.0[kind as usize].inc();
-    }
-
-    /// Counts a refused frontend, or a refused request of one.
-    pub(crate) fn frontend_refused(&self, reason: CallerRefusal) {
-        self.frontend_refused.0[reason.index()].inc();
     }
 
     /// Counts payload bytes passed on.
@@ -275,7 +322,7 @@ impl ShardMetrics {
 
     /// Counts an HTTP request answered with `status`.
     pub(crate) fn http_answered(&self, status: u16) {
-        let class = usize::from(status / 100).clamp(1, HTTP_CLASSES) - 1;
+        let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len()) - 1;
         self.http_requests.0[class].inc();
     }
 }

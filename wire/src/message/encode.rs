@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
+use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, UnionWIPOffset, Vector, WIPOffset};
 
 use super::{
     AgentHello, BulkNonce, GoAway, Lost, Mode, Open, Refusal, Register, RegisterAck, RelayHello,
@@ -14,6 +14,7 @@ use crate::limits::{STRING_BYTES_MAX, URLS_MAX};
 
 type Builder = FlatBufferBuilder<'static>;
 type Root = WIPOffset<UnionWIPOffset>;
+type List = WIPOffset<Vector<'static, ForwardsUOffset<&'static str>>>;
 
 /// A builder that is reused for all messages, so that it keeps its memory.
 pub(crate) struct Encoder(FlatBufferBuilder<'static>);
@@ -49,91 +50,63 @@ fn line(text: &str) -> String {
 
 /// A message that is sent as a table.
 pub(crate) trait Message {
-    /// Writes the table and returns its offset.
+    /// Writes the table and returns its offset. The order in which strings and vectors are created is that of the
+    /// bytes.
     fn build(&self, builder: &mut Builder) -> Root;
 }
 
 impl Message for RelayHello {
     fn build(&self, builder: &mut Builder) -> Root {
-        let nonce = builder.create_vector(&self.nonce);
-        let software = builder.create_string(&line(&self.relay_version));
-        table::Hello::create(
-            builder,
-            &table::HelloArgs {
-                version_min: self.version_min,
-                version_max: self.version_max,
-                nonce: Some(nonce),
-                sessions_max: self.sessions_max,
-                software: Some(software),
-                ..Default::default()
-            },
-        )
-        .as_union_value()
+        let args = table::HelloArgs {
+            version_min: self.version_min,
+            version_max: self.version_max,
+            nonce: Some(builder.create_vector(&self.nonce)),
+            sessions_max: self.sessions_max,
+            software: Some(builder.create_string(&line(&self.relay_version))),
+            ..Default::default()
+        };
+        table::Hello::create(builder, &args).as_union_value()
     }
 }
 
 impl Message for AgentHello {
     fn build(&self, builder: &mut Builder) -> Root {
-        let software = builder.create_string(&self.agent_version);
-        let key = builder.create_vector(self.key.as_bytes());
-        let machine = builder.create_vector(self.machine.as_bytes());
-        let instance = builder.create_vector(self.instance.as_bytes());
-        let relay_name = builder.create_string(&self.relay_name);
-        let signature = builder.create_vector(&self.signature);
-        table::Hello::create(
-            builder,
-            &table::HelloArgs {
-                version_min: self.version,
-                version_max: self.version,
-                software: Some(software),
-                key: Some(key),
-                machine: Some(machine),
-                instance: Some(instance),
-                link_index: self.link_index,
-                links: self.links,
-                relay_name: Some(relay_name),
-                signature: Some(signature),
-                ..Default::default()
-            },
-        )
-        .as_union_value()
+        let args = table::HelloArgs {
+            version_min: self.version,
+            version_max: self.version,
+            software: Some(builder.create_string(&self.agent_version)),
+            key: Some(builder.create_vector(self.key.as_bytes())),
+            machine: Some(builder.create_vector(self.machine.as_bytes())),
+            instance: Some(builder.create_vector(self.instance.as_bytes())),
+            link_index: self.link_index,
+            links: self.links,
+            relay_name: Some(builder.create_string(&self.relay_name)),
+            signature: Some(builder.create_vector(&self.signature)),
+            ..Default::default()
+        };
+        table::Hello::create(builder, &args).as_union_value()
     }
 }
 
 impl Message for Register {
     fn build(&self, builder: &mut Builder) -> Root {
-        let name = self.name.as_ref().map(|name| builder.create_string(name));
-        let label = builder.create_string(&self.label);
-        let authority = builder.create_string(&self.authority);
-        let base_path = builder.create_string(&self.base_path);
-        let dcc = builder.create_string(&self.dcc);
-        let words: Vec<_> = self
-            .capabilities
-            .iter()
-            .map(|word| builder.create_string(word))
-            .collect();
-        let capabilities = builder.create_vector(&words);
-        let token = builder.create_string(self.token.reveal());
-        table::Register::create(
-            builder,
-            &table::RegisterArgs {
-                request: self.request,
-                name,
-                label: Some(label),
-                scheme: match self.scheme {
-                    Scheme::Tcp => table::Scheme::Tcp,
-                    Scheme::Http => table::Scheme::Http,
-                    Scheme::Https => table::Scheme::Https,
-                },
-                authority: Some(authority),
-                base_path: Some(base_path),
-                dcc: Some(dcc),
-                capabilities: Some(capabilities),
-                token: Some(token),
-                expose_all: self.expose_all,
+        let args = table::RegisterArgs {
+            request: self.request,
+            name: self.name.as_ref().map(|name| builder.create_string(name)),
+            label: Some(builder.create_string(&self.label)),
+            scheme: match self.scheme {
+                Scheme::Tcp => table::Scheme::Tcp,
+                Scheme::Http => table::Scheme::Http,
+                Scheme::Https => table::Scheme::Https,
             },
-        )
-        .as_union_value()
+            authority: Some(builder.create_string(&self.authority)),
+            base_path: Some(builder.create_string(&self.base_path)),
+            dcc: Some(builder.create_string(&self.dcc)),
+            capabilities: Some(list(builder, &self.capabilities)),
+            token: Some(builder.create_string(self.token.reveal())),
+            expose_all: self.expose_all,
+        };
+        table::Register::create(builder, &args).as_union_value()
     }
 }
 
@@ -146,13 +119,8 @@ impl Message for RegisterAck {
         match &self.outcome {
             Ok(granted) => {
                 args.tunnel = Some(builder.create_string(granted.tunnel.as_str()));
-                let urls: Vec<_> = granted
-                    .urls
-                    .iter()
-                    .take(URLS_MAX)
-                    .map(|url| builder.create_string(url))
-                    .collect();
-                args.urls = Some(builder.create_vector(&urls));
+                let count = granted.urls.len().min(URLS_MAX);
+                args.urls = Some(list(builder, &granted.urls[..count]));
                 args.generation = granted.generation.0;
                 args.heartbeat_ms = granted.heartbeat_ms;
                 args.expires_in_s = granted.expires_in_s;
@@ -175,6 +143,14 @@ impl Message for Withdrawal {
     }
 }
 
+fn list(builder: &mut Builder, texts: &[String]) -> List {
+    let texts: Vec<_> = texts
+        .iter()
+        .map(|text| builder.create_string(text))
+        .collect();
+    builder.create_vector(&texts)
+}
+
 fn refuse(builder: &mut Builder, args: &mut table::RegisterAckArgs<'static>, refusal: &Refusal) {
     args.reason = refusal.reason.code();
     args.is_final = refusal.reason.is_final();
@@ -186,32 +162,21 @@ pub(crate) struct Unregister<'a>(pub(crate) &'a TunnelId);
 
 impl Message for Unregister<'_> {
     fn build(&self, builder: &mut Builder) -> Root {
-        let tunnel = builder.create_string(self.0.as_str());
-        table::Unregister::create(
-            builder,
-            &table::UnregisterArgs {
-                tunnel: Some(tunnel),
-            },
-        )
-        .as_union_value()
+        let tunnel = Some(builder.create_string(self.0.as_str()));
+        table::Unregister::create(builder, &table::UnregisterArgs { tunnel }).as_union_value()
     }
 }
 
 impl Message for Open {
     fn build(&self, builder: &mut Builder) -> Root {
-        let tunnel = builder.create_string(self.tunnel.as_str());
-        let mode = match self.mode {
-            Mode::Bytes => table::Mode::Bytes,
-            Mode::Messages => table::Mode::Messages,
-        };
-        table::Open::create(
-            builder,
-            &table::OpenArgs {
-                tunnel: Some(tunnel),
-                mode,
+        let args = table::OpenArgs {
+            tunnel: Some(builder.create_string(self.tunnel.as_str())),
+            mode: match self.mode {
+                Mode::Bytes => table::Mode::Bytes,
+                Mode::Messages => table::Mode::Messages,
             },
-        )
-        .as_union_value()
+        };
+        table::Open::create(builder, &args).as_union_value()
     }
 }
 
@@ -220,9 +185,8 @@ pub(crate) struct BulkOffer<'a>(pub(crate) &'a BulkNonce);
 
 impl Message for BulkOffer<'_> {
     fn build(&self, builder: &mut Builder) -> Root {
-        let nonce = builder.create_vector(self.0.as_bytes());
-        table::BulkOffer::create(builder, &table::BulkOfferArgs { nonce: Some(nonce) })
-            .as_union_value()
+        let nonce = Some(builder.create_vector(self.0.as_bytes()));
+        table::BulkOffer::create(builder, &table::BulkOfferArgs { nonce }).as_union_value()
     }
 }
 
@@ -249,36 +213,26 @@ impl Message for Opened {
 
 impl Message for GoAway {
     fn build(&self, builder: &mut Builder) -> Root {
-        let message = builder.create_string(&line(&self.message));
-        table::GoAway::create(
-            builder,
-            &table::GoAwayArgs {
-                last_session: self.last_session,
-                reason: self.reason.code(),
-                deadline_ms: self.deadline_ms,
-                message: Some(message),
-            },
-        )
-        .as_union_value()
+        let args = table::GoAwayArgs {
+            last_session: self.last_session,
+            reason: self.reason.code(),
+            deadline_ms: self.deadline_ms,
+            message: Some(builder.create_string(&line(&self.message))),
+        };
+        table::GoAway::create(builder, &args).as_union_value()
     }
 }
 
 impl Message for Lost {
     fn build(&self, builder: &mut Builder) -> Root {
-        let nonce = builder.create_vector(&self.nonce);
         let (sessions, received): (Vec<u32>, Vec<u64>) =
             self.sessions.iter().map(|it| (it.0.0, it.1)).unzip();
-        let sessions = builder.create_vector(&sessions);
-        let received = builder.create_vector(&received);
-        table::Lost::create(
-            builder,
-            &table::LostArgs {
-                nonce: Some(nonce),
-                last_session: self.last_session.0,
-                sessions: Some(sessions),
-                received: Some(received),
-            },
-        )
-        .as_union_value()
+        let args = table::LostArgs {
+            nonce: Some(builder.create_vector(&self.nonce)),
+            last_session: self.last_session.0,
+            sessions: Some(builder.create_vector(&sessions)),
+            received: Some(builder.create_vector(&received)),
+        };
+        table::Lost::create(builder, &args).as_union_value()
     }
 }

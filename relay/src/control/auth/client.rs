@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -29,14 +29,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Limits {
     pub(super) time: Duration,
     pub(super) bytes: usize,
-}
-
-/// A complete response.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
 }
 
 /// Why there is no response. No variant holds anything that was sent.
@@ -91,19 +83,14 @@ impl HttpClient {
         &self,
         request: Request<Full<Bytes>>,
         limits: Limits,
-    ) -> Result<Answer, ClientError> {
+    ) -> Result<Response<Bytes>, ClientError> {
         let exchange = async {
             let answer = self.0.request(request).await;
             let answer = answer.map_err(|error| ClientError::Connection(chain(&error)))?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, limits.bytes).collect().await;
-            Ok(Answer {
-                status: head.status,
-                headers: head.headers,
-                body: body
-                    .map_err(|_| ClientError::Body(limits.bytes))?
-                    .to_bytes(),
-            })
+            let body = body.map_err(|_| ClientError::Body(limits.bytes))?;
+            Ok(Response::from_parts(head, body.to_bytes()))
         };
         time::timeout(limits.time, exchange)
             .await
@@ -111,19 +98,17 @@ impl HttpClient {
     }
 }
 
-impl Answer {
-    /// Freshness lifetime that the response states (RFC 9111, 5.2.2.1).
-    pub(super) fn max_age(&self) -> Option<Duration> {
-        let values = self.headers.get_all(header::CACHE_CONTROL).iter();
-        let texts = values.filter_map(|value| value.to_str().ok());
-        let mut directives = texts.flat_map(|text| text.split(',').map(str::trim));
-        directives.find_map(|directive| {
-            let (name, seconds) = directive.split_once('=')?;
-            let seconds = seconds.trim_matches('"').parse().ok()?;
-            name.eq_ignore_ascii_case("max-age")
-                .then(|| Duration::from_secs(seconds))
-        })
-    }
+/// Freshness lifetime that a response states (RFC 9111, 5.2.2.1).
+pub(super) fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(header::CACHE_CONTROL).iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    let mut directives = texts.flat_map(|text| text.split(',').map(str::trim));
+    directives.find_map(|directive| {
+        let (name, seconds) = directive.split_once('=')?;
+        let seconds = seconds.trim_matches('"').parse().ok()?;
+        name.eq_ignore_ascii_case("max-age")
+            .then(|| Duration::from_secs(seconds))
+    })
 }
 
 /// An error and its causes, in one line.

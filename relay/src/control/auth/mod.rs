@@ -131,8 +131,12 @@ impl SnapshotUpdater {
             }
             Auth::Provider(config) => provider = Some(Arc::new(Provider::new(config)?)),
         }
-        let inspect = Arc::clone(&updater.inspect);
-        updater.requests = Some(ShardRequests::new(asked, keys_due, inspect, provider));
+        updater.requests = Some(ShardRequests {
+            asked,
+            keys_due,
+            inspect: Arc::clone(&updater.inspect),
+            provider,
+        });
         Ok((updater, sender))
     }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
@@ -17,6 +17,7 @@ use crate::auth::{Ask, Asked, Question, Ruling};
 use crate::config::{HttpUrl, ProviderAuth};
 use crate::control::Inspect;
 use crate::error::ConfigError;
+use crate::state::now_seconds;
 
 /// Limit of concurrent questions to the provider; more wait in the shards' queues.
 const CALLS_MAX: usize = 32;
@@ -41,27 +42,13 @@ const SECRET_HEADER: &str = "x-relay-secret";
 
 /// Handles the shards' requests to the control thread.
 pub(super) struct ShardRequests {
-    asked: Asked,
-    keys_due: Arc<Notify>,
-    inspect: Arc<dyn Inspect>,
-    provider: Option<Arc<Provider>>,
+    pub(super) asked: Asked,
+    pub(super) keys_due: Arc<Notify>,
+    pub(super) inspect: Arc<dyn Inspect>,
+    pub(super) provider: Option<Arc<Provider>>,
 }
 
 impl ShardRequests {
-    pub(super) const fn new(
-        asked: Asked,
-        keys_due: Arc<Notify>,
-        inspect: Arc<dyn Inspect>,
-        provider: Option<Arc<Provider>>,
-    ) -> Self {
-        Self {
-            asked,
-            keys_due,
-            inspect,
-            provider,
-        }
-    }
-
     /// Runs until all shards have dropped their side of the queues.
     pub(super) async fn run(mut self) {
         let (mut first, mut renewals) = (JoinSet::new(), JoinSet::new());
@@ -138,11 +125,7 @@ impl Provider {
             Err(error) => return Ruling::Unavailable(error.to_string()),
         };
         let ruling = match self.client.send(request, LIMITS).await {
-            Ok(answer) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                let now_seconds = now.map_or(0, |since| since.as_secs());
-                question.ruling(answer.status.as_u16(), &answer.body, now_seconds)
-            }
+            Ok(answer) => question.ruling(answer.status().as_u16(), answer.body(), now_seconds()),
             Err(error) => Ruling::Unavailable(error.to_string()),
         };
         if let Ruling::Unavailable(why) = &ruling {

@@ -9,8 +9,9 @@ use tieline_wire::TunnelId;
 use super::*;
 use crate::auth::{Question, Ruling};
 use crate::config::{TokenHash, TokensAuth};
-use crate::control::{Cuts, Detail, Ended, Forgetting, Told, Tunnels};
-use crate::metrics::{Cut, ShardStatus};
+use crate::control::Reply;
+use crate::directory::Forgotten;
+use crate::metrics::{Cut, ShardStatus, TunnelBatch, TunnelDetail};
 use crate::shard::Paused;
 
 /// Stand-in for shards that records each snapshot.
@@ -18,32 +19,32 @@ use crate::shard::Paused;
 struct Listener(Mutex<Vec<Arc<Snapshot>>>);
 
 impl Inspect for Listener {
-    fn tunnels(&self, _: Vec<(usize, String)>) -> Tunnels {
+    fn tunnels(&self, _: Vec<(usize, String)>) -> Reply<Vec<(usize, TunnelBatch)>> {
         Box::pin(std::future::ready(Vec::new()))
     }
 
-    fn detail(&self, _: TunnelId) -> Detail {
+    fn detail(&self, _: TunnelId) -> Reply<Option<TunnelDetail>> {
         Box::pin(std::future::ready(None))
     }
 
-    fn kick(&self, _: TunnelId) -> Cuts {
+    fn kick(&self, _: TunnelId) -> Reply<Cut> {
         Box::pin(std::future::ready(Cut::default()))
     }
 
-    fn forget(&self, _: TunnelId) -> Forgetting {
+    fn forget(&self, _: TunnelId) -> Reply<Option<Forgotten>> {
         Box::pin(std::future::ready(None))
     }
 
-    fn pause(&self, _: Arc<Paused>) -> Cuts {
+    fn pause(&self, _: Arc<Paused>) -> Reply<Cut> {
         Box::pin(std::future::ready(Cut::default()))
     }
 
-    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Ended {
+    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize> {
         self.0.lock().unwrap().push(snapshot);
         Box::pin(std::future::ready(1))
     }
 
-    fn rule(&self, _: Question, _: Ruling) -> Told {
+    fn rule(&self, _: Question, _: Ruling) -> Reply<()> {
         Box::pin(std::future::ready(()))
     }
 

@@ -1,7 +1,7 @@
 //! Stand-in for shards, with answers set by the test.
 
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::*;
 use crate::directory::Forgotten;
@@ -24,7 +24,7 @@ pub(super) struct Fake {
 }
 
 impl Inspect for Fake {
-    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Tunnels {
+    fn tunnels(&self, wanted: Vec<(usize, String)>) -> Reply<Vec<(usize, TunnelBatch)>> {
         let answers = &self.answers;
         let left =
             answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| it.checked_sub(1));
@@ -43,7 +43,7 @@ impl Inspect for Fake {
         Box::pin(std::future::ready(wanted.into_iter().map(batch).collect()))
     }
 
-    fn detail(&self, tunnel: TunnelId) -> Detail {
+    fn detail(&self, tunnel: TunnelId) -> Reply<Option<TunnelDetail>> {
         let mut all = TunnelDetail::default();
         for (shard, ids) in self.tunnels.iter().enumerate() {
             let id = ids.iter().find(|id| **id == tunnel.as_str());
@@ -69,14 +69,14 @@ impl Inspect for Fake {
         Box::pin(std::future::ready(Some(all)))
     }
 
-    fn kick(&self, tunnel: TunnelId) -> Cuts {
+    fn kick(&self, tunnel: TunnelId) -> Reply<Cut> {
         let ids = self.tunnels.iter().flatten();
         let links = ids.filter(|id| **id == tunnel.as_str()).count();
         let sessions = 2 * links;
         Box::pin(std::future::ready(Cut { links, sessions }))
     }
 
-    fn forget(&self, tunnel: TunnelId) -> Forgetting {
+    fn forget(&self, tunnel: TunnelId) -> Reply<Option<Forgotten>> {
         let is_live = self
             .tunnels
             .iter()
@@ -92,7 +92,7 @@ impl Inspect for Fake {
         })))
     }
 
-    fn pause(&self, tunnels: Arc<Paused>) -> Cuts {
+    fn pause(&self, tunnels: Arc<Paused>) -> Reply<Cut> {
         self.paused.lock().unwrap().push(tunnels);
         let cut = Cut {
             links: 0,
@@ -101,12 +101,12 @@ impl Inspect for Fake {
         Box::pin(std::future::ready(cut))
     }
 
-    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Ended {
+    fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize> {
         self.admitted.lock().unwrap().push(snapshot);
         Box::pin(std::future::ready(3))
     }
 
-    fn rule(&self, _: Question, _: Ruling) -> Told {
+    fn rule(&self, _: Question, _: Ruling) -> Reply<()> {
         Box::pin(std::future::ready(()))
     }
 

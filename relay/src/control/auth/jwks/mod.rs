@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use tieline_token::{JWKS_BYTES_MAX, Jwks, KeySet};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
-use super::client::{Answer, ClientError, HttpClient, Limits};
+use super::client::{ClientError, HttpClient, Limits, max_age};
 use crate::config::HttpUrl;
 
 /// Limits of one fetch.
@@ -85,7 +85,7 @@ pub(super) struct RemoteKeys {
 }
 
 impl RemoteKeys {
-    pub(super) const fn new(
+    pub(super) fn new(
         url: HttpUrl,
         client: HttpClient,
         pace: Pace,
@@ -98,7 +98,7 @@ impl RemoteKeys {
             pace,
             keys_due,
             news,
-            current: KeySet::new(),
+            current: KeySet::default(),
             retired: Vec::new(),
         }
     }
@@ -106,7 +106,7 @@ impl RemoteKeys {
     /// Fetches at once and at each refresh, until the receiver of the keys is dropped.
     pub(super) async fn run(mut self) {
         let mut failures: u32 = 0;
-        let mut told = KeySet::new();
+        let mut told = KeySet::default();
         let mut first = true;
         loop {
             let fetched_at = Instant::now();
@@ -156,15 +156,15 @@ impl RemoteKeys {
             .body(Full::<Bytes>::default())
             .map_err(|error| FetchError::Content(error.to_string()))?;
         let answer = self.client.send(request, LIMITS).await?;
-        if answer.status != StatusCode::OK {
-            return Err(FetchError::Status(answer.status));
+        if answer.status() != StatusCode::OK {
+            return Err(FetchError::Status(answer.status()));
         }
         self.read(&answer)
     }
 
-    fn read(&self, answer: &Answer) -> Result<(KeySet, Duration), FetchError> {
+    fn read(&self, answer: &Response<Bytes>) -> Result<(KeySet, Duration), FetchError> {
         let read =
-            Jwks::read(&answer.body).map_err(|error| FetchError::Content(error.to_string()))?;
+            Jwks::read(answer.body()).map_err(|error| FetchError::Content(error.to_string()))?;
         if read.keys.is_empty() {
             let why = read.skipped.first();
             let why = why.map_or_else(|| "it is empty".to_owned(), ToString::to_string);
@@ -175,7 +175,7 @@ impl RemoteKeys {
                 warn!(url = %self.url, "unusable: {skipped}");
             }
         }
-        let good_for = answer.max_age().unwrap_or(self.pace.refresh_default);
+        let good_for = max_age(answer.headers()).unwrap_or(self.pace.refresh_default);
         let good_for = good_for.clamp(self.pace.refresh_min, self.pace.refresh_max);
         Ok((read.keys, good_for))
     }
