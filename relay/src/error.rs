@@ -145,14 +145,9 @@ pub enum StartError {
         /// Error of the kernel.
         source: io::Error,
     },
-    /// The configured driver is not available on this machine.
-    #[error("cannot use --driver {driver}: {reason} (--driver auto falls back to epoll)")]
-    Driver {
-        /// Name of the driver.
-        driver: &'static str,
-        /// The kernel's refusal, and its likely cause.
-        reason: String,
-    },
+    /// The configured driver is not available on this machine: the kernel's refusal, and its likely cause.
+    #[error("cannot use --driver uring: {0} (--driver auto falls back to epoll)")]
+    Driver(String),
     /// A thread, or its runtime, that could not be started.
     #[error("cannot start {what}: {source}{}", thread_hint(source))]
     Thread {
@@ -181,6 +176,14 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// The state folder, or a file in it, cannot be used now.
+    pub(crate) fn state(path: &Path, problem: impl Into<String>) -> Self {
+        Self::State {
+            path: path.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
     /// True if another process listens on the address.
     pub(crate) fn is_address_taken(&self) -> bool {
         matches!(self, Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)

@@ -59,7 +59,7 @@ pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 
 use audit::{Audit, Entry, Kind};
-use auth::{AskControl, Asked, Snapshot, asking};
+use auth::{Asked, Snapshot, asking};
 use control::{Changes, Control, Decided, Shown};
 use directory::{Owners, PublicUrls, Restored};
 use doors::Doors;
@@ -90,7 +90,6 @@ const TAKE_OVER_TRIES: usize = 4;
 pub struct Relay {
     addresses: Addresses,
     driver: DriverReport,
-    drain: Duration,
     shards: Vec<JoinHandle<()>>,
     peers: Arc<Peers>,
     control: Option<Control>,
@@ -117,16 +116,6 @@ struct Addresses {
     agent: Vec<SocketAddr>,
     tcp: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
-}
-
-impl Addresses {
-    fn of(doors: &Doors) -> Self {
-        Self {
-            agent: doors.addresses(ListenKind::Agent),
-            tcp: doors.addresses(ListenKind::Tcp),
-            http: doors.addresses(ListenKind::Http),
-        }
-    }
 }
 
 impl Relay {
@@ -169,25 +158,21 @@ impl Relay {
         let (driver, report) = choose_driver(config.driver)?;
         say_start(&config, &report, fd_limit);
         let (mut successor, doors) = ask_and_bind(&config)?;
-        let addresses = Addresses::of(&doors);
+        let addresses = Addresses {
+            agent: doors.addresses(ListenKind::Agent),
+            tcp: doors.addresses(ListenKind::Tcp),
+            http: doors.addresses(ListenKind::Http),
+        };
         let (state, kept) = take_state(&config, successor.as_mut())?;
         for told in config.warnings(&addresses.http) {
             warn!("{told}");
         }
-        let (mailboxes, inboxes) = mailboxes(config.shards)?;
-        let (audit, writer) = Audit::start(config.audit.as_ref())?;
-        audit.note(|| Entry::new(Kind::Started).what(env!("CARGO_PKG_VERSION").to_owned()));
         let metrics: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(ShardMetrics::new(config.shard_budget_bytes)))
             .collect();
-        let (asks, asked) = asking();
-        let queues = Queues {
-            mailboxes,
-            asks,
-            audit,
-            book: state.as_ref().map(State::book).unwrap_or_default(),
-        };
-        let peers = Arc::new(peers(config, &kept, queues, &addresses, fd_limit));
+        let book = state.as_ref().map(State::book).unwrap_or_default();
+        let (peers, inboxes, asked, writer) = peers(config, &kept, book, &addresses, fd_limit)?;
+        let peers = Arc::new(peers);
         let decided = Decided {
             paused: Arc::clone(&peers.paused),
             revoked: kept.revoked.clone(),
@@ -197,7 +182,6 @@ impl Relay {
         let mut relay = Self {
             addresses,
             driver: report,
-            drain: peers.config.drain_timeout,
             shards: Vec::new(),
             peers,
             control: None,
@@ -325,13 +309,12 @@ impl Relay {
             return;
         };
         let live_now = Arc::clone(&self.peers.live_tunnels);
-        let estate = |doors| Estate {
-            doors,
+        let estate = Estate {
             state: Arc::clone(&self.state),
             changes: self.changes.clone(),
             is_settled: Box::new(move || live_now.load(Ordering::Relaxed) >= live),
         };
-        match copies.and_then(|doors| Offer::start(path, estate(doors), taken)) {
+        match copies.and_then(|doors| Offer::start(path, doors, estate, taken)) {
             Ok(offer) => self.offer = Some(offer),
             Err(error) => warn!(%error, "another relay cannot take over from this one"),
         }
@@ -388,60 +371,41 @@ impl Relay {
         }
     }
 
-    fn has_state(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.is_some()
-    }
-
-    /// Gives the state folder up for another relay: everything noted so far is on the disk then, and this relay
-    /// notes nothing more. It goes on without the folder.
-    pub fn release_state(&mut self) {
-        let state = self
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(mut state) = state {
-            state.release();
-        }
-    }
-
     /// Stops the relay: accepts nothing new, and lets sessions end within the drain timeout.
     pub fn stop(mut self) {
-        self.stop_within(Stop {
-            drain: self.drain,
-            hands_over: false,
-        });
+        self.stop_within(self.peers.config.drain_timeout, false);
     }
 
     /// Stops the relay after another has taken over: leaves new connections to the other relay, and lets sessions end
     /// within the drain timeout.
     pub fn hand_over(mut self) {
-        self.stop_within(Stop {
-            drain: self.drain,
-            hands_over: true,
-        });
+        self.stop_within(self.peers.config.drain_timeout, true);
     }
 
-    fn stop_within(&mut self, mut stop: Stop) {
+    fn stop_within(&mut self, drain: Duration, hands_over: bool) {
         if self.shards.is_empty() {
             return;
         }
         // First: the offer has copies of the listening sockets, and another relay may have them, too, by now.
         let ended = self.offer.take().map(Offer::end).unwrap_or_default();
-        stop.hands_over |= ended.is_passed_on;
+        let hands_over = hands_over || ended.is_passed_on;
         if let Some(control) = &self.control {
             control.drain();
         }
         for mailbox in &*self.peers.mailboxes {
-            deliver(mailbox, Message::Stop(stop));
+            deliver(mailbox, Message::Stop(Stop { drain, hands_over }));
         }
-        // Operators' changes would not be stored from now on. The next relay may need the folder while this one
-        // drains.
-        if self.has_state() {
+        let state = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if state.is_some() {
+            // Operators' changes would not be stored from now on.
             self.changes.close();
         }
-        self.release_state();
+        // The next relay may need the folder while this one drains.
+        drop(state);
         if let Some(parting) = ended.parting {
             self.wait_for_doors();
             drop(parting);
@@ -464,10 +428,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.stop_within(Stop {
-            drain: Duration::ZERO,
-            hands_over: false,
-        });
+        self.stop_within(Duration::ZERO, false);
     }
 }
 
@@ -528,10 +489,7 @@ fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartEr
         DriverChoice::Uring => Some(Chosen::Uring),
         DriverChoice::Epoll => Some(Chosen::Epoll),
     };
-    io::choose(wanted).map_err(|reason| StartError::Driver {
-        driver: "uring",
-        reason,
-    })
+    io::choose(wanted).map_err(StartError::Driver)
 }
 
 /// The state folder and its content, opened with the lock that the running relay lends to its `successor`, if it does;
@@ -546,7 +504,8 @@ fn take_state(
     };
     // All live names, and twice as many absent names, which shards remember.
     let names_max = config.max_tunnels.saturating_mul(3);
-    if let Some((state, kept)) = state::take(config.state_dir.as_deref(), lent, names_max)? {
+    if let Some(dir) = &config.state_dir {
+        let (state, kept) = State::take(&Folder::open(dir)?, lent, names_max)?;
         info!(names = kept.bindings.len(), "state folder opened");
         return Ok((Some(state), kept));
     }
@@ -559,40 +518,37 @@ fn take_state(
     Ok((None, Kept::nothing()?))
 }
 
-/// Sending halves of the queues that every shard writes to.
-struct Queues {
-    mailboxes: Vec<MailboxSender>,
-    asks: AskControl,
-    audit: Audit,
-    book: Book,
-}
-
-/// The state that all shards share.
+/// The state that all shards share, with the other ends of its queues: the mailboxes, the shards' requests to the control
+/// thread, and the writer of the audit log.
 fn peers(
     config: Config,
     kept: &Kept,
-    queues: Queues,
+    book: Book,
     addresses: &Addresses,
     open_files_max: Option<u64>,
-) -> Peers {
+) -> Result<(Peers, Vec<Mailbox>, Asked, Option<audit::Writer>), StartError> {
+    let (mailboxes, inboxes) = mailboxes(config.shards)?;
+    let (audit, writer) = Audit::start(config.audit.as_ref())?;
+    audit.note(|| Entry::new(Kind::Started).what(env!("CARGO_PKG_VERSION").to_owned()));
+    let (asks, asked) = asking();
     let mut auth = Snapshot::of(&config);
     auth.deny(kept.revoked.iter().map(|(denied, _)| denied));
-    Peers {
-        asks: queues.asks,
+    let peers = Peers {
+        asks,
         public_urls: PublicUrls::new(&config, &addresses.http),
-        mailboxes: queues.mailboxes.into(),
+        mailboxes: mailboxes.into(),
         loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
         callers: CallerCount::default(),
         live_tunnels: Arc::default(),
         sealer: Sealer::keyed(&kept.seal_key),
         epoch_seconds: kept.epoch_seconds,
         live_of_accounts: Arc::new(LiveTunnels::new(&config)),
-        book: queues.book,
+        book,
         paused: Arc::new(kept.paused.clone()),
         accepting: Arc::default(),
         open_files_max,
         auth: Arc::new(auth),
-        audit: queues.audit,
+        audit,
         limits: Limits::new(&config.limits),
         new_links: PerAddress::new(config.limits.address_new_links),
         new_questions: match config.auth {
@@ -600,7 +556,8 @@ fn peers(
             _ => None,
         },
         config,
-    }
+    };
+    Ok((peers, inboxes, asked, writer))
 }
 
 /// The names that were bound before this start, with their routes.

@@ -117,9 +117,8 @@ pub(crate) struct Door {
 /// State folder of a running relay; `None` once it is given up.
 pub(crate) type Shared = Arc<Mutex<Option<State>>>;
 
-/// Everything that a relay hands over.
+/// Everything that a relay hands over besides its sockets.
 pub(crate) struct Estate {
-    pub(crate) doors: Vec<Door>,
     pub(crate) state: Shared,
     /// Held back while another relay reads the folder, and after the take-over.
     pub(crate) changes: Changes,
@@ -225,19 +224,18 @@ impl Offer {
     /// Listens in the state folder at `path`; `taken` is called once another relay has taken over.
     pub(crate) fn start(
         path: &Path,
+        doors: Vec<Door>,
         estate: Estate,
         taken: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let entrance = Arc::new(Entrance::open(path.join(SOCKET_FILE))?);
-        let doors = Arc::new(estate.doors);
+        let doors = Arc::new(doors);
         let course = Arc::<Course>::default();
         let giver = Arc::new(Giver {
             entrance: Arc::clone(&entrance),
             course: Arc::clone(&course),
             doors: Arc::downgrade(&doors),
-            state: estate.state,
-            changes: estate.changes,
-            is_settled: estate.is_settled,
+            estate,
             started: Instant::now(),
             taken: Box::new(taken),
         });
@@ -280,9 +278,7 @@ struct Giver {
     entrance: Arc<Entrance>,
     course: Arc<Course>,
     doors: Weak<Vec<Door>>,
-    state: Shared,
-    changes: Changes,
-    is_settled: Box<dyn Fn() -> bool + Send + Sync>,
+    estate: Estate,
     started: Instant,
     taken: Box<dyn Fn() + Send + Sync>,
 }
@@ -347,20 +343,21 @@ impl Giver {
         }
         info!(process = channel.process(), "a relay asks to take over");
         let left = SETTLE_TIMEOUT.saturating_sub(self.started.elapsed());
-        self.course.wait(left, SETTLE_PAUSE, &self.is_settled);
+        let is_settled = &self.estate.is_settled;
+        self.course.wait(left, SETTLE_PAUSE, is_settled);
         self.pass_doors(channel)?;
         match hear(channel, WORK_TIMEOUT)? {
             Word::Bound => {}
             word => return Err(refusal(format!("the new relay sent {word:?}"))),
         }
-        if !self.changes.hold(CHANGES_TIMEOUT) {
+        if !self.estate.changes.hold(CHANGES_TIMEOUT) {
             let reason = "an operator's order is still being carried out".to_owned();
             return Err(refusal(reason));
         }
         let given = self.give_folder(channel);
         if given.is_err() {
             self.with_state(State::go_on);
-            self.changes.go_on();
+            self.estate.changes.go_on();
             return given;
         }
         // The path belongs to the other relay now, even if this one was stopped (SIGSTOP) until now.
@@ -410,7 +407,11 @@ impl Giver {
 
     /// Calls `act` on the state folder; `None` if this relay has given it up.
     fn with_state<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self
+            .estate
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         state.as_mut().map(act)
     }
 }
@@ -551,28 +552,22 @@ fn say_with(channel: &Channel, word: &Word, fd: Option<BorrowedFd<'_>>) -> Resul
     channel.send(&bytes, fd).map_err(|error| error.to_string())
 }
 
-/// Why no message was received.
-enum Unheard {
-    TooLate(Duration),
-    Failed(String),
-}
-
 /// The next message and the descriptor sent along; `None` if the other end is gone.
-fn read(channel: &Channel, limit: Duration) -> Result<Option<(Word, Option<OwnedFd>)>, Unheard> {
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] if no message came within `limit`.
+fn read(channel: &Channel, limit: Duration) -> io::Result<Option<(Word, Option<OwnedFd>)>> {
     let received = match channel.receive(limit) {
-        Ok(received) => received,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            return Err(Unheard::TooLate(limit));
-        }
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
-        Err(error) => return Err(Unheard::Failed(error.to_string())),
+        received => received?,
     };
     let Some((bytes, fd)) = received else {
         return Ok(None);
     };
-    let word = serde_json::from_slice(&bytes);
-    let word = word.map_err(|_| Unheard::Failed("unknown message received".to_owned()))?;
-    Ok(Some((word, fd)))
+    match serde_json::from_slice(&bytes) {
+        Ok(word) => Ok(Some((word, fd))),
+        Err(_) => Err(io::Error::other("unknown message received")),
+    }
 }
 
 /// Old relay's side: the next message of the new relay; an error is the answer to send.
@@ -580,8 +575,10 @@ fn hear(channel: &Channel, limit: Duration) -> Result<Word, Word> {
     match read(channel, limit) {
         Ok(Some((word, _))) => Ok(word),
         Ok(None) => Err(refusal("the new relay is gone".to_owned())),
-        Err(Unheard::TooLate(limit)) => Err(refusal(format!("new relay silent for {limit:?}"))),
-        Err(Unheard::Failed(reason)) => Err(refusal(reason)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(refusal(format!("new relay silent for {limit:?}")))
+        }
+        Err(error) => Err(refusal(error.to_string())),
     }
 }
 
@@ -595,8 +592,8 @@ fn listen_to(
         Ok(None | Some((Word::Stopping, _))) => Ok(None),
         Ok(Some((Word::Refused { reason }, _))) => failed(reason),
         Ok(heard) => Ok(heard),
-        Err(Unheard::Failed(reason)) => failed(reason),
-        Err(Unheard::TooLate(limit)) => {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => failed(error.to_string()),
+        Err(_) => {
             let (name, pid) = match channel.process() {
                 Some(pid) => (format!("process {pid}"), pid.to_string()),
                 None => ("the running relay".to_owned(), "PID".to_owned()),

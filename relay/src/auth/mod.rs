@@ -40,28 +40,21 @@ pub(crate) struct AskControl {
 }
 
 impl AskControl {
-    /// Asks the control thread to fetch the signing keys again.
+    /// Asks the control thread to fetch the signing keys again; the control thread limits how often it does.
     pub(crate) fn newer_keys(&self) {
         // Dropped if the queue is full: the next token with an unknown key asks again.
         let _ = self.asks.try_send(Ask::NewerKeys);
     }
 
-    /// Asks the provider about a tunnel. Renewals have a queue of their own, which strangers cannot fill.
-    ///
-    /// # Errors
-    /// The queue is full.
-    pub(crate) fn rule(&self, question: Question) -> Result<(), Overfull> {
-        let outcome = match question.is_renewal {
-            true => self.renewals.try_send(question).map_err(drop),
-            false => self.asks.try_send(Ask::Rule(question)).map_err(drop),
-        };
-        outcome.map_err(|()| Overfull)
+    /// Asks the provider about a tunnel; false if the queue is full. Renewals have a queue of their own, which strangers
+    /// cannot fill.
+    pub(crate) fn rule(&self, question: Question) -> bool {
+        match question.is_renewal {
+            true => self.renewals.try_send(question).is_ok(),
+            false => self.asks.try_send(Ask::Rule(question)).is_ok(),
+        }
     }
 }
-
-/// The queue of questions is full.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Overfull;
 
 /// Receiving side of the shards' requests, held by the control thread.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::marked::AdminToken;
-use super::snapshot::{Mode, Signed, Snapshot};
-use crate::config::{TokenHash, TokenTable};
+use super::snapshot::{Mode, Snapshot};
+use crate::config::TokenHash;
 
 /// Signatures checked per request. One check takes up to 0.1 ms, and the caller chooses how many texts
 /// look like tokens.
@@ -14,35 +14,20 @@ const CHECKS_MAX: u32 = 8;
 /// Recognizes the relay's own credentials within one request.
 #[derive(Debug)]
 pub(crate) struct OwnTokens {
-    kind: Kind,
+    mode: Mode,
     admin: Option<Arc<AdminToken>>,
     now_seconds: u64,
     checks_left: Cell<u32>,
     is_unsure: Cell<bool>,
 }
 
-#[derive(Debug)]
-enum Kind {
-    /// The relay has no tokens for agents and callers, or cannot recognize them.
-    Unknown,
-    Listed(Arc<TokenTable>),
-    Signed(Arc<Signed>),
-}
-
 impl OwnTokens {
     /// The recognizer for `snapshot` at `now_seconds` since 1970; `None` if there is nothing to recognize:
     /// the mode has no recognizable tokens and no operators' token is set.
     pub(crate) fn of(snapshot: &Snapshot, now_seconds: u64) -> Option<Self> {
-        let kind = match &snapshot.mode {
-            Mode::Open { .. } | Mode::Provider { .. } => Kind::Unknown,
-            Mode::Tokens(table) => Kind::Listed(Arc::clone(table)),
-            Mode::Jwt(signed) => Kind::Signed(Arc::clone(signed)),
-        };
-        if matches!(kind, Kind::Unknown) && snapshot.admin.is_none() {
-            return None;
-        }
-        Some(Self {
-            kind,
+        let has_tokens = matches!(snapshot.mode, Mode::Tokens(_) | Mode::Jwt(_));
+        (has_tokens || snapshot.admin.is_some()).then(|| Self {
+            mode: snapshot.mode.clone(),
             admin: snapshot.admin.clone(),
             now_seconds,
             checks_left: Cell::new(CHECKS_MAX),
@@ -52,21 +37,21 @@ impl OwnTokens {
 
     /// True if the tokens of agents and callers are JSON Web Tokens.
     pub(crate) const fn are_signed(&self) -> bool {
-        matches!(self.kind, Kind::Signed(_))
+        matches!(self.mode, Mode::Jwt(_))
     }
 
     /// True if the tokens of agents and callers are listed in a file.
     pub(crate) const fn are_listed(&self) -> bool {
-        matches!(self.kind, Kind::Listed(_))
+        matches!(self.mode, Mode::Tokens(_))
     }
 
     /// True for a token that is listed, or signed for this relay, even if it is expired, not valid yet or denied.
     /// Once [`CHECKS_MAX`] signatures were checked, a token that claims to be for this relay counts as its own.
     pub(crate) fn include(&self, token: &str) -> bool {
-        match &self.kind {
-            Kind::Unknown => false,
-            Kind::Listed(table) => table.find(&TokenHash::of(token)).is_some(),
-            Kind::Signed(signed) => {
+        match &self.mode {
+            Mode::Open { .. } | Mode::Provider { .. } => false,
+            Mode::Tokens(table) => table.find(&TokenHash::of(token)).is_some(),
+            Mode::Jwt(signed) => {
                 let is_last = self.checks_left.get() == 0;
                 let is_ours = signed.is_ours(token, self.now_seconds, &self.checks_left);
                 self.is_unsure
@@ -100,7 +85,7 @@ impl OwnTokens {
 
     /// Possible lengths of a signature by `algorithm` in a token of the relay, in characters.
     pub(crate) fn signature_chars(&self, algorithm: &str) -> Vec<usize> {
-        let Kind::Signed(signed) = &self.kind else {
+        let Mode::Jwt(signed) = &self.mode else {
             return Vec::new();
         };
         let mut bytes = signed.keys.signature_bytes(algorithm);

@@ -196,15 +196,12 @@ impl Snapshot {
         scope: Scope,
         now_seconds: u64,
     ) -> Result<(Identity, Claims), TokenRefusal> {
-        let verify: &dyn Fn() -> Result<(Identity, Claims), TokenRefusal> = match &self.mode {
+        let (identity, claims) = match &self.mode {
             Mode::Open { .. } | Mode::Provider { .. } => return Err(TokenRefusal::NoTokens),
-            Mode::Tokens(table) => &|| find(table, token, now_seconds),
-            Mode::Jwt(signed) => &|| signed.verify(token, now_seconds),
+            _ if token.is_empty() => return Err(TokenRefusal::Missing),
+            Mode::Tokens(table) => find(table, token, now_seconds)?,
+            Mode::Jwt(signed) => signed.verify(token, now_seconds)?,
         };
-        if token.is_empty() {
-            return Err(TokenRefusal::Missing);
-        }
-        let (identity, claims) = verify()?;
         if !claims.allows_scope(scope) {
             return Err(TokenRefusal::Scope(scope));
         }

@@ -19,7 +19,7 @@ mod waiting;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 
-use tieline_wire::{Moment, TunnelId};
+use tieline_wire::Moment;
 
 pub(crate) use claim::{Claim, Forgotten, ReleaseKind};
 pub(crate) use kinds::OwnerGroup;
@@ -35,7 +35,6 @@ use crate::state::Note;
 
 /// One shard's part of the directory. `T` is what the HTTP front makes of an agent's description of its target.
 pub(crate) struct Directory<T> {
-    shards: usize,
     names: RefCell<Names>,
     unsaved: RefCell<Unsaved>,
     /// Number of granted names at the last call of [`Directory::granted_since`].
@@ -63,18 +62,12 @@ impl<T> Directory<T> {
             routes.apply(it.update.clone(), now);
         }
         Self {
-            shards,
             names: RefCell::new(names),
             unsaved: RefCell::default(),
             counted: Cell::new(0),
             routes: RefCell::new(routes),
             fresh_until,
         }
-    }
-
-    /// The home shard of a name.
-    pub(crate) fn home(&self, tunnel: &TunnelId) -> usize {
-        home(tunnel, self.shards)
     }
 
     /// The names whose home is this shard.

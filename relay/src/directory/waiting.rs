@@ -16,7 +16,7 @@ const WAITING_UNKNOWN_MAX: usize = 4 * 1024;
 
 /// The waiting callers of one shard.
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     callers: HashMap<TunnelSelector, Vec<oneshot::Sender<()>>>,
     count: usize,
 }
@@ -24,7 +24,7 @@ pub(super) struct Waiting {
 impl Waiting {
     /// Ready at the next change of the route for `selector`; `None` if too many callers wait, with a lower limit for unknown
     /// names.
-    pub(super) fn changed(
+    pub(crate) fn changed(
         &mut self,
         selector: &TunnelSelector,
         is_known: bool,
@@ -59,7 +59,7 @@ impl Waiting {
     }
 
     /// Wakes all callers that wait for a change.
-    pub(super) fn wake_all(&mut self) {
+    pub(crate) fn wake_all(&mut self) {
         self.count = 0;
         for one in self.callers.drain().flat_map(|(_, waiting)| waiting) {
             // The waiting caller may have left.

@@ -6,7 +6,7 @@ mod tunnels;
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,8 @@ impl Limits {
 
     fn address(&self, address: IpAddr) -> Option<(&Side, Occupied<'_>)> {
         let side = self.addresses.as_ref()?;
-        Some((side, side.table.find(address_hash(&self.hasher, address))?))
+        let hash = self.hasher.hash_one(counted_part(address));
+        Some((side, side.table.find(hash)?))
     }
 
     fn sub(&self, sub: &str) -> Option<(&Side, Occupied<'_>)> {
@@ -125,12 +126,15 @@ impl Limits {
     }
 }
 
-/// Hash that an address is counted by. IPv6 counts by /64: a machine can have any number of addresses in its
-/// /64.
-fn address_hash(hasher: &RandomState, address: IpAddr) -> u64 {
+/// The part of an address that is counted. IPv6 counts by the first 64 bits, because a machine can have any number of
+/// addresses in its /64.
+fn counted_part(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V4(ip) => hasher.hash_one(ip.octets()),
-        IpAddr::V6(ip) => hasher.hash_one(&ip.segments()[..4]),
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
     }
 }
 
@@ -147,28 +151,26 @@ struct Side {
 
 impl Side {
     fn new(allowance: &Allowance, places: usize) -> Option<Self> {
-        let window_ns = |window: Duration| window.as_secs() * 1_000_000_000;
-        let rate = |per_second: u64| {
-            (per_second > 0).then_some(Rate {
-                count: per_second * WINDOW.as_secs(),
-                window_ns: window_ns(WINDOW),
-            })
+        let rate = |count: u64, window: Duration| {
+            let window_ns = window.as_secs() * 1_000_000_000;
+            (count > 0).then_some(Rate { count, window_ns })
         };
-        let per_minute = u64::from(allowance.registrations_per_minute);
+        let per_second = |count: u64| rate(count * WINDOW.as_secs(), WINDOW);
         (*allowance != Allowance::default()).then(|| Self {
             table: Table::new(places),
-            registrations: (per_minute > 0).then_some(Rate {
-                count: per_minute,
-                window_ns: window_ns(REGISTRATIONS_WINDOW),
-            }),
-            requests: rate(allowance.requests_per_second.into()),
-            bytes: rate(allowance.bytes_per_second),
+            registrations: rate(
+                allowance.registrations_per_minute.into(),
+                REGISTRATIONS_WINDOW,
+            ),
+            requests: per_second(allowance.requests_per_second.into()),
+            bytes: per_second(allowance.bytes_per_second),
             sessions: (allowance.sessions > 0).then_some(allowance.sessions),
         })
     }
 
-    /// Counts a request or session, if the limits allow it.
-    fn enter(&self, at: Occupied<'_>, now_ns: u64) -> Result<AccountSlot, Limited> {
+    /// Counts a request or session, if the limits allow it. Its place stays with the account until [`Side::leave`], so that
+    /// no other account is charged.
+    fn enter(&self, at: Occupied<'_>, now_ns: u64) -> Result<Index, Limited> {
         if let Some(rate) = self.bytes {
             let checked = self.table.check(*at, BYTES, rate, now_ns);
             checked.map_err(|late_ns| Limited::new(LimitKind::Bytes, late_ns))?;
@@ -181,9 +183,9 @@ impl Side {
                 retry_after: SESSIONS_RETRY,
             });
         }
-        let slot = AccountSlot(at.keep());
+        let slot = at.keep();
         if let Some(rate) = self.requests
-            && let Err(late_ns) = self.table.spend(slot.0, REQUESTS, rate, 1, now_ns)
+            && let Err(late_ns) = self.table.spend(slot, REQUESTS, rate, 1, now_ns)
         {
             self.leave(slot);
             return Err(Limited::new(LimitKind::Requests, late_ns));
@@ -191,11 +193,11 @@ impl Side {
         Ok(slot)
     }
 
-    fn leave(&self, slot: AccountSlot) {
+    fn leave(&self, slot: Index) {
         if self.sessions.is_some() {
-            self.table.close(slot.0);
+            self.table.close(slot);
         }
-        self.table.leave(slot.0);
+        self.table.leave(slot);
     }
 }
 
@@ -207,15 +209,11 @@ pub(crate) struct Pass(Option<Box<Counted>>);
 #[derive(Debug)]
 struct Counted {
     limits: Arc<Limits>,
-    address: Option<AccountSlot>,
-    sub: Option<AccountSlot>,
+    address: Option<Index>,
+    sub: Option<Index>,
     /// Bytes that were moved and not charged yet.
     uncharged: Cell<u64>,
 }
-
-/// A used place in the table. It stays with its account while used, so that no other account is charged.
-#[derive(Clone, Copy, Debug)]
-struct AccountSlot(Index);
 
 impl Pass {
     /// Counts a session or request from `address`.
@@ -271,12 +269,12 @@ impl Counted {
         for (side, slot) in self.slots() {
             if let Some(rate) = side.bytes {
                 let when = (self.limits.now_ns(), debt_ns);
-                side.table.charge(slot.0, BYTES, rate, bytes, when);
+                side.table.charge(slot, BYTES, rate, bytes, when);
             }
         }
     }
 
-    fn slots(&self) -> impl Iterator<Item = (&Side, AccountSlot)> {
+    fn slots(&self) -> impl Iterator<Item = (&Side, Index)> {
         let address = self.limits.addresses.as_ref().zip(self.address);
         let sub = self.limits.subs.as_ref().zip(self.sub);
         [address, sub].into_iter().flatten()

@@ -1,10 +1,10 @@
 //! Limits how many of something each address has at a time, for all shards.
 
-use std::hash::RandomState;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::address_hash;
+use super::counted_part;
 use super::table::{Index, Table};
 
 /// Addresses that are counted separately, in 1 MiB. A further address replaces one that has nothing open.
@@ -33,7 +33,7 @@ impl PerAddress {
     /// Counts one more of `address` until the place is dropped; `None` if the address has reached its
     /// limit.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let Some(pin) = self.table.find(address_hash(&self.hasher, address)) else {
+        let Some(pin) = self.table.find(self.hasher.hash_one(counted_part(address))) else {
             // The table is full of addresses that have something open: this one goes uncounted.
             return Some(Place(None));
         };

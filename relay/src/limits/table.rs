@@ -223,7 +223,7 @@ impl<N: Number> Table<N> {
         Some(Occupied { table: self, at })
     }
 
-    /// Ends a use that was kept by [`Pin::keep`].
+    /// Ends a use that was kept by [`Occupied::keep`].
     pub(super) fn leave(&self, at: Index) {
         self.places[at as usize].leave();
     }

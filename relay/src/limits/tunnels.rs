@@ -5,10 +5,11 @@
 //! and a count is never too low. Two accounts share both counters by chance once in four thousand million pairs.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::counted_part;
 use crate::auth::Owner;
 use crate::config::Config;
 
@@ -20,8 +21,7 @@ const PLACES: usize = 64 * 1024;
 pub(crate) enum Account {
     /// Holder of the token that registered the tunnels.
     Holder(Arc<str>),
-    /// Address of an agent without a token holder; an IPv6 address counts by its first 64 bits, because a machine can
-    /// have any number of addresses in its /64.
+    /// Counted part of the address of an agent without a token holder.
     Address(IpAddr),
 }
 
@@ -31,16 +31,10 @@ impl Account {
 
     /// Account of a tunnel that an agent at `address` registers for `owner`.
     pub(crate) fn of(owner: Option<&Owner>, address: IpAddr) -> Self {
-        if let Some(owner) = owner {
-            return Self::Holder(owner.sub.as_str().into());
+        match owner {
+            Some(owner) => Self::Holder(owner.sub.as_str().into()),
+            None => Self::Address(counted_part(address)),
         }
-        Self::Address(match address.to_canonical() {
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, ..] = ip.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
-            v4 => v4,
-        })
     }
 }
 

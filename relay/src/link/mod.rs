@@ -79,27 +79,21 @@ pub(crate) async fn run(
     let end = {
         let heard = Cell::new(false);
         let reader = pin!(read(&socket, said, link, host, block, &heard));
-        let writer = pin!(async { End::Ended(write(&socket, link).await) });
+        let writer = pin!(async { Err(write(&socket, link).await) });
         both(reader, writer, || heard.take() && link.has_words()).await
     };
     let reason = match end {
-        End::Moves { to, said } => {
+        Ok((to, said)) => {
             let fd = socket.into_fd();
             return Left::Moved { to, fd, said };
         }
-        End::Ended(reason) => {
+        Err(reason) => {
             socket.shutdown();
             reason
         }
     };
     link.fail_sessions(reason);
     Left::Ended(reason)
-}
-
-/// Result of a reader or a writer.
-enum End {
-    Ended(LinkEnd),
-    Moves { to: usize, said: Bytes },
 }
 
 /// Runs reader and writer until either ends. When the reader `has_answers`, the writer waits for one poll, so that
@@ -126,6 +120,10 @@ async fn both<T>(
     .await
 }
 
+/// Reads until the link moves; returns the shard that it moves to, and what the agent has said so far.
+///
+/// # Errors
+/// Reason of the link's end.
 async fn read(
     socket: &Socket,
     said: Bytes,
@@ -133,7 +131,7 @@ async fn read(
     host: &impl LinkHost,
     block: &LinkBlock,
     heard: &Cell<bool>,
-) -> End {
+) -> Result<(usize, Bytes), LinkEnd> {
     let mut again = Some(said).filter(|said| !said.is_empty());
     // The bytes that another shard could read again; kept until the agent is known.
     let mut kept = again.is_none().then(BytesMut::new);
@@ -146,7 +144,7 @@ async fn read(
             match socket.recv(&mut block, READ_BYTES_MAX) {
                 Ok(Received::Bytes(_)) => block.split().freeze(),
                 Ok(Received::Nothing) => continue,
-                Ok(Received::End) | Err(_) => return End::Ended(LinkEnd::LinkLost),
+                Ok(Received::End) | Err(_) => return Err(LinkEnd::LinkLost),
             }
         };
         kept = kept.filter(|kept| kept.len() + input.len() <= SAID_BYTES_MAX);
@@ -160,8 +158,7 @@ async fn read(
         if let Some(kept) = kept.take_if(|_| stay.is_some())
             && let Some(Ok(Stay::OnShard(to))) = stay
         {
-            let said = kept.freeze();
-            return End::Moves { to, said };
+            return Ok((to, kept.freeze()));
         }
         // First, because an error behind a refused hello is not the reason of the link's end.
         if let Some(Err(reason)) = stay {

@@ -212,7 +212,7 @@ fn sessions_count_for_the_tunnel_that_they_were_opened_for() {
     let (first, second) = (link.open(), link.open());
     assert_eq!(counts(&registry), [0, 2]);
     first.leave();
-    drop(second);
+    drop((first, second));
     assert_eq!(counts(&registry), [0, 0]);
 }
 

@@ -1,5 +1,6 @@
 //! A tunnel in its link's registry entry.
 
+use std::mem;
 use std::sync::Arc;
 
 use tieline_wire::{Generation, Moment, Register, Scheme, TunnelId};
@@ -33,14 +34,12 @@ impl TunnelInfo {
     /// [`KEPT_BYTES_MAX`] beside the owner.
     pub(crate) fn kept(&self, owner: Option<Arc<Owner>>) -> Self {
         let mut left = KEPT_BYTES_MAX;
-        let mut fits = |text: &str| {
-            let is_short = text.len() <= left;
-            left -= if is_short { text.len() } else { 0 };
-            is_short
-        };
-        let mut text = |text: &String| match fits(text) {
-            true => text.clone(),
-            false => String::new(),
+        let mut text = |text: &String| match left.checked_sub(text.len()) {
+            Some(rest) => {
+                left = rest;
+                text.clone()
+            }
+            None => String::new(),
         };
         let (dcc, base_path) = (text(&self.dcc), text(&self.base_path));
         let words = self.capabilities.iter().map(String::len).sum::<usize>();
@@ -94,17 +93,7 @@ pub(crate) struct TunnelEntry {
     pub(crate) held: Held,
     /// Earlier registrations, oldest first: the one granted last, and those without an answer (at most `CLAIMS_MAX`).
     /// The latest of them counts again if the newest registration is refused.
-    pub(crate) earlier: Vec<Asked>,
-}
-
-/// A superseded registration, with its permission.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    request: u32,
-    info: Arc<TunnelInfo>,
-    expires_at_seconds: Option<u64>,
-    identity: Option<Arc<Identity>>,
-    renewal: Option<Renewal>,
+    pub(crate) earlier: Vec<Self>,
 }
 
 /// Subject of the token that a tunnel was registered with.
@@ -114,15 +103,9 @@ fn sub(info: &TunnelInfo) -> Option<&str> {
 
 impl TunnelEntry {
     /// Replaces an earlier registration, and keeps it.
-    pub(super) fn follow(&mut self, before: Self) {
-        self.earlier = before.earlier;
-        self.earlier.push(Asked {
-            request: before.request,
-            info: before.info,
-            expires_at_seconds: before.expires_at_seconds,
-            identity: before.identity,
-            renewal: before.renewal,
-        });
+    pub(super) fn follow(&mut self, mut before: Self) {
+        self.earlier = mem::take(&mut before.earlier);
+        self.earlier.push(before);
     }
 
     /// Notes that the link holds the name; drops registrations older than the granted one.
@@ -152,11 +135,12 @@ impl TunnelEntry {
         let Some(before) = self.earlier.pop() else {
             return false;
         };
-        self.request = before.request;
-        self.info = before.info;
-        self.expires_at_seconds = before.expires_at_seconds;
-        self.identity = before.identity;
-        self.renewal = before.renewal;
+        *self = Self {
+            granted: self.granted,
+            held: self.held.clone(),
+            earlier: mem::take(&mut self.earlier),
+            ..before
+        };
         true
     }
 

@@ -1,7 +1,7 @@
 //! An agent's report on a lost link: how many bytes of each session had reached it. A request of which no byte had
 //! arrived may be sent again.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use tieline_wire::{Lost, SessionId};
 use tokio::sync::oneshot;
@@ -9,18 +9,10 @@ use tokio::sync::oneshot;
 /// The report on one lost link, kept while requests wait for it.
 #[derive(Default)]
 pub(crate) struct Account {
-    told: RefCell<Told>,
+    /// What the agent told; `None` inside once the agent will not report any more.
+    told: OnceCell<Option<Lost>>,
     asked: RefCell<Vec<(SessionId, oneshot::Sender<u64>)>>,
     is_wanted: Cell<bool>,
-}
-
-#[derive(Default)]
-enum Told {
-    #[default]
-    NotYet,
-    Now(Lost),
-    /// The agent will not report any more.
-    Never,
 }
 
 impl Account {
@@ -38,19 +30,17 @@ impl Account {
     /// it.
     pub(super) fn of(&self, session: SessionId) -> oneshot::Receiver<u64> {
         let (answer, answered) = oneshot::channel();
-        match &*self.told.borrow() {
-            Told::NotYet => self.asked.borrow_mut().push((session, answer)),
-            Told::Now(lost) => tell(lost, session, answer),
-            Told::Never => {}
+        match self.told.get() {
+            None => self.asked.borrow_mut().push((session, answer)),
+            Some(Some(lost)) => tell(lost, session, answer),
+            Some(None) => {}
         }
         answered
     }
 
     /// Applies the agent's report; the first one counts.
     pub(crate) fn told(&self, lost: &Lost) {
-        let mut told = self.told.borrow_mut();
-        if matches!(*told, Told::NotYet) {
-            *told = Told::Now(lost.clone());
+        if self.told.set(Some(lost.clone())).is_ok() {
             for (session, answer) in self.asked.take() {
                 tell(lost, session, answer);
             }
@@ -59,9 +49,7 @@ impl Account {
 
     /// Gives up waiting for the report.
     pub(crate) fn close(&self) {
-        let mut told = self.told.borrow_mut();
-        if matches!(*told, Told::NotYet) {
-            *told = Told::Never;
+        if self.told.set(None).is_ok() {
             drop(self.asked.take());
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct Ends {
     /// Whether the session ended before its target received any byte.
     pub(super) is_not_sent: Cell<bool>,
     /// Whether the link was lost while the session's last bytes may not have reached the agent, which may still report.
-    is_unclear: Cell<bool>,
+    pub(super) is_unclear: Cell<bool>,
     /// Counts the session and its bytes while its holder has it.
     pub(super) hold: Hold,
 }
@@ -55,17 +55,12 @@ impl Ends {
 
     /// Notes that the link was lost. `may_tell`: the agent may report what had arrived. Returns whether that is needed.
     pub(super) fn lost(&self, may_tell: bool) -> bool {
-        let record = self.hold.record();
+        let record = &self.hold.record;
         self.is_not_sent.set(!record.has_sent());
         let is_http = matches!(record.caller.kind, FrontendKind::Http);
-        self.is_unclear
-            .set(may_tell && is_http && record.has_sent());
-        self.is_unclear.get()
-    }
-
-    /// Whether only the agent knows how much of the session had reached it.
-    pub(super) fn is_unclear(&self) -> bool {
-        self.is_unclear.get()
+        let is_unclear = may_tell && is_http && record.has_sent();
+        self.is_unclear.set(is_unclear);
+        is_unclear
     }
 
     /// Notes that the agent reset the session.

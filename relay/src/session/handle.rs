@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefMut};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,7 +53,7 @@ impl DeliveryStatus {
     /// Receives the number of payload bytes that had reached the agent when the link was lost; `None` if a report of
     /// the agent could add nothing.
     pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
-        let is_unclear = self.ends.is_unclear();
+        let is_unclear = self.ends.is_unclear.get();
         is_unclear.then(|| self.account.of(self.id))
     }
 }
@@ -84,20 +84,16 @@ impl Session {
 
     /// Ready with the number of payload bytes that may be sent now.
     pub(crate) fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<usize, SessionEnd>> {
-        loop {
+        poll_until(&self.ends.writable, cx, || {
             if let Some(reason) = self.reset_reason() {
-                return Poll::Ready(Err(reason));
+                return Some(Err(reason));
             }
-            if !self.ends.is_held_back() {
-                let capacity = self.link.state.borrow_mut().mux.send_capacity(self.id);
-                if capacity > 0 {
-                    return Poll::Ready(Ok(capacity));
-                }
+            if self.ends.is_held_back() {
+                return None;
             }
-            if self.ends.writable.poll_wait(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
+            let capacity = self.link.state.borrow_mut().mux.send_capacity(self.id);
+            (capacity > 0).then_some(Ok(capacity))
+        })
     }
 
     /// Sends payload, at most as much as [`Session::poll_capacity`] returned.
@@ -121,7 +117,7 @@ impl Session {
         match sent {
             Ok(()) => {
                 self.link.metrics.bytes_moved(Direction::ToTarget, len);
-                self.ends.hold.record().moved(Direction::ToTarget, len);
+                self.ends.hold.record.moved(Direction::ToTarget, len);
                 self.link.writer.raise();
                 Ok(())
             }
@@ -151,17 +147,8 @@ impl Session {
         self.link.with_mux(|mux| mux.finish(self.id));
     }
 
-    /// Resets the session.
-    pub(crate) fn reset(self, reason: SessionEnd) {
-        self.give_up(reason);
-    }
-
     /// Ends the session in order: finishes our direction now, and gives the target [`LEAVE_TIMEOUT`] to finish its own.
-    pub(crate) fn leave(self) {
-        self.end_in_order();
-    }
-
-    fn end_in_order(&self) {
+    pub(crate) fn leave(&self) {
         if let Some(mut state) = self.detach() {
             state.mux.finish(self.id);
             // If the target's direction is over, our finish ends the session.
@@ -173,12 +160,13 @@ impl Session {
         }
     }
 
-    fn give_up(&self, reason: SessionEnd) {
+    /// Resets the session.
+    pub(crate) fn reset(&self, reason: SessionEnd) {
         // If the target's direction is over, a finish of ours completes the session. A session that broke off must not
         // look complete.
         let broke_off = matches!(reason, SessionEnd::FrontendReset | SessionEnd::LaneLost);
         if !broke_off && self.ends.inbox.borrow().is_drained_to_the_end() {
-            return self.end_in_order();
+            return self.leave();
         }
         if let Some(mut state) = self.detach() {
             state.mux.reset(self.id, reason);
@@ -202,26 +190,21 @@ impl Session {
 
     /// Ready once bytes wait, or an end does. An end comes after the last byte was taken.
     pub(crate) fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        loop {
+        poll_until(&self.ends.readable, cx, || {
             let inbox = self.ends.inbox.borrow();
             if !inbox.queue.is_empty() {
-                return Poll::Ready(Incoming::Bytes);
+                return Some(Incoming::Bytes);
             }
             if inbox.moved
                 && let Some(lane) = self.unread_lane()
             {
-                return Poll::Ready(Incoming::Lane(lane));
+                return Some(Incoming::Lane(lane));
             }
-            match inbox.end {
-                Some(InboxEnd::Finished) => return Poll::Ready(Incoming::Finished),
-                Some(InboxEnd::Reset(reason)) => return Poll::Ready(Incoming::Reset(reason)),
-                None => {}
-            }
-            drop(inbox);
-            if self.ends.readable.poll_wait(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
+            Some(match inbox.end? {
+                InboxEnd::Finished => Incoming::Finished,
+                InboxEnd::Reset(reason) => Incoming::Reset(reason),
+            })
+        })
     }
 
     #[cfg(test)]
@@ -261,7 +244,7 @@ impl Session {
         self.link
             .metrics
             .lane_bytes_moved(Direction::ToTarget, count);
-        self.ends.hold.record().moved(Direction::ToTarget, count);
+        self.ends.hold.record.moved(Direction::ToTarget, count);
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_sent(self.id, count as u64);
     }
@@ -271,7 +254,7 @@ impl Session {
         self.link
             .metrics
             .lane_bytes_moved(Direction::ToFrontend, count);
-        self.ends.hold.record().moved(Direction::ToFrontend, count);
+        self.ends.hold.record.moved(Direction::ToFrontend, count);
         let now = self.link.clock.now();
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_received(now, count as u64);
@@ -298,24 +281,17 @@ impl Session {
     /// Reason of the session's reset.
     pub(crate) async fn settled(&self) -> Result<(), SessionEnd> {
         poll_fn(|cx| {
-            loop {
-                if let Some(reason) = self.reset_reason() {
-                    return Poll::Ready(Err(reason));
-                }
-                if self.ends.is_opened.get() {
-                    return Poll::Ready(Ok(()));
-                }
-                if self.ends.writable.poll_wait(cx).is_pending() {
-                    return Poll::Pending;
-                }
-            }
+            poll_until(&self.ends.writable, cx, || match self.reset_reason() {
+                Some(reason) => Some(Err(reason)),
+                None => self.ends.is_opened.get().then_some(Ok(())),
+            })
         })
         .await
     }
 
     /// Takes the rate-limit pass off the session, so that the session of the next try can use it.
     pub(crate) fn take_pass(&self) -> Pass {
-        self.ends.hold.record().take_pass()
+        self.ends.hold.record.pass.take()
     }
 
     /// Waits until the session is reset, for a task that does not wait for [`Session::poll_incoming`].
@@ -330,17 +306,7 @@ impl Session {
 
     /// Waits for a reset, which raises `signal`.
     async fn reset_raising(&self, signal: &Signal) -> SessionEnd {
-        poll_fn(|cx| {
-            loop {
-                if let Some(reason) = self.reset_reason() {
-                    return Poll::Ready(reason);
-                }
-                if signal.poll_wait(cx).is_pending() {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await
+        poll_fn(|cx| poll_until(signal, cx, || self.reset_reason())).await
     }
 
     /// Shows the waiting bytes to `take`, which returns how many it took; the sender gets credit for as many.
@@ -362,6 +328,16 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.give_up(SessionEnd::FrontendGone);
+        self.reset(SessionEnd::FrontendGone);
+    }
+}
+
+/// Ready once `look` finds something, which it is asked whenever `signal` is raised.
+fn poll_until<T>(signal: &Signal, cx: &mut Context<'_>, look: impl Fn() -> Option<T>) -> Poll<T> {
+    loop {
+        if let Some(found) = look() {
+            return Poll::Ready(found);
+        }
+        ready!(signal.poll_wait(cx));
     }
 }

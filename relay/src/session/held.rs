@@ -79,14 +79,8 @@ impl Held {
 pub(super) struct Hold {
     held: Held,
     place: usize,
-    record: Rc<SessionRecord>,
-}
-
-impl Hold {
     /// The caller and the byte counts of the session.
-    pub(super) fn record(&self) -> &SessionRecord {
-        &self.record
-    }
+    pub(super) record: Rc<SessionRecord>,
 }
 
 impl Drop for Hold {
@@ -123,8 +117,8 @@ mod tests {
             ))
         };
         let (first, second) = (hold(), hold());
-        first.record().moved(Direction::ToTarget, 10);
-        second.record().moved(Direction::ToFrontend, 5);
+        first.record.moved(Direction::ToTarget, 10);
+        second.record.moved(Direction::ToFrontend, 5);
         assert_eq!((held.count(), held.bytes()), (2, (10, 5)));
         drop(first);
         assert_eq!((held.count(), held.bytes()), (1, (10, 5)));

@@ -34,7 +34,6 @@ mod record;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
-mod trust;
 
 pub(crate) use account::Account;
 use ends::Ends;
@@ -182,7 +181,7 @@ impl SharedMux {
                         .bytes_moved(Direction::ToFrontend, payload.len());
                     let taken = match state.sessions.get(&session) {
                         Some(ends) => {
-                            let record = ends.hold.record();
+                            let record = &ends.hold.record;
                             record.moved(Direction::ToFrontend, payload.len());
                             ends.deliver(&payload)
                         }
@@ -315,14 +314,10 @@ impl SharedMux {
         }
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        while state
-            .abandoned
-            .front()
-            .is_some_and(|(_, deadline)| *deadline <= now)
+        while let Some((id, deadline)) = state.abandoned.front().copied()
+            && deadline <= now
         {
-            let Some((id, _)) = state.abandoned.pop_front() else {
-                break;
-            };
+            state.abandoned.pop_front();
             state.mux.reset(id, SessionEnd::Cancelled);
         }
         state.mux.handle_timeout(now)?;
@@ -445,6 +440,16 @@ impl SharedMux {
     /// Ready when there may be something to send, or the link ends.
     pub(crate) fn poll_sendable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.writer.poll_wait(cx)
+    }
+
+    /// Notes that the agent was permitted a tunnel.
+    pub(crate) fn trust(&self) {
+        self.state.borrow_mut().mux.trust();
+    }
+
+    /// Whether the agent was permitted a tunnel.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.state.borrow().mux.is_trusted()
     }
 
     /// The agent's report on the link, once the link is lost.

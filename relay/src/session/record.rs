@@ -46,7 +46,7 @@ pub(crate) struct SessionRecord {
     /// The caller that the session was opened for.
     pub(crate) caller: SessionCaller,
     /// Rate-limit pass that counts the payload.
-    pass: RefCell<Pass>,
+    pub(super) pass: RefCell<Pass>,
     to_target: Cell<u64>,
     to_frontend: Cell<u64>,
 }
@@ -78,35 +78,26 @@ impl SessionRecord {
         self.pass.borrow().moved(count as u64);
     }
 
-    /// Takes the rate-limit pass off the session, so that the session of the next try can use it.
-    pub(super) fn take_pass(&self) -> Pass {
-        self.pass.take()
-    }
-
     /// Payload bytes so far: to the target, and to the frontend.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.to_target.get(), self.to_frontend.get())
     }
 
     pub(super) fn began(&self) {
-        self.note(|| self.entry(Kind::Session));
+        self.note(|| Entry::new(Kind::Session));
     }
 
     pub(super) fn ended(&self) {
-        self.note(|| {
-            let (to_target, to_frontend) = self.bytes();
-            self.entry(Kind::SessionEnded).bytes(to_target, to_frontend)
-        });
+        let (to_target, to_frontend) = self.bytes();
+        self.note(|| Entry::new(Kind::SessionEnded).bytes(to_target, to_frontend));
     }
 
     fn note(&self, entry: impl FnOnce() -> Entry) {
         if let Some(noted) = &self.caller.noted {
-            let whose = |it: Entry| it.from(noted.peer).tunnel(noted.tunnel.clone());
-            noted.audit.note(|| whose(entry()));
+            noted.audit.note(|| {
+                let entry = entry().of(self.caller.identity.as_deref());
+                entry.from(noted.peer).tunnel(noted.tunnel.clone())
+            });
         }
-    }
-
-    fn entry(&self, kind: Kind) -> Entry {
-        Entry::new(kind).of(self.caller.identity.as_deref())
     }
 }

@@ -37,57 +37,44 @@ impl From<SessionEnded> for io::Error {
     }
 }
 
-fn reset_error(reason: SessionEnd, is_not_sent: bool) -> io::Error {
-    SessionEnded {
-        reason,
-        is_not_sent,
-    }
-    .into()
-}
-
 /// Reads and writes one session. Each read and write copies, since hyper keeps its own buffers.
 ///
 /// Dropping the stream ends the session in order after a shutdown, and resets it otherwise.
 pub(crate) struct SessionStream {
-    session: Option<Session>,
+    session: Session,
     shut_down: bool,
 }
 
 impl SessionStream {
     pub(crate) const fn new(session: Session) -> Self {
         Self {
-            session: Some(session),
+            session,
             shut_down: false,
         }
     }
 
-    fn session(&self) -> io::Result<&Session> {
-        self.session
-            .as_ref()
-            .ok_or_else(|| reset_error(SessionEnd::Cancelled, false))
-    }
-
     /// Receives the number of bytes that had reached the agent when the link was lost, if the agent may report it.
     pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
-        self.session.as_ref().and_then(|it| it.delivery().told())
+        self.session.delivery().told()
     }
 
     /// The error for a session that was reset.
     fn reset(&self, reason: SessionEnd) -> io::Error {
-        let session = self.session.as_ref();
-        let is_not_sent = session.is_some_and(|it| it.delivery().is_not_sent());
-        reset_error(reason, is_not_sent)
+        let is_not_sent = self.session.delivery().is_not_sent();
+        let ended = SessionEnded {
+            reason,
+            is_not_sent,
+        };
+        ended.into()
     }
 }
 
 impl Drop for SessionStream {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            if self.shut_down {
-                session.leave()
-            } else {
-                session.reset(SessionEnd::Cancelled)
-            }
+        if self.shut_down {
+            self.session.leave();
+        } else {
+            self.session.reset(SessionEnd::Cancelled);
         }
     }
 }
@@ -98,9 +85,9 @@ impl Read for SessionStream {
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        match ready!(self.session()?.poll_incoming(cx)) {
+        match ready!(self.session.poll_incoming(cx)) {
             Incoming::Bytes => {
-                let taken: Result<usize, Infallible> = self.session()?.take(|bytes| {
+                let taken: Result<usize, Infallible> = self.session.take(|bytes| {
                     let len = bytes.len().min(buffer.remaining());
                     buffer.put_slice(&bytes[..len]);
                     Ok(len)
@@ -123,9 +110,9 @@ impl Write for SessionStream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let capacity = ready!(self.session()?.poll_capacity(cx)).map_err(|it| self.reset(it))?;
+        let capacity = ready!(self.session.poll_capacity(cx)).map_err(|it| self.reset(it))?;
         let len = bytes.len().min(capacity);
-        self.session()?
+        self.session
             .send(Bytes::copy_from_slice(&bytes[..len]))
             .map_err(|reason| self.reset(reason))?;
         Poll::Ready(Ok(len))
@@ -137,7 +124,7 @@ impl Write for SessionStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shut_down = true;
-        self.session()?.finish();
+        self.session.finish();
         Poll::Ready(Ok(()))
     }
 }

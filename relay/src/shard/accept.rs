@@ -73,7 +73,7 @@ impl Shard {
     }
 
     /// Refuses a connection for lack of descriptors; `None` as its socket means that it was reset already.
-    fn no_room(self: &Rc<Self>, kind: ListenKind, socket: Option<Socket>, peer: SocketAddr) {
+    fn no_room(&self, kind: ListenKind, socket: Option<Socket>, peer: SocketAddr) {
         match kind {
             ListenKind::Agent => {
                 self.kit.metrics.link_refused(LinkRefusal::Overload);
@@ -89,15 +89,14 @@ impl Shard {
             ListenKind::Http => {
                 self.kit.metrics.frontend_accepted(FrontendKind::Http);
                 self.kit.metrics.frontend_refused(CallerRefusal::Overload);
-                let told = self.doors.told.get();
+                let told = Rc::strong_count(&self.doors.told) - 1;
                 let room = listen::Room::for_refusals(self.kit.peers.open_files_max);
                 let may_be_told = |socket: &Socket| told < TOLD_MAX && room.takes(socket);
                 if let Some(socket) = socket.filter(may_be_told) {
-                    self.doors.told.set(told + 1);
-                    let guard = Told(Rc::clone(self));
+                    let is_told = Rc::clone(&self.doors.told);
                     self.kit.gate.spawn(async move {
-                        let _guard = guard;
                         let _ = timeout(TOLD_TIMEOUT, tell(socket)).await;
+                        drop(is_told);
                     });
                 }
             }
@@ -118,15 +117,6 @@ async fn tell(socket: Socket) {
             Ok(Received::Bytes(_) | Received::Nothing) => {}
             Ok(Received::End) | Err(_) => return,
         }
-    }
-}
-
-/// Counts one caller that is being sent [`ANSWER`].
-struct Told(Rc<Shard>);
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.0.doors.told.set(self.0.doors.told.get() - 1);
     }
 }
 

@@ -1,17 +1,18 @@
 //! Number of callers on all shards, each counted from its arrival to its end, on any shard.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Number of callers of the relay.
 #[derive(Default)]
-pub(crate) struct CallerCount(Arc<AtomicUsize>);
+pub(crate) struct CallerCount(Arrived);
+
+/// Counts one caller while it lives.
+pub(crate) type Arrived = Arc<()>;
 
 impl CallerCount {
     /// Counts a caller that has just connected.
     pub(super) fn arrived(&self) -> Arrived {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Arrived(Arc::clone(&self.0))
+        Arc::clone(&self.0)
     }
 
     /// Whether there are no callers.
@@ -20,15 +21,7 @@ impl CallerCount {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-/// Counts one caller while it lives.
-pub(crate) struct Arrived(Arc<AtomicUsize>);
-
-impl Drop for Arrived {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        // One reference is the count's own.
+        Arc::strong_count(&self.0) - 1
     }
 }

@@ -35,7 +35,8 @@ impl Shard {
         // The frontend's shard found the tunnel, so the route update may be on its way to this shard.
         let may_come = matches!(reason, NoSession::UnknownTunnel | NoSession::TunnelOffline);
         let selector = TunnelSelector::Tunnel(request.tunnel.clone());
-        let changed = may_come.then(|| self.directory.routes_mut().changed(&selector, true));
+        let changed = || self.directory.routes_mut().waiting.changed(&selector, true);
+        let changed = may_come.then(changed);
         let Some(changed) = changed.flatten() else {
             return self.serve_crossing(fd, Place::NoTarget(reason), back);
         };
@@ -54,7 +55,7 @@ impl Shard {
             .map(|caller| {
                 let fit = |info: &TunnelInfo| caller.may_reach(&request.tunnel, info);
                 let caller = || SessionCaller {
-                    identity: caller.identity(),
+                    identity: caller.identity().cloned(),
                     address: request.address,
                     kind: FrontendKind::Http,
                     dcc: request.dcc.clone(),

@@ -19,8 +19,8 @@ pub(super) struct Doors {
     pub(super) gate: Rc<Gate>,
     /// Token of a shard that accepts connections; dropped when the accept loops end.
     pub(super) accepting: Cell<Option<Arc<()>>>,
-    /// Callers that are being sent an overload answer because the relay has no room for them.
-    pub(super) told: Cell<usize>,
+    /// Held by each task that sends a caller an overload answer because the relay has no room for it.
+    pub(super) told: Rc<()>,
 }
 
 impl Doors {
@@ -29,7 +29,7 @@ impl Doors {
             listeners: RefCell::default(),
             gate: Rc::default(),
             accepting: Cell::new(Some(accepting)),
-            told: Cell::new(0),
+            told: Rc::default(),
         }
     }
 

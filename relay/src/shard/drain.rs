@@ -43,7 +43,7 @@ impl Shard {
         });
         // Wakes idle kept-alive frontends, which end soon, and requests that wait for an agent.
         self.kit.draining.set(true);
-        self.directory.routes_mut().wake_all();
+        self.directory.routes_mut().waiting.wake_all();
         self.kit.gate.nudge();
         let began = self.kit.clock.now();
         let deadline = began + stop.drain;

@@ -4,6 +4,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tieline_wire::{CallerRefusal, NoSession, SessionEnd, TunnelId};
@@ -13,11 +14,11 @@ use super::Shard;
 use super::arrived::Arrived;
 use super::callers::{Caller, FrontendCount};
 use super::gateway::ShardGateway;
-use super::mail::message::{Frontend, Message};
+use super::mail::message::{Message, RawFrontend};
 use super::place::Place;
+use crate::auth::Identity;
 use crate::directory::{Among, Query, Resolved};
 use crate::io::{PollSocket, Socket};
-use crate::limits::Pass;
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, TunnelInfo};
@@ -30,120 +31,96 @@ impl Shard {
         self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
         self.kit.gate.spawn(async move {
+            let refused = |peer, reason| shard.callers.raw_refused(peer, None, None, reason);
             let Some(peer) = shard.callers.source(&socket, peer).await else {
-                return shard
-                    .callers
-                    .raw_refused(peer, None, None, CallerRefusal::Preamble);
+                return refused(peer, CallerRefusal::Preamble);
             };
             let Ok(mut pass) = shard.callers.arrive(peer.ip()) else {
-                return shard
-                    .callers
-                    .raw_refused(peer, None, None, CallerRefusal::Limited);
+                return refused(peer, CallerRefusal::Limited);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
             match shard.kit.in_time(deadline, tcp::preamble(&socket)).await {
                 Some(Some(preamble)) => {
                     if let Some(caller) = shard.callers.raw_caller(&preamble, peer, &mut pass) {
                         let tcp::Preamble { tunnel, early, .. } = preamble;
-                        let raw = Raw {
-                            socket,
+                        let raw = RawFrontend {
+                            tunnel,
+                            early,
                             peer,
                             pass,
                             arrived,
-                            early,
                             tried: Vec::new(),
                         };
-                        shard.route_raw(raw, tunnel, None, caller).await;
+                        shard.route_raw(socket, raw, None, caller).await;
                     }
                 }
                 Some(None) | None => {
                     debug!(%peer, "no valid preamble in time");
-                    shard
-                        .callers
-                        .raw_refused(peer, None, None, CallerRefusal::Preamble);
+                    refused(peer, CallerRefusal::Preamble);
                 }
             }
         });
     }
 
     /// Takes a raw frontend that another shard routed here.
-    pub(super) fn raw_moved_here(self: &Rc<Self>, frontend: Box<Frontend>) {
+    pub(super) fn raw_moved_here(
+        self: &Rc<Self>,
+        fd: OwnedFd,
+        identity: Option<Arc<Identity>>,
+        raw: Box<RawFrontend>,
+    ) {
         let shard = Rc::clone(self);
         // The route may have changed meanwhile: this shard's own copy decides.
         self.kit.gate.spawn(async move {
-            let Frontend {
-                fd,
-                tunnel,
-                early,
-                peer,
-                pass,
-                arrived,
-                identity,
-                tried,
-            } = *frontend;
             match shard.callers.caller_from(identity) {
                 Ok(caller) => {
-                    let socket = Socket::new(fd);
-                    let raw = Raw {
-                        socket,
-                        peer,
-                        pass,
-                        arrived,
-                        early,
-                        tried,
-                    };
                     let near = Some(shard.kit.index);
-                    shard.route_raw(raw, tunnel, near, caller).await;
+                    shard.route_raw(Socket::new(fd), *raw, near, caller).await;
                 }
-                Err(reason) => shard
-                    .callers
-                    .raw_refused(peer, Some(&tunnel), None, reason.into()),
+                Err(reason) => {
+                    let tunnel = Some(&raw.tunnel);
+                    shard
+                        .callers
+                        .raw_refused(raw.peer, tunnel, None, reason.into());
+                }
             }
         });
     }
 
-    /// Joins a raw frontend to a session of `tunnel` on this shard, or hands the frontend off to the session's shard.
+    /// Joins a raw frontend to a session of its tunnel on this shard, or hands the frontend off to the session's shard.
     /// Agents with a link on the shard `near` are preferred.
     async fn route_raw(
         self: &Rc<Self>,
-        mut raw: Raw,
-        tunnel: TunnelId,
+        socket: Socket,
+        mut raw: RawFrontend,
         near: Option<usize>,
         caller: Caller,
     ) {
-        match self.place_raw(&mut raw, &tunnel, near, &caller).await {
+        match self.place_raw(&mut raw, near, &caller).await {
             Place::Here(session) => {
                 let here = self.callers.count(raw.arrived);
-                self.serve_raw(raw.socket, session, raw.early, caller, here);
+                self.serve_raw(socket, session, raw.early, caller, here);
             }
             Place::Shard(to) => {
-                let peer = raw.peer;
-                let frontend = Frontend {
-                    fd: raw.socket.into_fd(),
-                    tunnel: tunnel.clone(),
-                    early: raw.early,
-                    peer,
-                    pass: raw.pass,
-                    arrived: raw.arrived,
-                    identity: caller.identity(),
-                    tried: raw.tried,
+                let (tunnel, peer) = (raw.tunnel.clone(), raw.peer);
+                let message = Message::Frontend {
+                    fd: socket.into_fd(),
+                    identity: caller.identity().cloned(),
+                    raw: Box::new(raw),
                 };
-                let message = Message::Frontend(Box::new(frontend));
                 if self.kit.mail.hand_off(to, message).await {
                     self.kit.metrics.handed_off(HandoffKind::Frontend);
                 } else {
-                    self.callers.raw_refused(
-                        peer,
-                        Some(&tunnel),
-                        Some(&caller),
-                        CallerRefusal::Overload,
-                    );
+                    let reason = CallerRefusal::Overload;
+                    self.callers
+                        .raw_refused(peer, Some(&tunnel), Some(&caller), reason);
                 }
             }
             Place::NoTarget(reason) => {
+                let tunnel = &raw.tunnel;
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
                 self.callers
-                    .raw_refused(raw.peer, Some(&tunnel), Some(&caller), reason.into());
+                    .raw_refused(raw.peer, Some(tunnel), Some(&caller), reason.into());
             }
         }
     }
@@ -152,11 +129,11 @@ impl Shard {
     /// refuses it, tries the tunnel's next agent.
     async fn place_raw(
         self: &Rc<Self>,
-        raw: &mut Raw,
-        tunnel: &TunnelId,
+        raw: &mut RawFrontend,
         near: Option<usize>,
         caller: &Caller,
     ) -> Place {
+        let tunnel = &raw.tunnel;
         // An HTTP target with a base path is reached over HTTP only.
         let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info) && info.is_open_to_raw();
         let began = self.kit.clock.now();
@@ -167,7 +144,7 @@ impl Shard {
                 return Place::NoTarget(reason);
             }
             let caller = || SessionCaller {
-                identity: caller.identity(),
+                identity: caller.identity().cloned(),
                 address: Some(raw.peer.ip().to_canonical()),
                 kind: FrontendKind::Tcp,
                 pass: mem::take(&mut raw.pass),
@@ -214,7 +191,7 @@ impl Shard {
             ..Query::new(Among::Tunnel(tunnel), &fit)
         };
         match self.directory.routes().resolve(&query) {
-            Resolved::To(choice) => Ok((choice.agent(), choice.is_only() && tried.is_empty())),
+            Resolved::To(choice) => Ok((choice.agent, choice.is_only() && tried.is_empty())),
             Resolved::Unknown | Resolved::Gone => Err(NoSession::UnknownTunnel),
             Resolved::Offline(_) | Resolved::Stale if self.agents.is_paused(tunnel) => {
                 Err(NoSession::TunnelPaused)
@@ -299,15 +276,4 @@ impl Shard {
         debug!(%peer, ended = ended.word(), "HTTP frontend ended");
         io.end(ended.is_reset());
     }
-}
-
-/// A raw frontend, and the payload that was read behind its preamble.
-struct Raw {
-    socket: Socket,
-    peer: SocketAddr,
-    pass: Pass,
-    arrived: Arrived,
-    early: Bytes,
-    /// Agents whose targets refused a connection for this frontend.
-    tried: Vec<AgentTag>,
 }

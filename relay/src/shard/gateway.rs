@@ -15,12 +15,12 @@ use tieline_wire::{SessionEnd, SharedBudget, TunnelId};
 use tokio::sync::oneshot;
 
 use super::Shard;
-use super::callers::{Caller, Known};
-use super::kit::Kit;
+use super::callers::Caller;
 use super::mail::message::{CrossingReply, CrossingRequest, Message, Verdict};
 use super::place::Place;
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
+use crate::clock::now_seconds;
 use crate::directory::{Among, OwnerGroup, Query, Resolved, TunnelSelector};
 use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
 use crate::limits::{Limited, Pass};
@@ -54,22 +54,19 @@ impl Gateway for ShardGateway {
     }
 
     fn own_tokens(&self) -> Option<OwnTokens> {
-        OwnTokens::of(&self.0.kit.auth.borrow(), Kit::seconds_since_1970())
+        OwnTokens::of(&self.0.kit.auth.borrow(), now_seconds())
     }
 
     fn is_current(&self, caller: &Caller) -> bool {
-        let is_current = |known: &Known| known.is_current(Kit::seconds_since_1970());
-        caller.known().is_none_or(is_current)
+        caller.is_current(now_seconds())
     }
 
     fn poll_revoked(&self, cx: &mut Context<'_>, caller: &Caller) -> Poll<()> {
-        caller
-            .known()
-            .map_or(Poll::Pending, |known| known.poll_revoked(cx))
+        caller.poll_revoked(cx)
     }
 
     fn subject<'a>(&self, caller: &'a Caller) -> Option<&'a str> {
-        caller.known().map(|known| known.identity().sub())
+        caller.identity().map(|it| it.sub())
     }
 
     fn sealer(&self) -> &Rc<Sealer> {
@@ -86,7 +83,7 @@ impl Gateway for ShardGateway {
         let shard = &self.0;
         let began = shard.kit.clock.now();
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
-        let identity = caller.known().map(|known| &**known.identity());
+        let identity = caller.identity().map(|it| &**it);
         let owners = match &wanted.selector {
             TunnelSelector::Kind(_) if wanted.binding.is_none() => OwnerGroup::of_caller(identity),
             _ => Vec::new(),
@@ -115,7 +112,7 @@ impl Gateway for ShardGateway {
             let (since, is_known) = match shard.directory.routes().resolve(&query) {
                 Resolved::To(choice) => {
                     let unusable = NoTarget::Refused(SessionEnd::TargetUnreachable);
-                    return choice.target().map(Rc::clone).ok_or(unusable);
+                    return choice.target.map(Rc::clone).ok_or(unusable);
                 }
                 // The link of the `stale` target is lost, and the route update that says so is on its way.
                 Resolved::Stale => (began, true),
@@ -124,8 +121,10 @@ impl Gateway for ShardGateway {
                 Resolved::Gone if shard.is_fresh() => (began, false),
                 Resolved::Gone => return Err(NoTarget::AgentGone),
                 Resolved::Unknown => {
+                    // The caller's query leaves paused tunnels out.
                     let anything = Query { fit: &fit, ..query };
-                    if shard.is_paused_for(&anything) {
+                    let routes = shard.directory.routes();
+                    if !matches!(routes.resolve(&anything), Resolved::Unknown) {
                         return Err(NoTarget::Refused(SessionEnd::TunnelPaused));
                     }
                     if !shard.is_fresh() {
@@ -173,7 +172,7 @@ impl Gateway for ShardGateway {
         tried: &[Rc<Target>],
     ) -> Option<Rc<Target>> {
         let shard = &self.0;
-        let identity = caller.known().map(|known| &**known.identity());
+        let identity = caller.identity().map(|it| &**it);
         let owners = OwnerGroup::of_caller(identity);
         let fit = |tunnel: &TunnelId, info: &TunnelInfo| {
             caller.may_reach(tunnel, info) && !shard.agents.is_paused(tunnel)
@@ -190,7 +189,7 @@ impl Gateway for ShardGateway {
             ..Query::new(Among::of(&wanted.selector, &owners), &fit)
         };
         match shard.directory.routes().resolve(&query) {
-            Resolved::To(choice) => choice.target().map(Rc::clone),
+            Resolved::To(choice) => choice.target.map(Rc::clone),
             _ => None,
         }
     }
@@ -206,7 +205,7 @@ impl Gateway for ShardGateway {
         // Look up again: since the target was found, the name may have gone to another owner.
         let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info);
         let placed = shard.place(tunnel, target.agent, fit, || SessionCaller {
-            identity: caller.identity(),
+            identity: caller.identity().cloned(),
             address: Some(self.1),
             kind: FrontendKind::Http,
             dcc: dcc.cloned(),
@@ -227,7 +226,7 @@ impl Gateway for ShardGateway {
             request: CrossingRequest {
                 tunnel: tunnel.clone(),
                 agent: target.agent,
-                identity: caller.identity(),
+                identity: caller.identity().cloned(),
                 address: Some(self.1),
                 dcc: dcc.cloned(),
             },
@@ -313,8 +312,7 @@ impl Gateway for ShardGateway {
         status: Option<StatusCode>,
         problem: Option<&'static str>,
     ) {
-        let known = caller.and_then(Caller::known);
-        let identity = known.map(|known| &**known.identity());
+        let identity = caller.and_then(Caller::identity).map(|it| &**it);
         let audit = &self.0.kit.peers.audit;
         let is_refused = match status {
             // The target may have processed a request that ended with one of these.
@@ -364,17 +362,21 @@ impl Drop for Crossing {
     }
 }
 
-impl Read for Crossing {
+impl Read for GatewayStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let outcome = ready!(self.socket.poll_read_some(cx, &mut buffer));
-        match (outcome, self.verdict.reset_reason()) {
+        let crossing = match self.get_mut() {
+            Self::Local(stream) => return Pin::new(stream).poll_read(cx, buffer),
+            Self::Crossing(crossing) => crossing,
+        };
+        let outcome = ready!(crossing.socket.poll_read_some(cx, &mut buffer));
+        match (outcome, crossing.verdict.reset_reason()) {
             // A reset looks like an end of the socket pair; the other shard records its reason before that.
             (Ok(0) | Err(_), Some(reason)) => {
-                let is_not_sent = self.verdict.is_not_sent();
+                let is_not_sent = crossing.verdict.is_not_sent();
                 let ended = SessionEnded {
                     reason,
                     is_not_sent,
@@ -382,38 +384,6 @@ impl Read for Crossing {
                 Poll::Ready(Err(ended.into()))
             }
             (outcome, _) => Poll::Ready(outcome.map(|_| ())),
-        }
-    }
-}
-
-impl Write for Crossing {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shut_down = true;
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
-impl Read for GatewayStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Local(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Crossing(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -426,7 +396,7 @@ impl Write for GatewayStream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Crossing(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Crossing(crossing) => Pin::new(&mut crossing.socket).poll_write(cx, bytes),
         }
     }
 
@@ -437,7 +407,10 @@ impl Write for GatewayStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Crossing(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Crossing(crossing) => {
+                crossing.shut_down = true;
+                Pin::new(&mut crossing.socket).poll_shutdown(cx)
+            }
         }
     }
 }

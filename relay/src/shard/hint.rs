@@ -3,8 +3,8 @@
 use tieline_wire::TunnelId;
 
 use super::Shard;
-use super::kit::Kit;
 use crate::auth::{may_reach, verify_caller};
+use crate::clock::now_seconds;
 use crate::config::CallerAuth;
 use crate::io::{Received, Socket};
 use crate::listen::http;
@@ -37,8 +37,7 @@ impl Shard {
     fn shard_for(&self, tunnel: &TunnelId, token: Option<&str>) -> Option<usize> {
         let routes = self.directory.routes();
         if self.kit.peers.config.caller_auth == CallerAuth::Token {
-            let now_seconds = Kit::seconds_since_1970();
-            let caller = verify_caller(&self.kit.auth.borrow(), token?, now_seconds).ok()?;
+            let caller = verify_caller(&self.kit.auth.borrow(), token?, now_seconds()).ok()?;
             let fit = |info: &TunnelInfo| may_reach(&caller, tunnel, info.owner.as_deref());
             if !routes.is_known(tunnel, fit) {
                 return None;

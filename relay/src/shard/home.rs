@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{LinkEnd, Refusal, RefusalReason, TunnelId};
+use tieline_wire::{Generation, LinkEnd, Refusal, RefusalReason, TunnelId};
 use tokio::sync::oneshot;
 use tracing::{debug, info};
 
@@ -30,18 +30,12 @@ impl Shard {
                 if refusal.reason == RefusalReason::Limited {
                     self.kit.metrics.limited(LimitKind::Tunnels);
                 }
-                let refused = Message::ClaimRefused {
-                    link,
-                    request,
-                    tunnel,
-                    refusal,
-                };
-                self.kit.mail.post(link.shard, refused);
+                self.answer_claim(link, request, &tunnel, Err(refusal));
             }
             Decision::Claimed { update, fence } => {
                 for old in fence {
                     let fence = Message::Fence {
-                        link: old,
+                        link: old.link,
                         reason: LinkEnd::Superseded,
                     };
                     self.kit.mail.post(old.shard, fence);
@@ -76,17 +70,28 @@ impl Shard {
     ) {
         for request in released.requests {
             let message = format!("{tunnel}: {reason}");
-            let refused = Message::ClaimRefused {
-                link,
-                request,
-                tunnel: tunnel.clone(),
-                refusal: Refusal { reason, message },
-            };
-            self.kit.mail.post(link.shard, refused);
+            let refusal = Refusal { reason, message };
+            self.answer_claim(link, request, tunnel, Err(refusal));
         }
         if let Some(update) = released.update {
             self.broadcast(update);
         }
+    }
+
+    fn answer_claim(
+        &self,
+        link: LinkRef,
+        request: u32,
+        tunnel: &TunnelId,
+        outcome: Result<Generation, Refusal>,
+    ) {
+        let answer = Message::ClaimAnswered {
+            link: link.link,
+            request,
+            tunnel: tunnel.clone(),
+            outcome,
+        };
+        self.kit.mail.post(link.shard, answer);
     }
 
     fn broadcast(self: &Rc<Self>, update: RouteUpdate) {
@@ -103,13 +108,7 @@ impl Shard {
         let confirmed = self.directory.names().confirm(tunnel, revision, shard);
         self.count_tunnels();
         for it in confirmed {
-            let granted = Message::ClaimGranted {
-                link: it.link,
-                request: it.request,
-                tunnel: tunnel.clone(),
-                generation: it.generation,
-            };
-            self.kit.mail.post(it.link.shard, granted);
+            self.answer_claim(it.link, it.request, tunnel, Ok(it.generation));
         }
     }
 

@@ -8,13 +8,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::gate::Gate;
 use super::mail::Mail;
 use super::peers::Peers;
 use crate::auth::{OwnTokens, Snapshot};
-use crate::clock::Clock;
+use crate::clock::{Clock, now_seconds};
 use crate::io::sleep;
 use crate::limits::Limited;
 use crate::listen::http::{DRAIN_GRACE, holds_token};
@@ -57,11 +57,6 @@ impl Kit {
         Arc::clone(&self.auth.borrow())
     }
 
-    /// Asks the control thread to fetch newer keys; the control thread limits how often it does.
-    pub(super) fn wants_keys(&self) {
-        self.peers.asks.newer_keys();
-    }
-
     /// Counts an outcome that a limit refuses.
     pub(super) fn counted<T>(&self, outcome: Result<T, Limited>) -> Result<T, Limited> {
         if let Err(limited) = &outcome {
@@ -73,14 +68,8 @@ impl Kit {
     /// True if a name that a peer sent holds a token of the relay: peers put tokens in the place of names, and logs
     /// must not contain them.
     pub(super) fn is_token(&self, name: &str) -> bool {
-        let own = OwnTokens::of(&self.auth.borrow(), Self::seconds_since_1970());
+        let own = OwnTokens::of(&self.auth.borrow(), now_seconds());
         own.is_some_and(|own| holds_token(own, name.as_bytes()))
-    }
-
-    pub(super) fn seconds_since_1970() -> u64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs())
     }
 
     /// The output of `first_bytes`, or `None` after `limit`. Once the shard drains, a peer that has sent nothing gets

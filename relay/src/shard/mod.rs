@@ -168,8 +168,8 @@ impl Shard {
                 stranger,
                 greeting,
             } => self.serve_link(Socket::new(fd), (peer, stranger), greeting.map(|it| *it)),
-            Message::Lane { fd, nonce } => self.agents.lane_moved_here(fd, &nonce),
-            Message::Frontend(frontend) => self.raw_moved_here(frontend),
+            Message::Lane { fd, nonce } => self.agents.lane_arrived(Socket::new(fd), &nonce),
+            Message::Frontend { fd, identity, raw } => self.raw_moved_here(fd, identity, raw),
             Message::Http { fd, peer, arrived } => self.http_moved_here(fd, peer, arrived),
             Message::Crossing { fd, request, back } => self.crossing_arrived(fd, request, back),
             Message::Claim(claim) => self.decide_claim(*claim),
@@ -182,24 +182,19 @@ impl Shard {
             } => {
                 self.route_applied(&tunnel, revision, shard);
             }
-            Message::ClaimGranted {
+            Message::ClaimAnswered {
                 link,
                 request,
                 tunnel,
-                generation,
-            } => {
-                self.agents
-                    .grant_registration(link, request, tunnel, generation);
-            }
-            Message::ClaimRefused {
-                link,
-                request,
-                tunnel,
-                refusal,
-            } => {
-                self.agents
-                    .refuse_registration(link, request, &tunnel, refusal);
-            }
+                outcome,
+            } => match outcome {
+                Ok(generation) => self
+                    .agents
+                    .grant_registration(link, request, tunnel, generation),
+                Err(refusal) => self
+                    .agents
+                    .refuse_registration(link, request, &tunnel, refusal),
+            },
             Message::Lost(told) => self.agents.lost_told(&told),
             Message::Fence { link, reason } => self.agents.fence(link, reason),
             Message::Listen {

@@ -8,7 +8,7 @@ use tieline_wire::{Moment, NoSession, TunnelId};
 
 use super::Shard;
 use super::mail::message::Message;
-use crate::directory::{Query, Resolved, RouteUpdate, TunnelSelector};
+use crate::directory::{RouteUpdate, TunnelSelector, home};
 use crate::io::timeout;
 
 impl Shard {
@@ -22,7 +22,7 @@ impl Shard {
             revision: *revision,
             shard: self.kit.index,
         };
-        let home = self.directory.home(tunnel);
+        let home = home(tunnel, self.kit.mail.shards());
         self.kit.metrics.route_updates.inc();
         let now = self.kit.clock.now();
         let has_other_callers = self.directory.routes_mut().apply(Arc::clone(update), now);
@@ -51,7 +51,11 @@ impl Shard {
         if left.is_zero() || self.kit.draining.get() {
             return false;
         }
-        let changed = self.directory.routes_mut().changed(selector, is_known);
+        let changed = self
+            .directory
+            .routes_mut()
+            .waiting
+            .changed(selector, is_known);
         match changed {
             Some(changed) => timeout(left, changed).await.is_ok(),
             None => false,
@@ -74,10 +78,5 @@ impl Shard {
         let is_known = reason == NoSession::TunnelOffline;
         self.is_changed(&selector, since.unwrap_or(began), is_known)
             .await
-    }
-
-    /// Whether `anything`, a query that includes paused tunnels, finds a tunnel where the caller's query found none.
-    pub(super) fn is_paused_for(&self, anything: &Query<'_>) -> bool {
-        !matches!(self.directory.routes().resolve(anything), Resolved::Unknown)
     }
 }

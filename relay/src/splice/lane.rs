@@ -58,7 +58,11 @@ pub(super) async fn upward(
             Ok(())
         }
         Some(Err(Broken::From(error))) => Err(frontend_failed(error)),
-        Some(Err(Broken::To(_))) => Err(no_verdict().await),
+        Some(Err(Broken::To(_))) => {
+            // A reset of the session ends this task; without one the lane itself failed.
+            sleep(VERDICT_TIMEOUT).await;
+            Err(Failure::Lane)
+        }
     }
 }
 
@@ -99,12 +103,6 @@ pub(super) async fn downward(
             }
         }
     }
-}
-
-/// Waits for a reset of the session, which ends this task; without one the lane itself failed.
-async fn no_verdict() -> Failure {
-    sleep(VERDICT_TIMEOUT).await;
-    Failure::Lane
 }
 
 /// Runs `carrying` to its end; `None` as soon as the session is reset.

@@ -94,6 +94,8 @@ pub(crate) fn splice(
             }
             Failure::Lane => {
                 session.reset(SessionEnd::LaneLost);
+                // Before the flush, which must not keep the session in the counts.
+                drop(session);
                 SessionEnd::LaneLost
             }
             Failure::Session(reason) => reason,

@@ -76,10 +76,7 @@ impl Folder {
     /// # Errors
     /// The folder cannot be created, belongs to another user, or can be changed by other users.
     pub(crate) fn open(path: &Path) -> Result<Self, StartError> {
-        let failed = |problem: String| StartError::State {
-            path: path.to_owned(),
-            problem,
-        };
+        let failed = |problem: String| StartError::state(path, problem);
         let unfit = |problem: String| {
             let path = path.to_owned();
             StartError::Config(ConfigError::Content { path, problem })
@@ -128,10 +125,7 @@ impl Folder {
     )]
     pub(super) fn lock(&self) -> Result<Lock, StartError> {
         let path = self.path.join(LOCK_FILE);
-        let unfit = |problem: String| StartError::State {
-            path: self.path.clone(),
-            problem,
-        };
+        let unfit = |problem: String| StartError::state(&self.path, problem);
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -178,19 +172,16 @@ impl Folder {
     /// The file cannot be read, or other users may read or change it.
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StartError> {
         let path = self.path.join(name);
-        let unfit = |problem: String| StartError::State {
-            path: path.clone(),
-            problem,
-        };
+        let unreadable =
+            |source: io::Error| StartError::state(&path, format!("cannot be read: {source}"));
         let file = match open_own(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(unfit(format!("cannot be read: {source}"))),
+            Err(source) => return Err(unreadable(source)),
         };
         let mut content = Vec::new();
-        file.take(FILE_BYTES_MAX)
-            .read_to_end(&mut content)
-            .map_err(|source| unfit(format!("cannot be read: {source}")))?;
+        let mut file = file.take(FILE_BYTES_MAX);
+        file.read_to_end(&mut content).map_err(unreadable)?;
         Ok(Some(content))
     }
 
@@ -201,10 +192,8 @@ impl Folder {
     pub(super) fn replace(&self, name: &str, content: &[u8]) -> Result<(), StartError> {
         let path = self.path.join(name);
         let write = |file: &mut File| file.write_all(content);
-        replace(&path, write).map_err(|source| StartError::State {
-            path,
-            problem: format!("cannot be written: {source}"),
-        })
+        replace(&path, write)
+            .map_err(|source| StartError::state(&path, format!("cannot be written: {source}")))
     }
 }
 
@@ -219,21 +208,16 @@ pub(super) fn open_own(path: &Path) -> io::Result<File> {
     let it = file.metadata()?;
     let user = geteuid().as_raw();
     let problem = if !it.is_file() {
-        Some("is not a regular file".to_owned())
+        "is not a regular file".to_owned()
     } else if it.uid() != user {
-        Some(format!("belongs to user {}, not to {user}", it.uid()))
+        format!("belongs to user {}, not to {user}", it.uid())
     } else if it.mode() & FILE_MODE_FORBIDDEN != 0 {
         let mode = it.mode() & 0o777;
-        Some(format!(
-            "other users can read or change it (mode {mode:03o}); run `chmod 600` on it"
-        ))
+        format!("other users can read or change it (mode {mode:03o}); run `chmod 600` on it")
     } else {
-        None
+        return Ok(file);
     };
-    match problem {
-        Some(problem) => Err(io::Error::other(problem)),
-        None => Ok(file),
-    }
+    Err(io::Error::other(problem))
 }
 
 /// Writes a file beside `path` and renames it to `path`: after a crash the old file or the new one is there, whole.

@@ -156,15 +156,13 @@ pub(super) struct Content {
 }
 
 fn read(path: &Path, names_max: usize) -> io::Result<Content> {
-    let Content {
-        mut bindings,
-        mut decisions,
-    } = Content::default();
+    let mut content = Content::default();
     let file = match open_own(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(content),
         Err(error) => return Err(error),
     };
+    let (bindings, decisions) = (&mut content.bindings, &mut content.decisions);
     let mut reader = BufReader::new(file);
     let (mut line, mut unread, mut too_many) = (Vec::new(), 0_usize, 0_usize);
     loop {
@@ -194,8 +192,5 @@ fn read(path: &Path, names_max: usize) -> io::Result<Content> {
         let file = path.display();
         warn!(%file, unread, too_many, "lines of the journal were skipped");
     }
-    Ok(Content {
-        bindings,
-        decisions,
-    })
+    Ok(content)
 }

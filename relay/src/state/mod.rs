@@ -3,7 +3,7 @@
 //!
 //! One relay at a time has the folder, by a lock on a file in it. In a take-over, the old relay lends the folder
 //! ([`State::lend`]): it writes its notes, then stops writing, and the new relay gets the lock and reads the folder
-//! ([`State::take_lent`]). One of the two then goes on ([`State::go_on`]): the new relay, or the old one with the
+//! ([`State::take`]). One of the two then goes on ([`State::go_on`]): the new relay, or the old one with the
 //! journal that it still has open. The new relay writes into the journal only then, so a take-over that fails changes
 //! nothing. Decisions of the old relay while it drains are not written any more: [`Book::note`] accepts and drops them,
 //! and the agents register with the new relay themselves. [`Folder::open`] takes no lock, so that the new relay can
@@ -16,11 +16,10 @@ mod journal;
 mod writer;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tieline_wire::TunnelId;
@@ -31,6 +30,7 @@ pub(crate) use self::decision::Decision;
 pub(crate) use self::folder::{Folder, Lock};
 use self::journal::Journal;
 use self::writer::{OVER, Order, Writer};
+pub(crate) use crate::clock::now_seconds;
 use crate::config::Denied;
 use crate::error::StartError;
 
@@ -56,9 +56,7 @@ const NAMES_FILE: &str = "names.journal";
 /// The relay's folder, while this relay has it. Dropping it has the effect of [`State::release`].
 #[derive(Debug)]
 pub(crate) struct State {
-    orders: SyncSender<Order>,
-    /// Notes in the queue of orders.
-    notes_waiting: Arc<AtomicUsize>,
+    queue: Queue,
     lock: Option<Lock>,
     /// Sends the order to go on writing; set while another relay may write the journal.
     go_on: Option<SyncSender<()>>,
@@ -96,35 +94,21 @@ impl Kept {
 }
 
 impl State {
-    /// Takes the folder for this relay, and reads at most `names_max` names from it.
+    /// Takes the folder for this relay, and reads at most `names_max` names from it. With the lock that another relay
+    /// has `lent`, notes wait for [`State::go_on`]; if the returned state is dropped before that, the journal stays as it
+    /// was.
     ///
     /// # Errors
     /// Another relay has the folder, or a file in it cannot be read or written.
-    pub(crate) fn take(folder: &Folder, names_max: usize) -> Result<(Self, Kept), StartError> {
-        let lock = folder.lock()?;
-        Self::with(folder, lock, None, names_max)
-    }
-
-    /// Reads the folder that another relay has lent with its `lock`. Notes wait for [`State::go_on`]; if the returned
-    /// state is dropped before that, the journal stays as it was.
-    ///
-    /// # Errors
-    /// A file in the folder cannot be read or written.
-    pub(crate) fn take_lent(
+    pub(crate) fn take(
         folder: &Folder,
-        lock: Lock,
+        lent: Option<Lock>,
         names_max: usize,
     ) -> Result<(Self, Kept), StartError> {
-        let go_on = sync_channel(1);
-        Self::with(folder, lock, Some(go_on), names_max)
-    }
-
-    fn with(
-        folder: &Folder,
-        lock: Lock,
-        go_on: Option<(SyncSender<()>, Receiver<()>)>,
-        names_max: usize,
-    ) -> Result<(Self, Kept), StartError> {
+        let (lock, go_on) = match lent {
+            Some(lock) => (lock, Some(sync_channel(1))),
+            None => (folder.lock()?, None),
+        };
         let epoch_seconds = next_epoch(folder)?;
         let seal_key = seal_key(folder)?;
         let path = folder.path().join(NAMES_FILE);
@@ -132,17 +116,17 @@ impl State {
             None => Journal::open(&path, names_max),
             Some(_) => Journal::open_as_it_is(&path, names_max),
         };
-        let (journal, content) = opened.map_err(|source| StartError::State {
-            path,
-            problem: format!("cannot be used: {source}"),
-        })?;
+        let (journal, content) = opened
+            .map_err(|source| StartError::state(&path, format!("cannot be used: {source}")))?;
         let (orders, taken) = sync_channel(NOTES_MAX + DECISIONS_MAX);
         let notes_waiting = Arc::new(AtomicUsize::new(0));
         let (go_on, begin) = go_on.unzip();
         Writer::start(journal, taken, Arc::clone(&notes_waiting), begin)?;
         let state = Self {
-            orders,
-            notes_waiting,
+            queue: Queue {
+                orders,
+                notes_waiting,
+            },
             lock: Some(lock),
             go_on,
         };
@@ -159,10 +143,7 @@ impl State {
 
     /// The queue of notes for the journal, for every shard.
     pub(crate) fn book(&self) -> Book {
-        Book(Some(Queue {
-            orders: self.orders.clone(),
-            notes_waiting: Arc::clone(&self.notes_waiting),
-        }))
+        Book(Some(self.queue.clone()))
     }
 
     /// Writes all notes so far, then nothing until [`State::go_on`]. Returns the lock for the relay that reads the
@@ -175,11 +156,8 @@ impl State {
                 return None;
             }
         };
-        let (done, is_done) = sync_channel(1);
         let (go_on, goes_on) = sync_channel(1);
-        let order = Order::Stop(done, Some(goes_on));
-        let is_told = send_within(&self.orders, order, RELEASE_TIMEOUT);
-        if !is_told || is_done.recv_timeout(RELEASE_TIMEOUT).is_err() {
+        if !self.stop_writing(Some(goes_on)) {
             error!("the state folder cannot be written; it is not handed over to another relay");
             return None;
         }
@@ -205,12 +183,19 @@ impl State {
         if self.go_on.take().is_some() {
             return;
         }
-        let (done, is_done) = sync_channel(1);
-        let is_told = send_within(&self.orders, Order::Stop(done, None), RELEASE_TIMEOUT);
-        if !is_told || is_done.recv_timeout(RELEASE_TIMEOUT).is_err() {
+        if !self.stop_writing(None) {
             error!("the state folder cannot be written; the last bindings of names are lost");
         }
         drop(lock);
+    }
+
+    /// Has all notes so far written, and then nothing: until `go_on` receives an order, or for ever. False if the disk does
+    /// not take the notes in time.
+    fn stop_writing(&self, go_on: Option<Receiver<()>>) -> bool {
+        let (done, is_done) = sync_channel(1);
+        let order = Order::Stop(done, go_on);
+        send_within(&self.queue.orders, order, RELEASE_TIMEOUT)
+            && is_done.recv_timeout(RELEASE_TIMEOUT).is_ok()
     }
 }
 
@@ -301,27 +286,14 @@ fn send_within(orders: &SyncSender<Order>, mut order: Order, timeout: Duration) 
     }
 }
 
-/// The current time in seconds since 1970.
-pub(crate) fn now_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 /// Makes the number of this start, and writes it to the disk before the relay uses it.
 fn next_epoch(folder: &Folder) -> Result<u64, StartError> {
-    let last = match folder.read(EPOCH_FILE)? {
-        Some(bytes) => match parse_epoch(&bytes) {
-            Some(last) => last,
-            None => {
-                let path = folder.path().join(EPOCH_FILE);
-                warn!(path = %path.display(), "the file has no valid number; the epoch is taken from the clock");
-                0
-            }
-        },
-        None => 0,
-    };
-    let epoch = now_seconds().max(last + 1);
+    let last = folder.read(EPOCH_FILE)?.map(|bytes| parse_epoch(&bytes));
+    if last == Some(None) {
+        let path = folder.path().join(EPOCH_FILE);
+        warn!(path = %path.display(), "the file has no valid number; the epoch is taken from the clock");
+    }
+    let epoch = now_seconds().max(last.flatten().unwrap_or(0) + 1);
     folder.replace(EPOCH_FILE, format!("{epoch}\n").as_bytes())?;
     Ok(epoch)
 }
@@ -337,11 +309,8 @@ fn parse_epoch(bytes: &[u8]) -> Option<u64> {
 fn seal_key(folder: &Folder) -> Result<[u8; 32], StartError> {
     if let Some(bytes) = folder.read(SEAL_FILE)? {
         let key: Result<[u8; 32], _> = bytes.try_into();
-        return key.map_err(|_| StartError::State {
-            path: folder.path().join(SEAL_FILE),
-            problem: "is damaged; remove it (MCP sessions bound to one agent must start again)"
-                .to_owned(),
-        });
+        let problem = "is damaged; remove it (MCP sessions bound to one agent must start again)";
+        return key.map_err(|_| StartError::state(&folder.path().join(SEAL_FILE), problem));
     }
     let key = random_key()?;
     folder.replace(SEAL_FILE, &key)?;
@@ -353,24 +322,6 @@ fn random_key() -> Result<[u8; 32], StartError> {
     let filled = SystemRandom::new().fill(&mut key);
     filled.map_err(|_| StartError::Randomness)?;
     Ok(key)
-}
-
-/// Opens and takes a relay's folder, if `dir` names one; with the lock `lent` by the relay that has the folder, if it
-/// lent one.
-pub(crate) fn take(
-    dir: Option<&Path>,
-    lent: Option<Lock>,
-    names_max: usize,
-) -> Result<Option<(State, Kept)>, StartError> {
-    let Some(dir) = dir else {
-        return Ok(None);
-    };
-    let folder = Folder::open(dir)?;
-    let taken = match lent {
-        Some(lock) => State::take_lent(&folder, lock, names_max),
-        None => State::take(&folder, names_max),
-    };
-    taken.map(Some)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use tempfile::TempDir;
 use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme, TunnelId};
@@ -30,7 +31,7 @@ fn binding(tunnel: &str, sub: Option<&str>, key: u8) -> Binding {
 }
 
 fn take(folder: &TempDir) -> (State, Kept) {
-    State::take(&Folder::open(folder.path()).unwrap(), 100).unwrap()
+    State::take(&Folder::open(folder.path()).unwrap(), None, 100).unwrap()
 }
 
 fn note(state: &State, note: Note) {
@@ -81,7 +82,7 @@ fn one_relay_has_the_folder_at_a_time_and_hands_all_of_it_over() {
     let folder = TempDir::new().unwrap();
     let (mut old, _) = take(&folder);
     let it = Folder::open(folder.path()).unwrap();
-    let refused = State::take(&it, 100).unwrap_err().to_string();
+    let refused = State::take(&it, None, 100).unwrap_err().to_string();
     let pid = std::process::id();
     assert!(
         refused.contains(&format!(
@@ -91,7 +92,7 @@ fn one_relay_has_the_folder_at_a_time_and_hands_all_of_it_over() {
     );
     note(&old, Note::bound(binding("maya", Some("ada"), 1)));
     old.release();
-    let (new, kept) = State::take(&it, 100).unwrap();
+    let (new, kept) = State::take(&it, None, 100).unwrap();
     assert_eq!(names(kept), [binding("maya", Some("ada"), 1)]);
     // Notes of the old relay while it drains are dropped.
     note(&old, Note::Forgotten(name("maya")));
@@ -115,13 +116,13 @@ fn a_relay_whose_successor_fails_goes_on_with_the_folder_that_it_lent() {
     for name in ["one", "two"] {
         let lock = old.lend().unwrap();
         note(&old, Note::bound(binding(name, Some("ada"), 1)));
-        let failed = State::take_lent(&it, lock, 100).unwrap_err().to_string();
+        let failed = State::take(&it, Some(lock), 100).unwrap_err().to_string();
         assert!(failed.contains(EPOCH_FILE), "{failed}");
         // A third relay does not get the folder in between.
-        let refused = State::take(&it, 100).unwrap_err().to_string();
+        let refused = State::take(&it, None, 100).unwrap_err().to_string();
         assert!(refused.contains("is in use"), "{refused}");
         old.go_on();
-        assert!(State::take(&it, 100).is_err());
+        assert!(State::take(&it, None, 100).is_err());
     }
     note(&old, Note::bound(binding("after", Some("ada"), 1)));
     drop(old);
@@ -143,19 +144,19 @@ fn a_folder_that_was_lent_is_written_by_the_one_that_goes_on() {
     let it = Folder::open(folder.path()).unwrap();
     let path = folder.path().join(NAMES_FILE);
     // The first successor ends before it goes on.
-    let (failed, _) = State::take_lent(&it, old.lend().unwrap(), 100).unwrap();
+    let (failed, _) = State::take(&it, Some(old.lend().unwrap()), 100).unwrap();
     let before = fs::read(&path).unwrap();
     note(&failed, Note::Forgotten(name("before")));
     drop(failed);
     assert_eq!(fs::read(&path).unwrap(), before);
     old.go_on();
-    let (mut new, kept) = State::take_lent(&it, old.lend().unwrap(), 100).unwrap();
+    let (mut new, kept) = State::take(&it, Some(old.lend().unwrap()), 100).unwrap();
     assert_eq!(kept.bindings.len(), 1);
     new.go_on();
     note(&old, Note::bound(binding("late", Some("ada"), 1)));
     note(&new, Note::bound(binding("after", Some("ada"), 1)));
     drop(old);
-    let refused = State::take(&it, 100).unwrap_err().to_string();
+    let refused = State::take(&it, None, 100).unwrap_err().to_string();
     assert!(refused.contains("is in use"), "{refused}");
     drop(new);
     let found: Vec<_> = names(take(&folder).1)
@@ -269,18 +270,18 @@ fn a_folder_or_file_that_others_can_change_is_refused_with_the_remedy() {
     }
     mode(&made, 0o750);
     let it = Folder::open(&made).unwrap();
-    drop(State::take(&it, 1).unwrap());
+    drop(State::take(&it, None, 1).unwrap());
     for file in [SEAL_FILE, EPOCH_FILE, NAMES_FILE] {
         let path = made.join(file);
         mode(&path, 0o640);
-        let refused = State::take(&it, 1).unwrap_err().to_string();
+        let refused = State::take(&it, None, 1).unwrap_err().to_string();
         assert!(
             refused.contains(file) && refused.contains("chmod 600"),
             "{refused}"
         );
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert!(State::take(&it, 1).is_err());
+        assert!(State::take(&it, None, 1).is_err());
         fs::remove_file(&path).unwrap();
     }
     let file = folder.path().join("file");
@@ -294,7 +295,7 @@ fn a_damaged_key_is_named_and_not_replaced_in_silence() {
     drop(take(&folder));
     let it = Folder::open(folder.path()).unwrap();
     it.replace(SEAL_FILE, b"short").unwrap();
-    let refused = State::take(&it, 1).unwrap_err().to_string();
+    let refused = State::take(&it, None, 1).unwrap_err().to_string();
     assert!(
         refused.contains(SEAL_FILE) && refused.contains("remove it"),
         "{refused}"
@@ -307,7 +308,7 @@ fn a_decision_finds_room_although_notes_fill_their_part_of_the_queue() {
     let (mut old, _) = take(&folder);
     // The writer of a lent folder writes nothing yet, as if the disk hung.
     let it = Folder::open(folder.path()).unwrap();
-    let (mut new, _) = State::take_lent(&it, old.lend().unwrap(), 100).unwrap();
+    let (mut new, _) = State::take(&it, Some(old.lend().unwrap()), 100).unwrap();
     let book = new.book();
     while book.note(Box::new(Note::Forgotten(name("maya")))).is_ok() {}
     book.decide(Decision::Paused(name("nuke")));

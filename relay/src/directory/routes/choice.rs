@@ -49,21 +49,13 @@ pub(crate) enum Resolved<'a, T> {
 
 /// The agent that was chosen for a caller.
 pub(crate) struct Choice<'a, T> {
-    agent: AgentTag,
+    pub(crate) agent: AgentTag,
     known: &'a Known<T>,
-    target: Option<&'a Rc<T>>,
+    /// The agent's target; `None` if its description is unusable, or the query asked for none.
+    pub(crate) target: Option<&'a Rc<T>>,
 }
 
-impl<'a, T> Choice<'a, T> {
-    pub(crate) const fn agent(&self) -> AgentTag {
-        self.agent
-    }
-
-    /// The agent's target; `None` if its description is unusable, or the query asked for none.
-    pub(crate) const fn target(&self) -> Option<&'a Rc<T>> {
-        self.target
-    }
-
+impl<T> Choice<'_, T> {
     /// Whether the tunnel has no other agent.
     pub(crate) fn is_only(&self) -> bool {
         self.known.update.agents.len() == 1
@@ -212,18 +204,8 @@ impl<T> Routes<T> {
         Resolved::To(Choice {
             agent: known.update.agents[place].tag,
             known,
-            target: self.target(known, place, query),
+            target: query.serves.and_then(|_| known.target(place, self.make)),
         })
-    }
-
-    /// The target of the agent at `place`, if the query asks for one.
-    fn target<'a>(
-        &self,
-        known: &'a Known<T>,
-        place: usize,
-        query: &Query<'_>,
-    ) -> Option<&'a Rc<T>> {
-        query.serves.and_then(|_| known.target(place, self.make))
     }
 
     /// Sort key of the agent at `place`; a session kept for the caller itself does not count as load.

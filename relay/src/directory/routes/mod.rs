@@ -38,7 +38,8 @@ pub(crate) struct Routes<T> {
     kinds: Kinds,
     /// Round-robin positions for the choice among agents and links.
     turns: RoundRobin,
-    waiting: Waiting,
+    /// Callers that wait for a change.
+    pub(crate) waiting: Waiting,
     /// Kept connections to agents, dropped once the agent no longer serves the tunnel.
     kept: HashMap<TunnelId, Vec<Kept>>,
 }
@@ -143,11 +144,6 @@ impl<T> Routes<T> {
         }
     }
 
-    /// Wakes all callers that wait for a change.
-    pub(crate) fn wake_all(&mut self) {
-        self.waiting.wake_all();
-    }
-
     /// A `row` for each `fit` one among the next [`LIST_COUNT`] tunnels whose names follow `after`; and the last name
     /// looked at, if more follow. `row` is told whether an agent serves the tunnel.
     pub(crate) fn list<R>(
@@ -196,16 +192,6 @@ impl<T> Routes<T> {
     /// Moment since which a known tunnel has no agent; `None` if it has an agent or is unknown.
     pub(crate) fn offline_since(&self, tunnel: &TunnelId) -> Option<Moment> {
         self.routes.get(tunnel)?.offline_since
-    }
-
-    /// Ready at the next change of the route for `selector`; `None` if too many callers wait, with a lower limit for unknown
-    /// names.
-    pub(crate) fn changed(
-        &mut self,
-        selector: &TunnelSelector,
-        is_known: bool,
-    ) -> Option<oneshot::Receiver<()>> {
-        self.waiting.changed(selector, is_known)
     }
 }
 

@@ -9,12 +9,11 @@ use tieline_wire::{
 use tracing::info;
 
 use super::Agents;
-use super::registration::Registering;
 use super::spread::shard_of;
 use crate::directory::ReleaseKind;
 use crate::host::{host_of, is_loopback};
 use crate::link::{LinkHost, Stay};
-use crate::registry::{LinkId, LinkRef};
+use crate::registry::LinkId;
 
 /// A link's access to its shard's agents.
 pub(in crate::shard) struct Host {
@@ -60,13 +59,11 @@ impl LinkHost for Host {
 
     fn register(&self, mux: &mut Mux, register: Register) {
         let agents = &self.agents;
-        let refusal = match agents.register(self.id, self.peer, &register) {
-            Ok(Registering::Claimed) => return mux.trust(),
-            Ok(Registering::Asked) => return,
-            Err(refusal) => refusal,
+        let Err(refusal) = agents.register(self.id, self.peer, mux, &register) else {
+            return;
         };
         if refusal.reason == RefusalReason::AuthUnavailable {
-            agents.kit.wants_keys();
+            agents.kit.peers.asks.newer_keys();
         }
         // A token in the name's place may have capitals, which a tunnel's name has not.
         let name = register.name.as_deref();
@@ -85,12 +82,9 @@ impl LinkHost for Host {
 
     fn lost(&self, lost: Lost) {
         let registry = self.agents.registry.borrow();
-        let agent = registry
-            .link(self.id)
-            .and_then(|it| it.agent.as_ref().cloned());
-        drop(registry);
-        if let Some(hello) = agent {
-            self.agents.agent_tells(&hello, lost);
+        let link = registry.link(self.id);
+        if let Some(hello) = link.and_then(|it| it.agent.as_ref()) {
+            self.agents.agent_tells(hello, lost);
         }
     }
 
@@ -118,11 +112,7 @@ impl Host {
             entry.leave(tunnel.clone(), it);
         }
         drop(registry);
-        let link = LinkRef {
-            shard: agents.kit.index,
-            link: self.id,
-        };
-        agents.release(tunnel.clone(), link, kind);
+        agents.release(tunnel.clone(), self.id, kind);
     }
 }
 

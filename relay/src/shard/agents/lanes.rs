@@ -1,7 +1,5 @@
 //! Bulk lanes: brings an agent's lane connection to the shard of its session.
 
-use std::os::fd::OwnedFd;
-
 use tieline_wire::{BulkNonce, LinkRefusal};
 
 use super::super::mail::message::Message;
@@ -26,12 +24,8 @@ impl Agents {
         }
     }
 
-    /// Takes a lane that another shard accepted.
-    pub(in crate::shard) fn lane_moved_here(&self, fd: OwnedFd, nonce: &BulkNonce) {
-        self.lane_arrived(Socket::new(fd), nonce);
-    }
-
-    fn lane_arrived(&self, socket: Socket, nonce: &BulkNonce) {
+    /// Takes a lane whose offer this shard made.
+    pub(in crate::shard) fn lane_arrived(&self, socket: Socket, nonce: &BulkNonce) {
         if !self.lanes.arrived(socket, nonce, self.kit.clock.now()) {
             self.kit.metrics.link_refused(LinkRefusal::LaneRefused);
         }

@@ -1,15 +1,18 @@
-//! The links in the tables: how one comes in, opens sessions, is swept and ends.
+//! The links in the tables: how one comes in, opens sessions, is swept and rechecked, and ends.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tieline_wire::{LinkEnd, Mux, NoSession, OpenError, RelayHello, Settings, TunnelId};
+use tieline_wire::{
+    AgentKey, LinkEnd, Mux, NoSession, OpenError, RelayHello, Settings, TunnelId, WithdrawalReason,
+};
 use tracing::info;
 
-use super::super::kit::Kit;
 use super::Agents;
+use crate::auth::{Identity, Snapshot};
+use crate::clock::now_seconds;
 use crate::directory::ReleaseKind;
 use crate::io::turn;
 use crate::limits::Place;
@@ -18,6 +21,9 @@ use crate::session::{Session, SessionCaller, SharedMux};
 
 /// Links that are swept in one turn of the shard: 50 us on a shard with 10,000.
 const SWEEP_LINKS: usize = 256;
+
+/// Links and tunnels that are rechecked in one turn of the shard: some 100 us.
+const RECHECK_COUNT: usize = 512;
 
 impl Agents {
     /// Puts a link from `peer` into the tables; `stranger` counts it until its agent has a tunnel.
@@ -101,10 +107,6 @@ impl Agents {
         let reason = entry.mux.closing().unwrap_or(reason);
         self.kit.metrics.links.dec();
         self.note_link_end(&entry, reason);
-        let link = LinkRef {
-            shard: self.kit.index,
-            link: id,
-        };
         match &entry.agent {
             Some(_) => {
                 if let Some(eviction) = reason.eviction() {
@@ -126,29 +128,46 @@ impl Agents {
             _ => ReleaseKind::Away,
         };
         for tunnel in entry.into_tunnels() {
-            self.release(tunnel, link, kind);
+            self.release(tunnel, id, kind);
         }
         true
     }
 
     /// Sends due pings, ends stale links, and withdraws tunnels whose permissions have expired.
     pub(in crate::shard) async fn sweep_links(&self) {
-        let mut from = None;
-        loop {
-            let (now, now_seconds) = (self.kit.clock.now(), Kit::seconds_since_1970());
+        in_turns(|from| {
+            let (now, now_seconds) = (self.kit.clock.now(), now_seconds());
             let end = |entry: &LinkEntry, reason| entry.mux.close(reason);
-            let (expired, next) =
-                self.registry
-                    .borrow_mut()
-                    .sweep(from, SWEEP_LINKS, now, now_seconds, end);
+            let mut registry = self.registry.borrow_mut();
+            let (expired, next) = registry.sweep(from, SWEEP_LINKS, now, now_seconds, end);
+            drop(registry);
             // Before other tasks run, since they may renew a permission that has expired here.
-            self.withdraw_expired(expired);
-            if next.is_none() {
-                return;
+            for (link, tunnel) in expired {
+                self.withdraw(link, &tunnel, WithdrawalReason::TokenExpired, None);
             }
-            from = next;
-            turn().await;
-        }
+            next
+        })
+        .await;
+    }
+
+    /// Ends the links that a new auth snapshot no longer allows; returns their number.
+    pub(in crate::shard) async fn recheck(&self, snapshot: &Snapshot) -> usize {
+        let mut total = 0;
+        in_turns(|after| {
+            let now_seconds = now_seconds();
+            let check = |key: Option<&AgentKey>, identity: Option<&Identity>| {
+                let allowed = snapshot.still_allows(identity, key, now_seconds);
+                // The sweep withdraws tunnels whose tokens have merely expired.
+                allowed.or_else(|end| end.of_links().map_or(Ok(()), Err))
+            };
+            let end = |entry: &LinkEntry, reason| entry.mux.close(reason);
+            let registry = self.registry.borrow();
+            let (ended, last) = registry.recheck(after, RECHECK_COUNT, check, end);
+            total += ended;
+            last
+        })
+        .await;
+        total
     }
 
     /// Tells every agent to go within `left`.
@@ -173,5 +192,17 @@ impl Agents {
     /// Whether there are no links.
     pub(in crate::shard) fn is_empty(&self) -> bool {
         self.registry.borrow().is_empty()
+    }
+}
+
+/// Calls `step`, first with `None` and then with what it returned, in one turn of the shard each, until it returns `None`.
+pub(super) async fn in_turns(mut step: impl FnMut(Option<LinkId>) -> Option<LinkId>) {
+    let mut at = None;
+    loop {
+        at = step(at);
+        if at.is_none() {
+            return;
+        }
+        turn().await;
     }
 }

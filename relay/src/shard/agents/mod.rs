@@ -13,7 +13,6 @@ mod notes;
 mod operator;
 mod provider;
 mod registration;
-mod revocation;
 mod spread;
 mod withdrawal;
 

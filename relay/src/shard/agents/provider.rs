@@ -9,12 +9,12 @@ use tieline_wire::{
 };
 use tracing::debug;
 
-use super::super::kit::Kit;
 use super::Agents;
 use super::limits::{TOO_MANY_QUESTIONS, refused};
+use super::links::in_turns;
 use super::registration::{CLAIMS_MAX, refusal};
-use crate::auth::{Identity, Mode, Overfull, Permission, Question, Ruling};
-use crate::io::turn;
+use crate::auth::{Identity, Mode, Permission, Question, Ruling};
+use crate::clock::now_seconds;
 use crate::registry::{LinkId, Renewal};
 
 /// Links and tunnels that are checked for due renewals in one turn of the shard.
@@ -67,8 +67,9 @@ impl Agents {
             place: place.map(|place| Arc::new(place) as Arc<_>),
             asked_at: Instant::now(),
         };
-        let asked = self.kit.peers.asks.rule(question);
-        asked.map_err(|Overfull| refusal(RefusalReason::Overload))?;
+        if !self.kit.peers.asks.rule(question) {
+            return Err(refusal(RefusalReason::Overload));
+        }
         entry.claims += 1;
         entry.questions += 1;
         Ok(())
@@ -125,12 +126,8 @@ impl Agents {
             .link(link)
             .and_then(|it| it.agent.as_ref())
         {
-            auth.still_allows(
-                identity.as_deref(),
-                Some(&agent.key),
-                Kit::seconds_since_1970(),
-            )
-            .map_err(|end| refusal(end.into()))?;
+            auth.still_allows(identity.as_deref(), Some(&agent.key), now_seconds())
+                .map_err(|end| refusal(end.into()))?;
         }
         let Mode::Provider { interval, grace } = &auth.mode else {
             return Err(refusal(RefusalReason::AuthUnavailable));
@@ -210,8 +207,7 @@ impl Agents {
         if !matches!(self.kit.auth().mode, Mode::Provider { .. }) {
             return;
         }
-        let mut after = None;
-        loop {
+        in_turns(|after| {
             let now = self.kit.clock.now();
             let (due, last) = self.registry.borrow_mut().renewals(after, RENEW_COUNT, now);
             for due in due {
@@ -225,17 +221,14 @@ impl Agents {
                     asked_at: Instant::now(),
                 };
                 let (link, tunnel) = (due.link, question.tunnel.clone());
-                if let Err(Overfull) = self.kit.peers.asks.rule(question) {
+                if !self.kit.peers.asks.rule(question) {
                     // The queue is full and the provider was not asked: the tunnel stays until the next try.
                     self.registry.borrow_mut().renew_at(link, &tunnel, now);
                 }
             }
-            match last {
-                Some(last) => after = Some(last),
-                None => return,
-            }
-            turn().await;
-        }
+            last
+        })
+        .await;
     }
 }
 

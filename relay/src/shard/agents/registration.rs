@@ -17,15 +17,15 @@ use std::sync::Arc;
 
 use tieline_wire::limits::TUNNELS_PER_LINK_MAX;
 use tieline_wire::{
-    Generation, Granted, LinkEnd, Refusal, RefusalReason, Register, RegisterAck, TunnelId,
+    Generation, Granted, LinkEnd, Mux, Refusal, RefusalReason, Register, RegisterAck, TunnelId,
     Withdrawal,
 };
 use tracing::info;
 
-use super::super::kit::Kit;
 use super::super::mail::message::Message;
 use super::Agents;
 use crate::auth::{Admission, Identity, Permission, authorize};
+use crate::clock::now_seconds;
 use crate::directory::{Claim, ReleaseKind, home};
 use crate::registry::{Grant, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 
@@ -33,17 +33,9 @@ use crate::registry::{Grant, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 /// agent that registers faster than they decide would fill the memory.
 pub(super) const CLAIMS_MAX: usize = 1024;
 
-/// Where a registration stands that was not refused at once.
-pub(super) enum Registering {
-    /// Its token permits the tunnel, and the name is claimed.
-    Claimed,
-    /// The provider decides.
-    Asked,
-}
-
 impl Agents {
     /// Step 1: checks a registration that an agent sends over `link` from `peer`, and claims its name or asks the
-    /// provider.
+    /// provider. `mux` is the link's.
     ///
     /// # Errors
     /// The refusal to send back.
@@ -51,8 +43,9 @@ impl Agents {
         &self,
         link: LinkId,
         peer: SocketAddr,
+        mux: &mut Mux,
         register: &Register,
-    ) -> Result<Registering, Refusal> {
+    ) -> Result<(), Refusal> {
         // First, because checking a token costs more.
         self.may_register(|limits| limits.register_from(peer.ip()))?;
         register.check().map_err(|error| Refusal {
@@ -62,12 +55,10 @@ impl Agents {
         match self.permission(link, peer, register)? {
             Admission::Granted(permission) => {
                 self.claim_name(link, register, permission, None)?;
-                Ok(Registering::Claimed)
+                mux.trust();
+                Ok(())
             }
-            Admission::AskProvider(name) => {
-                self.ask_provider(link, register, name)?;
-                Ok(Registering::Asked)
-            }
+            Admission::AskProvider(name) => self.ask_provider(link, register, name),
         }
     }
 
@@ -78,20 +69,15 @@ impl Agents {
         peer: SocketAddr,
         register: &Register,
     ) -> Result<Admission, Refusal> {
+        let gone = || refusal(RefusalReason::Internal);
         let registry = self.registry.borrow();
-        let entry = registry
-            .link(link)
-            .ok_or_else(|| refusal(RefusalReason::Internal))?;
+        let entry = registry.link(link).ok_or_else(gone)?;
         if entry.mux.is_left() {
             return Err(refusal(RefusalReason::ShuttingDown));
         }
-        let agent = entry
-            .agent
-            .as_ref()
-            .ok_or_else(|| refusal(RefusalReason::Internal))?;
+        let agent = entry.agent.as_ref().ok_or_else(gone)?;
         let who = (&agent.key, &agent.machine);
-        let now_seconds = Kit::seconds_since_1970();
-        authorize(&self.kit.auth(), register, who, peer, now_seconds)
+        authorize(&self.kit.auth(), register, who, peer, now_seconds())
     }
 
     /// Step 3: adds a permitted tunnel to its link and claims its name at the home shard, also when a registration is
@@ -114,10 +100,9 @@ impl Agents {
         if let Some(identity) = &identity {
             self.may_register(|limits| limits.register_as(identity.sub()))?;
         }
+        let gone = || refusal(RefusalReason::Internal);
         let mut registry = self.registry.borrow_mut();
-        let entry = registry
-            .link_mut(link)
-            .ok_or_else(|| refusal(RefusalReason::Internal))?;
+        let entry = registry.link_mut(link).ok_or_else(gone)?;
         let known = entry.tunnels().get(&tunnel);
         let granted = known.and_then(|it| it.granted);
         let held = known.map(|it| it.held.clone());
@@ -129,10 +114,7 @@ impl Agents {
         if entry.claims >= CLAIMS_MAX {
             return Err(refusal(RefusalReason::Overload));
         }
-        let agent = entry
-            .agent
-            .as_ref()
-            .ok_or_else(|| refusal(RefusalReason::Internal))?;
+        let agent = entry.agent.as_ref().ok_or_else(gone)?;
         let info = Arc::new(described(register, identity.as_deref()));
         let claim = Claim {
             tunnel: tunnel.clone(),
@@ -170,14 +152,14 @@ impl Agents {
     /// Step 6: every shard routes to the link. Acknowledges the registration.
     pub(in crate::shard) fn grant_registration(
         &self,
-        link: LinkRef,
+        link: LinkId,
         request: u32,
         tunnel: TunnelId,
         generation: Generation,
     ) {
         let now = self.kit.clock.now();
         let mut registry = self.registry.borrow_mut();
-        let known = registry.link_mut(link.link).map(|entry| {
+        let known = registry.link_mut(link).map(|entry| {
             entry.claims = entry.claims.saturating_sub(1);
             let mux = Rc::clone(&entry.mux);
             let dialled = entry.agent.as_ref().map(|it| it.relay_name.clone());
@@ -204,13 +186,13 @@ impl Agents {
             since: it.granted.map_or(now, |before| before.since),
         });
         let base_path = it.info.base_path.clone();
-        let expires_in_s = it.expires_in_s(Kit::seconds_since_1970());
+        let expires_in_s = it.expires_in_s(now_seconds());
         drop(registry);
         if first {
-            self.note_registered(link.link, &tunnel);
+            self.note_registered(link, &tunnel);
         }
         if first && self.may_log() {
-            info!(%tunnel, link = link.link.0, generation = generation.0, "tunnel registered");
+            info!(%tunnel, link = link.0, generation = generation.0, "tunnel registered");
         }
         let public = &self.kit.peers.public_urls;
         let urls = public.of_tunnel(&tunnel, &base_path, dialled.as_deref());
@@ -233,15 +215,15 @@ impl Agents {
     /// Step 6: the home shard refused the claim. Refuses the registration.
     pub(in crate::shard) fn refuse_registration(
         &self,
-        link: LinkRef,
+        link: LinkId,
         request: u32,
         tunnel: &TunnelId,
         refusal: Refusal,
     ) {
         let reason = refusal.reason;
-        self.note_unregistered(link.link, Some(tunnel), reason);
+        self.note_unregistered(link, Some(tunnel), reason);
         let mut registry = self.registry.borrow_mut();
-        let Some(entry) = registry.link_mut(link.link) else {
+        let Some(entry) = registry.link_mut(link) else {
             return;
         };
         entry.claims = entry.claims.saturating_sub(1);
@@ -254,7 +236,7 @@ impl Agents {
         let stays = (may_stay || latest != Some(request)) && entry.refuse(tunnel, request);
         let lost = match stays {
             true => None,
-            false => registry.remove_tunnel(link.link, tunnel),
+            false => registry.remove_tunnel(link, tunnel),
         };
         drop(registry);
         let mut withdrawal = None;
@@ -272,7 +254,7 @@ impl Agents {
         }
         self.kit.metrics.registration_refused(reason);
         if self.may_log() {
-            info!(%tunnel, link = link.link.0, reason = reason.word(), "tunnel refused");
+            info!(%tunnel, link = link.0, reason = reason.word(), "tunnel refused");
         }
         let outcome = Err(refusal);
         mux.with_mux(|mux| {
@@ -304,17 +286,19 @@ impl Agents {
     }
 
     /// Tells a name's home shard that a link no longer serves the name.
-    pub(super) fn release(&self, tunnel: TunnelId, link: LinkRef, kind: ReleaseKind) {
+    pub(super) fn release(&self, tunnel: TunnelId, link: LinkId, kind: ReleaseKind) {
+        let shard = self.kit.index;
+        let link = LinkRef { shard, link };
         let home = home(&tunnel, self.kit.mail.shards());
         let release = Message::Release { tunnel, link, kind };
         self.kit.mail.post(home, release);
     }
 
     /// Ends a link whose names another instance holds now.
-    pub(in crate::shard) fn fence(&self, link: LinkRef, reason: LinkEnd) {
+    pub(in crate::shard) fn fence(&self, link: LinkId, reason: LinkEnd) {
         let registry = self.registry.borrow();
         // A link that is closing already keeps its first reason.
-        if let Some(entry) = registry.link(link.link)
+        if let Some(entry) = registry.link(link)
             && entry.mux.closing().is_none()
         {
             entry.mux.close(reason);

@@ -10,7 +10,7 @@ use super::Agents;
 use crate::auth::may_reach;
 use crate::directory::{ReleaseKind, RouteUpdate};
 use crate::metrics::FrontendKind;
-use crate::registry::{AgentTag, LinkId, LinkRef};
+use crate::registry::{AgentTag, LinkId};
 use crate::session::SessionCaller;
 
 impl Agents {
@@ -50,7 +50,6 @@ impl Agents {
             };
             mux.with_mux(|mux| mux.withdraw(&withdrawal));
         }
-        let shard = self.kit.index;
         let kind = match reason {
             WithdrawalReason::AuthChanged => ReleaseKind::HolderChanged,
             WithdrawalReason::Revoked
@@ -58,15 +57,8 @@ impl Agents {
             | WithdrawalReason::AuthUnavailable
             | WithdrawalReason::Kicked => ReleaseKind::Away,
         };
-        self.release(tunnel.clone(), LinkRef { shard, link }, kind);
+        self.release(tunnel.clone(), link, kind);
         Some(sessions)
-    }
-
-    /// Withdraws tunnels whose permissions have expired.
-    pub(super) fn withdraw_expired(&self, expired: Vec<(LinkId, TunnelId)>) {
-        for (link, tunnel) in expired {
-            self.withdraw(link, &tunnel, WithdrawalReason::TokenExpired, None);
-        }
     }
 
     /// Resets the sessions of callers that may no longer reach an agent of the name, or not in the way

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use tieline_wire::{CallerRefusal, NoSession, TunnelId};
 use tracing::debug;
 
+pub(super) use self::served::Caller;
 use self::served::Served;
-pub(super) use self::served::{Caller, Known};
 use super::arrived::Arrived;
 use super::kit::Kit;
 use crate::audit::{Entry, Kind};
 use crate::auth::{AccessEnd, Identity, Snapshot, TokenRefusal, verify_caller};
+use crate::clock::now_seconds;
 use crate::config::{CallerAuth, Config};
 use crate::io::Socket;
 use crate::limits::{Limited, Pass};
@@ -49,38 +50,33 @@ impl Callers {
     /// Authenticates the caller that presents `token`.
     pub(super) fn caller(&self, token: Option<&str>) -> Result<Caller, TokenRefusal> {
         if self.kit.peers.config.caller_auth == CallerAuth::None {
-            return Ok(Caller(None));
+            return Ok(Caller::ANONYMOUS);
         }
-        let now_seconds = Kit::seconds_since_1970();
         let token = token.unwrap_or_default();
-        let verified = verify_caller(&self.kit.auth.borrow(), token, now_seconds);
+        let verified = verify_caller(&self.kit.auth.borrow(), token, now_seconds());
         if let Err(TokenRefusal::Unavailable(_)) = verified {
-            self.kit.wants_keys();
+            self.kit.peers.asks.newer_keys();
         }
         let identity = verified?;
-        Ok(Caller(Some(Rc::new(self.served.enter(Arc::new(identity))))))
+        Ok(self.served.enter(Arc::new(identity)))
     }
 
     /// Registers a caller that another shard authenticated. This shard's auth snapshot may be newer.
     pub(super) fn caller_from(&self, identity: Option<Arc<Identity>>) -> Result<Caller, NoSession> {
         let Some(identity) = identity else {
-            return Ok(Caller(None));
+            return Ok(Caller::ANONYMOUS);
         };
-        let now_seconds = Kit::seconds_since_1970();
-        let allowed = self
-            .kit
-            .auth
-            .borrow()
-            .still_allows(Some(&identity), None, now_seconds);
+        let auth = self.kit.auth.borrow();
+        let allowed = auth.still_allows(Some(&identity), None, now_seconds());
         match allowed.err().and_then(AccessEnd::of_callers) {
             Some(end) => Err(end),
-            None => Ok(Caller(Some(Rc::new(self.served.enter(identity))))),
+            None => Ok(self.served.enter(identity)),
         }
     }
 
     /// Revokes the callers that the auth snapshot no longer allows.
     pub(super) fn recheck(&self, snapshot: &Snapshot) {
-        let now_seconds = Kit::seconds_since_1970();
+        let now_seconds = now_seconds();
         let revoked = self.served.recheck(|identity| {
             let allowed = snapshot.still_allows(Some(identity), None, now_seconds);
             allowed.err().and_then(AccessEnd::of_callers).is_none()
@@ -96,8 +92,8 @@ impl Callers {
 
     /// Counts an admitted caller for its token's holder too, if the limits of the holder allow.
     pub(super) fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
-        match caller.known() {
-            Some(known) => self.kit.counted(pass.identify(known.identity().sub())),
+        match caller.identity() {
+            Some(identity) => self.kit.counted(pass.identify(identity.sub())),
             None => Ok(()),
         }
     }
@@ -161,9 +157,8 @@ impl Callers {
     ) {
         self.kit.metrics.frontend_refused(reason);
         self.kit.peers.audit.note_refused(|| {
-            let known = caller.and_then(Caller::known);
-            let identity = known.map(|known| &**known.identity());
-            let entry = Entry::new(Kind::SessionRefused).of(identity);
+            let identity = caller.and_then(Caller::identity);
+            let entry = Entry::new(Kind::SessionRefused).of(identity.map(|it| &**it));
             let entry = entry.from(peer).reason(reason.word());
             match tunnel {
                 Some(tunnel) => entry.tunnel(tunnel.clone()),

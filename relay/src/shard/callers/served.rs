@@ -4,110 +4,94 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 use slab::Slab;
 use tieline_wire::TunnelId;
 
 use crate::auth::{Identity, may_reach};
+use crate::io::Signal;
 use crate::registry::TunnelInfo;
 
 /// The authenticated callers of one shard, while it serves them.
 #[derive(Default)]
 pub(super) struct Served {
-    entries: RefCell<Slab<Rc<Entry>>>,
+    callers: RefCell<Slab<Weak<ServedCaller>>>,
 }
 
-struct Entry {
+/// An authenticated caller, while this shard serves it.
+struct ServedCaller {
     identity: Arc<Identity>,
     is_revoked: Cell<bool>,
-    waiter: RefCell<Option<Waker>>,
+    /// Raised when the caller is revoked.
+    revoked: Signal,
+    served: Rc<Served>,
+    /// Index of the caller in `served`.
+    place: usize,
+}
+
+impl Drop for ServedCaller {
+    fn drop(&mut self) {
+        self.served.callers.borrow_mut().remove(self.place);
+    }
 }
 
 impl Served {
     /// Registers a caller that is served from now on.
-    pub(super) fn enter(self: &Rc<Self>, identity: Arc<Identity>) -> Known {
-        let entry = Rc::new(Entry {
+    pub(super) fn enter(self: &Rc<Self>, identity: Arc<Identity>) -> Caller {
+        Caller(Some(Rc::new_cyclic(|caller| ServedCaller {
             identity,
             is_revoked: Cell::new(false),
-            waiter: RefCell::default(),
-        });
-        let place = self.entries.borrow_mut().insert(Rc::clone(&entry));
-        Known {
-            entry,
-            place,
+            revoked: Signal::default(),
             served: Rc::clone(self),
-        }
+            place: self.callers.borrow_mut().insert(Weak::clone(caller)),
+        })))
     }
 
     /// Revokes the callers that `allowed` rejects; returns how many.
     pub(super) fn recheck(&self, allowed: impl Fn(&Identity) -> bool) -> usize {
         let mut ended = 0;
-        for (_, entry) in self.entries.borrow().iter() {
-            if !entry.is_revoked.get() && !allowed(&entry.identity) {
-                entry.is_revoked.set(true);
+        for caller in self.callers.borrow().iter().filter_map(|it| it.1.upgrade()) {
+            if !caller.is_revoked.get() && !allowed(&caller.identity) {
+                caller.is_revoked.set(true);
+                caller.revoked.raise();
                 ended += 1;
-                if let Some(waiter) = entry.waiter.take() {
-                    waiter.wake();
-                }
             }
         }
         ended
     }
 }
 
-/// An authenticated caller, while this shard serves it.
-pub(in crate::shard) struct Known {
-    entry: Rc<Entry>,
-    place: usize,
-    served: Rc<Served>,
-}
+/// A caller: authenticated, or anonymous where the relay needs no token.
+#[derive(Clone)]
+pub(in crate::shard) struct Caller(Option<Rc<ServedCaller>>);
 
-impl Known {
-    pub(in crate::shard) fn identity(&self) -> &Arc<Identity> {
-        &self.entry.identity
+impl Caller {
+    pub(super) const ANONYMOUS: Self = Self(None);
+
+    /// The caller's identity; `None` for an anonymous caller.
+    pub(in crate::shard) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.0.as_ref().map(|it| &it.identity)
     }
 
     /// Ready once the caller is revoked.
     pub(in crate::shard) fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.entry.is_revoked.get() {
-            return Poll::Ready(());
+        match &self.0 {
+            Some(it) if it.is_revoked.get() => Poll::Ready(()),
+            Some(it) => it.revoked.poll_wait(cx),
+            None => Poll::Pending,
         }
-        let mut waiter = self.entry.waiter.borrow_mut();
-        match &mut *waiter {
-            Some(known) => known.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        Poll::Pending
     }
 
     /// Whether the caller's token is neither revoked nor expired.
     pub(in crate::shard) fn is_current(&self, now_seconds: u64) -> bool {
-        let ends = self.entry.identity.expires_at_seconds;
-        !self.entry.is_revoked.get() && ends.is_none_or(|end| now_seconds < end)
-    }
-}
-
-impl Drop for Known {
-    fn drop(&mut self) {
-        self.served.entries.borrow_mut().remove(self.place);
-    }
-}
-
-/// A caller: authenticated, or anonymous where the relay needs no token.
-#[derive(Clone)]
-pub(in crate::shard) struct Caller(pub(super) Option<Rc<Known>>);
-
-impl Caller {
-    pub(in crate::shard) fn known(&self) -> Option<&Known> {
-        self.0.as_deref()
-    }
-
-    pub(in crate::shard) fn identity(&self) -> Option<Arc<Identity>> {
-        self.known().map(|known| Arc::clone(known.identity()))
+        self.0.as_ref().is_none_or(|it| {
+            let ends = it.identity.expires_at_seconds;
+            !it.is_revoked.get() && ends.is_none_or(|end| now_seconds < end)
+        })
     }
 
     /// Runs `task` for the caller and drops it unfinished if the caller is revoked; `beside` lives equally long.
@@ -121,8 +105,8 @@ impl Caller {
 
     /// Whether the caller may know of a tunnel that one of its agents described with `info`.
     pub(in crate::shard) fn may_reach(&self, tunnel: &TunnelId, info: &TunnelInfo) -> bool {
-        self.known()
-            .is_none_or(|known| may_reach(known.identity(), tunnel, info.owner.as_deref()))
+        self.identity()
+            .is_none_or(|it| may_reach(it, tunnel, info.owner.as_deref()))
     }
 }
 
@@ -142,9 +126,7 @@ impl<T: Future, B> Future for WhileWelcome<T, B> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if let Some(known) = this.caller.known()
-            && known.poll_revoked(cx).is_ready()
-        {
+        if this.caller.poll_revoked(cx).is_ready() {
             return Poll::Ready(());
         }
         this.task.poll(cx).map(drop)
@@ -186,7 +168,7 @@ mod tests {
     fn who_is_served_no_longer_is_forgotten() {
         let served = Rc::new(Served::default());
         drop(served.enter(identity("ada")));
-        assert!(served.entries.borrow().is_empty());
+        assert!(served.callers.borrow().is_empty());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
 use crate::limits::{Pass, Place};
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
-use crate::registry::{AgentTag, LinkRef};
+use crate::registry::{AgentTag, LinkId, LinkRef};
 
 /// One message to a shard's mailbox.
 pub(crate) enum Message {
@@ -33,8 +33,12 @@ pub(crate) enum Message {
     },
     /// A bulk lane whose hello was read.
     Lane { fd: OwnedFd, nonce: BulkNonce },
-    /// A raw frontend that named a tunnel which its caller may reach.
-    Frontend(Box<Frontend>),
+    /// A raw frontend that named a tunnel which its caller may reach; with the caller's identity, if callers need a token.
+    Frontend {
+        fd: OwnedFd,
+        identity: Option<Arc<Identity>>,
+        raw: Box<RawFrontend>,
+    },
     /// An unread HTTP frontend.
     Http {
         fd: OwnedFd,
@@ -63,22 +67,15 @@ pub(crate) enum Message {
         revision: u64,
         shard: usize,
     },
-    /// From a name's home shard to a link's shard: every shard has the name's route.
-    ClaimGranted {
-        link: LinkRef,
+    /// From a name's home shard to a link's shard: every shard has the name's route, or the link does not get the name.
+    ClaimAnswered {
+        link: LinkId,
         request: u32,
         tunnel: TunnelId,
-        generation: Generation,
-    },
-    /// From a name's home shard to a link's shard: the link does not get the name.
-    ClaimRefused {
-        link: LinkRef,
-        request: u32,
-        tunnel: TunnelId,
-        refusal: Refusal,
+        outcome: Result<Generation, Refusal>,
     },
     /// From a name's home shard to a link's shard: the link must end.
-    Fence { link: LinkRef, reason: LinkEnd },
+    Fence { link: LinkId, reason: LinkEnd },
     /// To every shard: an agent reports what had reached it over an earlier link.
     Lost(Arc<LostLink>),
     /// From the control thread: report some tunnels of this shard, in order, whose names follow `after`.
@@ -126,9 +123,8 @@ pub(crate) enum Message {
     Panic,
 }
 
-/// A raw frontend that named its tunnel, on its way to another shard.
-pub(crate) struct Frontend {
-    pub(crate) fd: OwnedFd,
+/// A raw frontend that named its tunnel, apart from its socket and its authenticated caller, which belong to one shard.
+pub(crate) struct RawFrontend {
     pub(crate) tunnel: TunnelId,
     /// Payload that arrived behind the preamble.
     pub(crate) early: Bytes,
@@ -136,8 +132,6 @@ pub(crate) struct Frontend {
     pub(crate) peer: SocketAddr,
     pub(crate) pass: Pass,
     pub(crate) arrived: Arrived,
-    /// The caller's identity, if callers need a token.
-    pub(crate) identity: Option<Arc<Identity>>,
     /// Agents of the tunnel whose targets refused a connection for this frontend.
     pub(crate) tried: Vec<AgentTag>,
 }
@@ -196,16 +190,6 @@ impl Stop {
         drain: Duration::ZERO,
         hands_over: false,
     };
-}
-
-impl Message {
-    /// The name whose route this message updates, if it is a route update.
-    pub(super) fn route_update(&self) -> Option<TunnelId> {
-        match self {
-            Self::Route(update) => Some(update.tunnel.clone()),
-            _ => None,
-        }
-    }
 }
 
 /// What the two shards of a crossing session tell each other out of band.

@@ -72,7 +72,7 @@ fn answer(routes: &Routes, query: &Query<'_>) -> Found {
         Resolved::Offline(since) => Found::Offline(since),
         Resolved::Stale => Found::Stale,
         Resolved::Gone => Found::Gone,
-        Resolved::To(choice) => match choice.target() {
+        Resolved::To(choice) => match choice.target {
             Some(seen) => Found::Target(Rc::clone(seen)),
             None => Found::Unusable,
         },
@@ -144,7 +144,7 @@ fn raw(routes: &Routes, shard: usize, near: Option<usize>) -> Result<LinkRef, Lo
         ..Query::new(Among::Tunnel(&maya), &|_, _| true)
     };
     let agent = match routes.resolve(&query) {
-        Resolved::To(choice) => choice.agent(),
+        Resolved::To(choice) => choice.agent,
         Resolved::Unknown => return Err(Lookup::Unknown),
         _ => return Err(Lookup::Offline),
     };
@@ -221,9 +221,10 @@ fn a_name_without_links_is_offline_and_a_forgotten_one_unknown() {
 fn a_change_wakes_who_waits_for_it_and_nobody_else() {
     let mut routes = routes();
     routes.apply(update(1, &[]), NOW);
-    let mut maya = routes.changed(&maya(), true).unwrap();
-    let mut kind = routes.changed(&kind(), true).unwrap();
+    let mut maya = routes.waiting.changed(&maya(), true).unwrap();
+    let mut kind = routes.waiting.changed(&kind(), true).unwrap();
     let mut other = routes
+        .waiting
         .changed(&TunnelSelector::Kind("other".to_owned()), true)
         .unwrap();
     routes.apply(update(1, &[(0, 1)]), NOW);

@@ -274,7 +274,7 @@ fn an_agent_that_was_tried_is_not_chosen_again() {
             ..Query::new(Among::Tunnel(&maya), &|_, _| true)
         };
         match routes.resolve(&query) {
-            Resolved::To(choice) => Some(choice.agent().0[0]),
+            Resolved::To(choice) => Some(choice.agent.0[0]),
             _ => None,
         }
     };

@@ -140,13 +140,14 @@ impl Outbox {
 
     /// Queues a message; a route update replaces an older one of the same name.
     pub(crate) fn push(&mut self, message: Message) {
-        match message.route_update() {
-            Some(name) => {
+        match &message {
+            Message::Route(update) => {
+                let name = update.tunnel.clone();
                 if self.updates.insert(name.clone(), message).is_none() {
                     self.order.push_back(Entry::Update(name));
                 }
             }
-            None => self.order.push_back(Entry::Message(message)),
+            _ => self.order.push_back(Entry::Message(message)),
         }
     }
 
