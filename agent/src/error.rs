@@ -163,7 +163,7 @@ impl Error {
         match self {
             Self::Config(_) => "config",
             Self::Identity(_) => "identity",
-            Self::Token(error) => error.word(),
+            Self::Token(_) => "token_file",
             Self::Dial { .. } => "relay_unreachable",
             Self::Link { reason, .. } | Self::LinkRefused { reason, .. } => reason.word(),
             Self::Refused { reason, .. } | Self::NameHeld { reason, .. } => reason.word(),
@@ -176,17 +176,9 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 2,
-            Self::Identity(_) | Self::Token(_) | Self::Dial { .. } | Self::NameHeld { .. } => 1,
-            Self::Link { .. }
-            | Self::LinkRefused { .. }
-            | Self::Refused { .. }
-            | Self::Superseded { .. } => {
-                if self.is_final() {
-                    3
-                } else {
-                    1
-                }
-            }
+            Self::Identity(_) => 1,
+            refused if refused.is_final() => 3,
+            _ => 1,
         }
     }
 }
@@ -370,13 +362,6 @@ pub enum TokenError {
         /// What is wrong with the content.
         problem: &'static str,
     },
-}
-
-impl TokenError {
-    /// The reason in one stable word, as in JSON.
-    pub(crate) const fn word(&self) -> &'static str {
-        "token_file"
-    }
 }
 
 /// Remedy for a file or folder of another user.

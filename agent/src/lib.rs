@@ -42,10 +42,10 @@ pub use event::{AgentEvent, CallerToken};
 pub use identity::{Identity, default_state_dir};
 pub use link::server_kind;
 pub use reconnect::{
-    BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, NAME_WAIT, Next, QUICK_PHASE, QUICK_WAIT_MAX,
+    BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, NAME_WAIT, QUICK_PHASE, QUICK_WAIT_MAX,
 };
 pub use status::{
     AgentStatus, LinkStatus, RefusalStatus, State, TunnelStatus, list as list_agents,
 };
 pub use supervise::{run_once, run_standing_by, run_with_reconnect};
-pub use targets::{CONNECT_TIMEOUT, Health, HealthState, HttpTarget, Target, TcpTarget};
+pub use targets::{CONNECT_TIMEOUT, Health, HealthState, Target};

@@ -20,14 +20,8 @@ const BURST: Duration = Duration::from_millis(200);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// Counts changes of this machine's network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct NetworkWatch(watch::Sender<u64>);
-
-impl Default for NetworkWatch {
-    fn default() -> Self {
-        Self(watch::Sender::new(0))
-    }
-}
 
 impl NetworkWatch {
     /// Receiver of the number of changes so far.

@@ -32,15 +32,6 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// value. Only an operator, or the other agent's end, frees the name.
 pub const NAME_WAIT: Duration = Duration::from_secs(60);
 
-/// What to do after a link ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Dial again after this wait.
-    RetryIn(Duration),
-    /// Stop: another attempt would fail in the same way.
-    GiveUp,
-}
-
 /// Computes waits from the failures since the last registration.
 ///
 /// Waits are drawn evenly from a range, so that the agents of a restarted relay do not arrive together: from
@@ -61,13 +52,13 @@ impl Backoff {
         self.waited = Duration::ZERO;
     }
 
-    /// Decides what to do after `error`.
-    pub fn after(&mut self, error: &Error, random: &mut fastrand::Rng) -> Next {
+    /// Wait before the next attempt after `error`; `None` if another attempt would fail in the same way.
+    pub fn after(&mut self, error: &Error, random: &mut fastrand::Rng) -> Option<Duration> {
         if error.is_final() {
-            return Next::GiveUp;
+            return None;
         }
         if matches!(error, Error::NameHeld { .. }) {
-            return Next::RetryIn(NAME_WAIT.mul_f64(0.75 + random.f64() / 2.0));
+            return Some(NAME_WAIT.mul_f64(0.75 + random.f64() / 2.0));
         }
         let is_quick = self.waited < QUICK_PHASE && !backs_off_at_once(error);
         let ceiling = if is_quick {
@@ -83,7 +74,7 @@ impl Backoff {
         if is_quick {
             self.waited += wait;
         }
-        Next::RetryIn(wait)
+        Some(wait)
     }
 }
 
@@ -121,10 +112,8 @@ mod tests {
     const AGENTS: usize = 5_000;
 
     fn wait_after(error: &Error, backoff: &mut Backoff, random: &mut fastrand::Rng) -> Duration {
-        match backoff.after(error, random) {
-            Next::RetryIn(wait) => wait,
-            Next::GiveUp => panic!("{error} is not final"),
-        }
+        let wait = backoff.after(error, random);
+        wait.unwrap_or_else(|| panic!("{error} is not final"))
     }
 
     fn lost() -> Error {
@@ -254,7 +243,7 @@ mod tests {
         let mut backoff = Backoff::default();
         for _ in 0..100 {
             let error = Error::refused(RefusalReason::NameBound, String::new());
-            let Next::RetryIn(wait) = backoff.after(&error, &mut random) else {
+            let Some(wait) = backoff.after(&error, &mut random) else {
                 panic!("a bound name may become free");
             };
             assert!((45..=75).contains(&wait.as_secs()), "{wait:?}");
@@ -266,8 +255,7 @@ mod tests {
     #[test]
     fn a_final_refusal_ends_it_and_every_other_reason_does_not() {
         let mut random = fastrand::Rng::with_seed(1);
-        let mut gives_up =
-            |error: &Error| Backoff::default().after(error, &mut random) == Next::GiveUp;
+        let mut gives_up = |error: &Error| Backoff::default().after(error, &mut random).is_none();
         for reason in RefusalReason::ALL {
             let error = Error::refused(*reason, String::new());
             assert_eq!(gives_up(&error), reason.is_final(), "{reason:?}");

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::error::TokenError;
 #[cfg(unix)]
-use crate::identity::store::{Exposed, check_place};
+use crate::identity::store::foreign_owner;
 use crate::plain::is_token_like;
 
 /// The token in `path`, without white space around it.
@@ -47,7 +47,7 @@ pub fn read(path: &Path) -> Result<String, TokenError> {
                 mode,
             });
         }
-        check_place(path, &metadata).map_err(|exposed| exposed.of_token(path))?;
+        check_place(path, &metadata)?;
     }
     let mut text = String::new();
     // Two bytes more for a line end, and one more to detect a longer file.
@@ -57,28 +57,45 @@ pub fn read(path: &Path) -> Result<String, TokenError> {
     checked(&text).map(str::to_owned).map_err(content)
 }
 
+/// Checks that only this user and root can change or replace the opened file at `path`. A folder with the sticky bit is
+/// allowed: there, only the owner of a file can replace it.
 #[cfg(unix)]
-impl Exposed {
-    fn of_token(self, path: &Path) -> TokenError {
-        let (place, why, remedy) = match self {
-            Self::Owner { path, owner } => (
-                path,
-                format!("belongs to another user (uid {owner})"),
-                "chown",
-            ),
-            Self::Folder { path, mode } => (
-                path,
-                format!("may be written by others (mode {mode:o})"),
-                "chmod go-w",
-            ),
+fn check_place(path: &Path, metadata: &fs::Metadata) -> Result<(), TokenError> {
+    use std::os::unix::fs::MetadataExt;
+    const STICKY: u32 = 0o1000;
+    let exposed = |place: &Path, why, remedy| TokenError::Place {
+        path: path.to_owned(),
+        place: place.to_owned(),
+        why,
+        remedy,
+    };
+    let check_owner = |place: &Path, metadata: &fs::Metadata| match foreign_owner(metadata) {
+        None => Ok(()),
+        Some(owner) => {
+            let why = format!("belongs to another user (uid {owner})");
+            Err(exposed(place, why, "chown"))
+        }
+    };
+    check_owner(path, metadata)?;
+    // A symbolic link can be replaced in its own folder, and its file in the folder that the link leads to.
+    let real = fs::canonicalize(path).ok();
+    for file in [Some(path), real.as_deref()].into_iter().flatten() {
+        let folder = file.parent().filter(|it| !it.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        // A folder that cannot be examined does not exist, such as the folder of a pipe.
+        let Ok(metadata) = fs::metadata(folder) else {
+            continue;
         };
-        TokenError::Place {
-            path: path.to_owned(),
-            place,
-            why,
-            remedy,
+        check_owner(folder, &metadata)?;
+        if metadata.mode() & 0o022 != 0 && metadata.mode() & STICKY == 0 {
+            let why = format!(
+                "may be written by others (mode {:o})",
+                metadata.mode() & 0o777
+            );
+            return Err(exposed(folder, why, "chmod go-w"));
         }
     }
+    Ok(())
 }
 
 /// The token in `text`, without white space around it, or what is wrong with the text.
@@ -101,19 +118,10 @@ pub fn checked(text: &str) -> Result<&str, &'static str> {
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Detects changes of the token file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TokenWatch {
     wanted: Arc<Notify>,
     versions: watch::Sender<u64>,
-}
-
-impl Default for TokenWatch {
-    fn default() -> Self {
-        Self {
-            wanted: Arc::default(),
-            versions: watch::Sender::new(0),
-        }
-    }
 }
 
 impl TokenWatch {

@@ -4,14 +4,12 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, DemoArgs, environment, usage};
+use crate::cli::{Cli, Command, DemoArgs, environment, show_usage};
+use crate::exit::{Ended, USAGE};
 use crate::paint::{complain, stderr_has_colours};
 use crate::settings::ServeArgs;
 #[cfg(target_os = "linux")]
 use crate::signals::until_signal;
-
-/// Exit code for wrong usage.
-const USAGE: u8 = 2;
 
 /// Parses the command line and checks the environment variables.
 ///
@@ -19,7 +17,7 @@ const USAGE: u8 = 2;
 /// The exit code, after help or an error line was printed.
 pub fn parse() -> Result<Cli, ExitCode> {
     let cli = Cli::read(std::env::args_os()).map_err(|error| {
-        usage::show(&error);
+        show_usage(&error);
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
     })?;
     let reads_none = matches!(
@@ -42,7 +40,7 @@ pub fn logs_have_colours() -> bool {
 /// Runs a command to its end; returns the process's exit code.
 pub async fn run(cli: Cli) -> ExitCode {
     crate::descriptors::raise();
-    ExitCode::from(match cli.command {
+    let ended = match cli.command {
         Command::Serve(args) => crate::serve::run(args).await,
         Command::Status(args) => crate::status::run(args).await,
         Command::Demo(args) => demo(args).await,
@@ -54,7 +52,11 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Init(args) => crate::init::run(&args).await,
         Command::List(args) => crate::list::run(args).await,
         Command::Connect(args) => crate::connect::run(args).await,
-    })
+    };
+    ExitCode::from(ended.unwrap_or_else(|Ended { code, problem }| {
+        complain(&problem);
+        code
+    }))
 }
 
 /// Parses the flags of `tieline serve` alone, without variables; prints an error and returns `None` if they are wrong.
@@ -66,28 +68,25 @@ fn serve_args(flags: &[String]) -> Option<Box<ServeArgs>> {
             _ => None,
         },
         Err(error) => {
-            usage::show(&error);
+            show_usage(&error);
             None
         }
     }
 }
 
 #[cfg(target_os = "linux")]
-async fn demo(args: DemoArgs) -> u8 {
-    const DONE: u8 = 0;
-    const FAILED: u8 = 1;
+async fn demo(args: DemoArgs) -> Result<u8, Ended> {
     let ended = until_signal(|shutdown| crate::demo::run(args.once, args.json, shutdown)).await;
-    match ended {
-        None | Some(Ok(())) => DONE,
-        Some(Err(error)) => {
-            complain(&format!("the demo failed: {error:#}"));
-            FAILED
-        }
-    }
+    let failed = |error: anyhow::Error| Ended::failed(format!("the demo failed: {error:#}"));
+    ended
+        .unwrap_or(Ok(()))
+        .map(|()| crate::exit::DONE)
+        .map_err(failed)
 }
 
 #[cfg(not(target_os = "linux"))]
-async fn demo(_args: DemoArgs) -> u8 {
-    complain(&"the demo runs a relay, which needs Linux; tieline serve works here");
-    USAGE
+async fn demo(_args: DemoArgs) -> Result<u8, Ended> {
+    Err(Ended::usage(
+        "the demo runs a relay, which needs Linux; tieline serve works here",
+    ))
 }

@@ -1,8 +1,5 @@
 //! The limit on open files. A session needs one descriptor, a caller of `tieline connect` two.
 
-/// Descriptors for the process itself: its output, its runtime, its links, a name lookup, a token file.
-const OWN: u64 = 24;
-
 /// Raises the soft limit to the hard limit.
 ///
 /// The soft limit is low for programs that use select(2), which fails with high descriptors; this program does not.
@@ -32,16 +29,16 @@ pub(crate) fn raise() {
 pub(crate) fn raise() {}
 
 /// Number of descriptors left for sessions and callers; `None` without a limit.
-pub(crate) fn free() -> Option<u64> {
-    limit().map(|limit| limit.saturating_sub(OWN))
-}
-
 #[cfg(unix)]
-fn limit() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+pub(crate) fn free() -> Option<u64> {
+    /// Descriptors for the process itself: its output, its runtime, its links, a name lookup, a token file.
+    const OWN: u64 = 24;
+
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map(|limit| limit.saturating_sub(OWN))
 }
 
 #[cfg(not(unix))]
-fn limit() -> Option<u64> {
+pub(crate) fn free() -> Option<u64> {
     None
 }

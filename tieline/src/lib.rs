@@ -1,7 +1,7 @@
 //! The program `tieline`: its command line, and the commands above the library `tieline-agent`.
 //!
-//! Commands print through `paint` and end on `signals`; what several commands need stands below them: `settings` of
-//! `serve`, and `outbound`, the requests to a relay's HTTP port.
+//! Commands print through `paint`, and end on `signals` and with the codes of `exit`; what several commands need stands
+//! below them: `settings` of `serve`, and `outbound`, the requests to a relay's HTTP port.
 
 pub mod cli;
 pub mod command;
@@ -19,6 +19,7 @@ pub mod token_show;
 #[cfg(target_os = "linux")]
 mod demo;
 mod descriptors;
+mod exit;
 mod paint;
 mod serve;
 mod signals;

@@ -39,16 +39,12 @@ pub(crate) fn say(line: &impl Display) {
 
 /// Prints text of several lines, whose line ends this program wrote itself.
 pub(crate) fn say_lines(text: &impl Display) {
-    let text = text.to_string();
-    let lines: Vec<_> = text.split('\n').map(rendered).collect();
-    let _ = writeln!(anstream::stdout().lock(), "{}", lines.join("\n"));
+    let _ = writeln!(anstream::stdout().lock(), "{}", rendered_lines(text));
 }
 
 /// Prints text of several lines to standard error; see [`say_lines`].
 pub(crate) fn say_lines_to_stderr(text: &impl Display) {
-    let text = text.to_string();
-    let lines: Vec<_> = text.split('\n').map(rendered).collect();
-    let _ = writeln!(anstream::stderr().lock(), "{}", lines.join("\n"));
+    let _ = writeln!(anstream::stderr().lock(), "{}", rendered_lines(text));
 }
 
 /// Prints one JSON object on a line of its own.
@@ -77,6 +73,11 @@ fn tell(tone: Tone, problem: &impl Display) {
 /// Whether standard error shows colours.
 pub(crate) fn stderr_has_colours() -> bool {
     AutoStream::choice(&std::io::stderr()) != ColorChoice::Never
+}
+
+fn rendered_lines(text: &impl Display) -> String {
+    let lines: Vec<_> = text.to_string().split('\n').map(rendered).collect();
+    lines.join("\n")
 }
 
 /// The printed form of `line`: marks become colours, hidden characters become escapes, tokens are masked.

@@ -3,12 +3,9 @@
 use clap::Args;
 use tieline_agent::{default_state_dir, list_agents};
 
-use crate::paint::{complain, print_json, say_lines};
+use crate::exit::{DONE, Ended};
+use crate::paint::{print_json, say_lines};
 use crate::settings::{ConfigFile, StateArgs};
-
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
 
 /// Flags of `tieline status`.
 #[derive(Debug, Args)]
@@ -22,39 +19,25 @@ pub struct StatusArgs {
 }
 
 /// Runs `tieline status`; returns the exit code.
-pub(crate) async fn run(args: StatusArgs) -> u8 {
+pub(crate) async fn run(args: StatusArgs) -> Result<u8, Ended> {
     let state_dir = args.state.state_dir.map_or_else(
         || ConfigFile::state_dir_here().and_then(|dir| dir.map_or_else(default_state_dir, Ok)),
         Ok,
     );
-    let state_dir = match state_dir {
-        Ok(dir) => dir,
-        Err(error) => {
-            complain(&error);
-            return USAGE;
-        }
-    };
-    match list_agents(&state_dir).await {
-        Ok(agents) if agents.is_empty() => {
-            complain(&format!(
-                "no agent runs here (looked in {})",
-                state_dir.display()
-            ));
-            FAILED
-        }
-        Ok(agents) => {
-            for agent in &agents {
-                if args.json {
-                    print_json(agent);
-                } else {
-                    say_lines(agent);
-                }
-            }
-            DONE
-        }
-        Err(error) => {
-            complain(&format!("{}: {error}", state_dir.display()));
-            FAILED
+    let state_dir = state_dir.map_err(Ended::usage)?;
+    let place = state_dir.display();
+    let agents = list_agents(&state_dir).await;
+    let agents = agents.map_err(|error| Ended::failed(format!("{place}: {error}")))?;
+    if agents.is_empty() {
+        let problem = format!("no agent runs here (looked in {place})");
+        return Err(Ended::failed(problem));
+    }
+    for agent in &agents {
+        if args.json {
+            print_json(agent);
+        } else {
+            say_lines(agent);
         }
     }
+    Ok(DONE)
 }

@@ -3,7 +3,7 @@
 mod target;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tieline_wire::Register;
@@ -212,12 +212,11 @@ impl Config {
         let mut ways = HashSet::new();
         for target in &self.targets {
             target.check()?;
-            let named = target.name.as_ref().map(ToString::to_string);
-            let what = match &named {
+            let what = match &target.name {
                 Some(name) => format!("the name {name}"),
                 None => format!("the label {}", target.label()),
             };
-            if !ways.insert(named.ok_or_else(|| target.label())) {
+            if let Some(what) = ways.replace(what) {
                 return Err(ConfigError::Twice { what });
             }
         }
@@ -226,31 +225,25 @@ impl Config {
 
     /// The state directory to use.
     pub fn state_dir(&self) -> Result<PathBuf, ConfigError> {
-        self.state_dir
-            .as_deref()
-            .map_or_else(default_state_dir, |dir| Ok(Path::to_owned(dir)))
+        self.state_dir.clone().map_or_else(default_state_dir, Ok)
     }
 
     /// Refuses two targets with the same tunnel: the name asked for one target may equal the derived name of another.
     pub(crate) fn check_tunnels(&self, identity: &Identity) -> Result<(), ConfigError> {
         let mut tunnels = HashSet::new();
         for target in &self.targets {
-            let tunnel = target.tunnel(identity);
-            if tunnels.contains(&tunnel) {
+            if let Some(tunnel) = tunnels.replace(target.tunnel(identity)) {
                 let what = format!("the name {tunnel}");
                 return Err(ConfigError::Twice { what });
             }
-            tunnels.insert(tunnel);
         }
         Ok(())
     }
 
     /// Registrations of all targets, with the token that the token file holds now.
     pub(crate) fn registrations(&self) -> Result<Vec<Register>, TokenError> {
-        let token = match &self.token_file {
-            Some(path) => token::read(path)?,
-            None => String::new(),
-        };
+        let token = self.token_file.as_deref().map(token::read).transpose()?;
+        let token = token.unwrap_or_default();
         let targets = self.targets.iter();
         Ok(targets.map(|target| target.registration(&token)).collect())
     }

@@ -97,31 +97,26 @@ impl TargetConfig {
     /// # Errors
     /// [`ConfigError`] names the setting.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.expose_all && !matches!(self.target, Target::Http(_)) {
+        if self.expose_all && !self.target.is_http() {
             return Err(ConfigError::NoPaths {
                 target: self.target.to_string(),
             });
         }
-        if self.capabilities.len() > CAPABILITIES_MAX {
-            return Err(ConfigError::TooLong {
-                field: "capabilities",
-                limit: CAPABILITIES_MAX,
-                unit: "entries",
-            });
-        }
-        let label = self.label();
-        let texts = [("dcc", &self.dcc), ("label", &label)];
-        let texts = texts.map(|(field, text)| (field, text, STRING_BYTES_MAX));
-        let words = self.capabilities.iter();
-        let words = words.map(|word| ("capability", word, CAPABILITY_BYTES_MAX));
-        for (field, text, limit) in texts.into_iter().chain(words) {
-            if text.len() > limit {
-                return Err(ConfigError::TooLong {
-                    field,
-                    limit,
-                    unit: "bytes",
-                });
-            }
+        let capabilities = &self.capabilities;
+        let lengths = [
+            (
+                "capabilities",
+                capabilities.len(),
+                CAPABILITIES_MAX,
+                "entries",
+            ),
+            ("dcc", self.dcc.len(), STRING_BYTES_MAX, "bytes"),
+            ("label", self.label().len(), STRING_BYTES_MAX, "bytes"),
+        ];
+        let of_word = |word: &String| ("capability", word.len(), CAPABILITY_BYTES_MAX, "bytes");
+        let mut lengths = lengths.into_iter().chain(capabilities.iter().map(of_word));
+        if let Some((field, _, limit, unit)) = lengths.find(|(_, len, limit, _)| len > limit) {
+            return Err(ConfigError::TooLong { field, limit, unit });
         }
         Ok(self.registration("").check()?)
     }

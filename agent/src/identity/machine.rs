@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use ring::digest;
-use ring::rand::{SecureRandom, SystemRandom};
+use ring::rand::SystemRandom;
 use tieline_wire::MachineId;
 
-use super::store;
+use super::{drawn, store};
 use crate::error::IdentityError;
 
 /// Id of the machine that the settings call `name`.
@@ -53,11 +53,7 @@ fn kept(state_dir: &Path, host: &str, random: &SystemRandom) -> Result<MachineId
         .collect();
     store::read_or_make(
         &state_dir.join(format!("machine-{host}")),
-        || {
-            let mut bytes = vec![0; 16];
-            random.fill(&mut bytes).map_err(|_| IdentityError::Random)?;
-            Ok(bytes)
-        },
+        || Ok(drawn::<16>(random)?.to_vec()),
         |bytes| <[u8; 16]>::try_from(bytes).ok().map(MachineId::new),
     )
 }

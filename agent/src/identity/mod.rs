@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
-use tieline_wire::{AgentKey, InstanceId, MachineId};
+use tieline_wire::{AgentHello, AgentKey, InstanceId, MachineId, RelayHello};
 
 use crate::error::{ConfigError, IdentityError};
 
@@ -51,24 +51,11 @@ impl Identity {
             },
             |bytes| Ed25519KeyPair::from_pkcs8(bytes).ok(),
         )?;
-        let public = key_pair.public_key().as_ref();
-        let key = <[u8; 32]>::try_from(public)
-            .map(AgentKey::new)
-            .map_err(|_| IdentityError::Damaged { path: path.clone() })?;
         let machine = match machine {
             Some(name) => machine::named(name),
             None => machine::this_one(state_dir, &random)?,
         };
-        let mut instance = [0; 16];
-        random
-            .fill(&mut instance)
-            .map_err(|_| IdentityError::Random)?;
-        Ok(Self {
-            key_pair,
-            key,
-            machine,
-            instance: InstanceId::new(instance),
-        })
+        Self::of_run(key_pair, machine, &random)
     }
 
     /// Makes an identity that is not stored: its registrations belong to no other agent.
@@ -77,19 +64,24 @@ impl Identity {
     /// [`IdentityError::Random`] if the system has no randomness.
     pub fn throw_away() -> Result<Self, IdentityError> {
         let random = SystemRandom::new();
-        let fill = |bytes: &mut [u8]| random.fill(bytes).map_err(|_| IdentityError::Random);
-        let (mut seed, mut machine, mut instance) = ([0; 32], [0; 16], [0; 16]);
-        fill(&mut seed)?;
-        fill(&mut machine)?;
-        fill(&mut instance)?;
-        let key_pair =
-            Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| IdentityError::Random)?;
-        let public = <[u8; 32]>::try_from(key_pair.public_key().as_ref());
+        let key_pair = Ed25519KeyPair::from_seed_unchecked(&drawn::<32>(&random)?)
+            .map_err(|_| IdentityError::Random)?;
+        Self::of_run(key_pair, MachineId::new(drawn(&random)?), &random)
+    }
+
+    /// The identity of a new run of the process.
+    fn of_run(
+        key_pair: Ed25519KeyPair,
+        machine: MachineId,
+        random: &SystemRandom,
+    ) -> Result<Self, IdentityError> {
+        let key = <[u8; 32]>::try_from(key_pair.public_key().as_ref())
+            .expect("an Ed25519 public key has 32 bytes (RFC 8032, 5.1.5)");
         Ok(Self {
-            key: AgentKey::new(public.map_err(|_| IdentityError::Random)?),
+            key: AgentKey::new(key),
             key_pair,
-            machine: MachineId::new(machine),
-            instance: InstanceId::new(instance),
+            machine,
+            instance: InstanceId::new(drawn(random)?),
         })
     }
 
@@ -111,18 +103,46 @@ impl Identity {
         self.instance
     }
 
-    /// Signs `message` with the agent's key.
-    ///
-    /// # Panics
-    /// Never: an Ed25519 signature has 64 bytes (RFC 8032, 5.1.6).
+    /// The signed answer to a relay's hello, for the link `link_index` of `links`.
     #[must_use]
-    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+    pub fn hello(
+        &self,
+        relay: &RelayHello,
+        relay_name: String,
+        agent_version: &str,
+        (link_index, links): (u16, u16),
+    ) -> AgentHello {
+        let mut hello = AgentHello {
+            // The mux accepted the relay's hello, so both sides support a common version.
+            version: relay.choose_version().unwrap_or_default(),
+            key: self.key,
+            machine: self.machine,
+            instance: self.instance,
+            link_index,
+            links,
+            relay_name,
+            agent_version: agent_version.to_owned(),
+            signature: [0; 64],
+        };
+        hello.signature = self.sign(&hello.transcript(&relay.nonce));
+        hello
+    }
+
+    /// Signs `message` with the agent's key.
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.key_pair
             .sign(message)
             .as_ref()
             .try_into()
             .expect("an Ed25519 signature has 64 bytes (RFC 8032, 5.1.6)")
     }
+}
+
+/// Random bytes of the system.
+fn drawn<const LEN: usize>(random: &SystemRandom) -> Result<[u8; LEN], IdentityError> {
+    let mut bytes = [0; LEN];
+    random.fill(&mut bytes).map_err(|_| IdentityError::Random)?;
+    Ok(bytes)
 }
 
 /// True if `state_dir` has a key; does not make a key.

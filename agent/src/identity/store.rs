@@ -21,14 +21,16 @@ pub(crate) fn make_private_dir(dir: &Path) -> Result<(), IdentityError> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(dir)
-        .and_then(|()| fs::metadata(dir))
-        .map_err(|source| IdentityError::File {
-            path: dir.to_owned(),
-            source,
-        })
-        .and_then(|metadata| check_folder(dir, &metadata))
+    let made = builder.create(dir).and_then(|()| fs::metadata(dir));
+    check_folder(dir, &made.map_err(failed(dir))?)
+}
+
+/// Error for a file or folder that cannot be read or made.
+fn failed(path: &Path) -> impl Fn(io::Error) -> IdentityError {
+    move |source| IdentityError::File {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(unix)]
@@ -58,21 +60,17 @@ pub(super) fn read_or_make<T>(
     make: impl FnOnce() -> Result<Vec<u8>, IdentityError>,
     parse: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<T, IdentityError> {
-    let failed = |source| IdentityError::File {
-        path: path.to_owned(),
-        source,
-    };
     // A symbolic link counts as existing, even a dangling one; the read below refuses it.
     let is_there = match fs::symlink_metadata(path) {
         Ok(_) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(failed(path)(error)),
     };
     if !is_there {
         match write_once(path, &make()?) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(path)(error)),
         }
     }
     for _ in 0..READS_MAX {
@@ -121,12 +119,8 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let failed = |source| IdentityError::File {
-        path: path.to_owned(),
-        source,
-    };
     let file = open(path)?;
-    let metadata = file.metadata().map_err(failed)?;
+    let metadata = file.metadata().map_err(failed(path))?;
     if !metadata.is_file() {
         return Err(IdentityError::Kind {
             path: path.to_owned(),
@@ -146,7 +140,7 @@ pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let mut content = Vec::new();
     file.take(FILE_BYTES_MAX)
         .read_to_end(&mut content)
-        .map_err(failed)?;
+        .map_err(failed(path))?;
     Ok(content)
 }
 
@@ -173,58 +167,15 @@ fn open(path: &Path) -> Result<File, IdentityError> {
 /// Checks that a file or folder belongs to this user or root: another owner could put another key there.
 #[cfg(unix)]
 fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), IdentityError> {
+    let path = path.to_owned();
+    foreign_owner(metadata).map_or(Ok(()), |owner| Err(IdentityError::Owner { path, owner }))
+}
+
+/// User id of the owner, if that is neither this user nor root.
+#[cfg(unix)]
+pub(crate) fn foreign_owner(metadata: &fs::Metadata) -> Option<u32> {
     let owner = std::os::unix::fs::MetadataExt::uid(metadata);
-    if owner == 0 || owner == rustix::process::geteuid().as_raw() {
-        return Ok(());
-    }
-    Err(IdentityError::Owner {
-        path: path.to_owned(),
-        owner,
-    })
-}
-
-/// How another user could change or replace a file.
-#[cfg(unix)]
-pub(crate) enum Exposed {
-    /// The file, or the folder that holds it, belongs to another user.
-    Owner { path: PathBuf, owner: u32 },
-    /// Other users may write into the folder that holds the file.
-    Folder { path: PathBuf, mode: u32 },
-}
-
-/// Checks that only this user and root can change or replace an opened file. A folder with the sticky bit is
-/// allowed: there, only the owner of a file can replace it.
-#[cfg(unix)]
-pub(crate) fn check_place(path: &Path, metadata: &fs::Metadata) -> Result<(), Exposed> {
-    use std::os::unix::fs::MetadataExt;
-    const STICKY: u32 = 0o1000;
-    let is_own = |path: &Path, metadata: &fs::Metadata| match metadata.uid() {
-        0 => Ok(()),
-        owner if owner == rustix::process::geteuid().as_raw() => Ok(()),
-        owner => Err(Exposed::Owner {
-            path: path.to_owned(),
-            owner,
-        }),
-    };
-    is_own(path, metadata)?;
-    // A symbolic link can be replaced in its own folder, and its file in the folder that the link leads to.
-    let real = fs::canonicalize(path).ok();
-    for path in [Some(path), real.as_deref()].into_iter().flatten() {
-        let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        // A folder that cannot be examined does not exist, such as the folder of a pipe.
-        let Ok(metadata) = fs::metadata(folder) else {
-            continue;
-        };
-        is_own(folder, &metadata)?;
-        if metadata.mode() & 0o022 != 0 && metadata.mode() & STICKY == 0 {
-            return Err(Exposed::Folder {
-                path: folder.to_owned(),
-                mode: metadata.mode() & 0o777,
-            });
-        }
-    }
-    Ok(())
+    (owner != 0 && owner != rustix::process::geteuid().as_raw()).then_some(owner)
 }
 
 #[cfg(unix)]

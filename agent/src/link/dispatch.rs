@@ -5,17 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tieline_wire::{
-    AgentHello, BulkNonce, Event, LinkEnd, RegisterAck, RelayHello, SessionEnd, SessionId,
-    TunnelId, Withdrawal,
+    BulkNonce, Event, LinkEnd, RegisterAck, RelayHello, SessionEnd, SessionId, TunnelId, Withdrawal,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 
-use super::buffer::ReadBuffer;
-use super::buffer::{READ_BYTES_MIN, TURN_BYTES_MAX};
-use super::start::Start;
-use super::{Core, Link, News, server_kind};
+use super::buffer::{READ_BYTES_MIN, ReadBuffer, TURN_BYTES_MAX};
+use super::{Core, Link, News, Start, server_kind};
 use crate::error::Error;
 use crate::link::session::{self, Session};
 
@@ -90,26 +87,17 @@ impl<'a> Dispatch<'a> {
     }
 
     /// Adds to a link's error what kind of server answered, if it was not a relay.
-    pub(super) fn explained(&self, error: Error) -> Error {
-        match error {
-            Error::Link {
-                reason,
-                side,
-                detail,
-            } if reason == LinkEnd::Preface || self.first.is_empty() => {
-                let who = server_kind::describe(&self.first);
-                let detail = match reason {
-                    LinkEnd::Preface => who,
-                    _ => format!("{detail}: {who}"),
-                };
-                Error::Link {
-                    reason,
-                    side,
-                    detail,
-                }
-            }
-            error => error,
+    pub(super) fn explained(&self, mut error: Error) -> Error {
+        if let Error::Link { reason, detail, .. } = &mut error
+            && (*reason == LinkEnd::Preface || self.first.is_empty())
+        {
+            let who = server_kind::describe(&self.first);
+            *detail = match *reason {
+                LinkEnd::Preface => who,
+                _ => format!("{detail}: {who}"),
+            };
         }
+        error
     }
 
     /// Collects payloads up to the next event of another kind, so that targets are written to without the lock.
@@ -240,19 +228,8 @@ impl<'a> Dispatch<'a> {
 
     fn introduce(&mut self, relay: &RelayHello) {
         let start = &self.start;
-        let mut hello = AgentHello {
-            // The mux accepted the relay's hello, so both sides support a common version.
-            version: relay.choose_version().unwrap_or_default(),
-            key: start.identity.key(),
-            machine: start.identity.machine(),
-            instance: start.identity.instance(),
-            link_index: start.link_index,
-            links: start.links,
-            relay_name: start.relay_name.clone(),
-            agent_version: AGENT_VERSION.to_owned(),
-            signature: [0; 64],
-        };
-        hello.signature = start.identity.sign(&hello.transcript(&relay.nonce));
+        let (relay_name, link) = (start.relay_name.clone(), (start.link_index, start.links));
+        let hello = start.identity.hello(relay, relay_name, AGENT_VERSION, link);
         let lost = std::mem::take(&mut self.start.lost);
         self.link.core().nonce = Some(relay.nonce);
         self.link.change(|mux| {

@@ -12,10 +12,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::Link;
 use super::buffer::{READ_BYTES_MIN, TURN_BYTES_MAX};
 use super::dispatch::Dispatch;
-use super::start::Start;
+use super::{Link, Start};
 use crate::error::Error;
 
 /// Time limit for the last frames to reach the kernel.

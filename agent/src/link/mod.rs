@@ -7,7 +7,6 @@ mod dispatch;
 mod driver;
 pub mod server_kind;
 mod session;
-mod start;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tunnels;
@@ -20,25 +19,41 @@ use std::time::Duration;
 use bytes::BufMut;
 use tieline_wire::{
     Event, GoAway, Granted, LinkEnd, Lost, Moment, Mux, Refusal, Register, SessionEnd, SessionId,
-    SessionMap, Settings,
+    SessionMap, Settings, TunnelId,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use self::buffer::ReadBuffer;
 pub(crate) use self::driver::run;
-pub(crate) use self::start::Start;
 use self::tunnels::Tunnels;
 use crate::bell::Bell;
+use crate::identity::Identity;
 use crate::link::session::Session;
+use crate::targets::WatchedTarget;
 
 /// Largest number of bytes that one read of a target takes.
 const PULL_BYTES_MAX: usize = 64 * 1024;
 
 /// Smallest room in the buffer for a read of a target; with less room, the read gets a new piece of memory.
 const PULL_BYTES_MIN: usize = 16 * 1024;
+
+/// What [`run`] needs to introduce the agent and to serve its targets.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) relay_name: String,
+    pub(crate) link_index: u16,
+    pub(crate) links: u16,
+    /// Registration for each target, in the order of the targets, with the tunnel that it asks for.
+    pub(crate) registers: Vec<(Register, TunnelId)>,
+    pub(crate) targets: Arc<[WatchedTarget]>,
+    /// Earlier links that were lost, to report to the relay.
+    pub(crate) lost: Vec<Lost>,
+    pub(crate) news: mpsc::Sender<News>,
+}
 
 /// News of a link for the slot that runs it; the end of the link is the result of [`run`].
 #[derive(Debug)]
@@ -104,14 +119,6 @@ pub(crate) enum Pull {
     End,
     /// The target's connection broke.
     Failed,
-}
-
-/// How a lane ended, by the byte count that the link reports.
-pub(crate) enum LaneEnd {
-    /// The lane brought every byte.
-    Finished,
-    /// The lane brought another number of bytes than was sent.
-    Broken,
 }
 
 impl Link {
@@ -267,29 +274,11 @@ impl Link {
     }
 
     /// Reports the end of a session's lane after `bytes`; `None` until the link brings the byte count to compare
-    /// with.
-    pub(crate) fn lane_ended(&self, id: SessionId, bytes: u64) -> Option<LaneEnd> {
+    /// with. [`Event::Finished`] means that the lane brought every byte.
+    pub(crate) fn lane_ended(&self, id: SessionId, bytes: u64) -> Option<Event> {
         let event = self.core().mux.lane_ended(id, bytes)?;
         self.transmit.ring();
-        match event {
-            Event::Finished { .. } => Some(LaneEnd::Finished),
-            _ => Some(LaneEnd::Broken),
-        }
-    }
-
-    /// Returns credit to the relay for bytes of a session that the target took.
-    pub(crate) fn consumed(&self, id: SessionId, count: usize) {
-        self.change(|mux| mux.consumed(id, count));
-    }
-
-    /// Reports that a session's target is connected.
-    pub(crate) fn opened(&self, id: SessionId) {
-        self.change(|mux| mux.opened(id));
-    }
-
-    /// Reports that a session's target ended its direction.
-    pub(crate) fn finish(&self, id: SessionId) {
-        self.change(|mux| mux.finish(id));
+        Some(event)
     }
 
     /// Aborts a session and tells the relay the reason.
@@ -341,6 +330,7 @@ impl Link {
         }
     }
 
+    /// Changes the mux's state, and has its frames sent.
     fn change(&self, act: impl FnOnce(&mut Mux)) {
         let mut core = self.core();
         act(&mut core.mux);

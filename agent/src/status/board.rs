@@ -149,10 +149,8 @@ impl Board {
     /// The current status.
     pub(crate) fn status(&self) -> AgentStatus {
         let now = self.now();
-        let links: Vec<_> = (0..)
-            .zip(&now.slots)
-            .map(|(index, slot)| of_slot(index, slot))
-            .collect();
+        let slots = (0..).zip(&now.slots);
+        let links: Vec<_> = slots.map(|(index, slot)| of_slot(index, slot)).collect();
         let draining = now.draining.iter().filter_map(Weak::upgrade);
         let sessions_left: usize = draining.map(|link| link.session_count()).sum();
         let best = best(&links);
@@ -160,20 +158,18 @@ impl Board {
             .map(|target| self.of_target(&now, target, best))
             .collect();
         // The settings hold at least one target.
-        let first = tunnels.first();
+        let first = tunnels[0].clone();
         AgentStatus {
             state: if now.stopping { State::Stopping } else { best },
-            tunnel: first
-                .filter(|it| it.generation.is_some())
-                .map(|it| it.name.clone()),
-            url: first.and_then(|it| it.url.clone()),
-            urls: first.map(|it| it.urls.clone()).unwrap_or_default(),
-            generation: first.and_then(|it| it.generation),
+            tunnel: first.generation.map(|_| first.name),
+            url: first.url,
+            urls: first.urls,
+            generation: first.generation,
             rtt_ms: links.iter().filter_map(|link| link.rtt_ms).reduce(f64::min),
             sessions: sessions_left + links.iter().map(|link| link.sessions).sum::<usize>(),
             relay: self.relay.clone(),
-            target: first.map(|it| it.target.clone()).unwrap_or_default(),
-            dcc: first.map(|it| it.dcc.clone()).unwrap_or_default(),
+            target: first.target,
+            dcc: first.dcc,
             pid: std::process::id(),
             uptime_s: self.started_at.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -193,15 +189,13 @@ impl Board {
             State::Registered => State::Connecting,
             other => other,
         };
+        let name = granted.map_or(&it.tunnel, |granted| &granted.tunnel);
+        let urls = granted.map_or_else(Vec::new, |granted| granted.urls.clone());
         TunnelStatus {
-            name: granted
-                .map_or(&it.tunnel, |granted| &granted.tunnel)
-                .to_string(),
+            name: name.to_string(),
             state,
-            url: granted.and_then(|granted| granted.urls.first().cloned()),
-            urls: granted
-                .map(|granted| granted.urls.clone())
-                .unwrap_or_default(),
+            url: urls.first().cloned(),
+            urls,
             generation: granted.map(|granted| granted.generation.0),
             target: it.target.to_string(),
             dcc: it.dcc.clone(),

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::board::Board;
 pub use self::socket::list;
 pub(crate) use self::socket::{Server, list_quietly};
-use crate::event::Span;
-use crate::event::is_raw;
+use crate::event::{Span, is_raw};
 use crate::plain::Plain;
 use crate::targets::Health;
 
@@ -92,14 +91,10 @@ pub struct TunnelStatus {
 
 impl fmt::Display for TunnelStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}", Plain(&self.name), self.state)?;
-        write!(f, "{}", Way(self.url.as_deref(), &self.target))?;
-        write!(
-            f,
-            "  -> {}{}",
-            Plain(&self.target),
-            Aside(self.health.as_ref())
-        )?;
+        let way = way(self.url.as_deref(), &self.target);
+        let health = aside(self.health.as_ref());
+        write!(f, "{}  {}{way}", Plain(&self.name), self.state)?;
+        write!(f, "  -> {}{health}", Plain(&self.target))?;
         match &self.refusal {
             Some(refusal) if self.state != State::Registered => {
                 write!(f, "\n        {}", Plain(&refusal.message))
@@ -110,28 +105,18 @@ impl fmt::Display for TunnelStatus {
 }
 
 /// How callers reach a registered tunnel: its URL, or raw TCP for a target of raw bytes.
-struct Way<'a>(Option<&'a str>, &'a str);
-
-impl fmt::Display for Way<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => Ok(()),
-            Some(_) if is_raw(self.1) => f.write_str("  raw TCP"),
-            Some(url) => write!(f, "  {}", Plain(url)),
-        }
+fn way(url: Option<&str>, target: &str) -> String {
+    match url {
+        None => String::new(),
+        Some(_) if is_raw(target) => "  raw TCP".to_owned(),
+        Some(url) => format!("  {}", Plain(url)),
     }
 }
 
-/// A target's health, printed in brackets after its name.
-struct Aside<'a>(Option<&'a Health>);
-
-impl fmt::Display for Aside<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(health) => write!(f, " ({health} for {})", Span(health.since_s)),
-            None => Ok(()),
-        }
-    }
+/// A target's health, to be printed in brackets after its name.
+fn aside(health: Option<&Health>) -> String {
+    let words = health.map(|it| format!(" ({it} for {})", Span(it.since_s)));
+    words.unwrap_or_default()
 }
 
 /// Status of one running agent.
@@ -181,8 +166,8 @@ impl fmt::Display for AgentStatus {
             write!(f, "{up} of {} tunnels  {}", self.tunnels.len(), self.state)?;
         } else {
             let tunnel = self.tunnel.as_deref().unwrap_or("(no tunnel yet)");
-            write!(f, "{}  {}", Plain(tunnel), self.state)?;
-            write!(f, "{}", Way(self.url.as_deref(), &self.target))?;
+            let way = way(self.url.as_deref(), &self.target);
+            write!(f, "{}  {}{way}", Plain(tunnel), self.state)?;
         }
         if let Some(rtt_ms) = self.rtt_ms {
             write!(f, "  round trip {rtt_ms:.2} ms")?;
@@ -197,7 +182,7 @@ impl fmt::Display for AgentStatus {
         write!(f, "\n    {}", Plain(&self.relay))?;
         if !several {
             let health = self.tunnels.first().and_then(|it| it.health.as_ref());
-            write!(f, " -> {}{}", Plain(&self.target), Aside(health))?;
+            write!(f, " -> {}{}", Plain(&self.target), aside(health))?;
         }
         write!(f, "  pid {}  up {}", self.pid, Span(self.uptime_s))?;
         if several {

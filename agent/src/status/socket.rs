@@ -108,18 +108,18 @@ impl Server {
     pub(crate) async fn serve(self, board: Arc<Board>) {
         loop {
             // One connection at a time: a later connection finds the targets already probed.
-            let answered = match &self.listener {
-                #[cfg(unix)]
-                Listener::Unix(listener) => match listener.accept().await {
-                    Ok((stream, _)) => answer(stream, None, &board).await,
-                    Err(error) => Err(error),
-                },
-                Listener::Loopback { listener, password } => match listener.accept().await {
-                    Ok((stream, _)) => answer(stream, Some(password), &board).await,
-                    Err(error) => Err(error),
-                },
+            let answered = async {
+                match &self.listener {
+                    #[cfg(unix)]
+                    Listener::Unix(listener) => {
+                        answer(listener.accept().await?.0, None, &board).await
+                    }
+                    Listener::Loopback { listener, password } => {
+                        answer(listener.accept().await?.0, Some(password), &board).await
+                    }
+                }
             };
-            if let Err(error) = answered {
+            if let Err(error) = answered.await {
                 tracing::debug!(%error, "the status socket failed");
                 // Without free descriptors, accept fails at once, again and again.
                 tokio::time::sleep(ACCEPT_PAUSE).await;

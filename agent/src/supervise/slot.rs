@@ -18,7 +18,7 @@ use crate::error::{Error, refusal_words};
 use crate::event::AgentEvent;
 use crate::link::{self, Link, News, Start};
 use crate::network::is_gone;
-use crate::reconnect::{Backoff, Next};
+use crate::reconnect::Backoff;
 use crate::status::RefusalStatus;
 
 /// Longest wait before dialling a relay that asked the agent to move; the wait is random, so that the relay's agents do
@@ -93,30 +93,24 @@ impl Slot {
             let left = self.run_link().await;
             self.remember(left.is_err());
             let wait = match left {
-                Ok(Left::Stopped) => {
-                    self.drained().await;
-                    return Ok(());
-                }
-                Ok(Left::Moved(_)) if once => {
-                    self.drained().await;
-                    return Ok(());
-                }
+                Ok(Left::Stopped) => break,
+                Ok(Left::Moved(_)) if once => break,
                 Ok(Left::Moved(wait)) => wait,
                 Err(error) if once => return Err(error),
-                Err(error) => match self.backoff.after(&error, &mut self.random) {
-                    Next::GiveUp => return Err(error),
-                    Next::RetryIn(wait) => {
-                        seeks = matches!(error, Error::Dial { .. } | Error::Link { .. });
-                        self.agent.board.backing_off(self.index);
-                        self.tell(AgentEvent::Disconnected {
-                            link: self.index,
-                            reason: error.word(),
-                            message: error.to_string(),
-                            retry_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                        });
-                        wait
-                    }
-                },
+                Err(error) => {
+                    let Some(wait) = self.backoff.after(&error, &mut self.random) else {
+                        return Err(error);
+                    };
+                    seeks = matches!(error, Error::Dial { .. } | Error::Link { .. });
+                    self.agent.board.backing_off(self.index);
+                    self.tell(AgentEvent::Disconnected {
+                        link: self.index,
+                        reason: error.word(),
+                        message: error.to_string(),
+                        retry_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                    });
+                    wait
+                }
             };
             tokio::select! {
                 () = sleep(wait) => {}
@@ -124,12 +118,12 @@ impl Slot {
                 () = changed(&mut self.token) => {}
                 // The relay may be reachable again.
                 () = changed(&mut self.network), if seeks => {}
-                () = stopped(&mut self.stop) => {
-                    self.drained().await;
-                    return Ok(());
-                }
+                () = stopped(&mut self.stop) => break,
             }
         }
+        // Draining links end by themselves; each has its own deadline.
+        while self.draining.join_next().await.is_some() {}
+        Ok(())
     }
 
     /// Dials and runs one link.
@@ -269,6 +263,7 @@ impl Slot {
                 asked.for_each(|(target, register)| link.register(target, register));
             }
             Err(error) => {
+                let error = Error::from(error);
                 for target in due {
                     let left = it.not_renewed(target, Instant::now(), &mut self.random);
                     if let Some(left) = left {
@@ -396,11 +391,6 @@ impl Slot {
     fn drain_deadline(&self, away: &GoAway) -> Instant {
         let left = Duration::from_millis(u64::from(away.deadline_ms));
         Instant::now() + left.min(self.agent.config.drain_timeout)
-    }
-
-    /// Waits for the draining links; each has its own deadline.
-    async fn drained(&mut self) {
-        while self.draining.join_next().await.is_some() {}
     }
 
     fn tell(&self, event: AgentEvent) {

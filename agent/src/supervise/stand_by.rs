@@ -55,25 +55,22 @@ pub async fn run_standing_by(
             ended => return ended,
         };
         config.on_event.tell(&AgentEvent::StandingBy);
-        let is_seen = tokio::select! {
-            is_seen = others_ended(&config) => is_seen?,
-            () = stopped(&mut stopping) => {
-                config.on_event.tell(&AgentEvent::Stopped);
+        let waiting = async {
+            if others_ended(&config).await? {
                 return Ok(());
             }
-        };
-        if !is_seen {
             if unseen_at.is_some_and(|at| at.elapsed() < UNSEEN_AGAIN) {
                 return Err(superseded);
             }
             unseen_at = Some(Instant::now());
-            let wait = UNSEEN_WAIT.mul_f64(1.0 + fastrand::f64() / 2.0);
-            tokio::select! {
-                () = sleep(wait) => {}
-                () = stopped(&mut stopping) => {
-                    config.on_event.tell(&AgentEvent::Stopped);
-                    return Ok(());
-                }
+            sleep(UNSEEN_WAIT.mul_f64(1.0 + fastrand::f64() / 2.0)).await;
+            Ok(())
+        };
+        tokio::select! {
+            waited = waiting => waited?,
+            () = stopped(&mut stopping) => {
+                config.on_event.tell(&AgentEvent::Stopped);
+                return Ok(());
             }
         }
     }

@@ -134,10 +134,10 @@ impl WatchedTarget {
             HealthState::Timeout => "does not take the connection".to_owned(),
             _ => format!("cannot be reached ({error})"),
         };
-        let callers = match (&self.target, state) {
-            (Target::Tcp(_), _) => "callers are disconnected",
-            (Target::Http(_), HealthState::Timeout) => "callers get 504",
-            (Target::Http(_), _) => "callers get 502",
+        let callers = match (self.target.is_http(), state) {
+            (false, _) => "callers are disconnected",
+            (true, HealthState::Timeout) => "callers get 504",
+            (true, _) => "callers get 502",
         };
         self.hook.tell(&AgentEvent::TargetAway {
             target: self.target.to_string(),

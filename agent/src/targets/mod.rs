@@ -1,20 +1,17 @@
 //! The local server that sessions connect to.
 
 mod health;
-mod http;
-mod tcp;
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use tieline_wire::Scheme;
+use tieline_wire::{Register, Scheme, SessionEnd};
 use tokio::net::TcpStream;
 
 pub(crate) use self::health::WatchedTarget;
 pub use self::health::{Health, HealthState};
-pub use self::http::HttpTarget;
-pub use self::tcp::{TargetFailure, TcpTarget};
+use crate::address::{HostPort, deadline_in};
 use crate::error::ConfigError;
 use crate::plain::address_without_user;
 use crate::socket::CloseMode;
@@ -24,13 +21,15 @@ use crate::socket::CloseMode;
 /// Below the 15 s after which HTTP clients of MCP SDKs typically give up connecting.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The local server that an agent forwards to.
+/// Port of an HTTP target that names none.
+const HTTP_PORT: u16 = 80;
+
+/// The local server that an agent forwards plain bytes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Plain bytes to `host:port`.
-    Tcp(TcpTarget),
-    /// The same plain bytes, to an HTTP server under a base path.
-    Http(HttpTarget),
+pub struct Target {
+    address: HostPort,
+    /// Base path of an HTTP server as it was written, empty for the root; `None` for a target of raw bytes.
+    http_path: Option<String>,
 }
 
 impl Target {
@@ -52,7 +51,7 @@ impl Target {
                     text: address_without_user(text),
                     instead: address_without_user(&instead),
                 }),
-                None => TcpTarget::parse(text).map(Self::Tcp).map_err(wrong),
+                None => Self::raw(text).map_err(wrong),
             },
             Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
                 // A host of digits alone is a port with its host left out.
@@ -62,100 +61,158 @@ impl Target {
                         instead: web_url(rest),
                     })
                 }
-                "http" => HttpTarget::parse(rest).map(Self::Http).map_err(wrong),
-                "tcp" => TcpTarget::parse(rest).map(Self::Tcp).map_err(wrong),
+                "http" => Self::http(rest).map_err(wrong),
+                "tcp" => Self::raw(rest).map_err(wrong),
                 "https" => Err(not_built("an https:// target")),
                 _ => Err(wrong("unknown scheme")),
             },
         }
     }
 
+    /// Parses `host:port`; a number alone is a port of this machine.
+    fn raw(text: &str) -> Result<Self, &'static str> {
+        let address = match is_port(text) {
+            true => HostPort::parse(&format!("127.0.0.1:{text}"), None)?,
+            false => HostPort::parse(text, None)?,
+        };
+        Ok(Self {
+            address,
+            http_path: None,
+        })
+    }
+
+    /// Parses the part of a target after `http://`.
+    fn http(text: &str) -> Result<Self, &'static str> {
+        if text.contains(['?', '#']) {
+            return Err("a target must not have a query or fragment");
+        }
+        let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
+        if authority.contains('@') {
+            return Err("a target must not have a user name or password");
+        }
+        if !Register::is_base_path(path) {
+            return Err("a path must not have spaces or `..`; write special characters as %XX");
+        }
+        // A server may answer at `/mcp/` only; an empty path and `/` are the same (RFC 3986, section 6.2.3).
+        let base_path = match path.trim_end_matches('/') {
+            "" => "",
+            _ => path,
+        };
+        Ok(Self {
+            address: HostPort::parse(authority, Some(HTTP_PORT))?,
+            http_path: Some(base_path.to_owned()),
+        })
+    }
+
+    /// True for an HTTP server: the agent moves plain bytes, the relay knows that they are HTTP.
+    #[must_use]
+    pub const fn is_http(&self) -> bool {
+        self.http_path.is_some()
+    }
+
     /// Kind of target, as reported to the relay.
     #[must_use]
     pub const fn scheme(&self) -> Scheme {
-        match self {
-            Self::Tcp(_) => Scheme::Tcp,
-            Self::Http(_) => Scheme::Http,
+        match self.is_http() {
+            true => Scheme::Http,
+            false => Scheme::Tcp,
         }
     }
 
-    /// Host and port as a client of the target writes them in `Host`.
+    /// Host and port as a client of the target writes them in `Host`: without the default port of HTTP.
     #[must_use]
     pub fn authority(&self) -> String {
-        match self {
-            Self::Tcp(tcp) => tcp.address().to_string(),
-            Self::Http(http) => http.authority(),
+        let full = self.address.to_string();
+        match self.is_http() && self.address.port() == HTTP_PORT {
+            true => full.trim_end_matches(":80").to_owned(),
+            false => full,
         }
     }
 
     /// Path of the server as it was written; empty for the root.
     #[must_use]
     pub fn base_path(&self) -> &str {
-        match self {
-            Self::Tcp(_) => "",
-            Self::Http(http) => http.base_path(),
-        }
+        self.http_path.as_deref().unwrap_or_default()
     }
 
     /// Text that tells this target apart from others on the same host; it is part of the tunnel's derived name, so it
     /// must not change between starts.
     #[must_use]
     pub fn label(&self, dcc: &str) -> String {
-        let address = self.tcp().address();
+        let host = match self.address.is_loopback() {
+            true => String::new(),
+            false => self.address.host(),
+        };
         let mut label = String::new();
-        for part in [
-            dcc,
-            &if address.is_loopback() {
-                String::new()
-            } else {
-                address.host()
-            },
-        ] {
+        for part in [dcc, &host] {
             if !part.is_empty() {
                 label.push_str(part);
                 label.push('-');
             }
         }
-        label.push_str(&address.port().to_string());
+        label.push_str(&self.address.port().to_string());
         // Without a slash at the end, so that the derived name is the same with and without the slash.
         label.push_str(self.base_path().trim_end_matches('/'));
         label
-    }
-
-    /// Connects to the target.
-    ///
-    /// # Errors
-    /// How the connection failed, and the system's error.
-    pub async fn connect(&self) -> Result<TcpStream, (TargetFailure, io::Error)> {
-        self.connect_within(CONNECT_TIMEOUT, CloseMode::Ends).await
     }
 
     /// Connects to the target within `timeout`; `unfinished` decides what the target sees of a close before the
     /// orderly end.
     ///
     /// # Errors
-    /// As of [`Target::connect`].
+    /// How the connection failed, and the system's error.
     pub async fn connect_within(
         &self,
         timeout: Duration,
         unfinished: CloseMode,
     ) -> Result<TcpStream, (TargetFailure, io::Error)> {
-        self.tcp().connect(timeout, unfinished).await
-    }
-
-    const fn tcp(&self) -> &TcpTarget {
-        match self {
-            Self::Tcp(tcp) => tcp,
-            Self::Http(http) => http.tcp(),
-        }
+        self.address
+            .connect_with(deadline_in(timeout), unfinished)
+            .await
+            .map_err(|error| (TargetFailure::of(&error), error))
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(tcp) => write!(f, "{}", tcp.address()),
-            Self::Http(http) => write!(f, "http://{}{}", http.authority(), http.base_path()),
+        match &self.http_path {
+            None => write!(f, "{}", self.address),
+            Some(path) => write!(f, "http://{}{path}", self.authority()),
+        }
+    }
+}
+
+/// Why a target did not take a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetFailure {
+    /// The connection was refused: no server listens at the address.
+    Refused,
+    /// There is no route to the host, or no such host.
+    Unreachable,
+    /// The target did not answer in time.
+    Timeout,
+    /// The connection was reset before it stood.
+    Reset,
+}
+
+impl TargetFailure {
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::TimedOut => Self::Timeout,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::Reset,
+            _ => Self::Unreachable,
+        }
+    }
+}
+
+impl From<TargetFailure> for SessionEnd {
+    fn from(failure: TargetFailure) -> Self {
+        match failure {
+            TargetFailure::Refused => Self::TargetRefused,
+            TargetFailure::Unreachable => Self::TargetUnreachable,
+            TargetFailure::Timeout => Self::TargetTimeout,
+            TargetFailure::Reset => Self::TargetReset,
         }
     }
 }
@@ -256,5 +313,56 @@ mod tests {
         }
         let error = Target::parse("ftp://h:1").unwrap_err();
         assert!(error.to_string().contains("unknown scheme"), "{error}");
+    }
+
+    #[test]
+    fn the_default_port_is_left_out_of_the_authority() {
+        let target = Target::parse("http://Studio.example/mcp/").unwrap();
+        assert_eq!(target.authority(), "studio.example");
+        assert_eq!(target.address.port(), 80);
+        assert_eq!(target.base_path(), "/mcp/");
+        let authority = |text| Target::parse(text).unwrap().authority();
+        assert_eq!(authority("http://[::1]:8080"), "[::1]:8080");
+        assert_eq!(authority("h:80"), "h:80");
+        assert_eq!(Target::parse("http://h:8080/").unwrap().base_path(), "");
+    }
+
+    #[test]
+    fn what_cannot_be_part_of_a_target_is_refused() {
+        for text in [
+            "",
+            "/mcp",
+            "h:1/a?b",
+            "h:1/#a",
+            "u:p@h:1/",
+            "h:1/a b",
+            "h:x/",
+            "h:1/a/../b",
+            "h:1/\\\\x",
+        ] {
+            assert!(Target::parse(&format!("http://{text}")).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_told_apart_from_an_unknown_host() {
+        let port = {
+            let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            server.local_addr().unwrap().port()
+        };
+        let reason = |text: String| async move {
+            let target = Target::parse(&text).unwrap();
+            let connecting = target.connect_within(Duration::from_secs(5), CloseMode::Ends);
+            connecting.await.unwrap_err().0
+        };
+        assert_eq!(
+            reason(format!("127.0.0.1:{port}")).await,
+            TargetFailure::Refused
+        );
+        // RFC 6761, 6.4: `invalid` never resolves.
+        assert!(matches!(
+            reason("nowhere.invalid:1".to_owned()).await,
+            TargetFailure::Unreachable | TargetFailure::Timeout
+        ));
     }
 }

@@ -107,7 +107,7 @@ const PROGRAM: Rows = &[
     ],
     &["connect", "token_show"],
     &["outbound", "settings"],
-    &["paint", "signals", "descriptors"],
+    &["paint", "signals", "descriptors", "exit"],
 ];
 
 /// Folders whose modules have rows of their own, as the rooms of a house.

@@ -1,11 +1,14 @@
 //! Parses the command line; `config` and `command` decide what it means.
 
 pub(crate) mod environment;
-pub(crate) mod usage;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tieline_agent::plain::masked;
+
+use crate::paint::{say_lines, say_lines_to_stderr};
 
 /// Publishes a local MCP server under a stable URL, through a Tieline relay.
 #[derive(Debug, Parser)]
@@ -78,6 +81,21 @@ pub struct DemoArgs {
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
+}
+
+/// Shows help, or what is wrong with a command line.
+pub(crate) fn show_usage(error: &clap::Error) {
+    let text = environment::explained(error);
+    match masked(&text) {
+        // A misplaced token must not stay in the terminal's scroll-back.
+        Cow::Owned(text) if error.use_stderr() => say_lines_to_stderr(&text.trim_end()),
+        // Help prints the values of environment variables.
+        Cow::Owned(text) => say_lines(&text.trim_end()),
+        Cow::Borrowed(text) if text != error.render().to_string() => {
+            say_lines_to_stderr(&text.trim_end());
+        }
+        Cow::Borrowed(_) => drop(error.print()),
+    }
 }
 
 #[cfg(test)]

@@ -53,10 +53,11 @@ use self::origin::{Hosts, Origins};
 use self::pool::Pool;
 use self::token_demand::TokenDemand;
 use self::trouble::TroubleReporter;
+use crate::exit::{DONE, Ended};
 use crate::outbound::tls::Tls;
 use crate::outbound::tunnels::RelayHttp;
 use crate::outbound::{OutboundError, RelayOrigin};
-use crate::paint::{GOOD, complain, paint, print_json, say, warn};
+use crate::paint::{GOOD, paint, print_json, say, warn};
 use crate::signals::until_signal;
 
 /// Largest number of caller connections served at once.
@@ -76,6 +77,7 @@ pub struct Connect {
     ca: Option<PathBuf>,
     origins: Origins,
     hosts: Hosts,
+    /// True to check at the start whether the relay answers and accepts the token, and to report the result as an event.
     look: bool,
     hook: Hook,
 }
@@ -155,13 +157,6 @@ impl Connect {
         Ok(self)
     }
 
-    /// Checks at the start whether the relay answers and accepts the token; reports the result as an event.
-    #[must_use]
-    pub const fn with_look(mut self) -> Self {
-        self.look = true;
-        self
-    }
-
     /// Passes every event to `hook`, which must not block.
     #[must_use]
     pub fn with_event_hook(mut self, hook: impl Fn(&ConnectEvent) + Send + Sync + 'static) -> Self {
@@ -177,15 +172,9 @@ impl Connect {
     /// [`ConnectError`] if the proxy cannot start.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ConnectError> {
         let Self { relay, hook, .. } = self;
-        let tls = match (relay.https, &self.ca) {
-            (true, ca) => Some(Tls::new(&relay.address, ca.as_deref())?),
-            (false, Some(_)) => return Err(OutboundError::CaWithoutTls.into()),
-            (false, None) => None,
-        };
-        let credential = match &self.token_file {
-            Some(path) => Some(Credential::read(path)?),
-            None => None,
-        };
+        let tls = Tls::of(&relay, self.ca.as_deref())?;
+        let credential = self.token_file.as_deref().map(Credential::read);
+        let credential = credential.transpose()?;
         let authority = relay.authority();
         let host = HeaderValue::try_from(&authority).map_err(|_| OutboundError::Relay {
             text: authority,
@@ -261,22 +250,13 @@ fn base_url(listen: Listen, address: SocketAddr) -> String {
 }
 
 /// Runs `tieline connect`; returns the exit code.
-pub(crate) async fn run(args: ConnectArgs) -> u8 {
+pub(crate) async fn run(args: ConnectArgs) -> Result<u8, Ended> {
     let json = args.json;
-    let connect = match args.settings() {
-        Ok(connect) => connect.with_event_hook(move |event| print(event, json)),
-        Err(error) => {
-            complain(&error);
-            return error.exit_code();
-        }
-    };
-    match until_signal(|shutdown| connect.run(shutdown)).await {
-        None | Some(Ok(())) => 0,
-        Some(Err(error)) => {
-            complain(&error);
-            error.exit_code()
-        }
-    }
+    let failed = |error: ConnectError| Ended::new(error.exit_code(), error);
+    let connect = args.settings().map_err(failed)?;
+    let connect = connect.with_event_hook(move |event| print(event, json));
+    let ended = until_signal(|shutdown| connect.run(shutdown)).await;
+    ended.unwrap_or(Ok(())).map(|()| DONE).map_err(failed)
 }
 
 /// Prints one event for people, or as JSON for programs.

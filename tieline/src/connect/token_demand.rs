@@ -28,7 +28,8 @@ pub(super) struct TokenDemand(Mutex<Option<Known>>);
 struct Known {
     is_asked_for: bool,
     since: Instant,
-    was_refused: bool,
+    /// How long the answer is reused.
+    holds: Duration,
 }
 
 impl TokenDemand {
@@ -37,15 +38,10 @@ impl TokenDemand {
     pub(super) async fn asks(&self, relay: &RelayOrigin, tls: Option<&Tls>) -> bool {
         let mut known = self.0.lock().await;
         let now = Instant::now();
-        if let Some(known) = &*known {
-            let holds = if known.was_refused {
-                HOLDS_REFUSED
-            } else {
-                HOLDS
-            };
-            if now.duration_since(known.since) < holds {
-                return known.is_asked_for;
-            }
+        if let Some(known) = &*known
+            && now.duration_since(known.since) < known.holds
+        {
+            return known.is_asked_for;
         }
         let question = Question {
             method: Method::GET,
@@ -59,7 +55,7 @@ impl TokenDemand {
                 *known = Some(Known {
                     is_asked_for,
                     since: now,
-                    was_refused: false,
+                    holds: HOLDS,
                 });
                 is_asked_for
             }
@@ -74,7 +70,7 @@ impl TokenDemand {
     /// Shortens how long the cached answer is reused, because a request was refused with 401.
     pub(super) async fn refused(&self) {
         if let Some(known) = &mut *self.0.lock().await {
-            known.was_refused = true;
+            known.holds = HOLDS_REFUSED;
         }
     }
 }

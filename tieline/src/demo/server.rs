@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -74,12 +74,14 @@ impl Drop for Server {
 }
 
 impl Shared {
+    fn mcp_sessions(&self) -> MutexGuard<'_, VecDeque<String>> {
+        let locked = self.mcp_sessions.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn begin(&self) -> String {
         let id = format!("{:032x}", fastrand::u128(..));
-        let mut mcp_sessions = self
-            .mcp_sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut mcp_sessions = self.mcp_sessions();
         if mcp_sessions.len() == MCP_SESSIONS_MAX {
             mcp_sessions.pop_front();
         }
@@ -88,18 +90,11 @@ impl Shared {
     }
 
     fn knows(&self, id: &str) -> bool {
-        let mcp_sessions = self
-            .mcp_sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        mcp_sessions.iter().any(|known| known == id)
+        self.mcp_sessions().iter().any(|known| known == id)
     }
 
     fn end(&self, id: &str) -> bool {
-        let mut mcp_sessions = self
-            .mcp_sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut mcp_sessions = self.mcp_sessions();
         let before = mcp_sessions.len();
         mcp_sessions.retain(|known| known != id);
         mcp_sessions.len() < before

@@ -16,17 +16,14 @@ use tokio::net::TcpStream;
 
 use self::check::{Check, Outcome};
 use self::clock::Evidence;
+use crate::exit::{DONE, Ended, FAILED};
 use crate::paint::{complain, print_json, say};
 use crate::settings::{self, ConfigFile, ServeArgs};
 use crate::token_show::{Validity, standing};
 use tieline_agent::Config;
-use tieline_agent::error::ConfigError;
+use tieline_agent::error::{ConfigError, Error};
 use tieline_agent::identity;
 use tieline_agent::token;
-
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
 
 /// Flags of `tieline diag`: those of `tieline serve`, so that a failing command line can be tried unchanged.
 #[derive(Debug, Args)]
@@ -55,22 +52,16 @@ impl DiagArgs {
 }
 
 /// Runs `tieline diag`; returns the exit code: 0 if nothing failed.
-pub(crate) async fn run(args: DiagArgs) -> u8 {
+pub(crate) async fn run(args: DiagArgs) -> Result<u8, Ended> {
     let json = args.serve.json;
     let untried = args.untried();
     if !untried.is_empty() && !json {
         complain(&format!("no check tries {}", untried.join(", ")));
     }
-    let config = match settings(&args.serve) {
-        Ok(config) => config,
-        Err(error) => {
-            complain(&error);
-            return USAGE;
-        }
-    };
+    let config = settings(&args.serve).map_err(Ended::usage)?;
     let mut teller = Teller { json, failed: 0 };
     look(&config, &mut teller).await;
-    if teller.failed > 0 { FAILED } else { DONE }
+    Ok(if teller.failed > 0 { FAILED } else { DONE })
 }
 
 /// The settings that `tieline serve` would have. The token file is not read here: it has its own check.
@@ -110,8 +101,9 @@ async fn look(config: &Config, teller: &mut Teller) {
     teller.tell(&named);
     let (reached, stream) = network::tcp(&config.relay, has_address).await;
     teller.tell(&reached);
+    // Transports that --relay cannot name yet.
     for transport in ["tls", "quic", "websocket"] {
-        teller.tell(&network::to_come(transport));
+        teller.tell(&Check::skipped(transport, "this version dials tcp:// only"));
     }
     teller.tell(&network::proxy(|name| std::env::var_os(name)));
 
@@ -123,16 +115,10 @@ async fn look(config: &Config, teller: &mut Teller) {
     let now = now_seconds();
     let token = config.token_file.as_deref();
     let (known, evidence) = auth(config, token, stream, now, teller).await;
-    let answer = match &evidence.urls[..] {
-        [] => None,
-        urls => web::date_of(urls).await,
-    };
     let evidence = Evidence {
-        date: answer,
+        date: web::date_of(&evidence.urls).await,
         since: known.as_ref().and_then(|token| token.since),
         until: known.as_ref().and_then(|token| token.until),
-        left: evidence.left,
-        said_expired: evidence.said_expired,
         ..evidence
     };
     teller.tell(&clock::judge(now_seconds(), &evidence));
@@ -147,25 +133,19 @@ async fn look(config: &Config, teller: &mut Teller) {
 
 /// Checks that no other user can read or replace the agent's key, if there is a key.
 fn key(config: &Config) -> Check {
-    let looked = config
-        .state_dir()
-        .map(|folder| (identity::has_key(&folder), folder));
-    match looked {
-        Ok((Ok(true), folder)) => {
-            Check::ok("key", format!("the key in {} is private", folder.display()))
-        }
-        Ok((Ok(false), folder)) => {
-            let text = format!(
-                "no key in {} yet: tieline serve makes one",
-                folder.display()
-            );
-            Check::not_applicable("key", text)
-        }
-        Ok((Err(error), _)) => {
-            Check::failed("key", error, "tieline serve cannot start until fixed")
-        }
-        Err(error) => Check::failed("key", error, "tieline serve cannot start until fixed"),
-    }
+    let looked = config.state_dir().map_err(Error::from).and_then(|folder| {
+        let place = folder.display();
+        Ok(match identity::has_key(&folder)? {
+            true => Check::ok("key", format!("the key in {place} is private")),
+            false => Check::not_applicable(
+                "key",
+                format!("no key in {place} yet: tieline serve makes one"),
+            ),
+        })
+    });
+    looked.unwrap_or_else(|error| {
+        Check::failed("key", error, "tieline serve cannot start until fixed")
+    })
 }
 
 /// Warns of a token that the network can read.

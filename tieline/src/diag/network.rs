@@ -84,11 +84,6 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// A transport that `--relay` cannot name yet.
-pub(super) fn to_come(transport: &'static str) -> Check {
-    Check::skipped(transport, "this version dials tcp:// only")
-}
-
 /// Says that links do not use a proxy; a user who set the variables may expect a proxied link.
 pub(super) fn proxy(variable: impl Fn(&str) -> Option<OsString>) -> Check {
     let is_set = |name: &&str| {

@@ -4,10 +4,14 @@ use http::Method;
 
 use super::check::Check;
 use crate::outbound::request::Question;
-use tieline_agent::targets::{Target, TargetFailure};
+use tieline_agent::socket::CloseMode;
+use tieline_agent::targets::{CONNECT_TIMEOUT, Target, TargetFailure};
 
 pub(super) async fn look(target: &Target) -> Check {
-    let stream = match target.connect().await {
+    let stream = match target
+        .connect_within(CONNECT_TIMEOUT, CloseMode::Ends)
+        .await
+    {
         Ok(stream) => stream,
         Err((failure, error)) => {
             let advice = match failure {
@@ -20,9 +24,9 @@ pub(super) async fn look(target: &Target) -> Check {
             return Check::failed("target", format!("{target}: {error}"), advice);
         }
     };
-    let Target::Http(_) = target else {
+    if !target.is_http() {
         return Check::ok("target", format!("{target} takes connections"));
-    };
+    }
     // A GET could open an event stream. OPTIONS changes nothing, and any HTTP answer to it will do.
     let path = match target.base_path() {
         "" => "/",

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tieline_wire::{
-    AgentHello, Event, Granted, LinkEnd, Moment, Mux, Refusal, RefusalReason, Register, RelayHello,
-    Scheme, SessionEnd, Settings, Token, Transmit,
+    Event, Granted, LinkEnd, Moment, Mux, Refusal, RefusalReason, Register, Scheme, SessionEnd,
+    Settings, Token, Transmit,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -39,20 +39,20 @@ const AUTHORITY: &str = "localhost";
 
 const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"), " (diag)");
 
-/// Result of a trial.
-pub(super) enum Trial {
-    /// The relay answered each registration.
-    Answered {
-        relay: String,
-        /// The answers to `asked`, in the same order.
-        answers: Vec<Result<Granted, Refusal>>,
-        asked: Vec<Asked>,
-    },
-    /// The handshake failed, or the relay ended the link.
-    Ended {
-        why: String,
-        reason: Option<LinkEnd>,
-    },
+/// Result of a trial: the relay answered each registration, or it did not.
+pub(super) type Trial = Result<Answered, NoAnswer>;
+
+/// The relay's version, and its answers to `asked`, in the same order.
+pub(super) struct Answered {
+    relay: String,
+    answers: Vec<Result<Granted, Refusal>>,
+    asked: Vec<Asked>,
+}
+
+/// Why the handshake failed, or the link ended; with the relay's reason, if it gave one.
+pub(super) struct NoAnswer {
+    why: String,
+    reason: Option<LinkEnd>,
 }
 
 /// What one trial registration asks for.
@@ -109,12 +109,8 @@ fn registrations(asked: &[Asked], token: &str) -> Vec<Register> {
 
 /// Registers what [`asked`] returns, and withdraws each registration that the relay grants.
 pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Trial {
-    let ended = |why: String| Trial::Ended { why, reason: None };
-    let identity = match Identity::throw_away() {
-        Ok(identity) => identity,
-        Err(error) => return ended(error.to_string()),
-    };
-    let asked: Vec<Asked> = asked(config);
+    let identity = Identity::throw_away().map_err(|error| no_answer(error.to_string()))?;
+    let asked = asked(config);
     let end = End {
         stream,
         mux: Mux::agent(Settings::default(), Moment::from_micros(0)),
@@ -122,21 +118,21 @@ pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Tria
         identity: &identity,
         relay_name: config.relay.name(),
         registers: registrations(&asked, token),
+        asked,
         relay: String::new(),
         answers: Vec::new(),
     };
-    match timeout(TRIAL_TIMEOUT, end.talk()).await {
-        Ok(Trial::Answered { relay, answers, .. }) => Trial::Answered {
-            relay,
-            answers,
-            asked,
-        },
-        Ok(ended) => ended,
-        Err(_) => {
+    timeout(TRIAL_TIMEOUT, end.talk())
+        .await
+        .unwrap_or_else(|_| {
             let seconds = TRIAL_TIMEOUT.as_secs();
-            ended(format!("the relay did not answer within {seconds} s"))
-        }
-    }
+            let why = format!("the relay did not answer within {seconds} s");
+            Err(no_answer(why))
+        })
+}
+
+const fn no_answer(why: String) -> NoAnswer {
+    NoAnswer { why, reason: None }
 }
 
 /// The agent's end of the trial link.
@@ -146,6 +142,7 @@ struct End<'a> {
     started_at: Instant,
     identity: &'a Identity,
     relay_name: String,
+    asked: Vec<Asked>,
     registers: Vec<Register>,
     /// The relay's version, from its hello.
     relay: String,
@@ -159,49 +156,45 @@ impl End<'_> {
         let mut first = Vec::new();
         let mut buffer = BytesMut::with_capacity(READ_BYTES);
         loop {
-            if let Err(error) = self.flush().await {
-                let why = format!("the link broke: {error}");
-                return Trial::Ended { why, reason: None };
-            }
+            let flushed = self.flush().await;
+            flushed.map_err(|error| no_answer(format!("the link broke: {error}")))?;
             if self.answers.len() == self.registers.len() {
                 self.say_farewell().await;
-                return Trial::Answered {
+                return Ok(Answered {
                     relay: self.relay,
                     answers: self.answers,
-                    asked: Vec::new(),
-                };
+                    asked: self.asked,
+                });
             }
             buffer.reserve(READ_BYTES);
-            match self.stream.read_buf(&mut buffer).await {
-                Ok(1..) => {}
-                _ => {
-                    let why = "the connection was closed".to_owned();
-                    return Trial::Ended { why, reason: None };
-                }
-            }
+            let Ok(1..) = self.stream.read_buf(&mut buffer).await else {
+                return Err(no_answer("the connection was closed".to_owned()));
+            };
             let mut input = buffer.split().freeze();
             if first.is_empty() {
                 first.extend_from_slice(&input[..input.len().min(server_kind::FIRST_BYTES_MAX)]);
             }
             loop {
-                let handled = match self.mux.handle_input(self.now(), &mut input) {
-                    Ok(None) => break,
-                    Ok(Some(event)) => self.handle(event),
-                    Err(error) => Err(broken(error, &first)),
-                };
-                if let Err(ended) = handled {
-                    return ended;
+                let handled = self.mux.handle_input(self.now(), &mut input);
+                match handled.map_err(|error| broken(error, &first))? {
+                    Some(event) => self.handle(event)?,
+                    None => break,
                 }
             }
         }
     }
 
-    /// Handles one event of the link; an error is the result of a trial that the relay ends.
-    fn handle(&mut self, event: Event) -> Result<(), Trial> {
+    /// Handles one event of the link.
+    ///
+    /// # Errors
+    /// The relay's reason, if the relay ends the link.
+    fn handle(&mut self, event: Event) -> Result<(), NoAnswer> {
         match event {
             Event::RelayHello(hello) => {
                 self.relay.clone_from(&hello.relay_version);
-                self.introduce(&hello);
+                let name = self.relay_name.clone();
+                let hello = self.identity.hello(&hello, name, AGENT_VERSION, (0, 1));
+                self.mux.hello(&hello);
                 self.registers.iter().for_each(|it| self.mux.register(it));
             }
             Event::RegisterAck(ack) => {
@@ -211,7 +204,7 @@ impl End<'_> {
                 self.answers.push(ack.outcome);
             }
             Event::GoAway(away) => {
-                return Err(Trial::Ended {
+                return Err(NoAnswer {
                     why: away.message,
                     reason: Some(away.reason),
                 });
@@ -221,24 +214,6 @@ impl End<'_> {
             _ => {}
         }
         Ok(())
-    }
-
-    fn introduce(&mut self, relay: &RelayHello) {
-        let identity = self.identity;
-        let mut hello = AgentHello {
-            // The mux accepted the relay's hello, so there is a version that both speak.
-            version: relay.choose_version().unwrap_or_default(),
-            key: identity.key(),
-            machine: identity.machine(),
-            instance: identity.instance(),
-            link_index: 0,
-            links: 1,
-            relay_name: self.relay_name.clone(),
-            agent_version: AGENT_VERSION.to_owned(),
-            signature: [0; 64],
-        };
-        hello.signature = identity.sign(&hello.transcript(&relay.nonce));
-        self.mux.hello(&hello);
     }
 
     async fn flush(&mut self) -> std::io::Result<()> {
@@ -271,9 +246,9 @@ impl End<'_> {
     }
 }
 
-/// Result of a trial whose other side broke the protocol; `first` is the beginning of what it sent.
-fn broken(error: tieline_wire::Error, first: &[u8]) -> Trial {
-    Trial::Ended {
+/// Why a trial failed whose other side broke the protocol; `first` is the beginning of what it sent.
+fn broken(error: tieline_wire::Error, first: &[u8]) -> NoAnswer {
+    NoAnswer {
         why: match error.reason {
             LinkEnd::Preface => server_kind::describe(first),
             _ => error.detail,
@@ -285,13 +260,9 @@ fn broken(error: tieline_wire::Error, first: &[u8]) -> Trial {
 /// Turns a trial's result into a check, and into evidence of the relay's clock.
 pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> (Check, Evidence) {
     let mut evidence = Evidence::default();
-    let (relay, mut answers, asked) = match trial {
-        Trial::Answered {
-            relay,
-            answers,
-            asked,
-        } => (relay, answers, asked),
-        Trial::Ended { why, reason } => {
+    let answered = match trial {
+        Ok(answered) => answered,
+        Err(NoAnswer { why, reason }) => {
             let (text, advice) = match reason {
                 Some(reason) => (format!("{reason} ({why})"), advice_on_end(reason)),
                 None => (
@@ -302,8 +273,9 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> 
             return (Check::failed("auth", text, advice), evidence);
         }
     };
+    let (relay, mut answers) = (answered.relay, answered.answers);
     // A token may allow a target's given name but not the name that this trial made up: no failure.
-    let mut asked = asked.iter();
+    let mut asked = answered.asked.iter();
     answers.retain(|answer| {
         let is_derived = asked.next().is_some_and(|it| it.is_derived);
         let refused = answer.as_ref().err();
@@ -442,11 +414,11 @@ mod tests {
             reason,
             message: "no".to_owned(),
         };
-        Trial::Answered {
+        Ok(Answered {
             relay: "relay/1".to_owned(),
             answers: vec![Err(refusal)],
             asked: asked(&config()),
-        }
+        })
     }
 
     fn config() -> Config {
@@ -502,12 +474,9 @@ mod tests {
 
     #[test]
     fn what_is_no_relay_is_told_from_a_relay_that_refuses() {
-        let ended = |reason| Trial::Ended {
-            why: "it spoke HTTP".to_owned(),
-            reason,
-        };
         for reason in [None, Some(LinkEnd::Preface)] {
-            let (check, _) = judge(ended(reason), &config(), None);
+            let why = "it spoke HTTP".to_owned();
+            let (check, _) = judge(Err(NoAnswer { why, reason }), &config(), None);
             let line = check.to_string();
             assert!(line.contains("port for agents"), "{line}");
         }
@@ -515,10 +484,12 @@ mod tests {
 
     #[test]
     fn a_name_that_is_asked_for_is_not_tried() {
-        let trial = || Trial::Answered {
-            relay: "relay/1".to_owned(),
-            answers: Vec::new(),
-            asked: Vec::new(),
+        let trial = || {
+            Ok(Answered {
+                relay: "relay/1".to_owned(),
+                answers: Vec::new(),
+                asked: Vec::new(),
+            })
         };
         let (check, _) = judge(trial(), &config().with_name("maya").unwrap(), None);
         assert!(check.detail.contains("shows when serving"), "{check}");

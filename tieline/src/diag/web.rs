@@ -2,12 +2,10 @@
 
 use std::time::UNIX_EPOCH;
 
+use http::Uri;
 use http::header::DATE;
-use http::{Method, Uri};
 
-use crate::outbound::request::Question;
-use crate::outbound::tls::Tls;
-use tieline_agent::address::HostPort;
+use crate::outbound::tunnels::RelayHttp;
 
 /// Path at which a relay reports that it is alive.
 const HEALTH: &str = "/health";
@@ -15,25 +13,9 @@ const HEALTH: &str = "/health";
 /// The `Date`, in seconds since 1970, of an answer from the first of `urls`; `None` without a `Date`.
 pub(super) async fn date_of(urls: &[String]) -> Option<u64> {
     let url: Uri = urls.first()?.parse().ok()?;
-    let authority = url.authority()?.as_str();
-    let is_tls = match url.scheme_str()? {
-        "http" => false,
-        "https" => true,
-        _ => return None,
-    };
-    let address = HostPort::parse(authority, Some(if is_tls { 443 } else { 80 })).ok()?;
-    let tls = if is_tls {
-        Some(Tls::new(&address, None).ok()?)
-    } else {
-        None
-    };
-    let question = Question {
-        method: Method::GET,
-        authority,
-        path: HEALTH,
-        authorization: None,
-    };
-    let (head, _) = question.ask_at(&address, tls.as_ref(), false).await.ok()?;
+    let origin = format!("{}://{}", url.scheme_str()?, url.authority()?);
+    let relay = RelayHttp::at(&origin, None).ok()?;
+    let (head, _) = relay.get(HEALTH, false).await.ok()?;
     let date = httpdate::parse_http_date(head.headers.get(DATE)?.to_str().ok()?).ok()?;
     Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http::Uri;
 use tieline_wire::TunnelId;
 
@@ -216,9 +216,8 @@ impl InitArgs {
 
     fn clients(&self) -> Vec<Client> {
         let mut clients = Vec::new();
-        let used = Client::ALL
-            .into_iter()
-            .filter(|client| client.is_used_in(&self.dir));
+        let all = Client::value_variants().iter().copied();
+        let used = all.filter(|client| client.is_used_in(&self.dir));
         let asked = self.clients.iter().copied();
         for client in asked.chain(used.filter(|_| self.clients.is_empty())) {
             if !clients.contains(&client) {

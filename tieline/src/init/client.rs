@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use http::Uri;
+use serde::Serialize;
 use serde_json::Value;
 
-use super::layout::{Layout, quoted};
+use super::layout::Layout;
 
 /// An MCP client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Client {
     /// Claude Code: .mcp.json
     ClaudeCode,
@@ -41,25 +43,6 @@ impl Transport {
 }
 
 impl Client {
-    /// Every client.
-    pub const ALL: [Self; 4] = [
-        Self::ClaudeCode,
-        Self::Cursor,
-        Self::Vscode,
-        Self::ClaudeDesktop,
-    ];
-
-    /// The client's name on the command line.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::ClaudeCode => "claude-code",
-            Self::Cursor => "cursor",
-            Self::Vscode => "vscode",
-            Self::ClaudeDesktop => "claude-desktop",
-        }
-    }
-
     /// The client's configuration file in a project; `None` for Claude Desktop.
     #[must_use]
     pub fn file(self, dir: &Path) -> Option<PathBuf> {
@@ -94,13 +77,12 @@ impl Client {
     /// The client's entry for the server at `url`.
     #[must_use]
     pub fn entry(self, url: &str, transport: Transport) -> Entry {
-        let text = |text: &str| Field::Text(text.to_owned());
         Entry(match self {
             Self::ClaudeCode | Self::Vscode => {
-                vec![("type", text(transport.word())), ("url", text(url))]
+                vec![("type", transport.word().into()), ("url", url.into())]
             }
             // Cursor finds out the server's transport by itself.
-            Self::Cursor => vec![("url", text(url))],
+            Self::Cursor => vec![("url", url.into())],
             // Claude Desktop starts servers and talks to them over standard input, so mcp-remote
             // connects it to HTTP.
             Self::ClaudeDesktop => {
@@ -111,8 +93,7 @@ impl Client {
                 if transport == Transport::Sse {
                     words.extend(["--transport", "sse-only"]);
                 }
-                let words = words.into_iter().map(str::to_owned).collect();
-                vec![("command", text("npx")), ("args", Field::List(words))]
+                vec![("command", "npx".into()), ("args", words.into())]
             }
         })
     }
@@ -129,22 +110,12 @@ fn is_plain_remote(url: &str) -> bool {
 
 /// One server's entry in a configuration, with the fields in the order that people write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry(Vec<(&'static str, Field)>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Field {
-    Text(String),
-    List(Vec<String>),
-}
+pub struct Entry(Vec<(&'static str, Value)>);
 
 impl Entry {
     /// Renders the entry for a line that is indented by `indent`.
     pub(super) fn render(&self, layout: &Layout, indent: &str) -> String {
-        let fields: Vec<_> = self
-            .0
-            .iter()
-            .map(|(name, field)| (*name, field.render()))
-            .collect();
+        let fields: Vec<_> = self.fields().collect();
         layout.object(indent, &fields)
     }
 
@@ -159,25 +130,24 @@ impl Entry {
 
     /// Name and JSON text of each field.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.0.iter().map(|(name, field)| (*name, field.render()))
+        self.0.iter().map(|(name, value)| (*name, rendered(value)))
     }
 
     /// True if `present` has the same fields with the same values; more fields, such as headers, may be there.
     pub(super) fn is_in(&self, present: &Value) -> bool {
-        self.0
-            .iter()
-            .all(|(name, field)| present.get(name) == Some(&field.value()))
+        let is_there = |(name, value): &(&str, Value)| present.get(name) == Some(value);
+        self.0.iter().all(is_there)
     }
 
     /// True if `present` means the same as this entry: clients have several names for one transport, and a
     /// URL has several forms.
     pub(super) fn is_meant_by(&self, present: &Value) -> bool {
-        let means = |(name, field): &(&str, Field)| {
-            let (ours, theirs) = (field.value(), present.get(name));
+        let means = |(name, ours): &(&str, Value)| {
+            let theirs = present.get(name);
             match (*name, ours.as_str(), theirs.and_then(Value::as_str)) {
                 ("type", Some(ours), Some(theirs)) => transport(ours) == transport(theirs),
                 ("url", Some(ours), Some(theirs)) => same_place(ours, theirs),
-                _ => theirs == Some(&ours),
+                _ => theirs == Some(ours),
             }
         };
         self.0.iter().all(means)
@@ -208,22 +178,14 @@ fn same_place(one: &str, other: &str) -> bool {
     one == other || parts(one).is_some_and(|it| Some(it) == parts(other))
 }
 
-impl Field {
-    fn render(&self) -> String {
-        match self {
-            Self::Text(text) => quoted(text),
-            Self::List(words) => {
-                let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
-                format!("[{}]", words.join(", "))
-            }
+/// JSON text of a field's value, on one line as people write it.
+fn rendered(value: &Value) -> String {
+    match value {
+        Value::Array(words) => {
+            let words: Vec<_> = words.iter().map(Value::to_string).collect();
+            format!("[{}]", words.join(", "))
         }
-    }
-
-    fn value(&self) -> Value {
-        match self {
-            Self::Text(text) => text.as_str().into(),
-            Self::List(words) => words.clone().into(),
-        }
+        text => text.to_string(),
     }
 }
 

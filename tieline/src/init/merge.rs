@@ -1,8 +1,6 @@
 //! Adds one entry to the text of a JSON file with comments, and keeps every other byte: the parser
 //! finds the position, and the entry's text is inserted there.
 
-use std::borrow::Cow;
-
 use jsonc_parser::ast::{Object, ObjectProp, Value as Node};
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
@@ -62,11 +60,10 @@ pub fn merge(
         None => ("", text),
     };
     let marked = |text: String| [mark, &text].concat();
+    let added = |text: String| Ok(Merged::Added(marked(text)));
     let layout = Layout::of(text);
     let Some(root) = parse(text)? else {
-        return Ok(Merged::Added(marked(fresh(
-            text, list, name, entry, &layout,
-        ))));
+        return added(fresh(text, list, name, entry, &layout));
     };
     let Node::Object(root) = root else {
         return Err(MergeError::NoObject("the file".to_owned()));
@@ -75,9 +72,7 @@ pub fn merge(
         let indent = layout.child_indent(text, &root);
         let inner = [&indent, layout.unit.as_str()].concat();
         let object = layout.object(&indent, &[(name, entry.render(&layout, &inner))]);
-        return Ok(Merged::Added(marked(insert(
-            text, &root, &layout, list, &object,
-        ))));
+        return added(insert(text, &root, &layout, list, &object));
     };
     let Node::Object(servers) = &servers.value else {
         return Err(MergeError::NoObject(format!("{list:?}")));
@@ -85,9 +80,7 @@ pub fn merge(
     let Some(present) = last(servers, name) else {
         let indent = layout.child_indent(text, servers);
         let value = entry.render(&layout, &indent);
-        return Ok(Merged::Added(marked(insert(
-            text, servers, &layout, name, &value,
-        ))));
+        return added(insert(text, servers, &layout, name, &value));
     };
     let value = value_of(&present.value);
     if entry.is_in(&value) || (!force && entry.is_meant_by(&value)) {
@@ -203,15 +196,7 @@ fn insert(text: &str, object: &Object<'_>, layout: &Layout, name: &str, value: &
     if !is_empty && !gap.contains('\n') {
         // The object is on one line, so it holds no line comment.
         let at = start + gap.trim_end().len();
-        return [
-            &text[..start],
-            comma_before,
-            &text[start..at],
-            " ",
-            &property,
-            &text[at..],
-        ]
-        .concat();
+        return with_both(text, (start, comma_before), (at, &format!(" {property}")));
     }
     // Insert after the last comment, at the end of its line.
     let blank = start + gap.trim_end().len();
@@ -222,21 +207,18 @@ fn insert(text: &str, object: &Object<'_>, layout: &Layout, name: &str, value: &
     let at = blank + line_end.unwrap_or(0);
     let indent = layout.child_indent(text, object);
     let comma_after = if comma && !is_empty { "," } else { "" };
-    let end: Cow<'_, str> = match line_end {
-        Some(_) => "".into(),
-        None => [layout.newline, Layout::indent_at(text, object.range.start)]
-            .concat()
-            .into(),
+    let end = match line_end {
+        Some(_) => String::new(),
+        None => [layout.newline, Layout::indent_at(text, object.range.start)].concat(),
     };
     let own = [layout.newline, &indent, &property, comma_after, &end].concat();
-    [
-        &text[..start],
-        comma_before,
-        &text[start..at],
-        &own,
-        &text[at..],
-    ]
-    .concat()
+    with_both(text, (start, comma_before), (at, &own))
+}
+
+/// `text` with two insertions, each at its place.
+fn with_both(text: &str, first: (usize, &str), second: (usize, &str)) -> String {
+    let (before, between) = (&text[..first.0], &text[first.0..second.0]);
+    [before, first.1, between, second.1, &text[second.0..]].concat()
 }
 
 /// True if `gap` has a comma outside its comments.

@@ -20,14 +20,10 @@ use self::args::Plan;
 pub use self::client::{Client, Entry, Transport};
 use self::file::Found;
 pub use self::merge::{MergeError, Merged, merge};
+use crate::exit::{DONE, Ended};
 use crate::outbound::OutboundError;
-use crate::outbound::known::{Known, is_known, rows, warn_of_clear_text};
-use crate::outbound::tunnels::RelayHttp;
+use crate::outbound::tunnels::{Known, RelayHttp};
 use crate::paint::{BAD, GOOD, complain, paint, print_json, say, say_lines, warn};
-
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
 
 /// Variable that names the relay for the commands of callers.
 const RELAY_VARIABLE: &str = "TIELINE_CONNECT_RELAY";
@@ -42,7 +38,7 @@ const DIFF_CONTEXT_LINES: usize = 3;
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     event: &'static str,
-    client: &'static str,
+    client: Client,
     name: &'a str,
     url: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +56,7 @@ impl<'a> Report<'a> {
     fn new(event: &'static str, client: Client, plan: &'a Plan) -> Self {
         Self {
             event,
-            client: client.word(),
+            client,
             name: &plan.name,
             url: &plan.url,
             path: None,
@@ -113,29 +109,16 @@ impl Change {
 }
 
 /// Runs `tieline init`; returns the exit code.
-pub(crate) async fn run(args: &InitArgs) -> u8 {
+pub(crate) async fn run(args: &InitArgs) -> Result<u8, Ended> {
     if args.url.is_none() && args.tunnel.is_none() {
-        complain(&missing(args).await);
-        return USAGE;
+        return Err(Ended::usage(missing(args).await));
     }
-    let plan = match args.plan() {
-        Ok(plan) => plan,
-        Err(problem) => {
-            complain(&problem);
-            return USAGE;
-        }
-    };
+    let plan = args.plan().map_err(Ended::usage)?;
     let plan = match plan.known_at.clone() {
         Some((origin, tunnel)) => expected(args, plan, &origin, &tunnel).await,
         None => Ok(plan),
     };
-    match plan {
-        Ok(plan) => write(args, &plan),
-        Err(problem) => {
-            complain(&problem);
-            FAILED
-        }
-    }
+    write(args, &plan.map_err(Ended::failed)?)
 }
 
 /// Message for missing --tunnel and --url: how to choose a tunnel, and the names of tunnels if a relay
@@ -153,20 +136,17 @@ async fn missing(args: &InitArgs) -> String {
     .into_iter()
     .flatten()
     {
-        let relay = match asked(&origin, args.token_file.as_deref().filter(|_| with_token)) {
+        let token_file = args.token_file.as_deref().filter(|_| with_token);
+        let relay = match asked(&origin, token_file, !with_token) {
             Ok(relay) => relay,
             Err(error) => return format!("{how}; {error}"),
         };
-        let relay = RelayHttp {
-            is_connect: !with_token,
-            ..relay
-        };
-        match rows(&relay).await {
-            Ok(rows) if rows.is_empty() => {
+        match relay.tunnels().await {
+            Ok(tunnels) if tunnels.is_empty() => {
                 why = format!("{origin} lists no tunnel that you may reach")
             }
-            Ok(rows) => {
-                let names: Vec<_> = rows.into_iter().map(|row| row.tunnel).collect();
+            Ok(tunnels) => {
+                let names: Vec<_> = tunnels.into_iter().map(|it| it.tunnel_id).collect();
                 return format!("{how}; {origin} lists {}", listed(&names));
             }
             Err(problem) => why = problem.text,
@@ -177,22 +157,25 @@ async fn missing(args: &InitArgs) -> String {
     )
 }
 
-/// The relay at `origin`, for a caller with this token; warns if the token crosses a network in clear text.
-fn asked(origin: &str, token_file: Option<&Path>) -> Result<RelayHttp, OutboundError> {
-    let relay = RelayHttp::at(origin, None)?.with_token_file(token_file)?;
-    warn_of_clear_text(&relay);
+/// The relay at `origin`, or the `tieline connect` there, for a caller with this token; warns if the token crosses a
+/// network in clear text.
+fn asked(
+    origin: &str,
+    token_file: Option<&Path>,
+    is_connect: bool,
+) -> Result<RelayHttp, OutboundError> {
+    let mut relay = RelayHttp::at(origin, None)?.with_token_file(token_file)?;
+    relay.is_connect = is_connect;
+    relay.warn_of_clear_text();
     Ok(relay)
 }
 
 /// The plan with the URL that the relay knows for the tunnel; an error if MCP clients cannot use the tunnel.
 async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
-    let relay = asked(origin, args.token_to_ask()).map_err(|error| error.to_string())?;
-    let relay = RelayHttp {
-        is_connect: args.is_by_connect(),
-        ..relay
-    };
-    match is_known(&relay, tunnel).await {
-        Known::Yes(row) => match row.url {
+    let relay = asked(origin, args.token_to_ask(), args.is_by_connect());
+    let relay = relay.map_err(|error| error.to_string())?;
+    match relay.knows(tunnel).await {
+        Known::Yes(it) => match it.url {
             Some(url) => Ok(args.with_url(plan, url)),
             None if args.force => {
                 warn(&format!(
@@ -252,24 +235,23 @@ fn listed(names: &[String]) -> String {
 }
 
 /// Writes or shows the entry for each client of the plan; returns the exit code.
-fn write(args: &InitArgs, plan: &Plan) -> u8 {
+fn write(args: &InitArgs, plan: &Plan) -> Result<u8, Ended> {
     let Some(changes) = changes(args, plan) else {
-        complain(&"nothing was written");
-        return FAILED;
+        return Err(Ended::failed("nothing was written"));
     };
     for change in &changes {
         if let (Some(text), false) = (change.text(), args.dry_run)
             && let Err(error) = change.found.write(text)
         {
-            complain(&format!("{}: {error}", change.path.display()));
-            return FAILED;
+            let problem = format!("{}: {error}", change.path.display());
+            return Err(Ended::failed(problem));
         }
         show(args, plan, change);
     }
     if plan.clients.contains(&Client::ClaudeDesktop) {
         show_block(args, plan);
     }
-    DONE
+    Ok(DONE)
 }
 
 /// The planned changes of all clients that have a file; `None` if one file cannot be merged, after a message about it.

@@ -4,13 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::exit::{DONE, Ended};
 use crate::outbound::OutboundError;
-use crate::outbound::known::{Row, rows, warn_of_clear_text};
-use crate::outbound::tunnels::{Problem, RelayHttp};
+use crate::outbound::tunnels::{ListedTunnel, RelayHttp};
 use crate::paint::{BAD, GOOD, complain, paint, print_json, say};
-
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
 
 /// Flags of `tieline list`.
 #[derive(Debug, Args)]
@@ -32,48 +29,37 @@ pub struct ListArgs {
 }
 
 /// Runs `tieline list`; returns the exit code.
-pub(crate) async fn run(args: ListArgs) -> u8 {
-    let relay = match relay_of(&args) {
-        Ok(relay) => relay,
-        Err(error) => {
-            complain(&error);
-            return error.exit_code();
-        }
-    };
-    warn_of_clear_text(&relay);
-    let rows = match rows(&relay).await {
-        Ok(rows) => rows,
-        Err(Problem { text, .. }) => {
-            complain(&text);
-            return FAILED;
-        }
-    };
+pub(crate) async fn run(args: ListArgs) -> Result<u8, Ended> {
+    let relay = relay_of(&args).map_err(|error| Ended::new(error.exit_code(), error))?;
+    relay.warn_of_clear_text();
+    let tunnels = relay.tunnels().await;
+    let tunnels = tunnels.map_err(|problem| Ended::failed(problem.text))?;
     if args.json {
-        rows.iter().for_each(print_json);
-        return DONE;
+        tunnels.iter().for_each(print_json);
+        return Ok(DONE);
     }
-    if rows.is_empty() {
+    if tunnels.is_empty() {
         complain(&format!(
             "{}: no tunnel that you may reach is up there; start tieline serve beside the MCP server, or \
              ask whether your token reaches it (tieline token show FILE)",
             relay.origin
         ));
     }
-    let width = |text: fn(&Row) -> &str| rows.iter().map(|row| text(row).len()).max();
-    let names = width(|row| &row.tunnel).unwrap_or_default();
-    let kinds = width(|row| &row.dcc).unwrap_or_default();
-    for row in &rows {
-        let state = match row.online {
+    let width = |text: fn(&ListedTunnel) -> &str| tunnels.iter().map(|it| text(it).len()).max();
+    let names = width(|it| &it.tunnel_id).unwrap_or_default();
+    let kinds = width(|it| &it.dcc).unwrap_or_default();
+    for tunnel in &tunnels {
+        let state = match tunnel.online {
             true => paint(GOOD, "online "),
             false => paint(BAD, "offline"),
         };
-        let url = row.url.as_deref().unwrap_or("raw TCP");
+        let url = tunnel.url.as_deref().unwrap_or("raw TCP");
         say(&format!(
             "{:names$}  {state}  {:kinds$}  {url}",
-            row.tunnel, row.dcc
+            tunnel.tunnel_id, tunnel.dcc
         ));
     }
-    DONE
+    Ok(DONE)
 }
 
 fn relay_of(args: &ListArgs) -> Result<RelayHttp, OutboundError> {

@@ -2,13 +2,27 @@
 //! that a relay gives a caller.
 
 mod error;
-pub(crate) mod known;
 mod origin;
 pub(crate) mod request;
 pub(crate) mod tls;
-mod token;
 pub(crate) mod tunnels;
+
+use std::path::Path;
+
+use http::HeaderValue;
+use tieline_agent::{TokenError, token};
 
 pub use self::error::OutboundError;
 pub use self::origin::RelayOrigin;
-pub(crate) use self::token::authorization;
+
+/// Value of `Authorization` for the token in the file at `path`.
+pub(crate) fn authorization(path: &Path) -> Result<HeaderValue, TokenError> {
+    let token = token::read(path)?;
+    let mut value =
+        HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| TokenError::Content {
+            path: path.to_owned(),
+            problem: "it has a character that a header field cannot carry",
+        })?;
+    value.set_sensitive(true);
+    Ok(value)
+}

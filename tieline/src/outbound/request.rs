@@ -1,6 +1,5 @@
 //! Sends one HTTP request over a connection of its own.
 
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -14,41 +13,35 @@ use hyper_util::rt::TokioIo;
 use tieline_agent::HostPort;
 use tieline_agent::address::deadline_in;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::tls::Tls;
 
 /// Time limit for each step: the connection, the TLS handshake, the answer.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Limit on the bytes of an answer's body.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why there was no answer, with a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     /// The connection failed.
+    #[error("{0}")]
     Away(String),
     /// The server's certificate is not trusted.
+    #[error("{0}")]
     Untrusted(String),
     /// The server closed the connection.
+    #[error("{0}")]
     Closed(String),
     /// The server's answer is not HTTP.
+    #[error("{0}")]
     Strange(String),
     /// The server did not answer in time.
+    #[error("{0}")]
     Silent(String),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Away(why)
-            | Self::Untrusted(why)
-            | Self::Closed(why)
-            | Self::Strange(why)
-            | Self::Silent(why) => f.write_str(why),
-        }
-    }
 }
 
 impl From<hyper::Error> for Failure {
@@ -97,29 +90,21 @@ impl Question<'_> {
         }
         let exchange = async {
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            let connection = tokio::spawn(connection);
-            let answer = sender.send_request(request).await;
-            let answer = match answer {
-                Ok(answer) => {
-                    let (parts, body) = answer.into_parts();
-                    let body = match wants_body {
-                        true => Limited::new(body, BODY_BYTES_MAX).collect().await.ok(),
-                        false => None,
-                    };
-                    Ok((parts, body.map(|it| it.to_bytes()).unwrap_or_default()))
-                }
-                Err(error) => Err(error),
+            // Dropping the set closes the connection.
+            let mut driver = JoinSet::new();
+            driver.spawn(connection);
+            let (parts, body) = sender.send_request(request).await?.into_parts();
+            let body = match wants_body {
+                true => Limited::new(body, BODY_BYTES_MAX).collect().await.ok(),
+                false => None,
             };
-            connection.abort();
-            answer
+            let body = body.map(|it| it.to_bytes()).unwrap_or_default();
+            Ok::<_, Failure>((parts, body))
         };
-        match timeout(ANSWER_TIMEOUT, exchange).await {
-            Ok(answer) => answer.map_err(|error: hyper::Error| error.into()),
-            Err(_) => Err(Failure::Silent(format!(
-                "no answer in {} s",
-                ANSWER_TIMEOUT.as_secs()
-            ))),
-        }
+        timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or_else(|_| {
+            let seconds = ANSWER_TIMEOUT.as_secs();
+            Err(Failure::Silent(format!("no answer in {seconds} s")))
+        })
     }
 
     /// Connects to `address`, over TLS if `tls` is given, and sends the request.

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::OutboundError;
-use tieline_agent::address::HostPort;
+use super::origin::RelayOrigin;
 
 /// Expected content of a certificate file, for error messages.
 const PEM_FORM: &str =
@@ -29,8 +29,18 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Trusts the certificates in the file `ca`, or the system's without such a file.
-    pub(crate) fn new(relay: &HostPort, ca: Option<&Path>) -> Result<Self, OutboundError> {
+    /// TLS for a relay whose URL is `https://`, `None` for another one. Trusts the certificates in the file `ca`, or the
+    /// system's without such a file.
+    pub(crate) fn of(
+        relay: &RelayOrigin,
+        ca: Option<&Path>,
+    ) -> Result<Option<Self>, OutboundError> {
+        if !relay.https {
+            return match ca {
+                Some(_) => Err(OutboundError::CaWithoutTls),
+                None => Ok(None),
+            };
+        }
         let roots = match ca {
             Some(path) => roots_of(path)?,
             None => system_roots()?,
@@ -43,12 +53,12 @@ impl Tls {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let name = ServerName::try_from(relay.host()).map_err(|error| failed(&error))?;
-        Ok(Self {
+        let name = ServerName::try_from(relay.address.host()).map_err(|error| failed(&error))?;
+        Ok(Some(Self {
             connector: TlsConnector::from(Arc::new(config)),
             name,
             has_own_ca: ca.is_some(),
-        })
+        }))
     }
 
     pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {

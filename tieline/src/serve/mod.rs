@@ -7,41 +7,32 @@ use tieline_agent::{Config, ConfigError, run_once, run_standing_by, run_with_rec
 
 use self::announce::announcing;
 use self::printer::printer;
+use crate::exit::{DONE, Ended};
 use crate::paint::{complain, print_json, warn};
 use crate::settings::{self, ConfigFile, ServeArgs};
 use crate::signals::until_signal;
 
-const DONE: u8 = 0;
-const USAGE: u8 = 2;
-
 /// Runs `tieline serve`; returns the exit code.
-pub(crate) async fn run(args: Box<ServeArgs>) -> u8 {
+pub(crate) async fn run(args: Box<ServeArgs>) -> Result<u8, Ended> {
     let (once, stand_by, json) = (args.once, args.stand_by, args.json);
-    let config = match config_of(&args) {
-        Ok(config) => {
-            if config.token_file.is_some() && config.relay.exposes_tokens() {
-                warn(&format!(
-                    "your token goes to {} in clear text, where the network can read it: use a network \
-                     that you trust, or a VPN",
-                    config.relay.name()
-                ));
-            }
-            let printer = printer(json, &config);
-            if args.no_look {
-                config.with_event_hook(printer)
-            } else {
-                let announcing = announcing(&config, printer);
-                config.with_event_hook(announcing)
-            }
-        }
-        Err(error) => {
-            complain(&error);
-            return USAGE;
-        }
+    let config = config_of(&args).map_err(Ended::usage)?;
+    if config.token_file.is_some() && config.relay.exposes_tokens() {
+        warn(&format!(
+            "your token goes to {} in clear text, where the network can read it: use a network that you trust, or \
+             a VPN",
+            config.relay.name()
+        ));
+    }
+    let printer = printer(json, &config);
+    let config = if args.no_look {
+        config.with_event_hook(printer)
+    } else {
+        let announcing = announcing(&config, printer);
+        config.with_event_hook(announcing)
     };
     if once && config.links != 1 {
-        complain(&"--once runs one link, so --links cannot be more than 1");
-        return USAGE;
+        let problem = "--once runs one link, so --links cannot be more than 1";
+        return Err(Ended::usage(problem));
     }
     let ended = until_signal(|shutdown| async move {
         if once {
@@ -53,11 +44,8 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> u8 {
         }
     });
     match ended.await {
-        None | Some(Ok(())) => DONE,
-        Some(Err(error)) => {
-            complain(&error);
-            error.exit_code()
-        }
+        None | Some(Ok(())) => Ok(DONE),
+        Some(Err(error)) => Err(Ended::new(error.exit_code(), error)),
     }
 }
 

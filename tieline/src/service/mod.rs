@@ -12,14 +12,11 @@ use std::process;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use self::plan::{Installed, Plan, ServiceError, ServiceSpec, Step};
+use self::plan::{Plan, ServiceError, ServiceSpec, Step};
+use crate::exit::{DONE, Ended, FAILED, USAGE};
 use crate::paint::{GOOD, WARN, complain, paint, print_json, say, say_lines, warn};
 use crate::settings::{self, ConfigFile, ServeArgs};
 use tieline_agent::DRAIN_TIMEOUT;
-
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
 
 /// Prefix of the variables that `serve` reads in place of flags; a service does not inherit them.
 const VARIABLES: &str = "TIELINE_";
@@ -78,16 +75,13 @@ pub struct PlaceArgs {
 }
 
 /// Runs `tieline service`; returns the exit code.
-pub(crate) fn run(args: &ServiceArgs, serve_args: ParseServe) -> u8 {
+pub(crate) fn run(args: &ServiceArgs, serve_args: ParseServe) -> Result<u8, Ended> {
     let done = match &args.command {
         ServiceCommand::Install(args) => install(args, serve_args),
         ServiceCommand::Uninstall(place) => uninstall(place),
         ServiceCommand::Status(place) => status(place),
     };
-    done.unwrap_or_else(|error| {
-        complain(&error);
-        error.exit_code()
-    })
+    done.map_err(|error| Ended::new(error.exit_code(), error))
 }
 
 fn install(args: &InstallArgs, serve_args: ParseServe) -> Result<u8, ServiceError> {
@@ -157,7 +151,7 @@ fn known_user(user: &str) -> Result<(), ServiceError> {
 
 fn uninstall(place: &PlaceArgs) -> Result<u8, ServiceError> {
     let plan = plan_for(&order_of(place)?)?;
-    if plan.installed()? == Installed::No {
+    if !plan.is_installed()? {
         return Err(ServiceError::NotInstalled {
             path: plan.path.clone(),
         });
@@ -175,28 +169,16 @@ fn uninstall(place: &PlaceArgs) -> Result<u8, ServiceError> {
 
 fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
     let plan = plan_for(&order_of(place)?)?;
-    let is_installed = plan.installed()? != Installed::No;
-    let state = match process::Command::new(&plan.ask[0])
-        .args(&plan.ask[1..])
-        .output()
-    {
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stdout);
-            let word = text.lines().next().unwrap_or_default().trim().to_owned();
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().next().unwrap_or_default().trim();
-            match (word.is_empty(), said.is_empty()) {
-                (false, _) => word,
-                (true, true) => "unknown".to_owned(),
-                (true, false) => {
-                    let why = without_bus(said).unwrap_or_else(|| said.to_owned());
-                    format!("unknown ({why})")
-                }
-            }
-        }
+    let is_installed = plan.is_installed()?;
+    let state = match output_of(&plan.ask) {
+        Ok(output) => match (first_line(&output.stdout), first_line(&output.stderr)) {
+            (Some(word), _) => word,
+            (None, None) => "unknown".to_owned(),
+            (None, Some(said)) => format!("unknown ({})", without_bus(&said).unwrap_or(said)),
+        },
         Err(error) => format!("unknown ({}: {error})", plan.ask[0]),
     };
-    let is_active = is_installed && plan.is_active(&state);
+    let is_active = is_installed && plan.active.contains(&state.as_str());
     if place.json {
         print_json(&json!({
             "event": "status", "name": place.name, "installed": is_installed,
@@ -212,6 +194,18 @@ fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
         ));
     }
     Ok(if is_active { DONE } else { FAILED })
+}
+
+/// Runs a command to its end.
+fn output_of(words: &[String]) -> io::Result<process::Output> {
+    process::Command::new(&words[0]).args(&words[1..]).output()
+}
+
+/// The first line of what a command printed, if it is not blank.
+fn first_line(printed: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(printed);
+    let line = text.lines().next().unwrap_or_default().trim();
+    (!line.is_empty()).then(|| line.to_owned())
 }
 
 /// Advice if systemctl cannot reach this user's manager, as in a shell of su or of a script.
@@ -273,10 +267,7 @@ fn tell(json: bool, event: &str, plan: &Plan) {
 /// Runs the steps in order, up to the first failure that is not allowed.
 fn carry_out(steps: &[Step], json: bool) -> Result<u8, ServiceError> {
     for step in steps {
-        let output = match process::Command::new(&step.words[0])
-            .args(&step.words[1..])
-            .output()
-        {
+        let output = match output_of(&step.words) {
             Ok(output) => output,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 warn(&format!(

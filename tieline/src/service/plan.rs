@@ -178,49 +178,35 @@ pub(super) struct Plan {
     pub(super) hint: Option<String>,
 }
 
-/// Whether there is a service file made by tieline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Installed {
-    No,
-    Ours,
-}
-
 impl Plan {
-    /// Whether the service's file exists.
+    /// True if the service's file exists.
     ///
     /// # Errors
     /// [`ServiceError::Foreign`] if tieline did not make the file.
-    pub(super) fn installed(&self) -> Result<Installed, ServiceError> {
+    pub(super) fn is_installed(&self) -> Result<bool, ServiceError> {
         match fs::read_to_string(&self.path) {
-            Ok(text) if text.contains(MARK) => Ok(Installed::Ours),
+            Ok(text) if text.contains(MARK) => Ok(true),
             Ok(_) => Err(ServiceError::Foreign {
                 path: self.path.clone(),
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Installed::No),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(self.failed(source)),
         }
     }
 
     /// Writes the file; returns the event's name for the output.
     pub(super) fn write(&self) -> Result<&'static str, ServiceError> {
-        let installed = self.installed()?;
+        let is_there = self.is_installed()?;
         let failed = |source| self.failed(source);
         if let Some(dir) = self.path.parent() {
             fs::create_dir_all(dir).map_err(failed)?;
         }
         fs::write(&self.path, &self.content).map_err(failed)?;
-        Ok(match installed {
-            Installed::No => "written",
-            Installed::Ours => "replaced",
-        })
+        Ok(if is_there { "replaced" } else { "written" })
     }
 
     pub(super) fn remove(&self) -> Result<(), ServiceError> {
         fs::remove_file(&self.path).map_err(|source| self.failed(source))
-    }
-
-    pub(super) fn is_active(&self, state: &str) -> bool {
-        self.active.contains(&state)
     }
 
     fn failed(&self, source: io::Error) -> ServiceError {

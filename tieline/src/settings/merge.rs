@@ -105,9 +105,8 @@ fn divided(text: &str) -> Vec<&str> {
     let Ok(targets) = targets.collect::<Result<Vec<_>, _>>() else {
         return vec![text];
     };
-    let is_plain = |(piece, before): (&&str, &Target)| {
-        matches!(before, Target::Tcp(_)) || named(piece).1.contains("://")
-    };
+    let is_plain =
+        |(piece, before): (&&str, &Target)| !before.is_http() || named(piece).1.contains("://");
     match pieces.iter().skip(1).zip(&targets).all(is_plain) {
         true => pieces,
         false => vec![text],
@@ -158,9 +157,7 @@ fn add_to_the_only_one(args: &ServeArgs, targets: &mut [TargetConfig]) -> Result
 
 /// Applies the flags that are for all targets.
 fn add_to_all(args: &ServeArgs, targets: &mut [TargetConfig]) {
-    let paths = targets
-        .iter()
-        .any(|it| matches!(it.target, Target::Http(_)));
+    let paths = targets.iter().any(|it| it.target.is_http());
     for target in targets {
         if let Some(dcc) = &args.dcc {
             target.dcc.clone_from(dcc);
@@ -169,7 +166,7 @@ fn add_to_all(args: &ServeArgs, targets: &mut [TargetConfig]) {
             target.capabilities.clone_from(&args.capabilities);
         }
         // Applies to the targets that have paths; if none has, to all, and the check reports it.
-        if args.expose_all && (!paths || matches!(target.target, Target::Http(_))) {
+        if args.expose_all && (!paths || target.target.is_http()) {
             target.expose_all = true;
         }
     }

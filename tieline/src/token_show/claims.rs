@@ -90,20 +90,6 @@ impl Shown {
         expires_in_s.is_some_and(|left| u64::try_from(left).unwrap_or(0) < limit)
     }
 
-    /// Until when relays still accept a token that has just expired, to allow for clocks that differ.
-    pub(super) fn accepted_until(&self) -> Option<Date> {
-        let Self::Jwt {
-            expires_at: Some(Date(end)),
-            expires_in_s: Some(left),
-            ..
-        } = self
-        else {
-            return None;
-        };
-        let is_over = *left <= 0 && left.unsigned_abs() < LEEWAY_SECONDS;
-        is_over.then(|| Date(end.saturating_add(LEEWAY_SECONDS)))
-    }
-
     /// Expiry in words; `None` for an opaque token.
     pub(super) fn expiry(&self) -> Option<String> {
         let Self::Jwt {
@@ -118,17 +104,17 @@ impl Shown {
             return Some("never, according to its claims".to_owned());
         };
         let span = Span(left.unsigned_abs());
-        Some(match self.accepted_until() {
-            _ if *left > 0 => format!("in {span} ({date})"),
-            Some(until) => {
-                let over = if *left == 0 {
-                    "now".to_owned()
-                } else {
-                    format!("{span} ago")
-                };
-                format!("{over} ({date}), accepted until {until}")
-            }
-            None => format!("{span} ago ({date})"),
+        let text = match *left {
+            1.. => return Some(format!("in {span} ({date})")),
+            0 => format!("now ({date})"),
+            _ => format!("{span} ago ({date})"),
+        };
+        // Relays still accept a token that has just expired, to allow for clocks that differ.
+        let until = Date(date.0.saturating_add(LEEWAY_SECONDS));
+        let is_accepted = left.unsigned_abs() < LEEWAY_SECONDS;
+        Some(match is_accepted {
+            true => format!("{text}, accepted until {until}"),
+            false => text,
         })
     }
 

@@ -12,13 +12,10 @@ use clap::{Args, Subcommand};
 use tieline_wire::limits::TOKEN_BYTES_MAX;
 
 use self::claims::{Shown, State};
+use crate::exit::{DONE, Ended};
 use crate::paint::{BAD, GOOD, WARN, complain, paint, print_json, say};
 use tieline_agent::error::TokenError;
 use tieline_agent::token;
-
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
 
 /// A token that expires within this time gets a warning: long enough to ask for a new token.
 const SOON_SECONDS: u64 = 30 * 60;
@@ -77,23 +74,15 @@ pub(crate) fn standing(token: &str, now: u64) -> Validity {
 }
 
 /// Runs `tieline token`; returns the exit code: 1 for a token that has expired.
-pub(crate) fn run(args: &TokenArgs) -> u8 {
+pub(crate) fn run(args: &TokenArgs) -> Result<u8, Ended> {
     let TokenCommand::Show(args) = &args.command;
     // The argument comes before --token-file, which may be set by the environment.
     let Some(file) = args.file.as_ref().or(args.token_file.as_ref()) else {
-        complain(
-            &"which token? tieline token show FILE (or --token-file FILE, or TIELINE_TOKEN_FILE); - reads \
-              standard input",
-        );
-        return USAGE;
+        let problem = "which token? tieline token show FILE (or --token-file FILE, or TIELINE_TOKEN_FILE); - reads \
+                       standard input";
+        return Err(Ended::usage(problem));
     };
-    let token = match read(file) {
-        Ok(token) => token,
-        Err(error) => {
-            complain(&error);
-            return FAILED;
-        }
-    };
+    let token = read(file).map_err(Ended::failed)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let shown = Shown::of(&token, now.map_or(0, |now| now.as_secs()));
     if args.json {
@@ -115,10 +104,10 @@ pub(crate) fn run(args: &TokenArgs) -> u8 {
         State::Expired => "the token has expired: ask for a new one",
         State::NotYetValid => "the token is not valid yet, or this machine's clock is wrong",
         State::Valid if shown.ends_within(SOON_SECONDS) => "the token expires soon",
-        State::Valid | State::Unknown => return DONE,
+        State::Valid | State::Unknown => return Ok(DONE),
     };
     complain(&problem);
-    u8::from(shown.state() == State::Expired)
+    Ok(u8::from(shown.state() == State::Expired))
 }
 
 fn read(file: &Path) -> Result<String, TokenError> {

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tieline_wire::BulkNonce;
 use tieline_wire::limits::LANE_PREFACE;
+use tieline_wire::{BulkNonce, Event};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::pipe::Pipe;
 use super::{Collected, Delivered, FLUSH_TIMEOUT, Session};
-use crate::link::{LaneEnd, Link};
+use crate::link::Link;
 use crate::socket::{self, CloseMode};
 
 /// Time limit for connecting a lane; the relay forgets its offer a little later.
@@ -105,12 +105,11 @@ impl Session {
         match carried {
             None => Some(Delivered::Aborted),
             Some(Ok(())) => match link.lane_ended(self.id, total) {
-                Some(LaneEnd::Finished) => {
+                Some(Event::Finished { .. }) => {
                     self.finish();
                     None
                 }
-                Some(LaneEnd::Broken) => Some(Delivered::Aborted),
-                None => None,
+                broken => broken.map(|_| Delivered::Aborted),
             },
             Some(Err(Broken::To)) => {
                 self.inbox().failed = true;

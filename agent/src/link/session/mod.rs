@@ -4,15 +4,16 @@
 //! copied into the session's backlog, so that a stalled target blocks neither the link nor its receive buffers. The
 //! target's bytes are read straight into the link's buffer, up to the session's credit.
 
-mod from_target;
 mod lane;
 mod pipe;
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use self::lane::LaneState;
 pub(crate) use self::lane::take_offer;
 use crate::bell::Bell;
-use crate::link::Link;
+use crate::link::{Link, Pull};
 use crate::socket;
 use crate::targets::WatchedTarget;
 
@@ -173,7 +174,7 @@ impl Session {
         loop {
             let (step, taken) = self.write_some(stream);
             if taken > 0 {
-                link.consumed(self.id, taken);
+                link.change(|mux| mux.consumed(self.id, taken));
             }
             match step {
                 Step::Done(delivered) => return delivered,
@@ -245,6 +246,40 @@ impl Session {
             }
         }
     }
+
+    /// Reads the target to its end into the link, up to the session's credit, until a lane takes over.
+    async fn read_target(&self, link: &Link, stream: &mut OwnedReadHalf) -> Collected {
+        loop {
+            match poll_fn(|context| self.poll_target(context, link, stream)).await {
+                Next::Lane(lane) => return self.read_to_lane(link, &lane, stream.as_ref()).await,
+                Next::AwaitCredit => self.writable.heard().await,
+                Next::Done(collected) => return collected,
+            }
+        }
+    }
+
+    fn poll_target(
+        &self,
+        context: &mut Context<'_>,
+        link: &Link,
+        stream: &mut OwnedReadHalf,
+    ) -> Poll<Next> {
+        loop {
+            if let Some(lane) = self.lane()
+                && link.move_to_lane(self.id)
+            {
+                return Poll::Ready(Next::Lane(lane));
+            }
+            match ready!(link.poll_pull(context, self.id, stream)) {
+                // After a short read, tokio knows that the socket is empty: checking readiness alone spares the
+                // link's lock. The next read reports an error.
+                Pull::Sent => drop(ready!(stream.as_ref().poll_read_ready(context))),
+                Pull::NoCredit => return Poll::Ready(Next::AwaitCredit),
+                Pull::End => return Poll::Ready(Next::Done(Collected::All)),
+                Pull::Failed => return Poll::Ready(Next::Done(Collected::TargetFailed)),
+            }
+        }
+    }
 }
 
 /// Write half of a target's connection. Unlike tokio's write half, it does not end its direction when it is dropped:
@@ -278,6 +313,13 @@ enum Step {
     AwaitChange,
     AwaitTarget(Option<Instant>),
     Done(Delivered),
+}
+
+/// Next step of the direction from the target, once nothing more can be read now.
+enum Next {
+    Lane(Arc<TcpStream>),
+    AwaitCredit,
+    Done(Collected),
 }
 
 fn write_payloads(stream: &Writes, payloads: &[Bytes]) -> io::Result<usize> {
@@ -322,7 +364,7 @@ pub(crate) async fn run(link: Arc<Link>, session: Arc<Session>, target: WatchedT
     let (mut reads, writes) = stream.into_split();
     let writes = Arc::new(Writes(Some(writes)));
     session.inbox().stream = Some(Arc::clone(&writes));
-    link.opened(session.id);
+    link.change(|mux| mux.opened(session.id));
     let aborted = join(&link, &session, &mut reads, &writes).await;
     session.inbox().stream = None;
     if let LaneState::Taken(lane) = std::mem::take(&mut session.inbox().lane) {
@@ -348,7 +390,7 @@ async fn join(link: &Link, session: &Session, reads: &mut OwnedReadHalf, writes:
                 collected = Some(end);
                 let refused_bytes = delivered == Some(Delivered::TargetFailed);
                 if end == Collected::All && !refused_bytes && !session.inbox().failed {
-                    link.finish(session.id);
+                    link.change(|mux| mux.finish(session.id));
                 }
             }
             // A caller that has finished its direction can still abort the session.

@@ -2,6 +2,7 @@
 //! process. No call blocks.
 
 use std::io;
+use std::ops::Range;
 
 use tokio::net::TcpStream;
 
@@ -16,7 +17,11 @@ const COPY_BYTES: usize = 64 * 1024;
 pub(super) enum Pipe {
     #[cfg(target_os = "linux")]
     Kernel(kernel::Pipe),
-    Copy(Copied),
+    /// A piece in a buffer of this process, and where in it the bytes are that are still to be written.
+    Copy {
+        memory: Vec<u8>,
+        unsent: Range<usize>,
+    },
 }
 
 impl Pipe {
@@ -26,15 +31,22 @@ impl Pipe {
         if let Ok(pipe) = kernel::Pipe::open() {
             return Self::Kernel(pipe);
         }
-        Self::Copy(Copied::default())
+        Self::copying()
+    }
+
+    const fn copying() -> Self {
+        Self::Copy {
+            memory: Vec::new(),
+            unsent: 0..0,
+        }
     }
 
     /// True if the pipe holds no bytes.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         match self {
             #[cfg(target_os = "linux")]
             Self::Kernel(pipe) => pipe.is_empty(),
-            Self::Copy(copied) => copied.start == copied.end,
+            Self::Copy { unsent, .. } => unsent.is_empty(),
         }
     }
 
@@ -43,7 +55,11 @@ impl Pipe {
         match self {
             #[cfg(target_os = "linux")]
             Self::Kernel(pipe) => pipe.fill(from),
-            Self::Copy(copied) => copied.fill(from),
+            Self::Copy { memory, unsent } => {
+                memory.resize(COPY_BYTES, 0);
+                *unsent = 0..from.try_read(memory)?;
+                Ok(unsent.end)
+            }
         }
     }
 
@@ -52,32 +68,12 @@ impl Pipe {
         match self {
             #[cfg(target_os = "linux")]
             Self::Kernel(pipe) => pipe.drain(to),
-            Self::Copy(copied) => copied.drain(to),
+            Self::Copy { memory, unsent } => {
+                let count = to.try_write(&memory[unsent.clone()])?;
+                unsent.start += count;
+                Ok(count)
+            }
         }
-    }
-}
-
-/// A piece in a buffer of this process.
-#[derive(Default)]
-pub(super) struct Copied {
-    memory: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-impl Copied {
-    fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
-        self.memory.resize(COPY_BYTES, 0);
-        self.start = 0;
-        self.end = 0;
-        self.end = from.try_read(&mut self.memory)?;
-        Ok(self.end)
-    }
-
-    fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
-        let count = to.try_write(&self.memory[self.start..self.end])?;
-        self.start += count;
-        Ok(count)
     }
 }
 
@@ -177,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_and_their_end_go_through_whichever_way_they_are_moved() {
-        for mut pipe in [Pipe::open(), Pipe::Copy(Copied::default())] {
+        for mut pipe in [Pipe::open(), Pipe::copying()] {
             let (mut sender, from) = connected().await;
             let (to, mut receiver) = connected().await;
             let sent: Vec<u8> = (0..300_000_u32).map(|at| at.to_le_bytes()[1]).collect();

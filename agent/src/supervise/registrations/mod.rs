@@ -7,7 +7,7 @@ use tieline_wire::{Refusal, RefusalReason};
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::reconnect::{BACKOFF_MAX, Backoff, Next};
+use crate::reconnect::{BACKOFF_MAX, Backoff};
 
 /// Time limit for the relay to answer a registration.
 ///
@@ -141,10 +141,7 @@ impl Registrations {
         let it = &mut self.0[target];
         let error = Error::refused_tunnel(&refusal, it.had);
         it.phase = Phase::Refused(refusal);
-        it.due_at = match it.backoff.after(&error, random) {
-            Next::GiveUp => None,
-            Next::RetryIn(wait) => Some(now + wait),
-        };
+        it.due_at = it.backoff.after(&error, random).map(|wait| now + wait);
         Change::Refused {
             is_final: it.due_at.is_none(),
         }
@@ -227,21 +224,13 @@ impl Registrations {
     ///
     /// The error is final if all refusals are final; otherwise a new link may succeed.
     pub(super) fn failure(&self) -> Option<Error> {
-        let mut first: Option<Error> = None;
-        for it in &self.0 {
-            let Phase::Refused(refusal) = &it.phase else {
-                return None;
-            };
-            if it.asked_at.is_some() {
-                return None;
-            }
-            let error = Error::refused_tunnel(refusal, it.had);
-            first = match first {
-                Some(first) if !first.is_final() || error.is_final() => Some(first),
-                _ => Some(error),
-            };
-        }
-        first
+        let error_of = |it: &Standing| match (&it.phase, it.asked_at) {
+            (Phase::Refused(refusal), None) => Some(Error::refused_tunnel(refusal, it.had)),
+            _ => None,
+        };
+        let errors: Option<Vec<_>> = self.0.iter().map(error_of).collect();
+        // The first error that is not final, else the first one.
+        errors?.into_iter().min_by_key(Error::is_final)
     }
 }
 

@@ -6,15 +6,17 @@ mod tests;
 use std::fmt::Display;
 use std::path::Path;
 
+use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::authorization;
 use super::error::OutboundError;
 use super::origin::RelayOrigin;
 use super::request::{Failure, Question};
 use super::tls::Tls;
-use super::token;
+use crate::paint::warn;
 
 /// Path of the list, at most 1000 tunnels a page.
 const PATH: &str = "/tunnels?limit=1000";
@@ -31,18 +33,35 @@ const HTTP_PORT: &str = "give the relay's HTTP port (9080 unless its operator sa
 /// Remedy for a token that is not for callers.
 const CALLER_TOKEN: &str = "ask the relay's operator for one with the scope caller (tieline token show FILE tells what yours has)";
 
-/// A tunnel as the relay lists it.
-#[derive(Debug, Deserialize)]
+/// A tunnel as the relay lists it, and as `tieline list` prints it.
+#[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct ListedTunnel {
+    #[serde(rename(serialize = "tunnel"))]
     pub(crate) tunnel_id: String,
     pub(crate) dcc: String,
-    pub(crate) capabilities: Vec<String>,
+    capabilities: Vec<String>,
     pub(crate) online: bool,
+    #[serde(skip_serializing)]
     path: String,
     /// The tunnel's URLs, best first.
-    #[serde(default)]
+    #[serde(default, skip_serializing)]
     urls: Vec<String>,
+    #[serde(skip_serializing)]
     target_scheme: String,
+    /// The URL for this caller; `None` for a target that is not an HTTP server.
+    #[serde(skip_deserializing)]
+    pub(crate) url: Option<String>,
+}
+
+/// Whether a relay lists a tunnel.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// The tunnel is among those that the caller may reach.
+    Yes(ListedTunnel),
+    /// The tunnel is not among those that the caller may reach, whose names these are.
+    No(Vec<String>),
+    /// The relay could not be asked, for this reason.
+    Unsure(String),
 }
 
 /// One page of the relay's list of tunnels.
@@ -118,14 +137,9 @@ impl RelayHttp {
     /// A relay at `origin`, and a caller without a token.
     pub(crate) fn at(origin: &str, ca: Option<&Path>) -> Result<Self, OutboundError> {
         let origin = RelayOrigin::parse(origin)?;
-        let tls = match (origin.https, ca) {
-            (true, ca) => Some(Tls::new(&origin.address, ca)?),
-            (false, Some(_)) => return Err(OutboundError::CaWithoutTls),
-            (false, None) => None,
-        };
         Ok(Self {
+            tls: Tls::of(&origin, ca)?,
             origin,
-            tls,
             authorization: None,
             is_connect: false,
         })
@@ -134,14 +148,36 @@ impl RelayHttp {
     /// Adds the token of the file at `path`, if there is one.
     pub(crate) fn with_token_file(self, path: Option<&Path>) -> Result<Self, OutboundError> {
         Ok(Self {
-            authorization: path.map(token::authorization).transpose()?,
+            authorization: path.map(authorization).transpose()?,
             ..self
         })
     }
 
-    /// True if a token would cross a network in clear text.
-    pub(crate) fn exposes_token(&self) -> bool {
-        self.authorization.is_some() && self.origin.exposes_tokens()
+    /// Warns if the token crosses a network in clear text.
+    pub(crate) fn warn_of_clear_text(&self) {
+        if self.authorization.is_some() && self.origin.exposes_tokens() {
+            warn(&format!(
+                "your token goes to {} in clear text, where the network can read it; use https://",
+                self.origin
+            ));
+        }
+    }
+
+    /// Asks for `path`; returns head and body of the answer. The body is empty without `wants_body`.
+    pub(crate) async fn get(
+        &self,
+        path: &str,
+        wants_body: bool,
+    ) -> Result<(Parts, Bytes), Failure> {
+        let question = Question {
+            method: Method::GET,
+            authority: &self.origin.authority(),
+            path,
+            authorization: self.authorization.clone(),
+        };
+        question
+            .ask_at(&self.origin.address, self.tls.as_ref(), wants_body)
+            .await
     }
 
     /// All tunnels that the caller may reach.
@@ -156,13 +192,36 @@ impl RelayHttp {
                     next: None,
                 },
             };
-            tunnels.extend(page.tunnels);
+            let with_url = |it: ListedTunnel| ListedTunnel {
+                url: self.url_of(&it),
+                ..it
+            };
+            tunnels.extend(page.tunnels.into_iter().map(with_url));
             match page.next {
                 Some(next) => path = format!("{PATH}&after={next}"),
                 None => return Ok(tunnels),
             }
         }
         Err(self.problem(ListErrorKind::Other, &"its list of tunnels has no end"))
+    }
+
+    /// Whether the relay, or the `tieline connect` in front of it, lists `tunnel`.
+    pub(crate) async fn knows(&self, tunnel: &str) -> Known {
+        match self.tunnels().await {
+            Ok(mut tunnels) => {
+                let is_it = |it: &ListedTunnel| it.tunnel_id.eq_ignore_ascii_case(tunnel);
+                match tunnels.iter().position(is_it) {
+                    Some(at) => Known::Yes(tunnels.swap_remove(at)),
+                    None => Known::No(tunnels.into_iter().map(|it| it.tunnel_id).collect()),
+                }
+            }
+            Err(problem) if problem.why == ListErrorKind::NeedsToken => Known::Unsure(format!(
+                "{} answers token holders only, and an MCP client will need the token as well: without \
+                 --relay the entry leads through tieline connect, which adds it",
+                self.origin
+            )),
+            Err(problem) => Known::Unsure(problem.text),
+        }
     }
 
     /// Checks that the relay answers and accepts the caller.
@@ -172,7 +231,7 @@ impl RelayHttp {
 
     /// The tunnel's first URL with the host and port that were asked; otherwise this origin with the tunnel's
     /// path, since a proxy's address is not in the relay's list. `None` for a target that is not an HTTP server.
-    pub(crate) fn url_of(&self, told: &ListedTunnel) -> Option<String> {
+    fn url_of(&self, told: &ListedTunnel) -> Option<String> {
         if told.target_scheme == "tcp" {
             return None;
         }
@@ -202,16 +261,7 @@ impl RelayHttp {
     }
 
     async fn answer(&self, path: &str) -> Result<Answer, Problem> {
-        let authority = self.origin.authority();
-        let question = Question {
-            method: Method::GET,
-            authority: &authority,
-            path,
-            authorization: self.authorization.clone(),
-        };
-        let asked = question
-            .ask_at(&self.origin.address, self.tls.as_ref(), true)
-            .await;
+        let asked = self.get(path, true).await;
         let (head, body) = asked.map_err(|failure| self.no_answer(&failure))?;
         match head.status {
             StatusCode::OK if is_operators(&body) => Err(self.admin_port()),
@@ -266,8 +316,11 @@ impl RelayHttp {
 
     /// Explains an answer that is not a list.
     fn refusal(&self, head: &Parts, body: &[u8]) -> Problem {
-        let said = Said::of(body);
-        let Some(message) = said.message else {
+        // A code for programs, and a message for people.
+        let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let message = said["message"].as_str();
+        let message: Option<String> = message.map(|text| text.chars().take(300).collect());
+        let Some(message) = message else {
             return match head.status {
                 // Such an answer comes from a proxy in front of the relay, or from a server in the relay's place.
                 status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
@@ -293,7 +346,7 @@ impl RelayHttp {
                      ends; ask the relay's operator for a new one"
                 ),
             ),
-            StatusCode::FORBIDDEN if said.error == "insufficient_scope" => self.problem(
+            StatusCode::FORBIDDEN if said["error"] == "insufficient_scope" => self.problem(
                 ListErrorKind::NoScope,
                 &format!("the token is not for callers: {CALLER_TOKEN}"),
             ),
@@ -311,25 +364,4 @@ impl RelayHttp {
 fn is_operators(body: &[u8]) -> bool {
     let value: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     value.is_some_and(|it| it.get("total").is_some())
-}
-
-/// A relay's refusal: a code for programs, a message for people.
-#[derive(Default)]
-struct Said {
-    error: String,
-    message: Option<String>,
-}
-
-impl Said {
-    fn of(body: &[u8]) -> Self {
-        let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-        let text = |name: &str| {
-            let text = value[name].as_str()?;
-            Some(text.chars().take(300).collect())
-        };
-        Self {
-            error: text("error").unwrap_or_default(),
-            message: text("message"),
-        }
-    }
 }

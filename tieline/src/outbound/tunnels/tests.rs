@@ -5,7 +5,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::outbound::known::{Known, is_known, rows};
 
 /// A relay that gives `answers` in order; its task returns the requests that it received.
 async fn relay(answers: &'static [(&str, &str)]) -> (RelayHttp, JoinHandle<Vec<String>>) {
@@ -40,7 +39,7 @@ async fn every_page_is_asked_for_with_the_token() {
     const SECOND: &str = r#"{"tunnels":[{"tunnel_id":"maya-1","dcc":"maya","capabilities":["x"],
         "online":true,"path":"/w/maya-1/mcp","target_scheme":"http","more":1}],"next":null}"#;
     let (relay, serving) = relay(&[("200 OK", FIRST), ("200 OK", SECOND)]).await;
-    let rows = rows(&relay).await.unwrap();
+    let rows = relay.tunnels().await.unwrap();
     assert_eq!(
         (rows.len(), &rows[0].url, rows[0].online),
         (2, &None, false)
@@ -74,13 +73,13 @@ async fn a_tunnel_is_known_unknown_or_not_to_be_told() {
         authorization: None,
         ..relay
     };
-    let Known::Yes(row) = is_known(&relay, "Maya-1").await else {
+    let Known::Yes(row) = relay.knows("Maya-1").await else {
         panic!("the relay lists maya-1")
     };
     assert_eq!(row.url, Some(format!("{}/w/maya-1/mcp", relay.origin)));
     let others = Known::No(vec!["maya-1".to_owned()]);
-    assert_eq!(is_known(&relay, "nuke").await, others);
-    let Known::Unsure(why) = is_known(&relay, "nuke").await else {
+    assert_eq!(relay.knows("nuke").await, others);
+    let Known::Unsure(why) = relay.knows("nuke").await else {
         panic!("a relay that refuses the list does not say whether nuke exists")
     };
     assert!(why.contains("token holders only"), "{why}");
@@ -100,6 +99,7 @@ async fn the_best_url_of_the_host_that_was_asked_is_shown() {
             "http://localhost:9080/w/maya/mcp".to_owned(),
         ],
         target_scheme: "http".to_owned(),
+        url: None,
     };
     let url = |relay: &str| RelayHttp::at(relay, None).unwrap().url_of(&told).unwrap();
     assert_eq!(url("https://R.example"), "https://maya.r.example/mcp");
@@ -168,7 +168,7 @@ async fn a_refusal_names_the_thing_and_the_remedy() {
     ] {
         let answers: &'static [(&str, &str)] = vec![(status, body)].leak();
         let (relay, _serving) = relay(answers).await;
-        let problem = rows(&relay).await.unwrap_err();
+        let problem = relay.tunnels().await.unwrap_err();
         assert_eq!(problem.why, why, "{}", problem.text);
         assert!(problem.text.contains(words), "{}", problem.text);
         assert!(

@@ -3,23 +3,16 @@
 use std::collections::HashSet;
 
 use tieline_agent::config::Config;
-use tieline_agent::targets::Target;
 
 /// State of one run: tunnels already handled, HTTP targets not yet looked at, and the example.
 pub(super) struct Begun {
     tunnels: HashSet<String>,
     /// Indices of HTTP targets that were neither looked at nor refused a tunnel.
     unseen: HashSet<usize>,
-    example: Example,
-}
-
-/// The example for callers: the first target that speaks MCP, else the first HTTP target that was looked at.
-enum Example {
-    None,
-    /// The first HTTP target that was looked at; no target so far speaks MCP.
-    Other(Seen),
-    /// The instructions for callers were already sent.
-    ListedTunnel,
+    /// The first HTTP target that was looked at, while no target so far speaks MCP.
+    example: Option<Seen>,
+    /// True once the example was chosen: the first target that speaks MCP, else the first that was looked at.
+    is_chosen: bool,
 }
 
 /// An HTTP target that was looked at.
@@ -34,11 +27,12 @@ pub(super) struct Seen {
 impl Begun {
     pub(super) fn new(config: &Config) -> Self {
         let targets = (0..).zip(&config.targets);
-        let http = targets.filter(|(_, it)| matches!(it.target, Target::Http(_)));
+        let http = targets.filter(|(_, it)| it.target.is_http());
         Self {
             tunnels: HashSet::new(),
             unseen: http.map(|(index, _)| index).collect(),
-            example: Example::None,
+            example: None,
+            is_chosen: false,
         }
     }
 
@@ -58,28 +52,21 @@ impl Begun {
     /// Records a look at a target; returns the example if it is decided now.
     pub(super) fn seen(&mut self, seen: Seen, is_mcp: bool) -> Option<Seen> {
         self.unseen.remove(&seen.index);
-        if matches!(self.example, Example::ListedTunnel) {
-            return None;
-        }
-        if is_mcp {
-            self.example = Example::ListedTunnel;
+        if is_mcp && !self.is_chosen {
+            self.is_chosen = true;
             return Some(seen);
         }
-        if matches!(self.example, Example::None) {
-            self.example = Example::Other(seen);
-        }
+        self.example.get_or_insert(seen);
         self.last_resort()
     }
 
     /// The first HTTP target that was looked at, once no other target can be a better example.
     fn last_resort(&mut self) -> Option<Seen> {
-        if !self.unseen.is_empty() || !matches!(self.example, Example::Other(_)) {
+        if self.is_chosen || !self.unseen.is_empty() {
             return None;
         }
-        match std::mem::replace(&mut self.example, Example::ListedTunnel) {
-            Example::Other(seen) => Some(seen),
-            Example::None | Example::ListedTunnel => None,
-        }
+        self.is_chosen = self.example.is_some();
+        self.example.take()
     }
 }
 

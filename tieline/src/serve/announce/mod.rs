@@ -9,17 +9,14 @@ mod look;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::{Method, StatusCode, Uri};
+use http::{StatusCode, Uri};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use self::example::{Begun, Seen};
 use self::look::Sight;
-use crate::outbound::RelayOrigin;
-use crate::outbound::request::Question;
-use crate::outbound::tls::Tls;
-use tieline_agent::Target;
-use tieline_agent::config::Config;
+use crate::outbound::tunnels::RelayHttp;
+use tieline_agent::config::{Config, TargetConfig};
 use tieline_agent::event::{AgentEvent, CallerToken};
 
 /// Limit on simultaneous looks, for an agent with many targets.
@@ -31,14 +28,7 @@ pub(crate) fn announcing(
     hook: impl Fn(&AgentEvent) + Send + Sync + 'static,
 ) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
     let shared = Arc::new(Shared {
-        targets: config
-            .targets
-            .iter()
-            .map(|it| Published {
-                target: it.target.clone(),
-                exposes_all: it.expose_all,
-            })
-            .collect(),
+        targets: config.targets.clone(),
         turns: Semaphore::new(LOOKS_MAX),
         hook: Box::new(hook),
         begun: Mutex::new(Begun::new(config)),
@@ -58,13 +48,8 @@ pub(crate) fn announcing(
     }
 }
 
-struct Published {
-    target: Target,
-    exposes_all: bool,
-}
-
 struct Shared {
-    targets: Vec<Published>,
+    targets: Vec<TargetConfig>,
     turns: Semaphore,
     hook: Box<dyn Fn(&AgentEvent) + Send + Sync>,
     begun: Mutex<Begun>,
@@ -85,22 +70,22 @@ impl Shared {
         let Some(index) = found.filter(|_| self.begun().is_new(tunnel)) else {
             return;
         };
-        let asks = matches!(self.targets[index].target, Target::Http(_)) && !urls.is_empty();
+        let asks = self.targets[index].target.is_http() && !urls.is_empty();
         let (shared, tunnel, urls) = (Arc::clone(self), tunnel.to_owned(), urls.to_vec());
         tokio::spawn(async move {
             let Some(sight) = shared.look(index, &tunnel).await else {
                 return;
             };
+            if !asks {
+                return;
+            }
             let seen = Seen {
                 index,
                 tunnel,
                 urls,
                 is_older: sight.is_older(),
             };
-            let example = match asks {
-                true => shared.begun().seen(seen, sight.is_mcp()),
-                false => None,
-            };
+            let example = shared.begun().seen(seen, sight.is_mcp());
             if let Some(example) = example {
                 shared.tell_callers(example).await;
             }
@@ -144,14 +129,12 @@ impl Shared {
             urls,
             is_older,
         } = example;
-        let (tunnel, urls) = (tunnel.as_str(), urls.as_slice());
-        let token = asks_token(tunnel, urls, &self.targets[index]).await;
-        let url = urls.first().cloned().unwrap_or_default();
-        let relay = by_path(tunnel, urls).map(|(origin, _)| origin);
+        let token = asks_token(&tunnel, &urls, &self.targets[index]).await;
+        let relay = by_path(&tunnel, &urls).map(|(origin, _)| origin);
         let base = self.targets[index].target.base_path();
         (self.hook)(&AgentEvent::Callers {
-            tunnel: tunnel.to_owned(),
-            url,
+            tunnel,
+            url: urls.first().cloned().unwrap_or_default(),
             relay: relay.unwrap_or_default(),
             token,
             init_flags: init_flags(token, base, is_older),
@@ -186,34 +169,19 @@ fn by_path(tunnel: &str, urls: &[String]) -> Option<(String, String)> {
 
 /// Asks the relay, like a caller without a token, for a path that reaches no target: a path beside the tunnel's own,
 /// or a path of a tunnel that does not exist if every path leads to the target.
-async fn asks_token(tunnel: &str, urls: &[String], published: &Published) -> CallerToken {
+async fn asks_token(tunnel: &str, urls: &[String], published: &TargetConfig) -> CallerToken {
     let Some((origin, base)) = by_path(tunnel, urls) else {
         return CallerToken::Unknown;
     };
     let mark = format!("tieline-look-{:08x}", fastrand::u32(..));
-    let path = match base.is_empty() || published.exposes_all {
+    let path = match base.is_empty() || published.expose_all {
         true => format!("/w/{mark}/"),
         false => format!("/w/{tunnel}/{mark}"),
     };
-    let Ok(origin) = RelayOrigin::parse(&origin) else {
+    let Ok(relay) = RelayHttp::at(&origin, None) else {
         return CallerToken::Unknown;
     };
-    let tls = match origin.https {
-        true => match Tls::new(&origin.address, None) {
-            Ok(tls) => Some(tls),
-            Err(_) => return CallerToken::Unknown,
-        },
-        false => None,
-    };
-    let authority = origin.authority();
-    let question = Question {
-        method: Method::GET,
-        authority: &authority,
-        path: &path,
-        authorization: None,
-    };
-    let asked = question.ask_at(&origin.address, tls.as_ref(), true).await;
-    let Ok((head, body)) = asked else {
+    let Ok((head, body)) = relay.get(&path, true).await else {
         return CallerToken::Unknown;
     };
     // Another server in front of the relay may answer with the same status.
@@ -289,10 +257,8 @@ mod tests {
             ("/mcp", false, OTHER, CallerToken::Unknown, "GET /w/maya/"),
         ] {
             let (origin, asked) = relay(answer).await;
-            let published = Published {
-                target: Target::parse(&format!("http://127.0.0.1:1{base}")).unwrap(),
-                exposes_all: all,
-            };
+            let mut published = TargetConfig::new(&format!("http://127.0.0.1:1{base}")).unwrap();
+            published.expose_all = all;
             let urls = [
                 format!("http://maya.r.example{base}"),
                 format!("{origin}/w/maya{base}"),
@@ -301,10 +267,7 @@ mod tests {
             let line = asked.await.unwrap();
             assert!(line.starts_with(path), "{line}");
         }
-        let published = Published {
-            target: Target::parse("http://127.0.0.1:1").unwrap(),
-            exposes_all: false,
-        };
+        let published = TargetConfig::new("http://127.0.0.1:1").unwrap();
         let urls = ["http://maya.r.example".to_owned()];
         assert_eq!(
             asks_token("maya", &urls, &published).await,

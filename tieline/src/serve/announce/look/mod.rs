@@ -114,7 +114,7 @@ async fn look_at(target: &Target) -> Sight {
         "" => "/",
         path => path,
     };
-    if let Target::Tcp(_) = target {
+    if !target.is_http() {
         return match target.connect_within(LOOK_TIMEOUT, CloseMode::Resets).await {
             Ok(_) => Sight::new(
                 "open",
@@ -146,9 +146,9 @@ async fn look_at(target: &Target) -> Sight {
 fn absent(target: &Target, failure: TargetFailure, error: &std::io::Error) -> Sight {
     match failure {
         TargetFailure::Refused => {
-            let meanwhile = match target {
-                Target::Http(_) => "callers get 502",
-                Target::Tcp(_) => "callers' connections are reset",
+            let meanwhile = match target.is_http() {
+                true => "callers get 502",
+                false => "callers' connections are reset",
             };
             Sight::new(
                 "refused",
@@ -240,18 +240,15 @@ impl Ask<'_> {
     /// True if a `GET` begins MCP's older transport: an event stream whose first event names the endpoint for messages
     /// (MCP 2024-11-05, "HTTP with SSE"). The stream is closed before this returns.
     async fn is_older(&self) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, EVENTS);
+        let headers = HeaderMap::from_iter([(ACCEPT, EVENTS)]);
         let first = async {
             let exchange = self.exchange(Method::GET, Bytes::new(), &headers).await;
-            match exchange {
-                Ok(it) if it.head.status == StatusCode::OK && it.is_stream() => {
-                    begins_with_endpoint(it.body).await
-                }
-                _ => false,
-            }
+            let stream = exchange
+                .ok()
+                .filter(|it| it.head.status == StatusCode::OK && it.is_stream())?;
+            find_in(stream.body, |text, _| names_endpoint(text).then_some(())).await
         };
-        timeout(EVENT_TIMEOUT, first).await.unwrap_or_default()
+        matches!(timeout(EVENT_TIMEOUT, first).await, Ok(Some(())))
     }
 
     async fn discover(&self) -> Result<Answer, Trouble> {
@@ -417,8 +414,9 @@ fn short(text: &str) -> String {
     text.chars().take(WORDS_CHARS_MAX).collect()
 }
 
-/// The first JSON-RPC answer in a body, or null. A stream is read no further than that answer.
-async fn message_of(mut body: Incoming, is_stream: bool) -> Value {
+/// What `find` finds in a body, whose text so far it gets after each piece; `None` for a body that is too long. The
+/// body is read no further than that. At the end of the body, the second argument of `find` is true.
+async fn find_in<T>(mut body: Incoming, find: impl Fn(&[u8], bool) -> Option<T>) -> Option<T> {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else {
@@ -426,44 +424,33 @@ async fn message_of(mut body: Incoming, is_stream: bool) -> Value {
         };
         text.extend_from_slice(&data);
         if text.len() > BODY_BYTES_MAX {
-            return Value::Null;
+            return None;
         }
-        if is_stream && let Some(message) = message_in(&text) {
-            return message;
+        if let Some(found) = find(&text, false) {
+            return Some(found);
         }
     }
-    match is_stream {
-        true => message_in(&text).unwrap_or(Value::Null),
-        false => answer_in(&text).unwrap_or(Value::Null),
-    }
+    find(&text, true)
 }
 
-/// True if a stream has the event `endpoint`, which names the endpoint for messages; reads no further than that
-/// event.
-async fn begins_with_endpoint(mut body: Incoming) -> bool {
-    let mut text = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        text.extend_from_slice(&data);
-        if text.len() > BODY_BYTES_MAX {
-            return false;
-        }
-        let so_far = String::from_utf8_lossy(&text).replace("\r\n", "\n");
-        let so_far = so_far.replace('\r', "\n");
-        let complete = so_far
-            .rsplit_once('\n')
-            .map_or("", |(complete, _)| complete);
-        let is_endpoint = |line: &str| {
-            let line = line.trim_start_matches('\u{feff}');
-            line.strip_prefix("event:").map(str::trim) == Some("endpoint")
-        };
-        if complete.lines().any(is_endpoint) {
-            return true;
-        }
-    }
-    false
+/// The first JSON-RPC answer in a body, or null.
+async fn message_of(body: Incoming, is_stream: bool) -> Value {
+    let message = find_in(body, |text, is_whole| match is_stream {
+        true => message_in(text),
+        false => is_whole.then(|| answer_in(text)).flatten(),
+    });
+    message.await.unwrap_or(Value::Null)
+}
+
+/// True if the complete lines of a stream's text name the event `endpoint`, the endpoint for messages.
+fn names_endpoint(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text).replace("\r\n", "\n");
+    let text = text.replace('\r', "\n");
+    let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
+    complete.lines().any(|line| {
+        let line = line.trim_start_matches('\u{feff}');
+        line.strip_prefix("event:").map(str::trim) == Some("endpoint")
+    })
 }
 
 fn answer_in(json: &[u8]) -> Option<Value> {
