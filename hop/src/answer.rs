@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -126,14 +127,20 @@ impl<R: Reader, L: Lend, E: EventStream> AnswerBody<R, L, E> {
     }
 
     /// Body of the next hop's answer. `lease` gives the connection back at the end; `events` changes an event stream;
-    /// `cut` says how an incomplete answer looks to the caller.
+    /// `version` is that of the request: over HTTP/1.0, an answer of unknown length ends with the connection.
     pub fn passed(
         incoming: Incoming,
         events: Option<E>,
         lease: L,
-        cut: Cut,
+        version: Version,
         reader: Rc<R>,
     ) -> Self {
+        // The length of a changed event stream is unknown.
+        let is_delimited = incoming.size_hint().exact().is_some() && events.is_none();
+        let cut = match is_delimited || version != Version::HTTP_10 {
+            true => Cut::Visible,
+            false => Cut::Hidden,
+        };
         let body = Box::new(PassedBody {
             incoming,
             lease: Some(lease),

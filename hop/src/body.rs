@@ -69,7 +69,7 @@ impl<P: Progress> RequestBody<P> {
 
     fn done(&self) {
         if let Some(track) = &self.track {
-            track.request_done();
+            track.request_done.set(true);
         }
         self.progress.done();
     }
@@ -133,7 +133,7 @@ impl<P: Progress> Body for RequestBody<P> {
             Some(Ok(frame)) if !frame.is_trailers() && !is_whole => {}
             Some(Err(_)) => {
                 if let Some(track) = &this.track {
-                    track.request_failed();
+                    track.request_failed.set(true);
                 }
             }
             _ => this.done(),

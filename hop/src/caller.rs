@@ -17,7 +17,7 @@ const AHEAD_BYTES_MAX: usize = 4096;
 
 /// What a hop notes about a caller's connection.
 pub trait CallerState: 'static {
-    /// Starts one poll of hyper's connection.
+    /// Starts a turn; call it before hyper's connection is polled.
     fn begin_turn(&self);
 
     /// Records whether a read from the caller is pending.
@@ -39,7 +39,13 @@ pub trait CallerState: 'static {
 }
 
 /// A caller's socket.
-pub trait CallerSocket: Read + Write + Unpin + 'static {
+pub trait CallerSocket: 'static {
+    /// What hyper writes to.
+    type Stream: Read + Write + Unpin;
+
+    /// The bytes to and from the caller.
+    fn stream(&mut self) -> &mut Self::Stream;
+
     /// Reads at most `bytes_max` into hyper's buffer, where what `intake` passes stays; then adds what [`Intake::read`]
     /// has instead of the rest.
     fn poll_scanned(
@@ -119,14 +125,9 @@ impl<IO: CallerSocket, S: CallerState> Caller<IO, S> {
         let inner = &mut *self.inner.borrow_mut();
         let mut bytes = [0; 1024];
         let mut buf = ReadBuf::new(&mut bytes);
-        let polled = ready!(Pin::new(&mut inner.io).poll_read(cx, buf.unfilled()));
+        let polled = ready!(Pin::new(inner.io.stream()).poll_read(cx, buf.unfilled()));
         inner.intake.keep(buf.filled());
         Poll::Ready(polled.is_ok() && !buf.filled().is_empty())
-    }
-
-    /// Resets the state of one turn; call it before hyper is polled.
-    pub fn begin_turn(&self) {
-        self.state.begin_turn();
     }
 
     /// True if the caller has closed the connection while hyper does not read.
@@ -171,22 +172,22 @@ impl<IO: CallerSocket, S: CallerState> Write for Caller<IO, S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io()).poll_write(cx, bytes)
+        Pin::new(self.io().stream()).poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut *self.io()).poll_flush(cx))?;
+        ready!(Pin::new(self.io().stream()).poll_flush(cx))?;
         // hyper flushes only after it has written all of its buffered bytes.
         self.state.flushed();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io()).poll_shutdown(cx)
+        Pin::new(self.io().stream()).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.borrow().io.is_write_vectored()
+        self.io().stream().is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -194,6 +195,6 @@ impl<IO: CallerSocket, S: CallerState> Write for Caller<IO, S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io()).poll_write_vectored(cx, slices)
+        Pin::new(self.io().stream()).poll_write_vectored(cx, slices)
     }
 }

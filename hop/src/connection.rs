@@ -59,7 +59,8 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
             .max_buf_size(buffer_bytes_max)
             .handshake(stream)
             .await?;
-        let (owner, owned) = owner();
+        let owner = Owner::default();
+        let driving = drive(driver, Rc::clone(&owner.0));
         let connection = Self {
             sender,
             track,
@@ -67,7 +68,7 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
             idle_since: None,
             kept_alive_for: None,
         };
-        Ok((connection, drive(driver, owned)))
+        Ok((connection, driving))
     }
 
     /// Sends a request and waits for the answer's head; the body may still be sent afterwards. `problem` says what the
@@ -91,15 +92,7 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
                     self.kept_alive_for = kept_alive_for(answer.headers());
                     Ok(answer)
                 }
-                Err(error) => {
-                    let is_body_broken = self.track.is_request_failed();
-                    Err(Failure::of(
-                        error,
-                        is_body_broken,
-                        self.track.reads(),
-                        problem,
-                    ))
-                }
+                Err(error) => Err(Failure::of(error, &self.track, problem)),
             }
         }
     }
@@ -131,7 +124,7 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
 
 impl<P: Progress + 'static, T: 'static> Kept for Connection<P, T> {
     fn is_reusable(&self) -> bool {
-        self.track.is_request_done() && !self.sender.is_closed()
+        self.track.request_done.get() && !self.sender.is_closed()
     }
 
     fn release(self) {
@@ -142,6 +135,7 @@ impl<P: Progress + 'static, T: 'static> Kept for Connection<P, T> {
 }
 
 /// A connection's owner: dropping it ends the task that drives the connection.
+#[derive(Default)]
 struct Owner(Rc<Ownership>);
 
 #[derive(Default)]
@@ -155,14 +149,6 @@ struct Ownership {
 enum OwnerEnd {
     Dropped,
     Released,
-}
-
-/// The driving task's view of the connection's owner.
-struct Owned(Rc<Ownership>);
-
-fn owner() -> (Owner, Owned) {
-    let shared = Rc::new(Ownership::default());
-    (Owner(Rc::clone(&shared)), Owned(shared))
 }
 
 impl Owner {
@@ -181,22 +167,20 @@ impl Drop for Owner {
     }
 }
 
-impl Owned {
+impl Ownership {
     fn poll_end(&self, cx: &Context<'_>) -> Poll<OwnerEnd> {
-        if let Some(end) = self.0.end.get() {
+        if let Some(end) = self.end.get() {
             return Poll::Ready(end);
         }
-        let mut waker = self.0.waker.borrow_mut();
-        match &mut *waker {
-            Some(known) => known.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        let mut waker = self.waker.borrow_mut();
+        let known = waker.get_or_insert_with(|| cx.waker().clone());
+        known.clone_from(cx.waker());
         Poll::Pending
     }
 }
 
 /// Drives a connection until it ends, or until its owner drops it.
-async fn drive(driver: impl Future, owned: Owned) {
+async fn drive(driver: impl Future, owned: Rc<Ownership>) {
     let mut driver = pin!(driver);
     let mut is_owned = true;
     poll_fn(|cx| {
@@ -224,15 +208,14 @@ mod tests {
 
     #[test]
     fn a_connection_is_dropped_with_its_owner_and_lives_on_when_released() {
-        let (dropped, owned) = owner();
+        let [dropped, released, holds] = [(); 3].map(|()| Owner::default());
+        let [of_dropped, of_released, held] =
+            [&dropped, &released, &holds].map(|owner| Rc::clone(&owner.0));
         drop(dropped);
-        assert!(is_over(drive(pending::<()>(), owned)));
-        let (released, owned) = owner();
+        assert!(is_over(drive(pending::<()>(), of_dropped)));
         released.release();
-        assert!(!is_over(drive(pending::<()>(), owned)));
-        let (_holds, owned) = owner();
-        assert!(!is_over(drive(pending::<()>(), owned)));
-        let (_holds, owned) = owner();
-        assert!(is_over(drive(ready(()), owned)));
+        assert!(!is_over(drive(pending::<()>(), of_released)));
+        assert!(!is_over(drive(pending::<()>(), Rc::clone(&held))));
+        assert!(is_over(drive(ready(()), held)));
     }
 }

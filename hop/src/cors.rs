@@ -5,6 +5,8 @@
 use http::header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderName, VARY};
 use http::{HeaderMap, HeaderValue};
 
+use crate::headers::drop_where;
+
 /// Answer fields that pages of other origins may read, beside those that CORS always allows.
 const EXPOSED: [&str; 5] = [
     "Mcp-Session-Id",
@@ -23,17 +25,9 @@ const PREFIX: &str = "access-control-";
 /// Drops a target's CORS permissions from its answer. The list of exposed fields stays: it permits
 /// nothing by itself, and a hop that allows a page adds its own names.
 pub fn drop_permissions(headers: &mut HeaderMap) {
-    let is_permission = |name: &HeaderName| {
+    drop_where(headers, |name| {
         name.as_str().starts_with(PREFIX) && name != ACCESS_CONTROL_EXPOSE_HEADERS
-    };
-    let names: Vec<_> = headers
-        .keys()
-        .filter(|it| is_permission(it))
-        .cloned()
-        .collect();
-    for name in names {
-        headers.remove(name);
-    }
+    });
 }
 
 /// Lets pages read the fields that MCP clients need, beside those that the answer exposes already.

@@ -1,22 +1,9 @@
 //! JSON documents that hold URLs, such as the metadata of a resource or of an authorization server.
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
 /// Longest document that a hop reads, in bytes; documents of well-known servers have 1 to 5 KiB.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
-
-/// True if an answer's `Content-Type` is JSON.
-#[must_use]
-pub fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let essence = media_type.and_then(|it| it.split(|b| *b == b';').next());
-    essence.is_some_and(|essence| {
-        let essence = essence.trim_ascii().to_ascii_lowercase();
-        essence == b"application/json" || essence.ends_with(b"+json")
-    })
-}
 
 /// A document with `map` applied to each string in it, at any depth, with the name of the string's
 /// field; `None` if nothing changed, or if the document is not JSON.
@@ -55,24 +42,6 @@ fn within(value: &mut Value, field: &str, map: &impl Fn(&str, &str) -> Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn json_is_known_in_any_spelling() {
-        let is = |kind| {
-            is_json(&HeaderMap::from_iter([(
-                CONTENT_TYPE,
-                HeaderValue::from_static(kind),
-            )]))
-        };
-        for kind in [
-            "application/json",
-            "Application/JSON; charset=utf-8",
-            "application/x+json",
-        ] {
-            assert!(is(kind), "{kind}");
-        }
-        assert!(!is("text/html") && !is_json(&HeaderMap::new()));
-    }
 
     #[test]
     fn every_text_is_mapped_by_its_field() {

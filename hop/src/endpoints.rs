@@ -18,7 +18,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// A client acts on an event only once the event is complete, so holding an event back until then
 /// causes no delay. Comments in front of an event are never held back, and neither are events longer
 /// than [`EVENT_BYTES_MAX`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Endpoints {
     /// Bytes of the current event, from its beginning.
     held: BytesMut,
@@ -56,6 +56,17 @@ impl Endpoints {
             self.begin(&mut rest, &mut out);
         }
         while !rest.is_empty() {
+            if std::mem::take(&mut self.after_return) && rest[0] == b'\n' {
+                // It belongs to the same line end as the carriage return.
+                if self.held.is_empty() {
+                    out.extend_from_slice(b"\n");
+                } else {
+                    self.held.extend_from_slice(b"\n");
+                    self.line += 1;
+                }
+                rest.advance(1);
+                continue;
+            }
             match self.at {
                 At::Start => break,
                 At::Event => self.event(&mut rest, &mut out, &map),
@@ -107,33 +118,18 @@ impl Endpoints {
         out: &mut BytesMut,
         map: impl Fn(&[u8]) -> Option<Vec<u8>>,
     ) {
-        if self.after_return && rest[0] == b'\n' {
-            self.after_return = false;
-            if self.held.is_empty() {
-                out.extend_from_slice(b"\n");
-            } else {
-                self.held.extend_from_slice(b"\n");
-                self.line += 1;
-            }
-            return rest.advance(1);
-        }
-        self.after_return = false;
         if self.held.is_empty() && rest[0] == b':' {
             self.at = At::Comment;
             return;
         }
-        let end = memchr2(b'\r', b'\n', rest);
-        self.held
-            .extend_from_slice(&rest[..end.map_or(rest.len(), |end| end + 1)]);
-        let Some(end) = end else {
-            *rest = &[];
+        let (piece, is_whole) = self.line_in(rest);
+        self.held.extend_from_slice(piece);
+        if !is_whole {
             if self.held.len() > EVENT_BYTES_MAX {
                 self.let_go(out, self.line == self.held.len());
             }
             return;
-        };
-        self.after_return = rest[end] == b'\r';
-        rest.advance(end + 1);
+        }
         let line = &self.held[self.line..self.held.len() - 1];
         if line.is_empty() {
             let is_endpoint = std::mem::take(&mut self.is_endpoint);
@@ -160,41 +156,31 @@ impl Endpoints {
     }
 
     fn comment(&mut self, rest: &mut &[u8], out: &mut BytesMut) {
-        let end = memchr2(b'\r', b'\n', rest);
-        let len = end.map_or(rest.len(), |end| end + 1);
-        out.extend_from_slice(&rest[..len]);
-        if let Some(end) = end {
-            self.after_return = rest[end] == b'\r';
+        let (piece, is_whole) = self.line_in(rest);
+        out.extend_from_slice(piece);
+        if is_whole {
             self.at = At::Event;
         }
-        rest.advance(len);
     }
 
     fn long(&mut self, rest: &mut &[u8], out: &mut BytesMut, is_line_empty: bool) {
-        if self.after_return && rest[0] == b'\n' {
-            self.after_return = false;
-            out.extend_from_slice(b"\n");
-            return rest.advance(1);
-        }
-        self.after_return = false;
-        let end = memchr2(b'\r', b'\n', rest);
-        let len = end.map_or(rest.len(), |end| end + 1);
-        out.extend_from_slice(&rest[..len]);
-        self.at = match end {
-            None => At::Long {
-                is_line_empty: false,
+        let (piece, is_whole) = self.line_in(rest);
+        out.extend_from_slice(piece);
+        self.at = match is_whole && is_line_empty && piece.len() == 1 {
+            true => At::Event,
+            false => At::Long {
+                is_line_empty: is_whole,
             },
-            Some(end) => {
-                self.after_return = rest[end] == b'\r';
-                match is_line_empty && end == 0 {
-                    true => At::Event,
-                    false => At::Long {
-                        is_line_empty: true,
-                    },
-                }
-            }
         };
-        rest.advance(len);
+    }
+
+    /// Takes a line up to its first line end, or the part of it that has come; true if its end has come.
+    fn line_in<'a>(&mut self, rest: &mut &'a [u8]) -> (&'a [u8], bool) {
+        let end = memchr2(b'\r', b'\n', rest);
+        let (line, behind) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
+        self.after_return = end.is_some() && line.ends_with(b"\r");
+        *rest = behind;
+        (line, end.is_some())
     }
 }
 

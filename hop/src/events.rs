@@ -1,14 +1,18 @@
 //! Event streams on their way through a hop: decompressed, with the URLs in `endpoint` events mapped.
 
-use std::fmt;
 use std::io::{self, Write};
 
 use bytes::{Buf, Bytes};
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, ETAG};
 use http::{HeaderMap, HeaderValue, Method};
 
+use crate::answer::EventStream;
 use crate::endpoints::Endpoints;
+use crate::headers::{media_type, without_parameters};
+
+/// Media type of an event stream.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// Most input decoded at a time, in bytes. The decoder yields at most 72 KiB for it: its output buffer and its
 /// window, 32 KiB each, and 8 KiB from the 64 bits that it has read ahead.
@@ -21,20 +25,13 @@ const UNKNOWN_CODING: &str = "its event stream has a Content-Encoding that canno
 /// True if an answer's media type is `text/event-stream`.
 #[must_use]
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    media_type.is_some_and(is_events)
-}
-
-fn is_events(media_type: &[u8]) -> bool {
-    let essence = media_type.split(|b| *b == b';').next().unwrap_or_default();
-    essence
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"text/event-stream")
+    media_type(headers).eq_ignore_ascii_case(EVENT_STREAM)
 }
 
 /// Asks the next hop for an uncompressed event stream if the caller asks for an event stream: not
 /// every compressed one can be mapped. Leaves other requests as they are.
 pub fn ask_for_plain(method: &Method, headers: &mut HeaderMap) {
+    let is_events = |it: &[u8]| without_parameters(it).eq_ignore_ascii_case(EVENT_STREAM);
     let accepts = |value: &HeaderValue| value.as_bytes().split(|b| *b == b',').any(is_events);
     if *method == Method::GET && headers.get_all(ACCEPT).iter().any(accepts) {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -71,21 +68,27 @@ impl Coding {
     }
 }
 
+/// The endpoint that an event stream may name.
+pub trait Endpoint: 'static {
+    /// The caller's form of the endpoint's URL; `None` if the URL stays.
+    fn for_caller(&self, url: &[u8]) -> Option<Vec<u8>>;
+}
+
 /// One event stream between the next hop and the caller.
-#[derive(Default)]
-pub struct Events {
+pub struct Events<E> {
     endpoints: Endpoints,
     decoder: Option<Decoder>,
     /// Bytes that were pushed and are not decoded yet.
     input: Bytes,
+    endpoint: E,
 }
 
-impl Events {
+impl<E> Events<E> {
     /// Adapts an answer's head to its decoded and mapped body.
     ///
     /// # Errors
     /// The coding of the body is unknown: URLs of endpoints in it could not be mapped.
-    pub fn begin(headers: &mut HeaderMap) -> Result<Self, &'static str> {
+    pub fn begin(headers: &mut HeaderMap, endpoint: E) -> Result<Self, &'static str> {
         let decoder = Decoder::new(Coding::of(headers).ok_or(UNKNOWN_CODING)?);
         if decoder.is_some() {
             headers.remove(CONTENT_ENCODING);
@@ -94,28 +97,34 @@ impl Events {
         }
         headers.remove(CONTENT_LENGTH);
         Ok(Self {
+            endpoints: Endpoints::default(),
             decoder,
-            ..Self::default()
+            input: Bytes::new(),
+            endpoint,
         })
     }
 
-    /// Takes a piece from the next hop, after [`Events::next`] has yielded all of the piece before.
-    pub fn push(&mut self, piece: Bytes) {
+    /// True if a comment may be inserted between events: no part of a byte order mark is held back,
+    /// which has to come before everything else.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.endpoints.has_begun()
+    }
+}
+
+impl<E: Endpoint> EventStream for Events<E> {
+    fn push(&mut self, piece: Bytes) {
         self.input = piece;
     }
 
-    /// Bytes that may go on to the caller; `None` once the next piece is to be pushed. `map` gets an
-    /// endpoint's URL and returns its replacement, or `None` if the URL stays.
-    ///
-    /// # Errors
-    /// The stream is not coded as its head says.
-    pub fn next(&mut self, map: impl Fn(&[u8]) -> Option<Vec<u8>>) -> io::Result<Option<Bytes>> {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let map = |url: &[u8]| self.endpoint.for_caller(url);
         while !self.input.is_empty() {
             let out = match &mut self.decoder {
-                None => self.endpoints.pass(&std::mem::take(&mut self.input), &map),
+                None => self.endpoints.pass(&std::mem::take(&mut self.input), map),
                 Some(decoder) => {
                     let plain = decoder.decode(&mut self.input)?;
-                    self.endpoints.pass(&plain, &map)
+                    self.endpoints.pass(&plain, map)
                 }
             };
             if !out.is_empty() {
@@ -125,30 +134,12 @@ impl Events {
         Ok(None)
     }
 
-    /// True if bytes are held back.
-    #[must_use]
-    pub fn is_holding(&self) -> bool {
-        self.endpoints.is_holding() || !self.input.is_empty()
-    }
-
-    /// True if a comment may be inserted between events: no part of a byte order mark is held back,
-    /// which has to come before everything else.
-    #[must_use]
-    pub fn has_begun(&self) -> bool {
-        self.endpoints.has_begun()
-    }
-
-    /// Bytes that were held back when the stream ended.
-    pub fn rest(&mut self) -> Bytes {
+    fn rest(&mut self) -> Bytes {
         self.endpoints.rest()
     }
-}
 
-impl fmt::Debug for Events {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events")
-            .field("endpoints", &self.endpoints)
-            .finish_non_exhaustive()
+    fn is_holding(&self) -> bool {
+        self.endpoints.is_holding() || !self.input.is_empty()
     }
 }
 
@@ -261,15 +252,24 @@ mod tests {
     /// Most output of one step of the decoder, in bytes; see [`INPUT_BYTES_MAX`].
     const STEP_BYTES_MAX: usize = 72 * 1024;
 
+    /// The endpoint of a tunnel that callers know by a prefix.
+    struct Prefixed;
+
+    impl Endpoint for Prefixed {
+        fn for_caller(&self, url: &[u8]) -> Option<Vec<u8>> {
+            Some([b"/w/maya", url].concat())
+        }
+    }
+
     /// Output for a stream that is coded by `coding` and comes in `pieces`.
     fn passed(coding: &'static str, pieces: &[&[u8]]) -> io::Result<String> {
         let mut headers = headers(&[("content-encoding", coding), ("content-length", "9")]);
-        let mut events = Events::begin(&mut headers).unwrap();
+        let mut events = Events::begin(&mut headers, Prefixed).unwrap();
         assert!(headers.is_empty());
         let mut out = Vec::new();
         for piece in pieces {
             events.push(Bytes::copy_from_slice(piece));
-            while let Some(bytes) = events.next(|url| Some([b"/w/maya", url].concat()))? {
+            while let Some(bytes) = events.next()? {
                 assert!(bytes.len() <= STEP_BYTES_MAX, "{}", bytes.len());
                 out.extend_from_slice(&bytes);
             }

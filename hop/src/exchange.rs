@@ -9,6 +9,7 @@ use http::request::Parts;
 use hyper::client::conn::TrySendError;
 
 use crate::refusal::Refusal;
+use crate::track::Track;
 
 /// Subtracted from the idle timeout that the other side announces, to cover the network delay.
 const IDLE_MARGIN: Duration = Duration::from_secs(1);
@@ -55,18 +56,16 @@ impl Delivery {
 }
 
 impl<B, P> Failure<B, P> {
-    /// Reads hyper's `error`. `is_body_broken`: the request's body failed. `reads`: number of reads
-    /// that brought bytes or the end since the request began.
+    /// Reads hyper's `error` about the request whose `track` this is.
     pub(crate) fn of(
         mut error: TrySendError<Request<B>>,
-        is_body_broken: bool,
-        reads: u64,
+        track: &Track,
         problem: impl FnOnce(Fault) -> P,
     ) -> Self {
         if let Some(request) = error.take_message() {
             return Self::Unsent(Box::new(request));
         }
-        if is_body_broken {
+        if track.request_failed.get() {
             let refusal = Refusal::bad_request("the request's body is malformed or broke off");
             return Self::Broken(problem(Fault::Request(refusal)));
         }
@@ -76,7 +75,7 @@ impl<B, P> Failure<B, P> {
             false => Fault::Closed,
         });
         // The end of the connection counts as a read.
-        match reads > u64::from(error.is_incomplete_message()) {
+        match track.reads.get() > u64::from(error.is_incomplete_message()) {
             true => Self::Broken(problem),
             false => Self::Silent(problem),
         }

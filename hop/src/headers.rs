@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
@@ -153,6 +153,26 @@ pub fn kept_extensions(read: &Extensions) -> Extensions {
     kept
 }
 
+/// The media type of a body, without parameters; empty if the head does not say it.
+#[must_use]
+pub fn media_type(headers: &HeaderMap) -> &[u8] {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    without_parameters(value.unwrap_or_default())
+}
+
+/// A media type without its parameters.
+pub(crate) fn without_parameters(media_type: &[u8]) -> &[u8] {
+    let essence = media_type.split(|b| *b == b';').next();
+    essence.unwrap_or_default().trim_ascii()
+}
+
+/// True if an answer's `Content-Type` is JSON.
+#[must_use]
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = media_type(headers).to_ascii_lowercase();
+    media_type == b"application/json" || media_type.ends_with(b"+json")
+}
+
 /// True if the request waits for `100 Continue` before it sends its body.
 #[must_use]
 pub fn expects_continue(headers: &HeaderMap) -> bool {
@@ -201,12 +221,13 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
         }
     }
     // Most messages have none of these fields: comparing names costs less than looking each one up.
-    let found: Vec<_> = headers
-        .keys()
-        .filter(|name| HOP_BY_HOP.contains(name))
-        .cloned()
-        .collect();
-    for name in found {
+    drop_where(headers, |name| HOP_BY_HOP.contains(name));
+}
+
+/// Drops the fields whose name `is_dropped` accepts.
+pub fn drop_where(headers: &mut HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) {
+    let names = headers.keys().filter(|name| is_dropped(name));
+    for name in names.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
 }
@@ -363,6 +384,19 @@ mod tests {
             "transfer-encoding",
             "Chunked"
         )])));
+    }
+
+    #[test]
+    fn json_is_known_in_any_spelling() {
+        let is = |kind| is_json(&headers(&[("content-type", kind)]));
+        for kind in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/x+json",
+        ] {
+            assert!(is(kind), "{kind}");
+        }
+        assert!(!is("text/html") && !is_json(&HeaderMap::new()));
     }
 
     #[test]

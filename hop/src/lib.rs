@@ -37,6 +37,6 @@ pub use connection::Connection;
 pub use escape::escape_path;
 pub use exchange::{Delivery, Failure, Fault, copy_head};
 pub use pool::{Fit, Keeper, Kept, Lease, Pool};
-pub use refusal::Refusal;
+pub use refusal::{Refusal, close_after, json_answer};
 pub use scanner::Intake;
 pub use tries::{Answered, FailureOf, Sent, Tries, Unanswered, exchange};

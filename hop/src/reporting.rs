@@ -39,7 +39,7 @@ impl<S: Read + Unpin, N: FnMut(&io::Error) + Unpin> Read for ReportingStream<S, 
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         match &polled {
-            Poll::Ready(Ok(())) => self.track.read(),
+            Poll::Ready(Ok(())) => self.track.reads.update(|reads| reads + 1),
             Poll::Ready(Err(error)) => (self.failed)(error),
             Poll::Pending => {}
         }

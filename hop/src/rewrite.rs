@@ -30,6 +30,17 @@ pub const fn default_port(https: bool) -> u16 {
     if https { 443 } else { 80 }
 }
 
+/// Splits `https://` (true) or `http://` (false) off a URL.
+#[must_use]
+pub fn split_scheme(value: &[u8]) -> Option<(bool, &[u8])> {
+    [(true, &b"https://"[..]), (false, b"http://")]
+        .into_iter()
+        .find_map(|(https, scheme)| {
+            let (start, rest) = value.split_at_checked(scheme.len())?;
+            start.eq_ignore_ascii_case(scheme).then_some((https, rest))
+        })
+}
+
 /// Splits a URL behind its authority; `rest` is the URL without its scheme and `//`.
 #[must_use]
 pub fn split_authority(rest: &[u8]) -> (&[u8], &[u8]) {

@@ -4,6 +4,8 @@
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::headers::drop_where;
+
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// Fields about how the host is reached, or that bind a user's session to a key. Only the hop's operator may
@@ -57,17 +59,13 @@ pub enum Site {
 
 /// Drops the fields of an answer that act beyond the server that sent it.
 pub fn confine(headers: &mut HeaderMap, site: Site) {
-    let reaches_beyond = |name: &HeaderName| {
+    drop_where(headers, |name| {
         let text = name.as_str();
         let is_origins = ABOUT_ORIGINS.contains(&text) || text.starts_with(ABOUT_ORIGINS_PREFIX);
         name == STRICT_TRANSPORT_SECURITY
             || ABOUT_HOSTS.contains(&text)
             || (site == Site::Shared && is_origins)
-    };
-    let names = headers.keys().filter(|it| reaches_beyond(it)).cloned();
-    for name in names.collect::<Vec<_>>() {
-        headers.remove(name);
-    }
+    });
     let cleared: Vec<_> = headers.get_all(CLEAR_SITE_DATA).iter().collect();
     if cleared.is_empty() {
         return;

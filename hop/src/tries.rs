@@ -51,7 +51,7 @@ pub trait Tries {
     ) -> impl Future<Output = Result<Unanswered<Self::Progress>, Self::Problem>>;
 
     /// Adds to a problem that the next hop may have received the request in an earlier try.
-    fn after(problem: Self::Problem, delivery: Delivery) -> Self::Problem;
+    fn perhaps_sent(problem: Self::Problem) -> Self::Problem;
 }
 
 /// Why one try of `T` got no answer.
@@ -109,7 +109,10 @@ pub async fn exchange<T: Tries>(
     );
     let outcome = Box::pin(anew).await;
     // If an earlier try may have reached the next hop, the answer must say so.
-    outcome.map_err(|problem| T::after(problem, unanswered.delivery))
+    outcome.map_err(|problem| match unanswered.delivery {
+        Delivery::Sent => T::perhaps_sent(problem),
+        Delivery::NotSent => problem,
+    })
 }
 
 /// Sends the request over new connections, while it may be sent once more. `delivery` becomes [`Delivery::Sent`] once the

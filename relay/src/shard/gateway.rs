@@ -260,7 +260,7 @@ impl Gateway for ShardGateway {
 
     fn away(&self, target: &Target) -> impl Future<Output = ()> + 'static {
         let mut routes = self.0.directory.routes_mut();
-        let unserved = routes.until_unserved(&target.tunnel, target.agent, target.generation());
+        let unserved = routes.until_unserved(&target.tunnel, target.agent, target.generation);
         async move {
             let _ = unserved.await;
         }

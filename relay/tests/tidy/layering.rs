@@ -38,20 +38,17 @@ const TOKEN: Rows = &[
 const HOP: Rows = &[
     &["lib"],
     &["connection", "tries", "caller"],
-    &["pool"],
+    &["pool", "events", "cors", "site"],
     &[
         "answer",
         "body",
         "browser",
-        "cors",
         "documents",
-        "events",
         "exchange",
         "headers",
         "reporting",
         "rewrite",
         "scanner",
-        "site",
     ],
     &["endpoints", "escape", "gate", "refusal", "track"],
 ];

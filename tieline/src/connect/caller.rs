@@ -2,18 +2,19 @@
 //! connected.
 
 use std::cell::Cell;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBufCursor};
 use hyper_util::rt::TokioIo;
 use tieline_hop::{CallerSocket, CallerState, Cut, Intake, Reader};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, copy, sink};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use tieline_agent::socket;
 
@@ -27,8 +28,9 @@ const LINGER_MAX: Duration = Duration::from_secs(5);
 pub(super) struct State {
     /// A request is being answered.
     busy: Cell<bool>,
-    /// The request's body has not been read to its end.
-    unread: Cell<bool>,
+    /// The caller may still be sending bytes that the proxy does not read: the rest of a request's body, or what is not
+    /// HTTP.
+    pub(super) unread: Cell<bool>,
     /// The request's body is being sent to the relay.
     uploading: Cell<bool>,
     read_blocked: Cell<bool>,
@@ -43,25 +45,6 @@ impl State {
         self.unread.set(has_body);
         self.uploading.set(false);
         self.busy.set(true);
-    }
-
-    pub(super) fn uploading(&self) {
-        self.uploading.set(true);
-    }
-
-    pub(super) fn uploaded(&self) {
-        self.uploading.set(false);
-        self.unread.set(false);
-    }
-
-    /// True if the caller may still be sending a request body that the proxy does not read.
-    pub(super) fn is_unread(&self) -> bool {
-        self.unread.get()
-    }
-
-    /// Records that the caller does not speak HTTP; what it still sends is discarded.
-    pub(super) fn malformed(&self) {
-        self.unread.set(true);
     }
 }
 
@@ -108,6 +91,25 @@ impl Reader for State {
     }
 }
 
+/// A request's body on its way to the relay.
+pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
+
+/// Records a request body's progress for the caller's connection.
+pub(super) struct Progress(pub(super) Rc<State>);
+
+impl tieline_hop::Progress for Progress {
+    type Timeout = Pin<Box<dyn Future<Output = ()>>>;
+
+    fn asked(&self, _is_pending: bool) {
+        self.0.uploading.set(true);
+    }
+
+    fn done(&self) {
+        self.0.uploading.set(false);
+        self.0.unread.set(false);
+    }
+}
+
 /// A caller's connection, shared by hyper and the connection's driver, both in one task.
 pub(super) type Caller = tieline_hop::Caller<Socket, State>;
 
@@ -126,24 +128,22 @@ impl Socket {
         let mut stream = self.0.into_inner();
         if state.cut_hidden.get() {
             // An orderly close would look like the answer's end.
-            let _ = stream.set_zero_linger();
             return;
         }
         socket::finish(&stream);
         if state.unread.get() {
-            let deadline = Instant::now() + LINGER_MAX;
-            let mut bytes = vec![0; 16 * 1024];
-            while Instant::now() < deadline {
-                match timeout(LINGER_MAX, stream.read(&mut bytes)).await {
-                    Ok(Ok(count)) if count > 0 => {}
-                    _ => break,
-                }
-            }
+            let _ = timeout(LINGER_MAX, copy(&mut stream, &mut sink())).await;
         }
     }
 }
 
 impl CallerSocket for Socket {
+    type Stream = TokioIo<TcpStream>;
+
+    fn stream(&mut self) -> &mut TokioIo<TcpStream> {
+        &mut self.0
+    }
+
     fn poll_scanned(
         &mut self,
         cx: &mut Context<'_>,
@@ -153,16 +153,6 @@ impl CallerSocket for Socket {
     ) -> Poll<io::Result<()>> {
         let stream = self.0.inner_mut();
         Pin::new(&mut TokioIo::new(Scanned { stream, intake })).poll_read(cx, buf)
-    }
-}
-
-impl Read for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
@@ -185,36 +175,5 @@ impl AsyncRead for Scanned<'_> {
         self.intake
             .read(buf.remaining(), |bytes| buf.put_slice(bytes));
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        socket::end_in_order(self.0.inner());
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
     }
 }

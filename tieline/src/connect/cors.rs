@@ -12,13 +12,8 @@ use tieline_hop::cors;
 /// How long a browser may cache a preflight answer, in seconds.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
 
-/// Answer to a browser's CORS preflight request for a page of `origin`; `None` if the request is not
-/// a preflight.
-pub(super) fn preflight(
-    method: &Method,
-    headers: &HeaderMap,
-    origin: &HeaderValue,
-) -> Option<Response<Bytes>> {
+/// Answer to a browser's CORS preflight request, before [`allow`]; `None` if the request is not a preflight.
+pub(super) fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response<Bytes>> {
     let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
     if *method != Method::OPTIONS {
         return None;
@@ -31,7 +26,6 @@ pub(super) fn preflight(
         answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
     }
     answer.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
-    allow(answer, origin);
     Some(response)
 }
 

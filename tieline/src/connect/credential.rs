@@ -1,8 +1,8 @@
 //! The token that the proxy sends for its callers; its file is read again after a change.
 
+use std::cell::RefCell;
 use std::fs::{self, Permissions};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
@@ -19,7 +19,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Credential {
     path: PathBuf,
-    held: Mutex<Held>,
+    held: RefCell<Held>,
 }
 
 #[derive(Debug)]
@@ -49,13 +49,13 @@ impl Credential {
         };
         Ok(Self {
             path: path.to_owned(),
-            held: Mutex::new(held),
+            held: RefCell::new(held),
         })
     }
 
     /// Returns the value to send now, and an event to report about the token file.
     pub(crate) fn current(&self) -> (HeaderValue, Option<ConnectEvent>) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = &mut *self.held.borrow_mut();
         let now = Instant::now();
         let mut event = None;
         if now.duration_since(held.looked_at) >= LOOK_INTERVAL {
@@ -67,7 +67,7 @@ impl Credential {
 
     /// Reads the file again after the relay refused the value: a change may have kept the stamp.
     pub(super) fn refused(&self) -> Option<ConnectEvent> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = &mut *self.held.borrow_mut();
         let now = Instant::now();
         let is_due = |at: Instant| now.duration_since(at) >= LOOK_INTERVAL;
         if !held.refused_at.is_none_or(is_due) {

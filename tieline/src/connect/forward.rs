@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::CONNECTION;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -14,10 +13,12 @@ use tieline_hop::events::{Events, ask_for_plain, is_event_stream};
 use tieline_hop::headers::{
     check_answer, check_request, expects_continue, for_caller, kept_extensions,
 };
-use tieline_hop::{Cut, Delivery, Sent, Tries, Unanswered, await_continue, copy_head, exchange};
+use tieline_hop::{
+    Delivery, Fault, Sent, Tries, Unanswered, await_continue, close_after, copy_head, exchange,
+};
 use tokio::time::{Instant, sleep};
 
-use super::caller::State;
+use super::caller::{Progress, RequestBody, State};
 use super::cors;
 use super::credential::Credential;
 use super::event::Hook;
@@ -25,10 +26,9 @@ use super::headers::for_relay;
 use super::origin::{self, Hosts, Origins};
 use super::pool::{Connection, Failure, Lease, Pool};
 use super::problem::Problem;
-use super::rewrite::{self, Endpoint, Stream};
+use super::rewrite::{self, Endpoint};
 use super::token_demand::TokenDemand;
 use super::trouble::TroubleReporter;
-use super::upload::{Progress, RequestBody};
 
 /// Longest wait for the relay's `100 Continue` before a request body is sent without it.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ const AWAY_GRACE: Duration = Duration::from_secs(3);
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
 
 /// An answer's body on its way to the caller.
-pub(super) type AnswerBody = tieline_hop::AnswerBody<State, Lease, Stream>;
+pub(super) type AnswerBody = tieline_hop::AnswerBody<State, Lease, Events<Endpoint>>;
 
 /// State that all requests share.
 pub(super) struct Front {
@@ -65,69 +65,49 @@ impl Front {
         state: Rc<State>,
     ) -> Response<AnswerBody> {
         state.begin(!request.body().is_end_stream());
-        let mut answer = self.answered(request, local, &state).await;
-        if state.is_unread() {
-            // hyper closes the connection after this answer and would not say so (RFC 9112, section 9.6).
-            let close = HeaderValue::from_static("close");
-            answer.headers_mut().insert(CONNECTION, close);
-        }
-        answer
-    }
-
-    async fn answered(
-        &self,
-        request: Request<Incoming>,
-        local: IpAddr,
-        state: &Rc<State>,
-    ) -> Response<AnswerBody> {
-        let own = |body| AnswerBody::own(body, Rc::clone(state));
-        let (page, host) = match self.check(&request, local) {
-            Ok(passed) => passed,
-            Err(problem) => return problem.into_response().map(own),
-        };
-        let Some(page) = page else {
-            return self.forward(request, &host, state).await;
-        };
-        if let Some(answer) = cors::preflight(request.method(), request.headers(), &page) {
-            return answer.map(own);
-        }
-        let mut answer = self.forward(request, &host, state).await;
-        cors::allow(answer.headers_mut(), &page);
-        answer
-    }
-
-    /// Returns the origin of the web page that sent the request, if any, and the proxy's host as the caller
-    /// knows it.
-    fn check(
-        &self,
-        request: &Request<Incoming>,
-        local: IpAddr,
-    ) -> Result<(Option<HeaderValue>, String), Problem> {
-        let (uri, headers) = (request.uri(), request.headers());
-        check_request(request.method(), uri, request.version(), headers)?;
-        origin::check(uri, headers, local, &self.origins, &self.hosts)
-    }
-
-    async fn forward(
-        &self,
-        request: Request<Incoming>,
-        host: &str,
-        state: &Rc<State>,
-    ) -> Response<AnswerBody> {
-        match self.try_forward(request, host, state).await {
-            Ok(answer) => answer,
-            Err(problem) => {
-                tracing::debug!(?problem, "request not forwarded");
-                if let Some(event) = self.trouble.failed(&problem) {
-                    self.hook.tell(&event);
-                }
-                let own = |body| AnswerBody::own(body, Rc::clone(state));
-                problem.into_response().map(own)
+        let mut page = None;
+        let served = self.serve(request, local, &mut page, &state).await;
+        let mut answer = served.unwrap_or_else(|problem| {
+            tracing::debug!(?problem, "request not forwarded");
+            if let Some(event) = self.trouble.failed(&problem) {
+                self.hook.tell(&event);
             }
+            problem
+                .into_response()
+                .map(|body| AnswerBody::own(body, Rc::clone(&state)))
+        });
+        if let Some(page) = &page {
+            cors::allow(answer.headers_mut(), page);
         }
+        if state.unread.get() {
+            // hyper closes the connection after this answer and would not say so (RFC 9112, section 9.6).
+            close_after(answer.headers_mut());
+        }
+        answer
     }
 
-    async fn try_forward(
+    /// Checks and forwards a request. `page` is set to the origin of the web page that sent it, if any.
+    async fn serve(
+        &self,
+        request: Request<Incoming>,
+        local: IpAddr,
+        page: &mut Option<HeaderValue>,
+        state: &Rc<State>,
+    ) -> Result<Response<AnswerBody>, Problem> {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        check_request(method, uri, request.version(), headers)?;
+        let (origin, host) = origin::check(uri, headers, local, &self.origins, &self.hosts)?;
+        *page = origin;
+        if page.is_some()
+            && let Some(answer) = cors::preflight(method, headers)
+        {
+            return Ok(answer.map(|body| AnswerBody::own(body, Rc::clone(state))));
+        }
+        self.forward(request, &host, state).await
+    }
+
+    /// Forwards a request of a caller that knows the proxy as `host`.
+    async fn forward(
         &self,
         request: Request<Incoming>,
         host: &str,
@@ -161,27 +141,20 @@ impl Front {
         news.for_each(|event| self.hook.tell(&event));
         let length = body.size_hint().exact();
         for_caller(&mut parts.headers, length);
-        rewrite::apply(&mut parts.headers, self.pool.relay(), host, &asked);
+        rewrite::apply(&mut parts.headers, &self.pool.relay, host, &asked);
         let events = match is_get && is_event_stream(&parts.headers) && length != Some(0) {
-            true => Some(Events::begin(&mut parts.headers).map_err(Problem::relay_invalid)?),
+            true => {
+                let relay = self.pool.relay.clone();
+                let endpoint = Endpoint { relay, asked };
+                Some(Events::begin(&mut parts.headers, endpoint).map_err(Problem::relay_invalid)?)
+            }
             false => None,
         };
-        // The length of an event stream after mapping is not known.
-        let length = length.filter(|_| events.is_none());
-        let stream = events.map(|events| {
-            let relay = self.pool.relay().clone();
-            let endpoint = Endpoint { relay, asked };
-            Stream { events, endpoint }
-        });
         // hyper's server chooses the version for the caller; the relay's version does not matter.
         parts.version = Version::HTTP_11;
         parts.extensions = kept_extensions(&parts.extensions);
-        let cut = match length.is_none() && version == Version::HTTP_10 {
-            true => Cut::Hidden,
-            false => Cut::Visible,
-        };
         let lease = Lease::new(Rc::clone(&self.pool), connection, ());
-        let body = AnswerBody::passed(body, stream, lease, cut, Rc::clone(state));
+        let body = AnswerBody::passed(body, events, lease, version, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
 
@@ -190,7 +163,7 @@ impl Front {
         let credential = self.credential.as_ref()?;
         if !self
             .token_demand
-            .asks(self.pool.relay(), self.pool.tls())
+            .asks(&self.pool.relay, self.pool.tls.as_ref())
             .await
         {
             return None;
@@ -210,7 +183,7 @@ impl Front {
     ) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
         ask_for_plain(&parts.method, &mut parts.headers);
-        rewrite::read(&mut parts.headers, self.pool.relay(), host);
+        rewrite::read(&mut parts.headers, &self.pool.relay, host);
         let length = body.size_hint().exact();
         for_relay(
             &mut parts.headers,
@@ -219,11 +192,12 @@ impl Front {
             credential,
             length,
         );
+        let body = RequestBody::new(Some(body), Progress(Rc::clone(state)));
         parts.version = Version::HTTP_11;
         let path = parts.uri.path_and_query().cloned();
         parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         parts.extensions = Extensions::new();
-        let mut request = Request::from_parts(parts, request_body(Some(body), state));
+        let mut request = Request::from_parts(parts, body);
         if expects_continue(request.headers()) {
             // The timeout starts when the body is first polled.
             await_continue(
@@ -232,20 +206,6 @@ impl Front {
             );
         }
         request
-    }
-
-    /// Dials the relay; dials an unreachable one again for `AWAY_GRACE`, since it may be restarting.
-    async fn open(&self) -> Result<Connection, Problem> {
-        let deadline = Instant::now() + AWAY_GRACE;
-        loop {
-            match self.pool.open().await {
-                Err(problem) if problem.may_pass() && Instant::now() < deadline => {
-                    tracing::debug!(?problem, "relay unreachable, dialling again");
-                    sleep(AWAY_PAUSE).await;
-                }
-                opened => return opened,
-            }
-        }
     }
 }
 
@@ -267,12 +227,22 @@ impl Tries for RelayTries<'_> {
         self.front.pool.take(is_repeatable)
     }
 
+    /// Dials the relay; dials an unreachable one again for `AWAY_GRACE`, since it may be restarting.
     async fn open(&mut self, _request: &mut Request<RequestBody>) -> Result<Connection, Problem> {
         if self.opened == TRIES_MAX {
             return Err(Problem::relay_closed(Delivery::NotSent));
         }
         self.opened += 1;
-        self.front.open().await
+        let deadline = Instant::now() + AWAY_GRACE;
+        loop {
+            match self.front.pool.open().await {
+                Err(problem) if problem.may_pass() && Instant::now() < deadline => {
+                    tracing::debug!(?problem, "relay unreachable, dialling again");
+                    sleep(AWAY_PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     fn copy(&self, request: &mut Request<RequestBody>, is_repeatable: bool) -> Option<Parts> {
@@ -284,7 +254,12 @@ impl Tries for RelayTries<'_> {
         connection: &mut Connection,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failure> {
-        Pool::send(connection, request).await
+        let problem = |fault| match fault {
+            Fault::Request(refusal) => refusal.into(),
+            Fault::Malformed(rule) => Problem::relay_invalid(rule),
+            Fault::Closed => Problem::relay_closed(Delivery::Sent),
+        };
+        connection.send(request, problem).await
     }
 
     async fn again(
@@ -297,7 +272,7 @@ impl Tries for RelayTries<'_> {
             // The relay closed the kept connection without an answer. This is common after a pause, and the
             // request is safe to repeat.
             Failure::Silent(problem) if sent.was_kept => {
-                let body = request_body(None, self.state);
+                let body = RequestBody::new(None, Progress(Rc::clone(self.state)));
                 let request = Request::from_parts(sent.copy.ok_or(problem)?, body);
                 (request, Delivery::Sent)
             }
@@ -306,12 +281,7 @@ impl Tries for RelayTries<'_> {
         Ok(Unanswered { request, delivery })
     }
 
-    fn after(problem: Problem, delivery: Delivery) -> Problem {
-        problem.after(delivery)
+    fn perhaps_sent(problem: Problem) -> Problem {
+        problem.delivered(Delivery::Sent)
     }
-}
-
-fn request_body(incoming: Option<Incoming>, state: &Rc<State>) -> RequestBody {
-    let state = Rc::clone(state);
-    RequestBody::new(incoming, Progress { state })
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tieline_hop::CallerState;
+use tokio::io::{AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -59,15 +60,10 @@ pub(super) async fn bind(
         Listen::At(address) => vec![bind_one(address).await?],
         Listen::Localhost(port) => bind_localhost(port).await?,
     };
-    let bound = |it: &TcpListener| it.local_addr();
-    let addresses: io::Result<Vec<_>> = listeners.iter().map(bound).collect();
-    match addresses {
-        Ok(addresses) => Ok((listeners, addresses)),
-        Err(source) => {
-            let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-            Err(ConnectError::Bind { address, source })
-        }
-    }
+    let addresses: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    let addresses = addresses.map_err(|source| ConnectError::Bind { address, source })?;
+    Ok((listeners, addresses))
 }
 
 async fn bind_one(address: SocketAddr) -> Result<TcpListener, ConnectError> {
@@ -173,9 +169,7 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(TOO_MANY).await?;
     stream.shutdown().await?;
     // Closing with unread bytes would reset the connection and destroy the answer.
-    let mut bytes = [0; 1024];
-    while stream.read(&mut bytes).await? > 0 {}
-    Ok(())
+    copy(&mut stream, &mut sink()).await.map(|_| ())
 }
 
 async fn serve_one(stream: TcpStream, front: Rc<Front>, mut stopping: watch::Receiver<bool>) {
@@ -209,14 +203,14 @@ async fn serve_one(stream: TcpStream, front: Rc<Front>, mut stopping: watch::Rec
         });
         let mut is_stopping = false;
         poll_fn(|cx| {
-            caller.begin_turn();
+            state.begin_turn();
             if !is_stopping && asked.as_mut().poll(cx).is_ready() {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
             match connection.as_mut().poll(cx) {
                 Poll::Ready(Err(error)) if error.is_parse() => {
-                    state.malformed();
+                    state.unread.set(true);
                     Poll::Ready(())
                 }
                 Poll::Ready(_) => Poll::Ready(()),

@@ -31,7 +31,6 @@ mod problem;
 mod rewrite;
 mod token_demand;
 mod trouble;
-mod upload;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -5,17 +5,15 @@
 
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tieline_hop::{Delivery, Fault, Fit, Keeper};
+use tieline_hop::{Delivery, Fit, Keeper};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
 use super::HTTP_BUFFER_BYTES_MAX;
+use super::caller::{Progress, RequestBody};
 use super::problem::Problem;
-use super::upload::{Progress, RequestBody};
 use crate::outbound::RelayOrigin;
 use crate::outbound::tls::Tls;
 use tieline_agent::address::deadline_in;
@@ -42,8 +40,8 @@ pub(super) type Lease = tieline_hop::Lease<Pool>;
 
 /// Opens connections to the relay and keeps idle ones.
 pub(super) struct Pool {
-    relay: RelayOrigin,
-    tls: Option<Tls>,
+    pub(super) relay: RelayOrigin,
+    pub(super) tls: Option<Tls>,
     idle: tieline_hop::Pool<Connection>,
 }
 
@@ -54,14 +52,6 @@ impl Pool {
             tls,
             idle: tieline_hop::Pool::new(IDLE_CONNECTIONS_MAX),
         }
-    }
-
-    pub(super) const fn relay(&self) -> &RelayOrigin {
-        &self.relay
-    }
-
-    pub(super) const fn tls(&self) -> Option<&Tls> {
-        self.tls.as_ref()
     }
 
     /// Takes the most recently used idle connection that is fit for another request.
@@ -93,19 +83,6 @@ impl Pool {
             started.map_err(|_| Problem::relay_closed(Delivery::NotSent))?;
         spawn_local(driving);
         Ok(connection)
-    }
-
-    /// Sends a request and returns the answer; the request's body may still be under way.
-    pub(super) async fn send(
-        connection: &mut Connection,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let problem = |fault| match fault {
-            Fault::Request(refusal) => refusal.into(),
-            Fault::Malformed(rule) => Problem::relay_invalid(rule),
-            Fault::Closed => Problem::relay_closed(Delivery::Sent),
-        };
-        connection.send(request, problem).await
     }
 
     async fn dial(&self, deadline: Instant) -> Result<Box<dyn Stream>, Problem> {

@@ -1,9 +1,8 @@
 //! The proxy's own error answers: a stable code and a message for people, both in JSON.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
-use tieline_hop::{Delivery, Refusal};
+use http::{Response, StatusCode};
+use tieline_hop::{Delivery, Refusal, json_answer};
 
 /// An error that the proxy answers with, in place of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +10,8 @@ pub(super) struct Problem {
     status: StatusCode,
     /// Stable code; scripts match on it.
     word: &'static str,
-    message: String,
+    /// The message for people.
+    pub(super) message: String,
     /// Whether the relay may have received the request; `None` for requests that the proxy refuses.
     delivery: Option<Delivery>,
 }
@@ -26,18 +26,11 @@ impl Problem {
         }
     }
 
-    fn delivered(self, delivery: Delivery) -> Self {
+    /// Says whether the relay may have received the request.
+    pub(super) fn delivered(self, delivery: Delivery) -> Self {
         Self {
             delivery: Some(delivery),
             ..self
-        }
-    }
-
-    /// Marks the request as possibly delivered if an earlier attempt may have reached the relay.
-    pub(super) fn after(self, earlier: Delivery) -> Self {
-        match earlier {
-            Delivery::Sent => self.delivered(Delivery::Sent),
-            Delivery::NotSent => self,
         }
     }
 
@@ -99,11 +92,6 @@ impl Problem {
         matches!(self.word, "relay_unreachable" | "relay_tls")
     }
 
-    /// The message for people.
-    pub(super) fn message(&self) -> &str {
-        &self.message
-    }
-
     /// The answer's body.
     pub(super) fn body(&self) -> Bytes {
         let mut body = serde_json::json!({ "error": self.word, "message": self.message });
@@ -115,16 +103,7 @@ impl Problem {
 
     /// The answer for the caller.
     pub(super) fn into_response(self) -> Response<Bytes> {
-        let mut response = Response::new(self.body());
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.status == StatusCode::NOT_IMPLEMENTED {
-            // Servers may disagree on where a request with an unknown coding ends (RFC 9112, section 11.2).
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
+        json_answer(self.status, self.body())
     }
 }
 

@@ -1,16 +1,12 @@
 //! Maps the relay's address in answers to the proxy's, and the proxy's address in requests to the
 //! relay's.
 
-use std::io;
-
-use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{
     CONTENT_LOCATION, HeaderName, LINK, LOCATION, REFERER, REFRESH, WWW_AUTHENTICATE,
 };
-use tieline_hop::EventStream;
-use tieline_hop::events::Events;
-use tieline_hop::rewrite::{links, metadata, refresh, split_authority, values};
+use tieline_hop::events;
+use tieline_hop::rewrite::{links, metadata, refresh, split_authority, split_scheme, values};
 use tieline_hop::site::{self, Site};
 
 use crate::outbound::RelayOrigin;
@@ -51,31 +47,6 @@ pub(super) fn read(headers: &mut HeaderMap, relay: &RelayOrigin, host: &str) {
     });
 }
 
-/// An event stream of the relay, with its endpoint URLs mapped.
-pub(super) struct Stream {
-    pub(super) events: Events,
-    pub(super) endpoint: Endpoint,
-}
-
-impl EventStream for Stream {
-    fn push(&mut self, piece: Bytes) {
-        self.events.push(piece);
-    }
-
-    fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let Self { events, endpoint } = self;
-        events.next(|url| endpoint.path(url))
-    }
-
-    fn rest(&mut self) -> Bytes {
-        self.events.rest()
-    }
-
-    fn is_holding(&self) -> bool {
-        self.events.is_holding()
-    }
-}
-
 /// Maps the endpoint URL that an event stream names (MCP's older HTTP+SSE transport).
 #[derive(Debug)]
 pub(super) struct Endpoint {
@@ -84,16 +55,14 @@ pub(super) struct Endpoint {
     pub(super) asked: String,
 }
 
-impl Endpoint {
+impl events::Endpoint for Endpoint {
     /// Path of an endpoint URL that leads to the relay; `None` if the URL can stay.
     ///
     /// A URL leads to the relay if it has the relay's host, or the tunnel prefix of `asked`: the relay may have
     /// host names that this proxy does not know. Clients refuse an endpoint on another host than the stream's.
-    pub(super) fn path(&self, url: &[u8]) -> Option<Vec<u8>> {
-        let (https, rest) = match split_scheme(url) {
-            Some(split) => split,
-            None => (self.relay.https, url.strip_prefix(b"//")?),
-        };
+    fn for_caller(&self, url: &[u8]) -> Option<Vec<u8>> {
+        let network = || Some((self.relay.https, url.strip_prefix(b"//")?));
+        let (https, rest) = split_scheme(url).or_else(network)?;
         let (authority, path) = split_authority(rest);
         let is_tunnels = prefix(&self.asked).is_some_and(|prefix| {
             let behind = path.strip_prefix(prefix.as_bytes());
@@ -116,24 +85,12 @@ fn prefix(path: &str) -> Option<&str> {
 /// The proxy's form of a URI reference to the relay; `None` if the reference can stay. A reference
 /// without a host stays: paths are the same at proxy and relay.
 fn location(value: &[u8], relay: &RelayOrigin, host: &str) -> Option<Vec<u8>> {
-    let (https, rest) = match split_scheme(value) {
-        Some(split) => split,
-        None => (relay.https, value.strip_prefix(b"//")?),
-    };
+    let network = || Some((relay.https, value.strip_prefix(b"//")?));
+    let (https, rest) = split_scheme(value).or_else(network)?;
     let (authority, path) = split_authority(rest);
     relay
         .is_named(https, authority)
         .then(|| [b"http://", host.as_bytes(), path].concat())
-}
-
-/// Splits off `https://` (true) or `http://` (false).
-fn split_scheme(value: &[u8]) -> Option<(bool, &[u8])> {
-    [(true, &b"https://"[..]), (false, b"http://")]
-        .into_iter()
-        .find_map(|(https, scheme)| {
-            let (start, rest) = value.split_at_checked(scheme.len())?;
-            start.eq_ignore_ascii_case(scheme).then_some((https, rest))
-        })
 }
 
 #[cfg(test)]
@@ -153,7 +110,7 @@ mod tests {
             asked: "/w/maya/sse?x".to_owned(),
         };
         let path = |url: &str| {
-            let path = endpoint.path(url.as_bytes());
+            let path = events::Endpoint::for_caller(&endpoint, url.as_bytes());
             path.map(|path| String::from_utf8(path).unwrap())
         };
         for (url, expected) in [

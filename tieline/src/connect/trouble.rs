@@ -2,7 +2,7 @@
 //! connect`. An unreachable relay or a refused token is reported when the trouble begins and when it ends,
 //! not for each request.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::RefCell;
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -18,7 +18,7 @@ const TELL_PAUSE: Duration = Duration::from_secs(10);
 
 /// Whether callers now get answers from the relay, and whether the relay accepts the token.
 #[derive(Debug, Default)]
-pub(super) struct TroubleReporter(Mutex<Troubles>);
+pub(super) struct TroubleReporter(RefCell<Troubles>);
 
 #[derive(Debug, Default)]
 struct Troubles {
@@ -59,7 +59,7 @@ impl Trouble {
 impl TroubleReporter {
     /// Records that the check at the start has reported `why`, so that its start is not reported again.
     pub(super) fn told(&self, why: ListErrorKind) {
-        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut it = self.0.borrow_mut();
         match why {
             ListErrorKind::Away => it.relay.begins(),
             ListErrorKind::NeedsToken | ListErrorKind::BadToken | ListErrorKind::NoScope => {
@@ -74,9 +74,9 @@ impl TroubleReporter {
 
     /// Records a request without an answer from the relay; returns the event to report, if any.
     pub(super) fn failed(&self, problem: &Problem) -> Option<ConnectEvent> {
-        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut it = self.0.borrow_mut();
         (problem.is_relay_away() && it.relay.begins()).then(|| ConnectEvent::RelayAway {
-            message: problem.message().to_owned(),
+            message: problem.message.clone(),
         })
     }
 
@@ -88,7 +88,7 @@ impl TroubleReporter {
         headers: &HeaderMap,
         has_token: bool,
     ) -> impl Iterator<Item = ConnectEvent> + use<> {
-        let mut it = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut it = self.0.borrow_mut();
         let back = it.relay.ends().then_some(ConnectEvent::RelayBack);
         let token = match refusal(status, headers) {
             Some(reason) => it

@@ -2,9 +2,9 @@
 //! Long because all error answers of the relay stand in one file, with their messages.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use tieline_hop::{Delivery, Refusal};
+use http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, Response, StatusCode};
+use tieline_hop::{Delivery, Refusal, json_answer};
 use tieline_wire::SessionEnd;
 
 use crate::auth::TokenRefusal;
@@ -64,17 +64,10 @@ impl Problem {
         self
     }
 
-    fn delivered(mut self, delivery: Delivery) -> Self {
+    /// Says whether the target may have received the request.
+    pub(super) fn delivered(mut self, delivery: Delivery) -> Self {
         self.delivery = Some(delivery);
         self
-    }
-
-    /// Marks the request as possibly delivered if an earlier try, `earlier`, may have reached a target.
-    pub(super) fn after(self, earlier: Delivery) -> Self {
-        match earlier {
-            Delivery::Sent => self.delivered(Delivery::Sent),
-            Delivery::NotSent => self,
-        }
     }
 
     /// The path names no tunnel.
@@ -352,19 +345,13 @@ impl Problem {
         if let Some(limited) = self.limited {
             body["limit"] = limited.kind.word().into();
         }
-        let mut response = Response::new(Bytes::from(body.to_string()));
-        *response.status_mut() = self.status;
+        let mut response = json_answer(self.status, Bytes::from(body.to_string()));
         let headers = response.headers_mut();
-        own_headers(headers);
         if let Some(challenge) = self.challenge {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static(METADATA_METHODS));
-        }
-        if self.status == StatusCode::NOT_IMPLEMENTED {
-            // Recipients may disagree on where such a request ends (RFC 9112, section 11.2).
-            close_after(headers);
         }
         if let Some(limited) = self.limited {
             // Rounded up to whole seconds: an earlier retry would be refused.
@@ -399,26 +386,7 @@ impl From<Refusal> for Problem {
 
 /// The answer to a health check; it reveals nothing else.
 pub(super) fn alive() -> Response<Bytes> {
-    json(Bytes::from_static(b"{\"status\":\"ok\"}"))
-}
-
-/// A successful JSON answer of the relay itself.
-pub(super) fn json(body: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(body);
-    own_headers(response.headers_mut());
-    response
-}
-
-/// Sets the content type, and forbids caching: a cache may keep a 404 by default (RFC 9110, section 15.1),
-/// and would hide an agent that takes the name later.
-fn own_headers(headers: &mut HeaderMap) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-}
-
-/// Adds `Connection: close`: an HTTP/1.1 connection ends after this answer.
-pub(super) fn close_after(headers: &mut HeaderMap) {
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    json_answer(StatusCode::OK, Bytes::from_static(b"{\"status\":\"ok\"}"))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(crate) struct Target {
     /// Path of the target's MCP endpoint; may be empty.
     pub(super) base_path: String,
     /// Ownership of the tunnel; a connection of an older generation is not used again.
-    pub(super) generation: Generation,
+    pub(crate) generation: Generation,
     /// Revision of the route that led here.
     pub(crate) revision: u64,
     pub(super) origin: Origin,
@@ -64,11 +64,6 @@ impl Target {
             origin,
             https,
         })
-    }
-
-    /// Generation of the tunnel's ownership.
-    pub(crate) const fn generation(&self) -> Generation {
-        self.generation
     }
 
     /// This target, whose link was found to be lost.

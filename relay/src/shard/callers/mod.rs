@@ -210,7 +210,7 @@ fn http_settings(config: &Config) -> http::Settings {
         domain: config.domain.clone(),
         public_url: config.public_url.clone(),
         told: config.public_url.as_ref().map(|url| url.authority().into()),
-        origins: http::Origins::new(front.allow_origins.clone()),
+        origins: http::Origins(front.allow_origins.clone()),
         trusted_proxies: front.trusted_proxies.clone(),
         sse_keepalive: front.sse_keepalive,
         takes_tokens: config.caller_auth == CallerAuth::Token,

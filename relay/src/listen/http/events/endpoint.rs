@@ -3,7 +3,9 @@
 
 use std::rc::Rc;
 
-use crate::listen::http::gateway::seal::Sealer;
+use tieline_hop::events;
+
+use crate::listen::http::gateway::seal::{Marked, Sealer};
 use crate::listen::http::inbound::exposure::is_exposed;
 use crate::listen::http::mapping::rewrite::Mapping;
 
@@ -15,14 +17,13 @@ pub(crate) struct Endpoint {
     pub(crate) caller: Option<String>,
 }
 
-impl Endpoint {
-    /// The public form of a stream's endpoint; `None` if it is unchanged.
+impl events::Endpoint for Endpoint {
     /// The result is always a path: clients refuse an endpoint with another origin than the stream's, and only clients
     /// know that origin.
     ///
     /// If several agents serve the URL, or if the path is not exposed, the endpoint gets a mark: the target has
     /// invited the reader of this stream to it.
-    pub(crate) fn public(&self, url: &[u8]) -> Option<Vec<u8>> {
+    fn for_caller(&self, url: &[u8]) -> Option<Vec<u8>> {
         let Mapping { target, .. } = &self.mapping;
         if url.is_empty() {
             return None;
@@ -37,7 +38,8 @@ impl Endpoint {
             true => path,
             false => {
                 let caller = self.caller.as_deref();
-                self.sealer.path(&target.binding(), caller, &path)
+                self.sealer
+                    .path(Marked::Path, &target.binding(), caller, &path)
             }
         };
         Some([prefix, public].concat().into_bytes())

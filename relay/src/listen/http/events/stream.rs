@@ -17,7 +17,7 @@ pub(crate) struct Events<G: Gateway> {
     gateway: G,
     border: Border,
     /// Parser and mapping of endpoints, if the stream may name any.
-    mapped: Option<(events::Events, Endpoint)>,
+    mapped: Option<events::Events<Endpoint>>,
     /// Received bytes of a stream without endpoints that were not passed on yet.
     piece: Bytes,
     /// Silence before a keep-alive comment; zero for no comments.
@@ -32,7 +32,7 @@ impl<G: Gateway> Events<G> {
     pub(crate) fn new(
         gateway: G,
         quiet_max: Duration,
-        mapped: Option<(events::Events, Endpoint)>,
+        mapped: Option<events::Events<Endpoint>>,
     ) -> Self {
         Self {
             last: gateway.now(),
@@ -48,7 +48,7 @@ impl<G: Gateway> Events<G> {
     /// True if a comment may come next: the bytes passed on end with an event, and no byte order mark is held back.
     fn takes_comment(&self) -> bool {
         let mapped = self.mapped.as_ref();
-        self.border.is_reached() && mapped.is_none_or(|(events, _)| events.has_begun())
+        self.border.is_reached() && mapped.is_none_or(events::Events::has_begun)
     }
 }
 
@@ -56,14 +56,14 @@ impl<G: Gateway> EventStream for Events<G> {
     fn push(&mut self, piece: Bytes) {
         self.last = self.gateway.now();
         match &mut self.mapped {
-            Some((events, _)) => events.push(piece),
+            Some(events) => events.push(piece),
             None => self.piece = piece,
         }
     }
 
     fn next(&mut self) -> io::Result<Option<Bytes>> {
         let out = match &mut self.mapped {
-            Some((events, endpoint)) => events.next(|url| endpoint.public(url))?,
+            Some(events) => events.next()?,
             None => Some(std::mem::take(&mut self.piece)).filter(|piece| !piece.is_empty()),
         };
         if let Some(out) = &out {
@@ -74,12 +74,12 @@ impl<G: Gateway> EventStream for Events<G> {
 
     fn rest(&mut self) -> Bytes {
         let mapped = self.mapped.take();
-        mapped.map_or_else(Bytes::new, |(mut events, _)| events.rest())
+        mapped.map_or_else(Bytes::new, |mut events| events.rest())
     }
 
     fn is_holding(&self) -> bool {
         let mapped = self.mapped.as_ref();
-        !self.piece.is_empty() || mapped.is_some_and(|(events, _)| events.is_holding())
+        !self.piece.is_empty() || mapped.is_some_and(EventStream::is_holding)
     }
 
     /// Resolves with a comment for the caller after each quiet period, but never inside an event.

@@ -17,61 +17,8 @@ use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 /// Connection preface of an HTTP/2 client (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A caller's connection.
-pub(crate) struct Caller<IO>(tieline_hop::Caller<Outlet<IO>, State>);
-
-impl<IO: Read + Write + Unpin + 'static> Caller<IO> {
-    pub(crate) fn new(io: IO, state: Rc<State>) -> Self {
-        let outlet = Outlet {
-            io,
-            state: Rc::clone(&state),
-            is_http2: false,
-            resets: Resets::default(),
-            held: Vec::new(),
-        };
-        Self(tieline_hop::Caller::new(outlet, state))
-    }
-
-    /// The connection for hyper.
-    pub(crate) fn for_hyper(&self) -> tieline_hop::Caller<Outlet<IO>, State> {
-        self.0.clone()
-    }
-
-    /// The connection itself, once hyper has dropped its clone, and the answer bytes held back from the caller.
-    pub(crate) fn into_inner(self) -> (IO, Last) {
-        let inner = self.0.into_inner();
-        let (outlet, intake) = inner.expect("hyper's half is dropped before");
-        let last = Last {
-            held: outlet.held,
-            is_url_long: intake.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2,
-            rule: intake.broken_rule(),
-        };
-        (outlet.io, last)
-    }
-
-    /// Writes the held-back bytes: the connection goes on, so they are not hyper's refusal of a head.
-    pub(crate) fn release(&self, cx: &mut Context<'_>) {
-        // hyper's next write returns the same failure.
-        let _ = self.0.io().poll_release(cx);
-    }
-
-    /// Resolves as soon as the first bytes tell whether the caller speaks HTTP/2.
-    pub(crate) fn poll_http2(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        let is_http2 = ready!(self.0.poll_preface(cx, HTTP2_PREFACE));
-        self.0.io().is_http2 = is_http2;
-        Poll::Ready(is_http2)
-    }
-
-    /// Resets the state of one turn; call it before hyper is polled.
-    pub(crate) fn begin_turn(&self) {
-        self.0.begin_turn();
-    }
-
-    /// True if the caller has closed the connection while hyper does not read.
-    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> bool {
-        self.0.poll_gone(cx)
-    }
-}
+/// A caller's connection, shared by hyper and the task that drives it.
+pub(crate) type Caller<IO> = tieline_hop::Caller<Outlet<IO>, State>;
 
 /// A caller's socket, which holds an answer back that hyper may have made by itself, and over HTTP/2 counts the streams
 /// that hyper resets.
@@ -84,8 +31,42 @@ pub(crate) struct Outlet<IO> {
     held: Vec<u8>,
 }
 
+impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
+    /// A caller's connection of which nothing was read yet.
+    pub(crate) fn caller(io: IO, state: &Rc<State>) -> Caller<IO> {
+        let outlet = Self {
+            io,
+            state: Rc::clone(state),
+            is_http2: false,
+            resets: Resets::default(),
+            held: Vec::new(),
+        };
+        Caller::new(outlet, Rc::clone(state))
+    }
+
+    /// The connection itself, once hyper has dropped its clone, and the answer bytes held back from the caller.
+    pub(crate) fn into_inner(caller: Caller<IO>) -> (IO, Last) {
+        let inner = caller.into_inner();
+        let (outlet, intake) = inner.expect("hyper's half is dropped before");
+        let last = Last {
+            held: outlet.held,
+            is_url_long: intake.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2,
+            rule: intake.broken_rule(),
+        };
+        (outlet.io, last)
+    }
+
+    /// Resolves as soon as the first bytes tell whether the caller speaks HTTP/2.
+    pub(crate) fn poll_http2(caller: &Caller<IO>, cx: &mut Context<'_>) -> Poll<bool> {
+        let is_http2 = ready!(caller.poll_preface(cx, HTTP2_PREFACE));
+        caller.io().is_http2 = is_http2;
+        Poll::Ready(is_http2)
+    }
+}
+
 impl<IO: Write + Unpin> Outlet<IO> {
-    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes the held-back bytes: the connection goes on, so they are not hyper's refusal of a head.
+    pub(crate) fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
             let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.held))?;
             if count == 0 {
@@ -147,7 +128,8 @@ impl<IO: Write + Unpin> Outlet<IO> {
             for slice in slices {
                 let written = &slice[..left.min(slice.len())];
                 left -= written.len();
-                self.state.refused(self.resets.pass(written));
+                let refused = self.resets.pass(written);
+                self.state.refused.update(|count| count + refused);
             }
         }
         polled
@@ -155,6 +137,12 @@ impl<IO: Write + Unpin> Outlet<IO> {
 }
 
 impl<IO: Read + Write + Unpin + 'static> CallerSocket for Outlet<IO> {
+    type Stream = Self;
+
+    fn stream(&mut self) -> &mut Self {
+        self
+    }
+
     fn poll_scanned(
         &mut self,
         cx: &mut Context<'_>,

@@ -26,15 +26,12 @@ type Timer = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Ends a connection whose deadline has passed. It sets a new timer only if the next deadline comes
 /// before the current timer, so a busy connection makes about one timer per idle timeout.
+#[derive(Default)]
 pub(crate) struct Watchdog {
     timer: Option<(Instant, Timer)>,
 }
 
 impl Watchdog {
-    pub(crate) fn new() -> Self {
-        Self { timer: None }
-    }
-
     /// Resolves if the caller's deadline has passed; call it after hyper was polled.
     pub(crate) fn poll<G: Gateway>(
         &mut self,
@@ -70,17 +67,14 @@ pub(crate) async fn linger<IO: Read + Unpin, G: Gateway>(io: &mut IO, gateway: &
     let mut bytes = vec![0; 16 * 1024];
     let mut turn_bytes = 0;
     while gateway.now() < deadline {
-        let mut pause = pin!(gateway.sleep(LINGER_PAUSE_MAX));
-        let received = poll_fn(|cx| {
+        let received = pin!(poll_fn(|cx| {
             let mut buf = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut *io).poll_read(cx, buf.unfilled()) {
-                Poll::Ready(result) => Poll::Ready(result.map_or(0, |()| buf.filled().len())),
-                Poll::Pending => pause.as_mut().poll(cx).map(|()| 0),
-            }
-        });
-        match received.await {
-            0 => return,
-            received => turn_bytes += received,
+            let polled = ready!(Pin::new(&mut *io).poll_read(cx, buf.unfilled()));
+            Poll::Ready(polled.map_or(0, |()| buf.filled().len()))
+        }));
+        match gateway.within(LINGER_PAUSE_MAX, received).await {
+            None | Some(0) => return,
+            Some(received) => turn_bytes += received,
         }
         if turn_bytes >= LINGER_TURN_BYTES {
             turn_bytes = 0;

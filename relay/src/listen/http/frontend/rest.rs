@@ -5,17 +5,17 @@
 //! (RFC 9112, section 9.6).
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, Version};
 use http_body::{Body, Frame};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tieline_hop::close_after;
 use tieline_hop::headers::expects_continue;
 
 use super::deadline::{LINGER_MAX, LINGER_PAUSE_MAX, LINGER_TURN_BYTES};
@@ -44,9 +44,10 @@ enum RestDecision {
 pub(crate) struct Rest {
     /// Unread bytes; `None` if the body's length is unknown.
     left: Cell<Option<u64>>,
-    /// Whether the caller waits for `100 Continue` before it sends the body.
-    awaits_continue: Cell<bool>,
-    is_done: Cell<bool>,
+    /// Whether the caller waits for `100 Continue` before it sends the body; the first poll of the body asks for it.
+    pub(crate) awaits_continue: Cell<bool>,
+    /// Whether the whole body was read.
+    pub(crate) is_done: Cell<bool>,
     decision: Cell<RestDecision>,
     /// The rest, if it was given up before there was an answer.
     given_up: RefCell<Option<Incoming>>,
@@ -63,7 +64,8 @@ impl Rest {
     ) -> Rc<Self> {
         let is_http2 = parts.version == Version::HTTP_2;
         let read = {
-            let (gateway, state, request) = (gateway.clone(), Rc::clone(state), state.request());
+            let (gateway, state, request) =
+                (gateway.clone(), Rc::clone(state), state.requests.get());
             move |rest| {
                 let (asker, state) = (gateway.clone(), Rc::clone(&state));
                 gateway.spawn(async move {
@@ -88,11 +90,6 @@ impl Rest {
         })
     }
 
-    /// Records that the body was polled, so that a waiting caller is asked to send it.
-    pub(crate) fn asked(&self) {
-        self.awaits_continue.set(false);
-    }
-
     /// Counts a frame of the body that was read.
     pub(crate) fn passed(&self, frame: &Frame<Bytes>) {
         let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -104,11 +101,6 @@ impl Rest {
     pub(crate) fn returned(&self, bytes: usize) {
         let left = self.left.get().map(|left| left + bytes as u64);
         self.left.set(left);
-    }
-
-    /// Records that the whole body was read.
-    pub(crate) fn done(&self) {
-        self.is_done.set(true);
     }
 
     /// Takes the rest of the body, which will not be forwarded.
@@ -144,10 +136,10 @@ impl Rest {
                 true
             }
             (None, Some(rest)) => {
-                state.set_upload(Upload::Open);
+                state.upload.set(Upload::Open);
                 let is_whole = drain(rest, gateway.clone(), END_WAIT_MAX, REST_BYTES_MAX).await;
                 if is_whole {
-                    state.set_upload(Upload::Done);
+                    state.upload.set(Upload::Done);
                 }
                 is_whole
             }
@@ -159,7 +151,7 @@ impl Rest {
             RestDecision::Closed
         });
         if !is_read {
-            crate::listen::http::problem::close_after(answer.headers_mut());
+            close_after(answer.headers_mut());
         }
     }
 }
@@ -182,23 +174,15 @@ async fn drain<G: Gateway>(
         if left.is_zero() {
             return false;
         }
-        let mut pause = pin!(gateway.sleep(LINGER_PAUSE_MAX.min(left)));
-        let received = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                Poll::Ready(Some(Some(bytes)))
-            }
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(None)),
-            Poll::Pending => pause.as_mut().poll(cx).map(|()| Some(None)),
-        });
-        match received.await {
-            None => return true,
-            Some(None) => return false,
-            Some(Some(received)) => {
+        let frame = pin!(body.frame());
+        match gateway.within(LINGER_PAUSE_MAX.min(left), frame).await {
+            Some(None) => return true,
+            Some(Some(Ok(frame))) => {
+                let received = frame.data_ref().map_or(0, Bytes::len);
                 turn_bytes += received;
                 bytes += received as u64;
             }
+            Some(Some(Err(_))) | None => return false,
         }
         if turn_bytes >= LINGER_TURN_BYTES {
             turn_bytes = 0;

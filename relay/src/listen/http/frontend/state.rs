@@ -14,14 +14,13 @@ use tieline_hop::Cut;
 use super::held::{Held, Piece, StreamMemory};
 use crate::limits::Pass;
 use crate::listen::http::gateway::ended::Ended;
-use crate::listen::http::gateway::settings::DRAIN_GRACE;
-use crate::listen::http::gateway::settings::DRAIN_GRACE_HTTP2;
-use crate::listen::http::gateway::settings::Settings;
+use crate::listen::http::gateway::settings::{DRAIN_GRACE, DRAIN_GRACE_HTTP2, Settings};
 
 /// Phase of a frontend connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     /// Before the first answer: the whole first head has one deadline.
+    #[default]
     Fresh,
     /// Idle, between two requests.
     Idle,
@@ -32,9 +31,10 @@ enum Phase {
 }
 
 /// State of a request's body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Upload {
     /// The request has no body, or all of its body was read.
+    #[default]
     Done,
     /// The body is not read, or not read yet.
     Held,
@@ -43,10 +43,11 @@ pub(crate) enum Upload {
 }
 
 /// State of one frontend connection, or of one HTTP/2 stream; its users all run in one thread.
+#[derive(Default)]
 pub(crate) struct State {
     phase: Cell<Phase>,
     /// Number of requests so far.
-    requests: Cell<u64>,
+    pub(super) requests: Cell<u64>,
     /// Start of the phase; the driver of the connection sets it.
     since: Cell<Option<Instant>>,
     /// When bytes last moved, while the connection is stalled.
@@ -55,20 +56,22 @@ pub(crate) struct State {
     write_blocked: Cell<bool>,
     read_blocked: Cell<bool>,
     flushes: Cell<u64>,
-    upload: Cell<Upload>,
-    upload_wanted: Cell<bool>,
+    pub(crate) upload: Cell<Upload>,
+    /// Whether the target could take more of the body than the caller has sent.
+    pub(crate) upload_wanted: Cell<bool>,
     /// Whether the answer's head has arrived: the target has no deadline for the rest.
-    is_answering: Cell<bool>,
+    pub(crate) is_answering: Cell<bool>,
     cut: Cell<Option<Cut>>,
     /// The relay drains.
     is_draining: Cell<bool>,
     /// hyper's error message for a head that it refused.
-    unread: RefCell<Option<String>>,
+    pub(crate) unread: RefCell<Option<String>>,
     /// HTTP/2: the connection that this stream belongs to.
     connection: Option<StreamOf>,
-    is_http2: Cell<bool>,
+    /// Whether the connection speaks HTTP/2, where requests are streams.
+    pub(crate) is_http2: Cell<bool>,
     /// HTTP/2: streams that h2 refused and that are not in the audit log yet.
-    refused: Cell<usize>,
+    pub(crate) refused: Cell<usize>,
     /// HTTP/2: open streams of the connection.
     streams: Cell<usize>,
     /// Memory that the connection holds.
@@ -83,34 +86,6 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new() -> Self {
-        Self {
-            connection: None,
-            is_http2: Cell::new(false),
-            streams: Cell::new(0),
-            refused: Cell::new(0),
-            held: OnceCell::new(),
-            held_stream: OnceCell::new(),
-            waits_for_flush: RefCell::default(),
-            driver: RefCell::default(),
-            pass: RefCell::default(),
-            phase: Cell::new(Phase::Fresh),
-            requests: Cell::new(0),
-            since: Cell::new(None),
-            stalled_since: Cell::new(None),
-            moved: Cell::new(false),
-            write_blocked: Cell::new(false),
-            read_blocked: Cell::new(false),
-            flushes: Cell::new(0),
-            upload: Cell::new(Upload::Done),
-            upload_wanted: Cell::new(false),
-            is_answering: Cell::new(false),
-            cut: Cell::new(None),
-            is_draining: Cell::new(false),
-            unread: RefCell::default(),
-        }
-    }
-
     /// Switches to HTTP/2: requests are streams; other frames start no request timer.
     pub(crate) fn begin_http2(&self, held: &Rc<Held>) {
         self.is_http2.set(true);
@@ -127,7 +102,7 @@ impl State {
         Self {
             connection: Some(StreamOf(Rc::clone(connection))),
             held_stream: held.map_or_else(OnceCell::new, OnceCell::from),
-            ..Self::new()
+            ..Self::default()
         }
     }
 
@@ -138,21 +113,6 @@ impl State {
         }
     }
 
-    /// Counts `count` streams that h2 refused.
-    pub(crate) fn refused(&self, count: usize) {
-        self.refused.set(self.refused.get() + count);
-    }
-
-    /// Takes the number of streams that h2 refused since the last call.
-    pub(crate) fn take_refused(&self) -> usize {
-        self.refused.take()
-    }
-
-    /// Whether the connection speaks HTTP/2, where requests are streams.
-    pub(crate) fn is_http2(&self) -> bool {
-        self.is_http2.get()
-    }
-
     /// Switches to HTTP/1.1: requests come one after the other.
     pub(crate) fn begin_http1(&self, held: &Rc<Held>) {
         // `set` succeeds: the protocol of a connection is decided once.
@@ -160,19 +120,10 @@ impl State {
         let _ = self.held_stream.set(held.stream());
     }
 
-    /// Memory that this stream holds; a connection of HTTP/1.1 counts as one stream.
-    pub(crate) fn held(&self) -> Option<&Rc<StreamMemory>> {
-        self.held_stream.get()
-    }
-
-    /// True for the state of an HTTP/2 stream, false for that of a connection.
-    pub(crate) const fn is_stream(&self) -> bool {
-        self.connection.is_some()
-    }
-
     /// Whether there is memory for a request whose head has `head_bytes`.
     pub(crate) fn has_place(&self, head_bytes: u64) -> bool {
-        let stream = self.held().filter(|_| self.is_stream());
+        let stream = self.held_stream.get();
+        let stream = stream.filter(|_| self.connection.is_some());
         stream.is_none_or(|stream| stream.enter(head_bytes))
     }
 
@@ -204,15 +155,10 @@ impl State {
         self.is_answering.set(false);
     }
 
-    /// Number of the current request, counted from one.
-    pub(crate) fn request(&self) -> u64 {
-        self.requests.get()
-    }
-
     /// Records that the rest of the body of `request` was discarded, unless the next request has begun.
     pub(super) fn passed_over(&self, request: u64) {
         if self.requests.get() == request {
-            self.set_upload(Upload::Done);
+            self.upload.set(Upload::Done);
         }
     }
 
@@ -236,20 +182,6 @@ impl State {
         }
     }
 
-    pub(crate) fn set_upload(&self, upload: Upload) {
-        self.upload.set(upload);
-    }
-
-    /// Whether the target could take more of the body than the caller has sent.
-    pub(crate) fn set_upload_wanted(&self, wanted: bool) {
-        self.upload_wanted.set(wanted);
-    }
-
-    /// Records that the answer's head has arrived.
-    pub(crate) fn head_arrived(&self) {
-        self.is_answering.set(true);
-    }
-
     /// Wakes the connection's task to look at a change in one of its streams.
     pub(crate) fn wake_driver(&self) {
         if let Some(StreamOf(connection)) = &self.connection
@@ -262,20 +194,14 @@ impl State {
     /// Keeps the waker of the task that drives the connection.
     pub(crate) fn driven_by(&self, waker: &Waker) {
         let mut driver = self.driver.borrow_mut();
-        match &mut *driver {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        driver
+            .get_or_insert_with(|| waker.clone())
+            .clone_from(waker);
     }
 
     /// True if the caller may still be sending a body that is not read.
     pub(crate) fn is_body_unread(&self) -> bool {
         self.upload.get() != Upload::Done
-    }
-
-    /// Takes hyper's error message for a head that it refused.
-    pub(crate) fn take_unread(&self) -> Option<String> {
-        self.unread.take()
     }
 
     /// Maps hyper's result to the reason for the connection's end.
@@ -377,12 +303,12 @@ impl tieline_hop::Reader for State {
     type Piece = Piece;
 
     fn piece(&self, bytes: Bytes) -> Piece {
-        Piece::new(bytes, self.held())
+        Piece::new(bytes, self.held_stream.get())
     }
 
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        self.held()
-            .map_or(Poll::Ready(()), |held| held.poll_room(cx))
+        let held = self.held_stream.get();
+        held.map_or(Poll::Ready(()), |held| held.poll_room(cx))
     }
 
     fn passed(&self, frame: &Frame<Bytes>) {
@@ -417,11 +343,11 @@ impl tieline_hop::Reader for State {
     }
 
     fn may_give_up(&self) -> bool {
-        self.is_stream() && self.held().is_some()
+        self.connection.is_some() && self.held_stream.get().is_some()
     }
 
     fn on_give_up(&self, give_up: impl FnOnce() + 'static) {
-        if let Some(held) = self.held() {
+        if let Some(held) = self.held_stream.get() {
             held.on_give_up(give_up);
         }
     }

@@ -76,20 +76,15 @@ pub(crate) async fn tell<IO: Write + Unpin, G: Gateway>(
     last: Last,
     ended: (Ended, Option<String>),
 ) {
-    let Last {
-        held,
-        is_url_long,
-        rule,
-    } = last;
-    let status = str::from_utf8(&held).ok().and_then(status_in);
+    let status = str::from_utf8(&last.held).ok().and_then(status_in);
     // hyper has one limit for the whole head; the URL decides between 414 and 431.
-    let status = status.map(|status| match (status, is_url_long) {
+    let status = status.map(|status| match (status, last.is_url_long) {
         (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true) => StatusCode::URI_TOO_LONG,
         (status, _) => status,
     });
     let bytes = match (status, ended) {
         (Some(status), (Ended::Malformed, Some(why))) => {
-            let problem = Problem::unread(status, rule.unwrap_or_else(|| rule_of(&why)));
+            let problem = Problem::unread(status, last.rule.unwrap_or_else(|| rule_of(&why)));
             let word = problem.word;
             gateway.answered(status, Some(word));
             if gateway.is_audited() {
@@ -100,7 +95,7 @@ pub(crate) async fn tell<IO: Write + Unpin, G: Gateway>(
             origin::mark(response.headers_mut(), Page::Own);
             in_http1(&response)
         }
-        _ => held,
+        _ => last.held,
     };
     write(io, gateway, &bytes).await;
 }
@@ -131,11 +126,7 @@ fn in_http1(response: &Response<Bytes>) -> Vec<u8> {
 
 async fn write<IO: Write + Unpin, G: Gateway>(io: &mut IO, gateway: &G, bytes: &[u8]) {
     let mut rest = bytes;
-    let mut timeout = pin!(gateway.sleep(TELL_MAX));
-    poll_fn(|cx| {
-        if timeout.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
+    let writing = pin!(poll_fn(|cx| {
         while !rest.is_empty() {
             match ready!(Pin::new(&mut *io).poll_write(cx, rest)) {
                 Ok(count @ 1..) => rest = &rest[count..],
@@ -146,8 +137,8 @@ async fn write<IO: Write + Unpin, G: Gateway>(io: &mut IO, gateway: &G, bytes: &
             return Poll::Ready(());
         }
         Pin::new(&mut *io).poll_shutdown(cx).map(|_| ())
-    })
-    .await;
+    }));
+    gateway.within(TELL_MAX, writing).await;
 }
 
 #[cfg(test)]

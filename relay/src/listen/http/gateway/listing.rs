@@ -1,12 +1,12 @@
 //! The list of tunnels that a caller may reach.
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use serde::Serialize;
+use tieline_hop::json_answer;
 use tieline_wire::TunnelId;
 
 use crate::directory::{PublicUrls, path_of_tunnel};
-use crate::listen::http::problem;
 use crate::registry::TunnelInfo;
 
 /// One page of the tunnels that a caller may reach, sorted by name.
@@ -60,6 +60,6 @@ impl Listing {
             it.urls = public.of_tunnel(&it.tunnel, &it.base_path, None);
         }
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        problem::json(Bytes::from(body))
+        json_answer(StatusCode::OK, Bytes::from(body))
     }
 }

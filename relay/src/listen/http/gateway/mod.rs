@@ -9,7 +9,9 @@ pub(super) mod listing;
 pub(super) mod seal;
 pub(super) mod settings;
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -131,6 +133,20 @@ pub(crate) trait Gateway: Clone + 'static {
 
     /// Resolves after `duration`.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static;
+
+    /// The outcome of `work`, or `None` once `duration` has passed.
+    async fn within<T>(
+        &self,
+        duration: Duration,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        let mut timeout = pin!(self.sleep(duration));
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending => timeout.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
 
     /// Current time on the clock of [`Gateway::sleep`].
     fn now(&self) -> Instant;

@@ -27,9 +27,13 @@ pub(crate) struct Sealer(hmac::Key);
 
 /// Kind of name that a mark belongs to.
 #[derive(Clone, Copy)]
-enum On {
+pub(crate) enum Marked {
+    /// An MCP session id.
     Session = 1,
+    /// The path of an endpoint of MCP's older transport.
     Path = 2,
+    /// The path of a login endpoint. Its mark is valid for every caller, because the user's browser opens it, not the
+    /// client that received it.
     Login = 3,
 }
 
@@ -41,7 +45,7 @@ impl Sealer {
 
     /// Marks an MCP session id for `caller`: the target's id, the mark, the tunnel.
     pub(crate) fn session(&self, binding: &AgentBinding, caller: Option<&str>, id: &str) -> String {
-        let mark = self.mark(On::Session, binding, caller, id);
+        let mark = self.mark(Marked::Session, binding, caller, id);
         [id, ".", &mark, ".", binding.tunnel.as_str()].concat()
     }
 
@@ -54,56 +58,44 @@ impl Sealer {
         let (rest, tunnel) = sealed.rsplit_once('.')?;
         let (id, mark) = rest.rsplit_once('.')?;
         let tunnel = TunnelId::parse(tunnel).ok()?;
-        let binding = self.check(On::Session, tunnel, caller, id, mark)?;
+        let binding = self.check(Marked::Session, tunnel, caller, id, mark)?;
         Some((binding, id))
     }
 
     /// Marks a path of a target for `caller`; the result follows the tunnel's prefix.
-    pub(crate) fn path(&self, binding: &AgentBinding, caller: Option<&str>, path: &str) -> String {
-        let mark = self.mark(On::Path, binding, caller, path);
+    pub(crate) fn path(
+        &self,
+        on: Marked,
+        binding: &AgentBinding,
+        caller: Option<&str>,
+        path: &str,
+    ) -> String {
+        let mark = self.mark(on, binding, caller, path);
         [IN_PATH, &mark, path].concat()
     }
 
     /// Checks a marked path; returns its agent and the target's path.
     pub(crate) fn open_path<'a>(
         &self,
+        on: Marked,
         tunnel: &TunnelId,
         caller: Option<&str>,
         sealed: &'a str,
     ) -> Option<(AgentBinding, &'a str)> {
         let rest = sealed.strip_prefix(IN_PATH)?;
         let (mark, path) = rest.split_at_checked(MARK_CHARS)?;
-        let binding = self.check(On::Path, tunnel.clone(), caller, path, mark)?;
+        let binding = self.check(on, tunnel.clone(), caller, path, mark)?;
         Some((binding, path))
     }
 
-    /// Marks the path of a login endpoint; the result follows the tunnel's prefix. The mark is valid for every
-    /// caller, because the user's browser opens it, not the client that received it.
-    pub(crate) fn login(&self, binding: &AgentBinding, text: &str) -> String {
-        let mark = self.mark(On::Login, binding, None, text);
-        [IN_PATH, &mark, text].concat()
-    }
-
-    /// Checks a marked login path; returns its agent and the text.
-    pub(crate) fn open_login<'a>(
-        &self,
-        tunnel: &TunnelId,
-        sealed: &'a str,
-    ) -> Option<(AgentBinding, &'a str)> {
-        let rest = sealed.strip_prefix(IN_PATH)?;
-        let (mark, text) = rest.split_at_checked(MARK_CHARS)?;
-        let binding = self.check(On::Login, tunnel.clone(), None, text, mark)?;
-        Some((binding, text))
-    }
-
-    fn mark(&self, on: On, binding: &AgentBinding, caller: Option<&str>, text: &str) -> String {
+    fn mark(&self, on: Marked, binding: &AgentBinding, caller: Option<&str>, text: &str) -> String {
         let code = hmac::sign(&self.0, &said(on, binding, caller, text));
         BASE64URL_NOPAD.encode(&[&binding.agent.0, code.as_ref()].concat())
     }
 
     fn check(
         &self,
-        on: On,
+        on: Marked,
         tunnel: TunnelId,
         caller: Option<&str>,
         text: &str,
@@ -121,7 +113,7 @@ impl Sealer {
 }
 
 /// Input of the HMAC. It is unambiguous, since all parts but the last have a known length.
-fn said(on: On, binding: &AgentBinding, caller: Option<&str>, text: &str) -> Vec<u8> {
+fn said(on: Marked, binding: &AgentBinding, caller: Option<&str>, text: &str) -> Vec<u8> {
     let sized = |part: &str| part.len().to_be_bytes();
     let (tunnel, name) = (binding.tunnel.as_str(), caller.unwrap_or_default());
     let head = [on as u8, u8::from(caller.is_some())];
@@ -167,10 +159,10 @@ mod tests {
         assert_eq!(open(None), None);
         assert!(keyed(8).open_session(Some("ada"), &sealed).is_none());
 
-        let path = sealer().path(&binding("maya"), None, "/messages/?id=1");
+        let path = sealer().path(Marked::Path, &binding("maya"), None, "/messages/?id=1");
         let open = |tunnel: &str, path: &str| {
             let tunnel = TunnelId::parse(tunnel).unwrap();
-            let opened = sealer().open_path(&tunnel, None, path);
+            let opened = sealer().open_path(Marked::Path, &tunnel, None, path);
             opened.map(|(binding, path)| (binding.agent, path.to_owned()))
         };
         let opened = Some((binding("maya").agent, "/messages/?id=1".to_owned()));
@@ -187,7 +179,7 @@ mod tests {
         let path = ["/~", mark, "/x"].concat();
         assert!(
             sealer()
-                .open_path(&binding("maya").tunnel, None, &path)
+                .open_path(Marked::Path, &binding("maya").tunnel, None, &path)
                 .is_none()
         );
     }
@@ -205,7 +197,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,80}") {
             let _ = sealer().open_session(None, &text);
-            let _ = sealer().open_path(&binding("maya").tunnel, None, &text);
+            let _ = sealer().open_path(Marked::Path, &binding("maya").tunnel, None, &text);
         }
     }
 }

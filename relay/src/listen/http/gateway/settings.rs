@@ -79,31 +79,19 @@ impl Default for Settings {
     }
 }
 
-/// Origins of other pages that may use the relay's tunnels.
+/// Origins of other pages that may use the relay's tunnels, as browsers write them; `*` allows all.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Origins {
-    listed: Vec<String>,
-    any: bool,
-}
+pub(crate) struct Origins(pub(crate) Vec<String>);
 
 impl Origins {
-    /// The listed origins, as browsers write them; `*` allows all.
-    pub(crate) fn new(listed: Vec<String>) -> Self {
-        let any = listed.iter().any(|one| one == "*");
-        Self { listed, any }
-    }
-
     /// Whether pages of `origin` are allowed.
     pub(in crate::listen::http) fn has(&self, origin: &[u8]) -> bool {
-        self.any
-            || self
-                .listed
-                .iter()
-                .any(|one| one.as_bytes().eq_ignore_ascii_case(origin))
+        let is_it = |one: &String| one.as_bytes().eq_ignore_ascii_case(origin);
+        self.has_all() || self.0.iter().any(is_it)
     }
 
     /// Whether pages of every origin are allowed.
     pub(in crate::listen::http) fn has_all(&self) -> bool {
-        self.any
+        self.0.iter().any(|one| one == "*")
     }
 }

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName};
+use tieline_hop::headers::drop_where;
 
 /// Fields in which only proxies and gateways describe a request: its client, and its path before a rewrite.
 /// Servers and frameworks trust these fields on every connection.
@@ -177,6 +178,7 @@ pub(crate) fn drop_from_request(
     let own_dashed = own.map(dashed);
     let initials = own.map_or(IN_REQUESTS, |own| IN_REQUESTS.and(Initials::of(&[own])));
     drop_where(headers, |name| {
+        let name = name.as_str();
         if own == Some(name) || !initials.has(name) {
             return false;
         }
@@ -194,6 +196,7 @@ pub(crate) fn drop_from_request(
 /// Drops the fields that make a server in front of the relay replace the answer.
 pub(crate) fn drop_from_answer(headers: &mut HeaderMap) {
     drop_where(headers, |name| {
+        let name = name.as_str();
         if !IN_ANSWERS.has(name) {
             return false;
         }
@@ -202,13 +205,6 @@ pub(crate) fn drop_from_answer(headers: &mut HeaderMap) {
             || REDIRECT_PREFIXES.iter().any(|it| dashed.starts_with(it));
         is_redirect && name != HARMLESS
     });
-}
-
-fn drop_where(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool) {
-    let names = headers.keys().filter(|name| is_dropped(name.as_str()));
-    for name in names.cloned().collect::<Vec<_>>() {
-        headers.remove(name);
-    }
 }
 
 /// A name with every character that is neither letter nor digit as a dash: servers that turn fields into

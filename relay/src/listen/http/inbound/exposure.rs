@@ -42,10 +42,10 @@ const fn is_itself(byte: u8) -> bool {
 fn climbs_in_a_spelling(path: &str) -> bool {
     let mut path = path.as_bytes().to_vec();
     for _ in 0..DECODINGS_MAX {
-        if has_dots(&sound(&path)) || has_dots(&lenient(&path)) {
+        if has_dots(&String::from_utf8_lossy(&path)) || has_dots(&lenient(&path)) {
             return true;
         }
-        match decoded(&path) {
+        match unescaped(&path) {
             Some(next) => path = next,
             None => return false,
         }
@@ -105,11 +105,6 @@ fn folded(c: char) -> &'static str {
     }
 }
 
-/// The path as text; invalid UTF-8 becomes replacement characters.
-fn sound(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
-}
-
 /// The path as lenient UTF-8 decoders read it: they accept overlong sequences (RFC 3629, section 10), so that
 /// two or more bytes can be a dot.
 fn lenient(path: &[u8]) -> String {
@@ -131,34 +126,25 @@ fn lenient(path: &[u8]) -> String {
     out
 }
 
-/// The path after one round of percent-decoding; `None` if there is nothing to decode.
-fn decoded(path: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path;
+/// A text after one round of percent-decoding, as lenient as the most lenient server; `None` if there is nothing to
+/// decode.
+pub(crate) fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
+    let start = text.iter().position(|byte| *byte == b'%')?;
+    let mut out = Vec::with_capacity(text.len());
+    out.extend_from_slice(&text[..start]);
+    let mut rest = &text[start..];
     while let Some((byte, behind)) = rest.split_first() {
-        let escaped = (*byte == b'%').then(|| escaped(behind)).flatten();
-        let Some((value, length)) = escaped else {
+        let length = (*byte == b'%').then(|| escaped(behind, &mut out)).flatten();
+        if length.is_none() {
             out.push(*byte);
-            rest = behind;
-            continue;
-        };
-        match value {
-            Value::Byte(value) => out.push(value),
-            Value::Text(text) => out.extend_from_slice(text.encode_utf8(&mut [0; 4]).as_bytes()),
         }
-        rest = &behind[length..];
+        rest = &behind[length.unwrap_or(0)..];
     }
-    (out.len() < path.len()).then_some(out)
+    (out.len() < text.len()).then_some(out)
 }
 
-/// Meaning of a percent escape.
-enum Value {
-    Byte(u8),
-    Text(char),
-}
-
-/// Decodes the escape after a percent sign; returns its value and length.
-fn escaped(behind: &[u8]) -> Option<(Value, usize)> {
+/// Decodes the escape after a percent sign into `out`; returns its length.
+fn escaped(behind: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     let number = |digits: &[u8]| {
         let digits = str::from_utf8(digits).ok()?;
         let is_hex = digits.bytes().all(|it| it.is_ascii_hexdigit());
@@ -167,10 +153,11 @@ fn escaped(behind: &[u8]) -> Option<(Value, usize)> {
     if let [b'u' | b'U', digits @ ..] = behind {
         // `%uXXXX` of IIS and of JavaScript's `escape`.
         let value = char::from_u32(number(digits.get(..4)?)?)?;
-        return Some((Value::Text(value), 5));
+        out.extend_from_slice(value.encode_utf8(&mut [0; 4]).as_bytes());
+        return Some(5);
     }
-    let value = u8::try_from(number(behind.get(..2)?)?).ok()?;
-    Some((Value::Byte(value), 2))
+    out.push(u8::try_from(number(behind.get(..2)?)?).ok()?);
+    Some(2)
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ pub(crate) struct Client {
     pub(crate) address: IpAddr,
     /// Whether the caller uses TLS, to the relay or to a trusted proxy in front of the relay.
     pub(crate) https: bool,
-    is_trusted: bool,
+    /// Whether the connection comes from a trusted proxy.
+    pub(crate) is_trusted: bool,
 }
 
 impl Client {
@@ -66,11 +67,6 @@ impl Client {
     /// True if the caller runs on this machine and did not come through a trusted proxy.
     pub(crate) fn is_this_machine(&self) -> bool {
         !self.is_trusted && self.address.is_loopback()
-    }
-
-    /// True if the connection comes from a trusted proxy.
-    pub(crate) const fn is_trusted(&self) -> bool {
-        self.is_trusted
     }
 
     /// The authority that the caller requested, if a trusted proxy reports it.
@@ -201,7 +197,7 @@ mod tests {
         let trusted: Vec<_> = trusted.iter().map(|net| net.parse().unwrap()).collect();
         let peer = PEER.parse().unwrap();
         let client = Client::of(&headers, peer, false, &trusted);
-        drop_from_request(&mut headers, client.is_trusted(), None);
+        drop_from_request(&mut headers, client.is_trusted, None);
         let host = Bytes::from_static(b"relay.example:9080");
         client.tell(
             &mut headers,

@@ -51,17 +51,8 @@ pub(crate) fn named<'a>(authority: &'a str, domain: Option<&str>, is_local: bool
     if is_ours_anywhere(host) || host.eq_ignore_ascii_case(domain) {
         return Named::Relay;
     }
-    let label = host
-        .len()
-        .checked_sub(domain.len() + 1)
-        .and_then(|end| host.split_at_checked(end));
-    match label {
-        Some((label, rest))
-            if rest.starts_with('.')
-                && rest[1..].eq_ignore_ascii_case(domain)
-                && !label.contains('.')
-                && !label.is_empty() =>
-        {
+    match host.split_once('.') {
+        Some((label, rest)) if !label.is_empty() && rest.eq_ignore_ascii_case(domain) => {
             Named::Tunnel(label)
         }
         _ => Named::Other,
@@ -233,7 +224,10 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
     };
     let named = match domain {
         None => Named::Relay,
-        Some(_) => named(authority.or_else(|| host_field(fields))?, domain, false),
+        Some(_) => {
+            let authority = authority.or_else(|| field(fields, b"host:"))?;
+            named(authority, domain, false)
+        }
     };
     let route = match split(named, path)? {
         Way::Tunnel(route)
@@ -254,11 +248,6 @@ pub(crate) fn hinted_token(head: &[u8]) -> Option<&str> {
     let value = field(head, b"authorization:")?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-/// The first `Host` field among the complete header lines.
-fn host_field(lines: &[u8]) -> Option<&str> {
-    field(lines, b"host:")
 }
 
 /// The first value of a header field among the complete lines after the first line; `name` includes the

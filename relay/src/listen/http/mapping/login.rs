@@ -11,13 +11,14 @@ use http::header::{ACCEPT_ENCODING, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
 use tieline_hop::documents;
+use tieline_hop::rewrite::{split_authority, split_scheme};
 use tieline_wire::TunnelId;
 
 use super::ours::AuthorityOwner;
-use super::reference::{Reference, path_len};
+use super::reference::path_len;
 use super::rewrite::Mapping;
 use crate::directory::AgentBinding;
-use crate::listen::http::gateway::seal::Sealer;
+use crate::listen::http::gateway::seal::{Marked, Sealer};
 use crate::listen::http::inbound::route::{Route, split_well_known};
 use crate::registry::AgentTag;
 
@@ -42,7 +43,7 @@ impl Login {
     /// Opens a marked path, which follows the tunnel's prefix, with its query.
     pub(crate) fn of(sealer: &Sealer, tunnel: &TunnelId, path: &str) -> Option<Self> {
         let (path, query) = path.split_at(path_len(path.as_bytes()));
-        let (binding, text) = sealer.open_login(tunnel, path)?;
+        let (binding, text) = sealer.open_path(Marked::Login, tunnel, None, path)?;
         let (origin, path) = match text.strip_prefix(ORIGIN) {
             Some(rest) => {
                 let (origin, path) = rest.split_at(rest.find('/')?);
@@ -126,9 +127,7 @@ impl Mapping {
 
     /// Scheme and authority of a URL, if it is the target's own URL or a URL of the relay without a tunnel.
     fn own_origin<'a>(&self, url: &'a str) -> Option<&'a str> {
-        let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
-            return None;
-        };
+        let (https, rest) = split_scheme(url.as_bytes())?;
         let own = self.own(rest, https);
         let bare = || self.without_a_tunnel(url.as_bytes(), rest, https);
         let path = own.or_else(|| bare().map(|(_, path)| path))?;
@@ -138,9 +137,7 @@ impl Mapping {
     /// The public form of an identifier. An identifier without a path gets no slash after the prefix, because
     /// issuers are compared character by character (RFC 8414, section 3.3).
     fn public_url(&self, url: &str) -> Option<String> {
-        let Reference::Absolute { rest, .. } = Reference::of(url.as_bytes()) else {
-            return None;
-        };
+        let (_, rest) = split_scheme(url.as_bytes())?;
         let mapped = String::from_utf8(self.location(url.as_bytes())?).ok()?;
         match rest.contains(&b'/') {
             true => Some(mapped),
@@ -151,9 +148,7 @@ impl Mapping {
     /// The public form of an endpoint with a mark; `None` if it needs no mark. A mark is needed if the path is
     /// not exposed, if several agents serve the URL, or if the target does not know its public URL (`origin`).
     fn marked(&self, sealer: &Sealer, url: &str, origin: Option<&str>) -> Option<String> {
-        let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
-            return None;
-        };
+        let (https, rest) = split_scheme(url.as_bytes())?;
         let path = String::from_utf8(self.own_path(url.as_bytes())?).ok()?;
         let is_open = !self.is_of_several() && self.is_open(&path);
         if path.contains(['?', '#']) || path.starts_with(ORIGIN) || (is_open && origin.is_none()) {
@@ -170,12 +165,12 @@ impl Mapping {
                 ..self.target.binding()
             },
         };
-        let sealed = sealer.login(&binding, &text);
+        let sealed = sealer.path(Marked::Login, &binding, None, &text);
         if self.own(rest, https).is_some() {
             let start = String::from_utf8(self.start(self.scheme())).ok()?;
             return Some([start, self.prefix_of_one(), sealed].concat());
         }
-        let (authority, path) = tieline_hop::rewrite::split_authority(rest);
+        let (authority, path) = split_authority(rest);
         let prefix = match self.ours.whose(https, authority) {
             AuthorityOwner::Relay if self.prefix.is_empty() => self.prefix_at_relay(),
             AuthorityOwner::Relay => self.prefix_of_one(),
@@ -184,19 +179,12 @@ impl Mapping {
         Some([&url[..url.len() - path.len()], &prefix, &sealed].concat())
     }
 
-    /// True if `resource` in a request must be mapped to the target's own URL.
-    pub(crate) fn is_told_resources(&self) -> bool {
-        self.login_origin.is_some()
-    }
-
     /// A query or form with `resource` (RFC 8707) mapped to the target's own URL; `None` if it is unchanged.
     pub(crate) fn with_resource(&self, pairs: &[u8]) -> Option<Vec<u8>> {
         let origin = self.login_origin.as_deref()?;
         with_value(pairs, "resource", |url| {
-            let Reference::Absolute { https, rest } = Reference::of(url.as_bytes()) else {
-                return None;
-            };
-            let (authority, _) = tieline_hop::rewrite::split_authority(rest);
+            let (https, rest) = split_scheme(url.as_bytes())?;
+            let (authority, _) = split_authority(rest);
             if self.ours.whose(https, authority) == AuthorityOwner::Foreign {
                 return None;
             }

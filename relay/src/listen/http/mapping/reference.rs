@@ -1,6 +1,8 @@
 //! URI references (RFC 3986, section 4.1) as bytes, because a header value need not be UTF-8: their forms,
 //! and the resolution of relative references.
 
+use tieline_hop::rewrite::split_scheme;
+
 /// The forms of a URI reference.
 pub(super) enum Reference<'a> {
     /// `//authority/path`; holds the part after the slashes.
@@ -23,17 +25,12 @@ impl<'a> Reference<'a> {
         if value.starts_with(b"/") {
             return Self::Path;
         }
-        let delimiter = value.iter().position(|b| b":/?#".contains(b));
-        let Some(colon) = delimiter.filter(|at| value[*at] == b':') else {
-            return Self::Relative;
-        };
-        let (scheme, rest) = (&value[..colon], &value[colon + 1..]);
-        let https = scheme.eq_ignore_ascii_case(b"https");
-        match rest.strip_prefix(b"//") {
-            Some(rest) if https || scheme.eq_ignore_ascii_case(b"http") => {
-                Self::Absolute { https, rest }
-            }
-            _ => Self::Other,
+        if let Some((https, rest)) = split_scheme(value) {
+            return Self::Absolute { https, rest };
+        }
+        match value.iter().find(|b| b":/?#".contains(b)) {
+            Some(b':') => Self::Other,
+            _ => Self::Relative,
         }
     }
 }

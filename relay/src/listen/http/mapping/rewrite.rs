@@ -3,7 +3,6 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use http::header::{
     CONTENT_LOCATION, COOKIE, HOST, LINK, LOCATION, ORIGIN, REFERER, REFRESH, SET_COOKIE,
     WWW_AUTHENTICATE,
@@ -78,11 +77,6 @@ impl Mapping {
         }
     }
 
-    /// The relay's authority as the caller knows it.
-    pub(crate) fn public(&self) -> Option<&Bytes> {
-        self.ours.public.as_ref()
-    }
-
     /// Maps cookies and the `Referer` of a request to the target.
     pub(crate) fn read(&mut self, headers: &mut HeaderMap) {
         if !self.prefix.is_empty() {
@@ -121,13 +115,12 @@ impl Mapping {
 
     /// Maps the header fields of an answer.
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
+        let location = |url: &[u8]| self.location(url);
         for name in [LOCATION, CONTENT_LOCATION] {
-            values(headers, name, |value| self.location(value));
+            values(headers, name, location);
         }
         values(headers, LOCATION, |value| self.with_issuer(value));
-        values(headers, LINK, |value| {
-            links(value, |url| self.location(url))
-        });
+        values(headers, LINK, |value| links(value, location));
         // With several tunnels of a kind, a cookie is limited to the tunnel that set it.
         let prefix = self.prefix_of_one();
         values(headers, SET_COOKIE, |value| {
@@ -136,9 +129,7 @@ impl Mapping {
         values(headers, WWW_AUTHENTICATE, |value| {
             metadata(value, |url| self.metadata(url))
         });
-        values(headers, REFRESH, |value| {
-            refresh(value, |url| self.location(url))
-        });
+        values(headers, REFRESH, |value| refresh(value, location));
         self.confine(headers);
     }
 
@@ -190,15 +181,14 @@ impl Mapping {
         let (authority, path) = split_authority(rest);
         let path = rooted(path);
         match self.ours.whose(https, authority) {
-            AuthorityOwner::Tunnel(label) => self.is_this(label).then_some(path),
+            AuthorityOwner::Tunnel(label) => {
+                let is_this = label.eq_ignore_ascii_case(self.target.tunnel.as_str());
+                is_this.then_some(path)
+            }
             AuthorityOwner::Relay if self.carried(&path) == Carried::Another => None,
             AuthorityOwner::Relay => Some(self.without_prefix(&path)),
             AuthorityOwner::Foreign => None,
         }
-    }
-
-    fn is_this(&self, label: &str) -> bool {
-        label.eq_ignore_ascii_case(self.target.tunnel.as_str())
     }
 
     pub(crate) fn scheme(&self) -> &'static [u8] {
@@ -248,10 +238,7 @@ impl Mapping {
     /// Reads which tunnel a path names. A path under the target's `base_path` belongs to the target even if
     /// it looks like a tunnel's path: the target may be a relay itself.
     fn carried<'a>(&self, path: &'a [u8]) -> Carried<'a> {
-        let text = match str::from_utf8(path) {
-            Ok(text) => text,
-            Err(error) => str::from_utf8(&path[..error.valid_up_to()]).unwrap_or_default(),
-        };
+        let text = text(path);
         let (tunnel, base) = (&self.target.tunnel, &self.target.base_path);
         let is_own = carried(base, tunnel, &self.prefix) != Carried::Nothing
             && text.starts_with(base.as_str());
@@ -275,8 +262,7 @@ impl Mapping {
     fn without_prefix(&self, path: &[u8]) -> Vec<u8> {
         match self.carried(path) {
             Carried::This { well_known, rest } => {
-                let bytes = path.len() - text_len(path);
-                let behind = &path[path.len() - bytes..];
+                let behind = &path[text(path).len()..];
                 [well_known.as_bytes(), &rooted(rest.as_bytes()), behind].concat()
             }
             _ => resolved(b"/", path),
@@ -285,7 +271,7 @@ impl Mapping {
 
     /// Scheme and authority of a public URL; empty if the authority is unknown.
     pub(crate) fn start(&self, scheme: &[u8]) -> Vec<u8> {
-        match self.public() {
+        match &self.ours.public {
             Some(public) => [scheme, b"//", public].concat(),
             None => Vec::new(),
         }
@@ -304,7 +290,6 @@ impl Mapping {
             return self.location(url);
         }
         let (start, prefix) = match self.own(rest, https) {
-            Some(_) if self.prefix.is_empty() => (self.start(self.scheme()), String::new()),
             Some(_) => match self.carried(path) {
                 Carried::This { .. } => (self.start(self.scheme()), String::new()),
                 _ => (self.start(self.scheme()), self.prefix.clone()),
@@ -330,12 +315,10 @@ impl Mapping {
     }
 }
 
-/// Length of the valid UTF-8 at the start of a path.
-fn text_len(path: &[u8]) -> usize {
-    match str::from_utf8(path) {
-        Ok(_) => path.len(),
-        Err(error) => error.valid_up_to(),
-    }
+/// The valid UTF-8 at the start of a path.
+fn text(path: &[u8]) -> &str {
+    let mut chunks = path.utf8_chunks();
+    chunks.next().map_or("", |chunk| chunk.valid())
 }
 
 #[cfg(test)]

@@ -24,68 +24,57 @@ struct Shared<S> {
     /// Bytes written to the session in total, and when the current request began.
     written: Cell<u64>,
     began_at: Cell<u64>,
-}
-
-/// The stream to a target, shared by hyper and the task that waits for the answer.
-pub(super) struct Line<S> {
-    shared: Rc<Shared<S>>,
     /// Limits the size of one read: hyper grows its buffer only after a read has filled it.
     held: Rc<Held>,
 }
 
+/// The stream to a target, shared by hyper and the task that waits for the answer.
+pub(super) struct Line<S>(Rc<Shared<S>>);
+
 impl<S> Clone for Line<S> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Rc::clone(&self.shared),
-            held: Rc::clone(&self.held),
-        }
+        Self(Rc::clone(&self.0))
     }
 }
 
 impl<S> Line<S> {
     pub(super) fn new(stream: S, held: &Rc<Held>) -> Self {
-        let shared = Shared {
+        Self(Rc::new(Shared {
             stream: RefCell::new(Some(stream)),
             reason: Cell::default(),
             is_not_sent: Cell::default(),
             written: Cell::default(),
             began_at: Cell::default(),
-        };
-        Self {
-            shared: Rc::new(shared),
             held: Rc::clone(held),
-        }
+        }))
     }
 
     /// Starts the next request.
     pub(super) fn begin(&self) {
-        let Shared {
-            began_at, written, ..
-        } = &*self.shared;
-        began_at.set(written.get());
+        self.0.began_at.set(self.0.written.get());
     }
 
     /// Whether no byte of the request is among the first `bytes` of the session.
     pub(super) fn is_behind(&self, bytes: u64) -> bool {
-        bytes <= self.shared.began_at.get()
+        bytes <= self.0.began_at.get()
     }
 
     /// Notes why the session ended.
     pub(super) fn failed(&self, error: &io::Error) {
         if let Some(ended) = SessionEnded::of(error) {
-            self.shared.reason.set(Some(ended.reason));
-            self.shared.is_not_sent.set(ended.is_not_sent);
+            self.0.reason.set(Some(ended.reason));
+            self.0.is_not_sent.set(ended.is_not_sent);
         }
     }
 
     /// Why the session ended, if the session gave a reason.
     pub(super) fn reason(&self) -> Option<SessionEnd> {
-        self.shared.reason.get()
+        self.0.reason.get()
     }
 
     /// Whether the target may have received the request.
     pub(super) fn delivery(&self) -> Delivery {
-        match self.shared.is_not_sent.get() {
+        match self.0.is_not_sent.get() {
             true => Delivery::NotSent,
             false => Delivery::Sent,
         }
@@ -93,20 +82,19 @@ impl<S> Line<S> {
 
     /// Takes the stream away from hyper; drop hyper's connection afterwards.
     pub(super) fn take(&self) -> Option<S> {
-        self.shared.stream.take()
+        self.0.stream.take()
     }
 
     /// Runs `act` on the stream; pending forever once the stream was taken.
     fn with<T>(&self, act: impl FnOnce(&mut S) -> Poll<T>) -> Poll<T> {
-        let mut stream = self.shared.stream.borrow_mut();
+        let mut stream = self.0.stream.borrow_mut();
         stream.as_mut().map_or(Poll::Pending, act)
     }
 
     /// Counts the bytes of a write to the session.
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(count)) = polled {
-            let written = &self.shared.written;
-            written.set(written.get() + *count as u64);
+            self.0.written.update(|written| written + *count as u64);
         }
     }
 }
@@ -117,7 +105,7 @@ impl<S: Read + Unpin> Read for Line<S> {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let max = self.held.read_bytes_max();
+        let max = self.0.held.read_bytes_max();
         let all = |bytes: &mut [u8]| bytes.len();
         self.with(|stream| poll_read_through(stream, cx, &mut buf, max, all))
     }
@@ -135,7 +123,7 @@ impl<S: Write + Unpin> Write for Line<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.shared
+        self.0
             .stream
             .borrow()
             .as_ref()

@@ -7,7 +7,6 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -65,18 +64,10 @@ impl<G: Gateway> Connection<G> {
         timeout: Duration,
         pool: &Pool<G>,
     ) -> Result<Self, SessionEnd> {
-        let stream = {
-            let mut opening = pin!(gateway.open(&admitted.caller, target, dcc));
-            let mut timeout = pin!(gateway.sleep(timeout));
-            poll_fn(|cx| match opening.as_mut().poll(cx) {
-                Poll::Pending => timeout
-                    .as_mut()
-                    .poll(cx)
-                    .map(|()| Err(SessionEnd::TargetTimeout)),
-                opened => opened,
-            })
-            .await?
-        };
+        let stream = gateway
+            .within(timeout, pin!(gateway.open(&admitted.caller, target, dcc)))
+            .await
+            .unwrap_or(Err(SessionEnd::TargetTimeout))?;
         let line = Line::new(stream, &pool.held);
         let noting = line.clone();
         let failed = move |error: &io::Error| noting.failed(error);
@@ -92,7 +83,7 @@ impl<G: Gateway> Connection<G> {
             target: Rc::clone(target),
             dcc: dcc.cloned(),
             is_last,
-            whose: admitted.key(),
+            whose: admitted.key,
         })
     }
 

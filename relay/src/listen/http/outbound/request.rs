@@ -52,19 +52,11 @@ impl Progress {
         }
     }
 
-    pub(crate) fn leaving(self, rest: &Rc<Rest>) -> Self {
-        let rest = Some(Rc::clone(rest));
-        Self { rest, ..self }
-    }
-
     /// Removes the relay's credentials from the trailers after the body.
-    pub(crate) fn guarded<G: Gateway>(self, gateway: &G) -> Self {
+    pub(crate) fn guard<G: Gateway>(&mut self, gateway: &G) {
         let gateway = gateway.clone();
         let keep_back = move |trailers: &mut HeaderMap| keep_trailers_back(&gateway, trailers);
-        Self {
-            keep_back: Some(Box::new(keep_back)),
-            ..self
-        }
+        self.keep_back = Some(Box::new(keep_back));
     }
 }
 
@@ -72,10 +64,10 @@ impl tieline_hop::Progress for Progress {
     type Timeout = Pin<Box<dyn Future<Output = ()>>>;
 
     fn asked(&self, is_pending: bool) {
-        self.state.set_upload(Upload::Open);
-        self.state.set_upload_wanted(is_pending);
+        self.state.upload.set(Upload::Open);
+        self.state.upload_wanted.set(is_pending);
         if let Some(rest) = &self.rest {
-            rest.asked();
+            rest.awaits_continue.set(false);
         }
     }
 
@@ -93,12 +85,12 @@ impl tieline_hop::Progress for Progress {
     }
 
     fn done(&self) {
-        self.state.set_upload(Upload::Done);
+        self.state.upload.set(Upload::Done);
         if let Some(kept) = &self.kept {
-            kept.done();
+            kept.0.is_whole.set(true);
         }
         if let Some(rest) = &self.rest {
-            rest.done();
+            rest.is_done.set(true);
         }
     }
 
@@ -109,7 +101,8 @@ impl tieline_hop::Progress for Progress {
             ..Self::new(&self.state)
         };
         match self.kept.take() {
-            Some(kept) => kept.left(rest, onward),
+            // In case the request is sent again.
+            Some(kept) => *kept.0.left.borrow_mut() = Some((rest, onward)),
             None => {
                 if let Some(it) = onward.rest {
                     it.give_up(rest);
@@ -154,7 +147,7 @@ impl Drop for Kept {
 
 impl Keeping {
     /// Keeps a frame of the body that is passed on.
-    pub(crate) fn passed(&self, frame: &Frame<Bytes>) {
+    fn passed(&self, frame: &Frame<Bytes>) {
         let mut bytes = self.0.bytes.borrow_mut();
         match frame.data_ref() {
             Some(data) if bytes.len() + data.len() <= KEPT_BYTES_MAX => {
@@ -166,16 +159,6 @@ impl Keeping {
                 *bytes = BytesMut::new();
             }
         }
-    }
-
-    /// Records the end of the body.
-    pub(crate) fn done(&self) {
-        self.0.is_whole.set(true);
-    }
-
-    /// Stores the rest of the body and its progress record, in case the request is sent again.
-    pub(crate) fn left(&self, rest: Incoming, progress: Progress) {
-        *self.0.left.borrow_mut() = Some((rest, progress));
     }
 }
 

@@ -24,15 +24,9 @@ pub(crate) struct Callers<G: Gateway> {
 
 /// A caller that was admitted, with the digest of its token. Every task that runs for the caller holds it.
 pub(crate) struct AdmittedCaller<G: Gateway> {
-    key: Option<Digest>,
-    pub(crate) caller: G::Caller,
-}
-
-impl<G: Gateway> AdmittedCaller<G> {
     /// Key that separates callers whose target connections must not be mixed.
-    pub(crate) fn key(&self) -> Option<Digest> {
-        self.key
-    }
+    pub(crate) key: Option<Digest>,
+    pub(crate) caller: G::Caller,
 }
 
 impl<G: Gateway> Callers<G> {

@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn page_of(origin: &str, authority: &str, is_known: bool, listed: &[&str]) -> Page {
-        let origins = Origins::new(listed.iter().map(|&it| it.to_owned()).collect());
+        let origins = Origins(listed.iter().map(|&it| it.to_owned()).collect());
         let headers = asked(&[(ORIGIN, origin)]);
         page(&headers, authority, is_known, false, &origins)
     }
@@ -225,7 +225,7 @@ mod tests {
         let two = asked(&[(ORIGIN, origin), (ORIGIN, "https://evil.example")]);
         let mut both = two;
         both.append(ORIGIN, HeaderValue::from_static("https://evil.example"));
-        let origins = Origins::new(vec![origin.to_owned()]);
+        let origins = Origins(vec![origin.to_owned()]);
         assert_eq!(page(&both, "r", false, false, &origins), Page::Refused);
     }
 
@@ -283,7 +283,7 @@ mod tests {
             for (name, value) in lines {
                 headers.append(*name, value.parse().unwrap());
             }
-            let origins = Origins::new(listed.iter().map(|&it| it.to_owned()).collect());
+            let origins = Origins(listed.iter().map(|&it| it.to_owned()).collect());
             is_blind(&headers, is_here, &origins)
         };
         let picture = &[

@@ -4,7 +4,7 @@ use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
 
-use super::front::Front;
+use super::Front;
 use crate::directory::PublicUrls;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::settings::Peer;
@@ -20,15 +20,6 @@ pub(super) struct Asked<'a> {
     pub(super) authority: Option<&'a str>,
     pub(super) named: Named<'a>,
     pub(super) client: Client,
-}
-
-impl Asked<'_> {
-    /// True if nothing hints at an undeclared proxy on this machine: behind such a proxy, all callers look
-    /// local.
-    pub(super) fn is_direct(&self, headers: &HeaderMap) -> bool {
-        let host = self.authority.and_then(host);
-        host.is_some_and(is_ours_anywhere) && !claims::is_forwarded(headers)
-    }
 }
 
 impl<G: Gateway> Front<G> {
@@ -73,6 +64,22 @@ impl<G: Gateway> Front<G> {
             return Page::Refused;
         }
         origin::page(headers, authority, is_known, https, origins)
+    }
+
+    /// Whether the caller may list tunnels. Without tokens, only local callers may: remote callers must know a
+    /// tunnel's name. Behind an undeclared proxy on this machine, all callers look local.
+    pub(super) fn may_list(
+        &self,
+        caller: &G::Caller,
+        asked: &Asked<'_>,
+        headers: &HeaderMap,
+    ) -> bool {
+        let is_direct = || {
+            let host = asked.authority.and_then(host);
+            host.is_some_and(is_ours_anywhere) && !claims::is_forwarded(headers)
+        };
+        let is_known = self.gateway.subject(caller).is_some();
+        is_known || (asked.client.is_this_machine() && is_direct())
     }
 
     /// Base of the URLs in answers to this caller.

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -13,8 +12,9 @@ use hyper::body::Incoming;
 use hyper::rt::{Executor, Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use tieline_hop::CallerState;
 
-use super::front::Front;
+use super::Front;
 use super::pass::AnswerBody;
 use crate::audit::Call;
 use crate::listen::http::frontend::caller::Caller;
@@ -23,8 +23,6 @@ use crate::listen::http::frontend::state::State;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::ended::Ended;
 use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
-use crate::listen::http::gateway::settings::Settings;
-use crate::listen::http::policy::callers::Callers;
 
 /// Concurrent streams of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
@@ -42,31 +40,62 @@ const LOOKS: u32 = 3;
 /// HTTP/2 header list limit: bytes of all names and values, plus 32 per field (RFC 9113, section 6.5.2).
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
-/// Context for polling one frontend connection.
-pub(crate) struct ConnectionContext<'a, G: Gateway> {
-    pub(crate) state: &'a Rc<State>,
-    pub(crate) gateway: &'a G,
-    pub(crate) settings: &'a Rc<Settings>,
-    /// IP address of the peer.
-    pub(crate) address: IpAddr,
-}
+impl<G: Gateway> Front<G> {
+    /// Serves an HTTP/1.1 connection, one request at a time.
+    pub(super) async fn serve_http1<IO: Read + Write + Unpin + 'static>(
+        self: Rc<Self>,
+        caller: &Caller<IO>,
+        state: &Rc<State>,
+    ) -> Ended {
+        state.begin_http1(&self.pool.held);
+        let service = service_fn(|request| answered(Rc::clone(&self), request, Rc::clone(state)));
+        let connection = http1::Builder::new()
+            .auto_date_header(false)
+            .header_read_timeout(None)
+            .max_header_size(HTTP_BUFFER_BYTES_MAX)
+            .max_buf_size(HTTP_BUFFER_BYTES_MAX)
+            .serve_connection(caller.clone(), service);
+        let shut = http1::Connection::graceful_shutdown;
+        let is_gone = |cx: &mut Context<'_>| {
+            // hyper's next write returns the same failure.
+            let _ = caller.io().poll_release(cx);
+            caller.poll_gone(cx)
+        };
+        self.drive(state, connection, shut, is_gone).await
+    }
 
-impl<G: Gateway> ConnectionContext<'_, G> {
-    /// Polls until there is an outcome, or until the caller's deadline has passed.
-    pub(crate) async fn until<T>(
-        &self,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<T, Ended>>,
-    ) -> Result<T, Ended> {
-        let mut watchdog = Watchdog::new();
-        poll_fn(|cx| {
-            if let Poll::Ready(outcome) = poll(cx) {
-                return Poll::Ready(outcome);
+    /// Serves an HTTP/2 connection, several requests at a time.
+    pub(super) async fn serve_http2<IO: Read + Write + Unpin + 'static>(
+        self: Rc<Self>,
+        caller: &Caller<IO>,
+        state: &Rc<State>,
+    ) -> Ended {
+        let service = service_fn(|request| {
+            let state = Rc::new(State::of_stream(state));
+            answered(Rc::clone(&self), request, state)
+        });
+        let connection = http2::Builder::new(Tasks(self.gateway.clone()))
+            .auto_date_header(false)
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .serve_connection(caller.clone(), service);
+        let (gateway, held) = (&self.gateway, &self.pool.held);
+        state.begin_http2(held);
+        // Stalled streams end one by one; the watchdog ends a connection that takes no byte at all.
+        let look_pause = self.settings.stall_timeout / LOOKS;
+        let mut looking = Box::pin(gateway.sleep(look_pause));
+        let is_gone = |cx: &mut Context<'_>| {
+            while looking.as_mut().poll(cx).is_ready() {
+                held.end_stalled();
+                looking.set(gateway.sleep(look_pause));
             }
-            watchdog
-                .poll(cx, self.state, self.settings, self.gateway)
-                .map(Err)
-        })
-        .await
+            false
+        };
+        let shut = http2::Connection::graceful_shutdown;
+        self.drive(state, connection, shut, is_gone).await
     }
 
     /// Drives a connection to its end. An idle connection past its deadline is shut down in order: over
@@ -74,28 +103,28 @@ impl<G: Gateway> ConnectionContext<'_, G> {
     /// detects a disconnected caller while hyper does not read.
     async fn drive<C>(
         &self,
+        state: &State,
         connection: C,
-        callers: &Callers<G>,
         shut: impl Fn(Pin<&mut C>),
         mut is_gone: impl FnMut(&mut Context<'_>) -> bool,
-        mut begin_turn: impl FnMut(),
     ) -> Ended
     where
         C: Future<Output = Result<(), hyper::Error>>,
     {
+        let (gateway, callers) = (&self.gateway, &self.callers);
         let mut connection = pin!(connection);
-        let mut watchdog = Watchdog::new();
+        let mut watchdog = Watchdog::default();
         let mut is_ending = false;
         poll_fn(|cx| {
-            self.state.driven_by(cx.waker());
-            begin_turn();
+            state.driven_by(cx.waker());
+            state.begin_turn();
             let mut overdue = None;
             loop {
                 let mut ends = overdue == Some(Ended::IdleTimeout);
-                if self.gateway.is_draining() {
-                    self.state.begin_drain();
+                if gateway.is_draining() {
+                    state.begin_drain();
                     // Over HTTP/1.1, `Connection: close` in the answer does this.
-                    ends |= self.state.is_http2();
+                    ends |= state.is_http2.get();
                 }
                 if ends && !is_ending {
                     is_ending = true;
@@ -104,40 +133,32 @@ impl<G: Gateway> ConnectionContext<'_, G> {
                     return Poll::Ready(ended);
                 }
                 // Checked before hyper's turn, so that no buffered bytes go out to a revoked caller.
-                if callers.poll_revoked(self.gateway, cx).is_ready() {
+                if callers.poll_revoked(gateway, cx).is_ready() {
                     return Poll::Ready(Ended::Revoked);
                 }
                 let polled = connection.as_mut().poll(cx);
-                self.note_refused();
+                self.note_refused(state);
                 if let Poll::Ready(result) = polled {
-                    return Poll::Ready(overdue.unwrap_or_else(|| self.state.ended(result)));
+                    return Poll::Ready(overdue.unwrap_or_else(|| state.ended(result)));
                 }
                 if is_gone(cx) {
                     return Poll::Ready(Ended::CallerGone);
                 }
-                if callers.poll_revoked(self.gateway, cx).is_ready() {
+                if callers.poll_revoked(gateway, cx).is_ready() {
                     return Poll::Ready(Ended::Revoked);
                 }
-                let Self {
-                    state,
-                    settings,
-                    gateway,
-                    ..
-                } = self;
-                overdue = Some(ready!(watchdog.poll(cx, state, settings, *gateway)));
+                overdue = Some(ready!(watchdog.poll(cx, state, &self.settings, gateway)));
                 state.extend();
             }
         })
         .await
     }
-}
 
-impl<G: Gateway> ConnectionContext<'_, G> {
     /// Writes to the audit log each stream that h2 refused by itself.
-    fn note_refused(&self) {
-        for _ in 0..self.state.take_refused() {
+    fn note_refused(&self, state: &State) {
+        for _ in 0..state.refused.take() {
             if self.gateway.is_audited() {
-                let call = Call::unread(self.address);
+                let call = Call::unread(self.peer.address.ip());
                 self.gateway.note(call, None, None, Some("bad_request"));
             }
         }
@@ -152,81 +173,6 @@ fn answered<G: Gateway>(
     state: Rc<State>,
 ) -> Pin<Box<impl Future<Output = Result<Response<AnswerBody<G>>, Infallible>>>> {
     Box::pin(async move { Ok(front.answer(request, state).await) })
-}
-
-/// Serves an HTTP/1.1 connection, one request at a time.
-pub(crate) async fn serve_http1<IO, G>(
-    caller: &Caller<IO>,
-    front: Front<G>,
-    context: &ConnectionContext<'_, G>,
-) -> Ended
-where
-    IO: Read + Write + Unpin + 'static,
-    G: Gateway,
-{
-    let front = Rc::new(front);
-    context.state.begin_http1(&front.pool.held);
-    let service = service_fn(|request| {
-        let (front, state) = (Rc::clone(&front), Rc::clone(context.state));
-        answered(front, request, state)
-    });
-    let connection = http1::Builder::new()
-        .auto_date_header(false)
-        .header_read_timeout(None)
-        .max_header_size(HTTP_BUFFER_BYTES_MAX)
-        .max_buf_size(HTTP_BUFFER_BYTES_MAX)
-        .serve_connection(caller.for_hyper(), service);
-    let shut = http1::Connection::graceful_shutdown;
-    let is_gone = |cx: &mut Context<'_>| {
-        caller.release(cx);
-        caller.poll_gone(cx)
-    };
-    context
-        .drive(connection, &front.callers, shut, is_gone, || {
-            caller.begin_turn()
-        })
-        .await
-}
-
-/// Serves an HTTP/2 connection, several requests at a time.
-pub(crate) async fn serve_http2<IO, G>(
-    caller: &Caller<IO>,
-    front: Front<G>,
-    context: &ConnectionContext<'_, G>,
-) -> Ended
-where
-    IO: Read + Write + Unpin + 'static,
-    G: Gateway,
-{
-    let front = Rc::new(front);
-    let service = service_fn(|request| {
-        let state = Rc::new(State::of_stream(context.state));
-        answered(Rc::clone(&front), request, state)
-    });
-    let connection = http2::Builder::new(Tasks(context.gateway.clone()))
-        .auto_date_header(false)
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEAD_BYTES_MAX)
-        .serve_connection(caller.for_hyper(), service);
-    let held = &front.pool.held;
-    context.state.begin_http2(held);
-    // Stalled streams end one by one; the watchdog ends a connection that takes no byte at all.
-    let look_pause = context.settings.stall_timeout / LOOKS;
-    let mut looking = Box::pin(context.gateway.sleep(look_pause));
-    let is_gone = |cx: &mut Context<'_>| {
-        while looking.as_mut().poll(cx).is_ready() {
-            held.end_stalled();
-            looking.set(context.gateway.sleep(look_pause));
-        }
-        false
-    };
-    let shut = http2::Connection::graceful_shutdown;
-    context
-        .drive(connection, &front.callers, shut, is_gone, || {})
-        .await
 }
 
 /// Spawns a connection's HTTP/2 streams as tasks of the shard; each ends with its connection.

@@ -10,11 +10,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use tieline_wire::{SessionEnd, TunnelId};
 
+use super::Front;
 use super::asked::Asked;
-use super::front::Front;
 use crate::directory::TunnelSelector;
 use crate::listen::http::gateway::Gateway;
-use crate::listen::http::gateway::seal::Sealer;
+use crate::listen::http::gateway::seal::{Marked, Sealer};
 use crate::listen::http::inbound::route::{Route, Way};
 use crate::listen::http::mapping::login::{self, Login};
 use crate::listen::http::mapping::ours::Ours;
@@ -32,7 +32,7 @@ pub(super) struct Named<'a> {
     selector: TunnelSelector,
     /// Kind of application in the URL, if there is one.
     dcc: Option<&'a str>,
-    route: Route<'a>,
+    pub(super) route: Route<'a>,
     /// The segment after the kind, if it could name a tunnel but no tunnel of that kind; for the error answer.
     or_tunnel: Option<TunnelId>,
 }
@@ -45,11 +45,6 @@ impl<'a> Named<'a> {
             route,
             or_tunnel: None,
         }
-    }
-
-    /// Tunnel name in the URL as the caller wrote it; empty for a kind.
-    pub(super) fn word(&self) -> &'a str {
-        self.route.tunnel
     }
 }
 
@@ -127,15 +122,11 @@ impl<G: Gateway> Front<G> {
         admitted: &AdmittedCaller<G>,
         named: Named<'_>,
     ) -> Result<Destination, Problem> {
-        let Named {
-            selector,
-            dcc,
-            route,
-            or_tunnel,
-        } = named;
+        let route = named.route;
         let subject = self.gateway.subject(&admitted.caller);
-        let (mut wanted, session, login_origin) = self.wanted(parts, selector, &route, subject)?;
-        wanted.dcc = dcc.map(Arc::from);
+        let (mut wanted, session, login_origin) =
+            self.wanted(parts, named.selector, &route, subject)?;
+        wanted.dcc = named.dcc.map(Arc::from);
         let is_any = matches!(wanted.selector, TunnelSelector::Kind(_));
         if is_any && matches!(session, Session::Unmarked) {
             return Err(Problem::session_gone());
@@ -154,7 +145,7 @@ impl<G: Gateway> Front<G> {
             login_origin,
         };
         if let Err(problem) = mapping.check_exposed(&wanted) {
-            return Err(match or_tunnel {
+            return Err(match named.or_tunnel {
                 Some(tunnel) => self.unknown(tunnel, admitted).await,
                 None => problem,
             });
@@ -236,7 +227,7 @@ impl<G: Gateway> Front<G> {
         // POST only: a client of the older transport sends its messages to the endpoint by POST.
         let invited = match &selector {
             TunnelSelector::Tunnel(tunnel) if parts.method == Method::POST => {
-                sealer.open_path(tunnel, subject, &path)
+                sealer.open_path(Marked::Path, tunnel, subject, &path)
             }
             _ => None,
         };
@@ -245,26 +236,22 @@ impl<G: Gateway> Front<G> {
             TunnelSelector::Kind(_) => None,
         };
         let is_invited = invited.is_some() || login.is_some();
-        let (login, origin) = match login {
-            Some(login) => (Some((login.binding, login.path)), login.origin),
-            None => (None, None),
-        };
-        let path = match invited {
+        let mut origin = None;
+        let path = match (invited, login) {
             // The MCP session and the endpoint belong to different agents.
-            Some((to, _)) if binding.as_ref().is_some_and(|binding| *binding != to) => {
+            (Some((to, _)), _) if binding.as_ref().is_some_and(|binding| *binding != to) => {
                 return Err(Problem::session_gone());
             }
-            Some((to, path)) => {
+            (Some((to, path)), _) => {
                 binding = Some(to);
                 path.to_owned()
             }
-            None => match login {
-                Some((to, path)) => {
-                    binding = binding.or(to);
-                    path
-                }
-                None => path,
-            },
+            (None, Some(login)) => {
+                binding = binding.or(login.binding);
+                origin = login.origin;
+                login.path
+            }
+            (None, None) => path,
         };
         let wanted = TargetQuery {
             selector,
@@ -283,7 +270,7 @@ impl<G: Gateway> Front<G> {
         admitted: &AdmittedCaller<G>,
         stale: Option<&Target>,
     ) -> Result<Rc<Target>, Problem> {
-        let kept = |tunnel: &TunnelId, agent| self.pool.keeps(tunnel, agent, admitted.key());
+        let kept = |tunnel: &TunnelId, agent| self.pool.keeps(tunnel, agent, admitted.key);
         let found = self
             .gateway
             .find(&admitted.caller, wanted, stale, kept)

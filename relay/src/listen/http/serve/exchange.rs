@@ -8,8 +8,8 @@ use hyper::body::Incoming;
 use tieline_hop::{Delivery, Sent, Tries, Unanswered};
 use tieline_wire::SessionEnd;
 
+use super::Front;
 use super::destination::{Destination, no_target};
-use super::front::Front;
 use crate::auth::TokenRefusal;
 use crate::listen::http::frontend::state::State;
 use crate::listen::http::gateway::Gateway;
@@ -68,9 +68,7 @@ struct TargetTries<'a, G: Gateway> {
 impl<G: Gateway> TargetTries<'_, G> {
     /// Chooses the target of the next try, after one that failed for `reason`.
     async fn choose(&mut self, reason: SessionEnd) -> Result<(), Problem> {
-        let Self {
-            front, admitted, ..
-        } = *self;
+        let (front, admitted) = (self.front, self.admitted);
         let Destination {
             wanted,
             mapping,
@@ -109,17 +107,13 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
     type Copy = Again;
 
     fn take(&mut self, is_repeatable: bool) -> Option<Connection<G>> {
-        let Destination {
-            wanted, mapping, ..
-        } = &*self.destination;
+        let (wanted, mapping) = (&self.destination.wanted, &self.destination.mapping);
         let to = (&*mapping.target, wanted.dcc.as_ref());
-        self.front.pool.take(self.admitted.key(), to, is_repeatable)
+        self.front.pool.take(self.admitted.key, to, is_repeatable)
     }
 
     async fn open(&mut self, request: &mut Request<RequestBody>) -> Result<Connection<G>, Problem> {
-        let Self {
-            front, admitted, ..
-        } = *self;
+        let (front, admitted) = (self.front, self.admitted);
         let timeout = front.settings.open_timeout;
         if self.time_is_up.is_none() {
             self.time_is_up = Some(front.gateway.now() + timeout);
@@ -132,9 +126,7 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
             if !front.gateway.is_current(&admitted.caller) {
                 return Err(Problem::token(TokenRefusal::Revoked));
             }
-            let Destination {
-                wanted, mapping, ..
-            } = &*self.destination;
+            let (wanted, mapping) = (&self.destination.wanted, &self.destination.mapping);
             let to = (&mapping.target, wanted.dcc.as_ref());
             let opening = Connection::open(&front.gateway, admitted, to, timeout, &front.pool);
             match opening.await {
@@ -193,7 +185,7 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
         Ok(Unanswered { request, delivery })
     }
 
-    fn after(problem: Problem, delivery: Delivery) -> Problem {
-        problem.after(delivery)
+    fn perhaps_sent(problem: Problem) -> Problem {
+        problem.delivered(Delivery::Sent)
     }
 }

@@ -9,11 +9,10 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{await_continue, escape_path, events, headers};
+use tieline_hop::{await_continue, close_after, escape_path, events, headers};
 
-use super::asked::Asked;
+use super::Front;
 use super::destination::Destination;
-use super::front::Front;
 use super::metadata::is_document;
 use super::pass::AnswerBody;
 use crate::listen::http::frontend::rest::Rest;
@@ -28,7 +27,7 @@ use crate::listen::http::policy::audit_record::AuditRecord;
 use crate::listen::http::policy::callers::{AdmittedCaller, leave_credential};
 use crate::listen::http::policy::credentials;
 use crate::listen::http::policy::origin::{self, Page};
-use crate::listen::http::problem::{self, Problem, close_after};
+use crate::listen::http::problem::{self, Problem};
 
 impl<G: Gateway> Front<G> {
     /// Answers one request, by its target or by the relay itself. `state` belongs to the HTTP/2 stream, or to
@@ -46,9 +45,10 @@ impl<G: Gateway> Front<G> {
             escape_path(&mut parts.uri);
         }
         let rest = Rest::new(&parts, &body, &self.gateway, &state);
-        let mut progress = Progress::new(&state).leaving(&rest);
+        let mut progress = Progress::new(&state);
+        progress.rest = Some(Rc::clone(&rest));
         if !body.is_end_stream() {
-            progress = progress.guarded(&self.gateway);
+            progress.guard(&self.gateway);
         }
         let body = RequestBody::new(Some(body), progress);
         let mut page = Page::Own;
@@ -110,7 +110,7 @@ impl<G: Gateway> Front<G> {
             return Ok(own(listing.into_response(&public), state));
         }
         let named = self.named(way, caller)?;
-        audit_record.leads_to(named.word());
+        audit_record.leads_to(named.route.tunnel);
         let mut destination = self.destination(&parts, &asked, &admitted, named).await?;
         destination.mapping.check_worker(&parts.headers)?;
         audit_record.leads_to(destination.mapping.target.tunnel.as_str());
@@ -126,7 +126,7 @@ impl<G: Gateway> Front<G> {
             .await?;
         // The target may be another one now: the agent may have left during the exchange.
         audit_record.leads_to(destination.mapping.target.tunnel.as_str());
-        state.head_arrived();
+        state.is_answering.set(true);
         if destination.is_metadata() && is_document(&answer) {
             let passing = self.pass_document(answer, connection, destination, admitted, state);
             return Box::pin(passing).await;
@@ -153,13 +153,6 @@ impl<G: Gateway> Front<G> {
         Ok(admitted)
     }
 
-    /// Whether the caller may list tunnels. Without tokens, only local callers may: remote callers must know a
-    /// tunnel's name.
-    fn may_list(&self, caller: &G::Caller, asked: &Asked<'_>, headers: &HeaderMap) -> bool {
-        let is_local = || asked.client.is_this_machine() && asked.is_direct(headers);
-        self.gateway.subject(caller).is_some() || is_local()
-    }
-
     /// The request as its target gets it.
     fn prepare(
         &self,
@@ -171,7 +164,7 @@ impl<G: Gateway> Front<G> {
         // Before all other steps, because they copy values from these fields to other fields.
         let (path, name) = (
             destination.path.clone(),
-            destination.mapping.public().cloned(),
+            destination.mapping.ours.public.clone(),
         );
         let (method, headers) = (&parts.method, &mut parts.headers);
         let path = credentials::keep_back(&self.gateway, method, headers, path, name)?;
@@ -183,12 +176,12 @@ impl<G: Gateway> Front<G> {
         }
         destination.mapping.read(&mut parts.headers);
         let own = self.settings.target_authorization.as_ref();
-        claims::drop_from_request(&mut parts.headers, client.is_trusted(), own);
+        claims::drop_from_request(&mut parts.headers, client.is_trusted, own);
         if self.settings.takes_tokens {
             leave_credential(&mut parts.headers, own);
         }
         let mapping = &destination.mapping;
-        let (public, prefix) = (mapping.public().cloned(), mapping.prefix_of_one());
+        let (public, prefix) = (mapping.ours.public.clone(), mapping.prefix_of_one());
         client.tell(&mut parts.headers, &self.peer_name, public, prefix);
         destination.unseal(&mut parts.headers);
         parts.version = Version::HTTP_11;

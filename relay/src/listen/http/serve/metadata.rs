@@ -5,16 +5,16 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, ETAG};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tieline_hop::{Delivery, Lend, copy_head, documents, headers};
 
-use super::destination::{Destination, seal_sessions};
-use super::front::Front;
-use super::pass::{AnswerBody, fields_for_caller};
+use super::Front;
+use super::destination::Destination;
+use super::pass::AnswerBody;
 use crate::listen::http::frontend::state::State;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::mapping::rewrite::Mapping;
@@ -81,9 +81,9 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
-        let checked = headers::check_answer(parts.status, &parts.headers);
-        checked.map_err(Problem::target_invalid)?;
-        let lease = Lease::new(Rc::clone(&self.pool), connection, Rc::clone(&admitted));
+        let mapping = destination.mapping;
+        self.fit(&mut parts, None, &mapping, &admitted)?;
+        let lease = Lease::new(Rc::clone(&self.pool), connection, admitted);
         let body = Limited::new(body, documents::DOCUMENT_BYTES_MAX);
         let body = body.collect().await.map_err(|error| {
             match error.downcast_ref::<LengthLimitError>() {
@@ -92,21 +92,13 @@ impl<G: Gateway> Front<G> {
             }
         })?;
         lease.finish();
-        let mapping = destination.mapping;
-        fields_for_caller(&mut parts.headers, None, &mapping);
-        let sealer = self.gateway.sealer();
-        if mapping.is_of_several() {
-            let subject = self.gateway.subject(&admitted.caller);
-            seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
-        }
         let document = body.to_bytes();
-        let mapped = mapping.document(sealer, &document);
+        let mapped = mapping.document(self.gateway.sealer(), &document);
         parts.headers.remove(CONTENT_LENGTH);
         if mapped.is_some() {
             // The ETag identifies the document that the target wrote (RFC 9110, section 8.8.3).
             parts.headers.remove(ETAG);
         }
-        parts.version = Version::HTTP_11;
         let body = AnswerBody::own(mapped.map_or(document, Bytes::from), Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
@@ -120,7 +112,7 @@ impl<G: Gateway> Front<G> {
         body: RequestBody,
         state: &Rc<State>,
     ) -> Result<RequestBody, Problem> {
-        if !mapping.is_told_resources() || *method != Method::POST || !is_form(headers) {
+        if mapping.login_origin.is_none() || *method != Method::POST || !is_form(headers) {
             return Ok(body);
         }
         let body = Limited::new(body, FORM_BYTES_MAX).collect().await;
@@ -135,16 +127,12 @@ impl<G: Gateway> Front<G> {
 /// True if an answer is a JSON document that may contain URLs of the target.
 pub(super) fn is_document(answer: &Response<Incoming>) -> bool {
     answer.status().is_success()
-        && documents::is_json(answer.headers())
+        && headers::is_json(answer.headers())
         && !answer.headers().contains_key(CONTENT_ENCODING)
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let essence = media_type.and_then(|it| it.split(|b| *b == b';').next());
-    let is_form = |it: &[u8]| {
-        it.trim_ascii()
-            .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
-    };
-    essence.is_some_and(is_form) && !headers.contains_key(CONTENT_ENCODING)
+    let media_type = headers::media_type(headers);
+    media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+        && !headers.contains_key(CONTENT_ENCODING)
 }

@@ -3,30 +3,42 @@
 //! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads what is `asked`, finds
 //! the `destination`, makes the request fit for it, sends it through `metadata` (`exchange`), and lets the answer
 //! `pass`. `metadata` repeats requests for OAuth metadata, and maps URLs in such answers and in forms. What the requests
-//! of a connection share is its `front`.
+//! of a connection share is its [`Front`].
 
 mod asked;
 mod connection;
 mod destination;
 mod exchange;
 mod forward;
-mod front;
 mod metadata;
 mod pass;
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use hyper::rt::{Read, Write};
 
-use self::connection::ConnectionContext;
-use self::front::Front;
-use super::frontend::caller::Caller;
-use super::frontend::deadline::linger;
+use super::frontend::caller::Outlet;
+use super::frontend::deadline::{Watchdog, linger};
 use super::frontend::state::State;
 use super::frontend::unread;
 use super::gateway::Gateway;
 use super::gateway::ended::Ended;
 use super::gateway::settings::{Peer, Settings};
+use super::inbound::forwarded::PeerName;
+use super::outbound::pool::Pool;
+use super::policy::callers::Callers;
+
+/// State that all requests of one frontend connection share.
+struct Front<G: Gateway> {
+    gateway: G,
+    pool: Rc<Pool<G>>,
+    callers: Callers<G>,
+    settings: Rc<Settings>,
+    peer: Peer,
+    peer_name: PeerName,
+}
 
 /// Serves one frontend connection until it ends, and returns it to be closed or reset.
 ///
@@ -41,29 +53,36 @@ where
     IO: Read + Write + Unpin + 'static,
     G: Gateway,
 {
-    let state = Rc::new(State::new());
-    let caller = Caller::new(io, Rc::clone(&state));
-    let context = ConnectionContext {
-        state: &state,
-        gateway: &gateway,
-        settings: &settings,
-        address: peer.address.ip(),
+    let state = Rc::new(State::default());
+    let caller = Outlet::caller(io, &state);
+    let decided = {
+        let mut watchdog = Watchdog::default();
+        poll_fn(|cx| match Outlet::poll_http2(&caller, cx) {
+            Poll::Ready(is_http2) => Poll::Ready(Ok(is_http2)),
+            Poll::Pending => watchdog.poll(cx, &state, &settings, &gateway).map(Err),
+        })
+        .await
     };
-    let decided = context.until(|cx| caller.poll_http2(cx).map(Ok)).await;
     let ended = match decided {
         Ok(is_http2) => {
-            let front = Front::new(gateway.clone(), Rc::clone(&settings), peer, is_http2);
-            if is_http2 {
-                connection::serve_http2(&caller, front, &context).await
-            } else {
-                connection::serve_http1(&caller, front, &context).await
+            let front = Rc::new(Front {
+                pool: Rc::new(Pool::new(gateway.clone(), is_http2)),
+                gateway: gateway.clone(),
+                callers: Callers::new(),
+                settings,
+                peer_name: PeerName::of(peer.address),
+                peer,
+            });
+            match is_http2 {
+                true => front.serve_http2(&caller, &state).await,
+                false => front.serve_http1(&caller, &state).await,
             }
         }
         Err(ended) => ended,
     };
-    let (mut io, last) = caller.into_inner();
+    let (mut io, last) = Outlet::into_inner(caller);
     if !last.held.is_empty() {
-        let ended = (ended, state.take_unread());
+        let ended = (ended, state.unread.take());
         unread::tell(&mut io, &gateway, peer.address.ip(), last, ended).await;
     }
     let unread = ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());

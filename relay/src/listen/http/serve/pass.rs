@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, Response, Version};
+use http::response::Parts;
+use http::{Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tieline_hop::{Cut, cors, events, headers};
+use tieline_hop::{cors, events, headers};
 
+use super::Front;
 use super::destination::{Destination, seal_sessions};
-use super::front::Front;
 use crate::listen::http::events::endpoint::Endpoint;
 use crate::listen::http::events::stream::Events;
 use crate::listen::http::frontend::state::State;
@@ -33,61 +34,55 @@ impl<G: Gateway> Front<G> {
         state: &Rc<State>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
-        let checked = headers::check_answer(parts.status, &parts.headers);
-        checked.map_err(Problem::target_invalid)?;
         let length = body.size_hint().exact();
         let mapping = destination.mapping;
-        fields_for_caller(&mut parts.headers, length, &mapping);
-        let (sealer, subject) = (
-            self.gateway.sealer(),
-            self.gateway.subject(&admitted.caller),
-        );
-        if mapping.is_of_several() {
-            seal_sessions(&mut parts.headers, sealer, &mapping.target, subject);
-        }
+        self.fit(&mut parts, length, &mapping, &admitted)?;
         let is_stream = events::is_event_stream(&parts.headers);
         let is_plain = events::Coding::of(&parts.headers) == Some(events::Coding::Plain);
         let mapped = match is_stream && destination.is_get && length != Some(0) {
             true => {
-                Some(events::Events::begin(&mut parts.headers).map_err(Problem::target_invalid)?)
+                let endpoint = Endpoint {
+                    mapping,
+                    sealer: Rc::clone(self.gateway.sealer()),
+                    caller: self.gateway.subject(&admitted.caller).map(str::to_owned),
+                };
+                let mapped = events::Events::begin(&mut parts.headers, endpoint);
+                Some(mapped.map_err(Problem::target_invalid)?)
             }
             false => None,
         };
         if is_stream && destination.is_head {
             // Same head as for GET. If `begin` fails, GET would be refused, and the head stays as it is.
-            let _refused = events::Events::begin(&mut parts.headers);
+            let _refused = events::Events::begin(&mut parts.headers, ());
         }
-        // The length of a mapped stream is unknown.
-        let length = length.filter(|_| mapped.is_none());
         let is_open = is_stream && is_plain && length.is_none();
-        let events = (is_open || mapped.is_some()).then(|| {
-            let endpoint = Endpoint {
-                mapping,
-                sealer: Rc::clone(sealer),
-                caller: subject.map(str::to_owned),
-            };
-            let mapped = mapped.map(|events| (events, endpoint));
-            let quiet_max = self.settings.sse_keepalive;
-            Events::new(self.gateway.clone(), quiet_max, mapped)
-        });
-        // Set for hyper's server, which chooses the version of the answer by the caller.
-        parts.version = Version::HTTP_11;
-        let is_delimited = length.is_some() || destination.version != Version::HTTP_10;
-        let cut = if is_delimited {
-            Cut::Visible
-        } else {
-            Cut::Hidden
-        };
+        let events = (is_open || mapped.is_some())
+            .then(|| Events::new(self.gateway.clone(), self.settings.sse_keepalive, mapped));
         let lease = Lease::new(Rc::clone(&self.pool), connection, admitted);
-        let body = AnswerBody::passed(body, events, lease, cut, Rc::clone(state));
+        let body = AnswerBody::passed(body, events, lease, destination.version, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
     }
-}
 
-/// Makes a target's answer head fit for the caller; `length` is that of the body, if known.
-pub(super) fn fields_for_caller(headers: &mut HeaderMap, length: Option<u64>, mapping: &Mapping) {
-    headers::for_caller(headers, length);
-    claims::drop_from_answer(headers);
-    cors::drop_permissions(headers);
-    mapping.apply(headers);
+    /// Checks a target's answer head and makes it fit for the caller; `length` is that of the body, if known.
+    pub(super) fn fit(
+        &self,
+        parts: &mut Parts,
+        length: Option<u64>,
+        mapping: &Mapping,
+        admitted: &AdmittedCaller<G>,
+    ) -> Result<(), Problem> {
+        let headers = &mut parts.headers;
+        headers::check_answer(parts.status, headers).map_err(Problem::target_invalid)?;
+        headers::for_caller(headers, length);
+        claims::drop_from_answer(headers);
+        cors::drop_permissions(headers);
+        mapping.apply(headers);
+        if mapping.is_of_several() {
+            let subject = self.gateway.subject(&admitted.caller);
+            seal_sessions(headers, self.gateway.sealer(), &mapping.target, subject);
+        }
+        // Set for hyper's server, which chooses the version of the answer by the caller.
+        parts.version = Version::HTTP_11;
+        Ok(())
+    }
 }

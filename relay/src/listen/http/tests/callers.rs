@@ -188,7 +188,7 @@ fn two_callers_of_one_connection_never_share_a_session() {
 fn a_preflight_needs_no_token() {
     run(async {
         let mut relay = relay();
-        relay.settings().origins = Origins::new(vec!["*".to_owned()]);
+        relay.settings().origins = Origins(vec!["*".to_owned()]);
         let mut caller = relay.caller();
         let lines = "Origin: https://app.example\r\nAccess-Control-Request-Method: POST";
         caller.send(with(lines).replace("GET", "OPTIONS")).await;

@@ -12,7 +12,7 @@ const APP: &str = "https://app.example";
 
 fn relay() -> Relay {
     let mut relay = Relay::new();
-    relay.settings().origins = Origins::new(vec![APP.to_owned()]);
+    relay.settings().origins = Origins(vec![APP.to_owned()]);
     relay
 }
 

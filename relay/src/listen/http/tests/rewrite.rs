@@ -1,6 +1,7 @@
 //! Mapping of URLs, cookies and other header fields.
 //! Long because every form of a URL has a test case, and all cases share one target.
 
+use bytes::Bytes;
 use tieline_wire::{Generation, Scheme, TunnelId};
 
 use http::{HeaderName, HeaderValue};

@@ -12,11 +12,10 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use tieline_wire::limits::TOKEN_BYTES_MAX;
 
-use super::spelling::{
-    any_text, base64_readings, from_base64, is_base64url, narrowed, sextet, unescaped,
-};
+use super::spelling::{any_text, base64_readings, from_base64, is_base64url, narrowed, sextet};
 use crate::auth::OwnTokens;
 use crate::config::{LISTED_CHARS_MAX, TOKEN_PREFIX, is_token_char};
+use crate::listen::http::inbound::exposure::unescaped;
 
 /// Nested encodings that are decoded, such as a `Basic` value in an escaped cookie in an escaped URL.
 const LAYERS_MAX: u32 = 4;

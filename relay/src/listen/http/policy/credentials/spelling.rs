@@ -1,42 +1,8 @@
-//! Decoders for other spellings of a text: escapes, base64 and UTF-16. Each is as lenient as the most lenient
-//! server, because the result is only searched.
+//! Decoders for other spellings of a text: base64 and UTF-16. Each is as lenient as the most lenient server, because the
+//! result is only searched.
 
 /// Blanks in a run of base64 behind which base64 may begin: after a scheme, or after two words.
 const WORDS_MAX: usize = 2;
-
-/// A text without its escapes (`%2E`, and `%u002e` of some servers); `None` if it has none.
-pub(super) fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
-    let mut at = text.iter().position(|byte| *byte == b'%')?;
-    let mut plain = text[..at].to_vec();
-    let mut is_changed = false;
-    while at < text.len() {
-        let (byte, len) = escape(&text[at..]).unwrap_or((text[at], 1));
-        is_changed |= len > 1;
-        plain.push(byte);
-        at += len;
-    }
-    is_changed.then_some(plain)
-}
-
-/// The byte and the length of an escape at the beginning of a text.
-fn escape(text: &[u8]) -> Option<(u8, usize)> {
-    match *text {
-        [b'%', high, low, ..] if hex(high).is_some() && hex(low).is_some() => {
-            Some((hex(high)? << 4 | hex(low)?, 3))
-        }
-        [b'%', b'u' | b'U', b'0', b'0', high, low, ..] => Some((hex(high)? << 4 | hex(low)?, 6)),
-        _ => None,
-    }
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
-}
 
 /// A UTF-16 text in either byte order as one byte per character; `None` if the text has no NUL bytes.
 pub(super) fn narrowed(text: &[u8]) -> Option<Vec<u8>> {
