@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::tunnel::{Tunnel, Way};
+use crate::tunnel::{Tunnel, UrlForm};
 
 /// Path from a test client to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,26 +10,26 @@ pub enum Path {
     /// The server's own address.
     Direct,
     /// Through a relay and an agent.
-    Tunnel(Way),
+    Tunnel(UrlForm),
 }
 
 impl Path {
     /// The tunnel named in the path of the relay's URL: the plainest path through relay and agent.
-    pub const RELAY: Self = Self::Tunnel(Way::Name);
+    pub const RELAY: Self = Self::Tunnel(UrlForm::Name);
 
     /// Through every Tieline program: `tieline connect`, relay and agent.
-    pub const CONNECT: Self = Self::Tunnel(Way::Proxy);
+    pub const CONNECT: Self = Self::Tunnel(UrlForm::Proxy);
 
     /// The URL names only the kind: the relay finds an agent for each request.
-    pub const ANY_OF_KIND: Self = Self::Tunnel(Way::AnyOfKind);
+    pub const ANY_OF_KIND: Self = Self::Tunnel(UrlForm::AnyOfKind);
 
     /// Every path, the direct one first.
     pub const ALL: [Self; 6] = [
         Self::Direct,
         Self::RELAY,
-        Self::Tunnel(Way::Kind),
+        Self::Tunnel(UrlForm::Kind),
         Self::ANY_OF_KIND,
-        Self::Tunnel(Way::Domain),
+        Self::Tunnel(UrlForm::Domain),
         Self::CONNECT,
     ];
 
@@ -38,11 +38,11 @@ impl Path {
     pub fn word(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-            Self::Tunnel(Way::Name) => "relay",
-            Self::Tunnel(Way::Kind) => "dcc",
-            Self::Tunnel(Way::AnyOfKind) => "any_of_kind",
-            Self::Tunnel(Way::Domain) => "domain",
-            Self::Tunnel(Way::Proxy) => "connect",
+            Self::Tunnel(UrlForm::Name) => "relay",
+            Self::Tunnel(UrlForm::Kind) => "dcc",
+            Self::Tunnel(UrlForm::AnyOfKind) => "any_of_kind",
+            Self::Tunnel(UrlForm::Domain) => "domain",
+            Self::Tunnel(UrlForm::Proxy) => "connect",
         }
     }
 

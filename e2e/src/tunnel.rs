@@ -11,13 +11,13 @@ use crate::behaviour::{HttpStream, TestAgent, TestProxy, TestRelay, soon};
 /// Application kind (`--dcc`) of every tunnel that this file opens.
 const DCC: &str = "maya";
 
-/// Domain of the relay on [`Way::Domain`]. No name server knows `.test` names (RFC 6761, section 6.2);
+/// Domain of the relay on [`UrlForm::Domain`]. No name server knows `.test` names (RFC 6761, section 6.2);
 /// the fixtures resolve each of them to 127.0.0.1.
 const DOMAIN: &str = "relay.test";
 
 /// Which URL form callers use to reach a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum UrlForm {
     /// `/w/<tunnel>/…` at the relay.
     Name,
     /// `/dcc/<dcc>/<tunnel>/…` at the relay.
@@ -31,7 +31,7 @@ pub enum Way {
     Proxy,
 }
 
-/// A relay, one agent and, on [`Way::Proxy`], a proxy. Dropping the tunnel stops the agent gracefully first,
+/// A relay, one agent and, on [`UrlForm::Proxy`], a proxy. Dropping the tunnel stops the agent gracefully first,
 /// then the rest.
 pub struct Tunnel {
     _proxy: Option<TestProxy>,
@@ -57,22 +57,22 @@ impl Tunnel {
     ///
     /// # Errors
     /// The relay, the agent or the proxy does not start, or the agent is not registered in time.
-    pub fn start(way: Way, target: &str) -> Result<Self> {
+    pub fn start(way: UrlForm, target: &str) -> Result<Self> {
         let home = TempDir::new()?;
         let token_file = home.path().join("token");
         let token = token(order(), &SECRET, 0)?;
         write_token(&token_file, &token)?;
         let studio = studio()?;
         let relay = TestRelay::with().config(|config| match way {
-            Way::Name | Way::Kind | Way::AnyOfKind => {}
-            Way::Domain => config.domain = Some(DOMAIN.to_owned()),
-            Way::Proxy => {
+            UrlForm::Name | UrlForm::Kind | UrlForm::AnyOfKind => {}
+            UrlForm::Domain => config.domain = Some(DOMAIN.to_owned()),
+            UrlForm::Proxy => {
                 config.auth = studio;
                 config.caller_auth = CallerAuth::Token;
             }
         });
         let relay = relay.start()?;
-        let agent_token = (way == Way::Proxy).then(|| token_file.clone());
+        let agent_token = (way == UrlForm::Proxy).then(|| token_file.clone());
         let agent = TestAgent::to(target).config(move |config| {
             let config = config.with_dcc(DCC);
             match agent_token {
@@ -87,7 +87,7 @@ impl Tunnel {
         let tunnel = agent.tunnel();
         let told = agent.url();
         let named = match way {
-            Way::Domain => format!("http://{tunnel}.{DOMAIN}:{}", front.port()),
+            UrlForm::Domain => format!("http://{tunnel}.{DOMAIN}:{}", front.port()),
             _ => format!("http://{front}/w/{tunnel}"),
         };
         let path = told
@@ -95,10 +95,10 @@ impl Tunnel {
             .with_context(|| format!("the agent's URL {told} does not start with {named}"))?;
         let (mut proxy, mut guarded) = (None, None);
         let url = match way {
-            Way::Name | Way::Domain => told.to_owned(),
-            Way::Kind => format!("http://{front}/dcc/{DCC}/{tunnel}{path}"),
-            Way::AnyOfKind => format!("http://{front}/dcc/{DCC}{path}"),
-            Way::Proxy => {
+            UrlForm::Name | UrlForm::Domain => told.to_owned(),
+            UrlForm::Kind => format!("http://{front}/dcc/{DCC}/{tunnel}{path}"),
+            UrlForm::AnyOfKind => format!("http://{front}/dcc/{DCC}{path}"),
+            UrlForm::Proxy => {
                 let path = agent.path(path);
                 runtime.block_on(ensure_closed(&relay, &path))?;
                 let relay = format!("http://{front}");
@@ -123,7 +123,7 @@ impl Tunnel {
         })
     }
 
-    /// The relay's own URL and a token for it, on [`Way::Proxy`] only.
+    /// The relay's own URL and a token for it, on [`UrlForm::Proxy`] only.
     #[must_use]
     pub const fn guarded(&self) -> Option<&Guarded> {
         self.guarded.as_ref()

@@ -11,7 +11,7 @@ use http::Request;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::gate::Gate;
+use crate::continue_wait::ContinueWait;
 use crate::track::Track;
 
 /// Events of a request's body that a hop records.
@@ -38,7 +38,7 @@ pub struct RequestBody<P: Progress> {
     before: Bytes,
     /// The rest of the body, which the caller has yet to send.
     incoming: Option<Incoming>,
-    gate: Option<Gate<P::Timeout>>,
+    gate: Option<ContinueWait<P::Timeout>>,
     /// The connection that the request is sent on.
     track: Option<Rc<Track>>,
     progress: P,
@@ -93,7 +93,7 @@ impl<P: Progress> Drop for RequestBody<P> {
 ///
 /// hyper sends the caller's own `100 Continue` as soon as the caller's body is first read.
 pub fn await_continue<P: Progress>(request: &mut Request<RequestBody<P>>, timeout: P::Timeout) {
-    let gate = Gate::new(request, timeout);
+    let gate = ContinueWait::new(request, timeout);
     request.body_mut().gate = Some(gate);
 }
 

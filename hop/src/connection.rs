@@ -21,7 +21,7 @@ use hyper::rt::{Read, Write};
 use crate::body::{Progress, RequestBody};
 use crate::exchange::{Failure, Fault, reusable_for};
 use crate::headers::kept_alive_for;
-use crate::pool::Kept;
+use crate::pool::PooledConnection;
 use crate::reporting::ReportingStream;
 use crate::track::Track;
 
@@ -122,7 +122,7 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
     }
 }
 
-impl<P: Progress + 'static, T: 'static> Kept for Connection<P, T> {
+impl<P: Progress + 'static, T: 'static> PooledConnection for Connection<P, T> {
     fn is_reusable(&self) -> bool {
         self.track.request_done.get() && !self.sender.is_closed()
     }

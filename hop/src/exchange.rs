@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_trusted_beyond_what_they_said() {
+    fn a_connection_is_reused_for_less_than_the_server_announced() {
         let [limit, second] = [60, 1].map(Duration::from_secs);
         assert_eq!(reusable_for(None, limit), limit);
         assert_eq!(reusable_for(Some(5 * second), limit), 4 * second);

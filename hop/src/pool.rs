@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::answer::Lend;
 
 /// A connection that a pool keeps.
-pub trait Kept: 'static {
+pub trait PooledConnection: 'static {
     /// Whether the next request may be sent once the answer has ended.
     fn is_reusable(&self) -> bool;
 
@@ -26,12 +26,12 @@ pub enum Fit {
 }
 
 /// Idle connections, least recently used first. Dropping the pool ends them in order.
-pub struct Pool<C: Kept> {
+pub struct Pool<C: PooledConnection> {
     idle: RefCell<Vec<C>>,
     idle_max: usize,
 }
 
-impl<C: Kept> Pool<C> {
+impl<C: PooledConnection> Pool<C> {
     /// A pool that keeps `idle_max` connections, and ends the one that was not used for the longest time if there are more.
     #[must_use]
     pub const fn new(idle_max: usize) -> Self {
@@ -70,7 +70,7 @@ impl<C: Kept> Pool<C> {
     }
 }
 
-impl<C: Kept> Drop for Pool<C> {
+impl<C: PooledConnection> Drop for Pool<C> {
     fn drop(&mut self) {
         for connection in self.idle.take() {
             connection.release();
@@ -81,7 +81,7 @@ impl<C: Kept> Drop for Pool<C> {
 /// Keeps connections for further requests.
 pub trait Keeper: 'static {
     /// A connection to the next hop.
-    type Connection: Kept;
+    type Connection: PooledConnection;
 
     /// Keeps a connection that is reusable.
     fn keep(&self, connection: Self::Connection);
@@ -121,7 +121,7 @@ mod tests {
 
     struct Numbered(u32, Rc<Cell<u32>>);
 
-    impl Kept for Numbered {
+    impl PooledConnection for Numbered {
         fn is_reusable(&self) -> bool {
             true
         }

@@ -29,7 +29,7 @@ pub(crate) const STREAM_QUERY: &str = "stream=";
 
 /// Kind of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Ask {
+pub(crate) enum RequestKind {
     /// Tool call that is answered with JSON.
     Call,
     /// Tool call that is answered with a stream: a progress event at once, the result a little later.
@@ -40,7 +40,7 @@ pub(crate) enum Ask {
     Stream,
 }
 
-impl Ask {
+impl RequestKind {
     /// Name of the called tool; empty for a stream, which is not a call.
     pub(crate) fn tool(self) -> &'static str {
         match self {
@@ -65,13 +65,13 @@ pub(crate) fn number(connection: u64, sequence: u64) -> u64 {
 
 /// Appends a whole request to `out`. `text` is the argument of a call.
 pub(crate) fn request(
-    ask: Ask,
+    ask: RequestKind,
     (host, page): (&str, &str),
     number: u64,
     text: &str,
     out: &mut Vec<u8>,
 ) {
-    if ask == Ask::Stream {
+    if ask == RequestKind::Stream {
         let head = format!(
             "GET {page}?{STREAM_QUERY}{number} HTTP/1.1\r\nHost: {host}\r\n\
              User-Agent: tieline-loadgen\r\nAccept: text/event-stream\r\n\
@@ -141,7 +141,7 @@ mod tests {
         let mut bytes = Vec::new();
         let id = number(7, 9);
         let text = std::str::from_utf8(up).unwrap();
-        request(Ask::Call, ("host", "/mcp"), id, text, &mut bytes);
+        request(RequestKind::Call, ("host", "/mcp"), id, text, &mut bytes);
         let request = String::from_utf8(bytes).unwrap();
         let (head, body) = request.split_once("\r\n\r\n").unwrap();
         assert!(head.ends_with(&format!("Content-Length: {}", body.len())));
@@ -174,10 +174,10 @@ mod tests {
 
     #[test]
     fn tools_are_known_by_their_names() {
-        for ask in [Ask::Call, Ask::Report, Ask::Publish] {
-            assert_eq!(Ask::of_tool(ask.tool()), Some(ask));
+        for ask in [RequestKind::Call, RequestKind::Report, RequestKind::Publish] {
+            assert_eq!(RequestKind::of_tool(ask.tool()), Some(ask));
         }
-        assert_eq!(Ask::of_tool(""), None);
+        assert_eq!(RequestKind::of_tool(""), None);
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::net::{SocketAddr, TcpListener};
 use crate::config::Config;
 use crate::error::{ListenKind, StartError};
 use crate::io::{self, Accepted, Unfinished};
-use crate::takeover::Door;
+use crate::takeover::BoundSocket;
 
 /// All listening addresses, with their sockets.
 #[derive(Default)]
-pub(crate) struct Doors {
+pub(crate) struct Listeners {
     addresses: Vec<Address>,
 }
 
@@ -25,19 +25,19 @@ struct Address {
     inherited: usize,
 }
 
-impl Doors {
+impl Listeners {
     /// Makes one socket per shard for each configured address: uses those in `passed`, and binds those that are
     /// missing. Other sockets in `passed` are closed.
     ///
     /// # Errors
     /// [`StartError::Listen`] names the address.
-    pub(crate) fn bind(config: &Config, mut passed: Vec<Door>) -> Result<Self, StartError> {
+    pub(crate) fn bind(config: &Config, mut passed: Vec<BoundSocket>) -> Result<Self, StartError> {
         let mut doors = Self::default();
         passed.sort_by_key(|door| door.place);
         for kind in ListenKind::ALL {
             for asked in config.listen(kind) {
                 // The configuration may now name the port that the kernel chose for port 0 before.
-                let is_its = |door: &mut Door| {
+                let is_its = |door: &mut BoundSocket| {
                     let is_at = || door.socket.local_addr().is_ok_and(|it| it == *asked);
                     door.kind == kind && (door.asked == *asked || is_at())
                 };
@@ -97,11 +97,11 @@ impl Doors {
     ///
     /// # Errors
     /// No file descriptor is left.
-    pub(crate) fn copies(&self) -> std::io::Result<Vec<Door>> {
+    pub(crate) fn copies(&self) -> std::io::Result<Vec<BoundSocket>> {
         let mut copies = Vec::new();
         for it in &self.addresses {
             for (place, socket) in it.sockets.iter().enumerate() {
-                copies.push(Door {
+                copies.push(BoundSocket {
                     kind: it.kind,
                     asked: it.asked,
                     place,

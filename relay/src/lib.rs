@@ -59,10 +59,10 @@ pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 
 use audit::{Audit, Entry, Kind};
-use auth::{Asked, Snapshot, asking};
+use auth::{RequestQueue, Snapshot, request_queue};
 use control::{Changes, Control, Decided, Shown};
 use directory::{Owners, PublicUrls, Restored};
-use doors::Doors;
+use doors::Listeners;
 use inspector::Inspector;
 use io::Chosen;
 use limits::{Limits, LiveTunnels, PerAddress};
@@ -71,8 +71,8 @@ use metrics::ShardMetrics;
 use shard::{
     ADDRESS_QUESTIONS_MAX, CallerCount, Mailbox, MailboxSender, Message, Peers, Seed, Stop,
 };
-use state::{Book, Folder, Kept, State};
-use takeover::{Door, Estate, Offer, Successor};
+use state::{Folder, NoteQueue, State, StoredState};
+use takeover::{BoundSocket, Handover, Offer, Successor};
 
 /// Limit of open files below which the relay warns at the start; systemd's default is 524288
 /// (systemd.exec(5), `LimitNOFILE=`).
@@ -254,10 +254,10 @@ impl Relay {
     /// Starts the control thread, which accepts no connections yet.
     fn start_control(
         &mut self,
-        asked: Asked,
+        asked: RequestQueue,
         metrics: Vec<Arc<ShardMetrics>>,
         decided: Decided,
-        doors: &Doors,
+        doors: &Listeners,
     ) -> Result<(), StartError> {
         let peers = &self.peers;
         let inspect = Inspector {
@@ -277,7 +277,7 @@ impl Relay {
     }
 
     /// Makes the shards and the control thread accept connections; the state folder belongs to this relay from now on.
-    fn open(&self, doors: Doors) {
+    fn open(&self, doors: Listeners) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = &mut *state {
             state.go_on();
@@ -301,7 +301,7 @@ impl Relay {
     /// agents served when this relay's predecessor ended.
     fn offer(
         &mut self,
-        copies: std::io::Result<Vec<Door>>,
+        copies: std::io::Result<Vec<BoundSocket>>,
         live: usize,
         taken: impl Fn() + Send + Sync + 'static,
     ) {
@@ -309,7 +309,7 @@ impl Relay {
             return;
         };
         let live_now = Arc::clone(&self.peers.live_tunnels);
-        let estate = Estate {
+        let estate = Handover {
             state: Arc::clone(&self.state),
             changes: self.changes.clone(),
             is_settled: Box::new(move || live_now.load(Ordering::Relaxed) >= live),
@@ -497,7 +497,7 @@ fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartEr
 fn take_state(
     config: &Config,
     successor: Option<&mut Successor>,
-) -> Result<(Option<State>, Kept), StartError> {
+) -> Result<(Option<State>, StoredState), StartError> {
     let lent = match successor {
         Some(successor) => successor.bound()?,
         None => None,
@@ -515,22 +515,22 @@ fn take_state(
              for a name then gets it"
         );
     }
-    Ok((None, Kept::nothing()?))
+    Ok((None, StoredState::nothing()?))
 }
 
 /// The state that all shards share, with the other ends of its queues: the mailboxes, the shards' requests to the control
 /// thread, and the writer of the audit log.
 fn peers(
     config: Config,
-    kept: &Kept,
-    book: Book,
+    kept: &StoredState,
+    book: NoteQueue,
     addresses: &Addresses,
     open_files_max: Option<u64>,
-) -> Result<(Peers, Vec<Mailbox>, Asked, Option<audit::Writer>), StartError> {
+) -> Result<(Peers, Vec<Mailbox>, RequestQueue, Option<audit::Writer>), StartError> {
     let (mailboxes, inboxes) = mailboxes(config.shards)?;
     let (audit, writer) = Audit::start(config.audit.as_ref())?;
     audit.note(|| Entry::new(Kind::Started).what(env!("CARGO_PKG_VERSION").to_owned()));
-    let (asks, asked) = asking();
+    let (asks, asked) = request_queue();
     let mut auth = Snapshot::of(&config);
     auth.deny(kept.revoked.iter().map(|(denied, _)| denied));
     let peers = Peers {
@@ -561,7 +561,7 @@ fn peers(
 }
 
 /// The names that were bound before this start, with their routes.
-fn restored(kept: Kept) -> Arc<[Restored]> {
+fn restored(kept: StoredState) -> Arc<[Restored]> {
     let mut owners = Owners::default();
     let names = kept.bindings.into_iter();
     names
@@ -570,13 +570,13 @@ fn restored(kept: Kept) -> Arc<[Restored]> {
 }
 
 /// Binds every address; with `take_over`, uses the sockets of the running relay.
-fn ask_and_bind(config: &Config) -> Result<(Option<Successor>, Doors), StartError> {
+fn ask_and_bind(config: &Config) -> Result<(Option<Successor>, Listeners), StartError> {
     let mut tries_left = TAKE_OVER_TRIES;
     loop {
         let mut successor = ask_to_take_over(config)?;
         let passed = successor.as_mut().map(|it| std::mem::take(&mut it.doors));
         tries_left -= 1;
-        match Doors::bind(config, passed.unwrap_or_default()) {
+        match Listeners::bind(config, passed.unwrap_or_default()) {
             // A relay runs after all: it has just taken over itself, and cannot be asked yet.
             Err(error)
                 if config.take_over

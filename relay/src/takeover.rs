@@ -105,7 +105,7 @@ enum Word {
 
 /// A socket that listens, or is going to.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct BoundSocket {
     pub(crate) kind: ListenKind,
     /// Address in the configuration, whose port may be 0.
     pub(crate) asked: SocketAddr,
@@ -118,7 +118,7 @@ pub(crate) struct Door {
 pub(crate) type Shared = Arc<Mutex<Option<State>>>;
 
 /// Everything that a relay hands over besides its sockets.
-pub(crate) struct Estate {
+pub(crate) struct Handover {
     pub(crate) state: Shared,
     /// Held back while another relay reads the folder, and after the take-over.
     pub(crate) changes: Changes,
@@ -216,7 +216,7 @@ pub(crate) struct Offer {
     entrance: Arc<Entrance>,
     course: Arc<Course>,
     /// Dropped when this relay stops, so that no sockets are passed on any more.
-    doors: Option<Arc<Vec<Door>>>,
+    doors: Option<Arc<Vec<BoundSocket>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -224,8 +224,8 @@ impl Offer {
     /// Listens in the state folder at `path`; `taken` is called once another relay has taken over.
     pub(crate) fn start(
         path: &Path,
-        doors: Vec<Door>,
-        estate: Estate,
+        doors: Vec<BoundSocket>,
+        estate: Handover,
         taken: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let entrance = Arc::new(Entrance::open(path.join(SOCKET_FILE))?);
@@ -277,8 +277,8 @@ impl Drop for Offer {
 struct Giver {
     entrance: Arc<Entrance>,
     course: Arc<Course>,
-    doors: Weak<Vec<Door>>,
-    estate: Estate,
+    doors: Weak<Vec<BoundSocket>>,
+    estate: Handover,
     started: Instant,
     taken: Box<dyn Fn() + Send + Sync>,
 }
@@ -421,7 +421,7 @@ impl Giver {
 pub(crate) struct Successor {
     /// `None` once the old relay is gone.
     channel: Option<Channel>,
-    pub(crate) doors: Vec<Door>,
+    pub(crate) doors: Vec<BoundSocket>,
 }
 
 impl Successor {
@@ -455,7 +455,7 @@ impl Successor {
                 {
                     let socket = TcpListener::from(fd);
                     if let Some(kind) = ListenKind::of_word(&kind) {
-                        doors.push(Door {
+                        doors.push(BoundSocket {
                             kind,
                             asked,
                             place,

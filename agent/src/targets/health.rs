@@ -82,12 +82,12 @@ impl fmt::Display for Health {
 #[derive(Clone, Debug)]
 pub(crate) struct WatchedTarget {
     target: Target,
-    noted: Arc<Mutex<Noted>>,
+    noted: Arc<Mutex<HealthRecord>>,
     hook: EventHook,
 }
 
 #[derive(Debug, Default)]
-struct Noted {
+struct HealthRecord {
     health: Option<(HealthState, Instant)>,
     probed_at: Option<Instant>,
     /// When a session first found the target away, which was then reported.
@@ -198,7 +198,7 @@ impl WatchedTarget {
         }
     }
 
-    fn noted(&self) -> MutexGuard<'_, Noted> {
+    fn noted(&self) -> MutexGuard<'_, HealthRecord> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -210,7 +210,7 @@ impl fmt::Display for WatchedTarget {
 }
 
 /// Probes a target that is away until it is back, or until no session or status needs it.
-async fn await_return(target: Target, noted: Weak<Mutex<Noted>>, hook: EventHook) {
+async fn await_return(target: Target, noted: Weak<Mutex<HealthRecord>>, hook: EventHook) {
     let mut pause = PROBE_PAUSE;
     loop {
         sleep(pause).await;

@@ -19,7 +19,7 @@ on_each_driver!(
     an_address_has_so_many_sessions_at_a_time_over_either_port,
     an_address_asks_so_often_as_a_trusted_proxy_tells_it,
     a_holder_asks_so_often_and_others_are_not_concerned,
-    whoever_moved_too_much_keeps_what_runs_and_gets_nothing_new,
+    a_caller_over_its_byte_limit_keeps_what_runs_and_gets_nothing_new,
 );
 
 fn relay(driver: DriverChoice, change: impl FnOnce(&mut Config)) -> Result<TestRelay> {
@@ -186,7 +186,7 @@ async fn a_holder_asks_so_often_and_others_are_not_concerned(driver: DriverChoic
     Ok(())
 }
 
-async fn whoever_moved_too_much_keeps_what_runs_and_gets_nothing_new(
+async fn a_caller_over_its_byte_limit_keeps_what_runs_and_gets_nothing_new(
     driver: DriverChoice,
 ) -> Result<()> {
     const LEN: usize = 4 * 1024 * 1024;

@@ -9,7 +9,7 @@ use tieline_e2e::path::Path;
 use crate::Case;
 
 /// Paths of these tests. The suite tests DNS rebinding only at `localhost` and IP addresses, which rules out
-/// [`tieline_e2e::tunnel::Way::Domain`]. [`tieline_e2e::tunnel::Way::Kind`] differs from [`Path::RELAY`]
+/// [`tieline_e2e::tunnel::UrlForm::Domain`]. [`tieline_e2e::tunnel::UrlForm::Kind`] differs from [`Path::RELAY`]
 /// only in the first path segments.
 const PATHS: [Path; 3] = [Path::Direct, Path::RELAY, Path::CONNECT];
 

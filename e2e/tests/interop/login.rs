@@ -6,7 +6,7 @@ use serde_json::json;
 use tieline_e2e::behaviour::{TestAgent, TestRelay};
 use tieline_e2e::interop::{Needs, Setup};
 use tieline_e2e::path::Path;
-use tieline_e2e::tunnel::Way;
+use tieline_e2e::tunnel::UrlForm;
 
 use crate::Case;
 
@@ -15,9 +15,9 @@ use crate::Case;
 const PATHS: &[Path] = &[
     Path::Direct,
     Path::RELAY,
-    Path::Tunnel(Way::Kind),
+    Path::Tunnel(UrlForm::Kind),
     Path::ANY_OF_KIND,
-    Path::Tunnel(Way::Domain),
+    Path::Tunnel(UrlForm::Domain),
 ];
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::blocks::{Incoming, Outgoing, Table, Verdict};
-use crate::exchange::{self, Ask, HEAD_BYTES_MAX, TEXT_BYTES, TEXT_UP_BYTES};
+use crate::exchange::{self, HEAD_BYTES_MAX, RequestKind, TEXT_BYTES, TEXT_UP_BYTES};
 use crate::path::relay::RelayPair;
 use crate::path::tunnel_preamble;
 use crate::pattern::Pattern;
@@ -120,7 +120,13 @@ fn calls(
         let number = exchange::number(0, sequence);
         request.clear();
         let text = str::from_utf8(up)?;
-        exchange::request(Ask::Call, (&host, &page), number, text, &mut request);
+        exchange::request(
+            RequestKind::Call,
+            (&host, &page),
+            number,
+            text,
+            &mut request,
+        );
         socket.write_all(&request)?;
         expected.clear();
         exchange::answer(number, up, rest, &mut expected);

@@ -131,7 +131,7 @@ impl RelayPair {
             PathKind::RelayEpoll => ("-epoll", Some("--driver=epoll".to_owned())),
             _ => ("", None),
         };
-        let place = Place {
+        let place = StartFiles {
             binaries,
             directory,
             environment: own_home(&directory.join(format!("agent{suffix}-home")))?,
@@ -184,14 +184,14 @@ impl RelayPair {
 }
 
 /// Binaries, folder and environment for starting relay and agents.
-struct Place<'a> {
+struct StartFiles<'a> {
     binaries: &'a Binaries,
     /// Folder of this run, for logs.
     directory: &'a Path,
     environment: Vec<(String, OsString)>,
 }
 
-impl Place<'_> {
+impl StartFiles<'_> {
     fn start(
         &self,
         name: String,

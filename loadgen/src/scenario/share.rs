@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use crate::exchange::Ask;
+use crate::exchange::RequestKind;
 use crate::histogram::{Recorder, Schedule, Window};
 use crate::path::Path;
 use crate::pattern::Pattern;
@@ -31,7 +31,7 @@ pub(super) struct Share {
 #[derive(Clone, Copy, Debug)]
 enum Duty {
     RoundTrips(Pacing),
-    Http(Ask, Pacing),
+    Http(RequestKind, Pacing),
     Streams,
     Bulk(Direction),
     Connect,
@@ -62,14 +62,14 @@ impl Share {
                 split(Duty::RoundTrips(pacing), messages.connections)
             }
             Scenario::Calls { connections } => {
-                split(Duty::Http(Ask::Call, Pacing::Closed), connections)
+                split(Duty::Http(RequestKind::Call, Pacing::Closed), connections)
             }
             Scenario::FirstEvents {
                 connections,
                 requests_per_s,
             } => {
                 let pacing = Pacing::Open { requests_per_s };
-                split(Duty::Http(Ask::Report, pacing), connections)
+                split(Duty::Http(RequestKind::Report, pacing), connections)
             }
             Scenario::Streams { streams } => split(Duty::Streams, streams),
             Scenario::Bulk {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::exchange::Ask;
+use crate::exchange::RequestKind;
 use crate::path::Path;
 use crate::pattern::Pattern;
 use crate::scenario::failure::{WorkerError, failed};
@@ -47,7 +47,7 @@ impl<'a> StreamsWorker<'a> {
             streams: Vec::new(),
         };
         for id in ids {
-            worker.ask(id, Ask::Stream)?;
+            worker.ask(id, RequestKind::Stream)?;
             if worker.streams.len().is_multiple_of(OPENED_AT_ONCE) {
                 worker.await_all()?;
             }
@@ -61,11 +61,11 @@ impl<'a> StreamsWorker<'a> {
         for stream in &mut self.streams {
             stream.expect_event(self.pattern);
         }
-        self.ask(self.streams.len() as u64, Ask::Publish)?;
+        self.ask(self.streams.len() as u64, RequestKind::Publish)?;
         self.await_all()
     }
 
-    fn ask(&mut self, id: u64, ask: Ask) -> Result<(), WorkerError> {
+    fn ask(&mut self, id: u64, ask: RequestKind) -> Result<(), WorkerError> {
         let opened = HttpConnection::open(self.path, id, ask);
         let mut connection = opened.map_err(|error| failed(id, error))?;
         connection.seat_mut().due += 1;

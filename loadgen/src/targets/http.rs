@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::exchange::{
-    self, Ask, BODY_BYTES_MAX, FIELDS_MAX, HEAD_BYTES_MAX, STREAM_QUERY, TEXT_BYTES, TEXT_UP_BYTES,
+    self, BODY_BYTES_MAX, FIELDS_MAX, HEAD_BYTES_MAX, RequestKind, STREAM_QUERY, TEXT_BYTES,
+    TEXT_UP_BYTES,
 };
 use crate::pattern::Pattern;
 
@@ -35,8 +36,8 @@ pub(super) struct Server {
 }
 
 /// A parsed request.
-struct Asked {
-    ask: Ask,
+struct ParsedRequest {
+    ask: RequestKind,
     number: u64,
     /// Text argument of a call.
     text: Vec<u8>,
@@ -77,15 +78,15 @@ impl Server {
         while let Some(asked) = read_request(&mut stream, &mut input).await? {
             out.clear();
             match asked.ask {
-                Ask::Call | Ask::Publish => {
-                    if asked.ask == Ask::Publish {
+                RequestKind::Call | RequestKind::Publish => {
+                    if asked.ask == RequestKind::Publish {
                         self.published.send_modify(|events| *events += 1);
                     }
                     self.answer(&asked, &mut out);
                     stream.write_all(&out).await?;
                 }
-                Ask::Report => self.report(&asked, &mut stream, &mut out).await?,
-                Ask::Stream => return self.bring_events(asked.number, stream, out).await,
+                RequestKind::Report => self.report(&asked, &mut stream, &mut out).await?,
+                RequestKind::Stream => return self.bring_events(asked.number, stream, out).await,
             }
         }
         Ok(())
@@ -97,7 +98,7 @@ impl Server {
         &self.pattern.message(connection, sequence)[TEXT_UP_BYTES..]
     }
 
-    fn answer(&self, asked: &Asked, out: &mut Vec<u8>) {
+    fn answer(&self, asked: &ParsedRequest, out: &mut Vec<u8>) {
         let mut body = Vec::with_capacity(TEXT_BYTES + 128);
         exchange::answer(
             asked.number,
@@ -115,7 +116,7 @@ impl Server {
 
     async fn report(
         &self,
-        asked: &Asked,
+        asked: &ParsedRequest,
         stream: &mut TcpStream,
         out: &mut Vec<u8>,
     ) -> anyhow::Result<()> {
@@ -175,7 +176,7 @@ fn chunk(bytes: &[u8], out: &mut Vec<u8>) {
 async fn read_request(
     stream: &mut TcpStream,
     input: &mut Vec<u8>,
-) -> anyhow::Result<Option<Asked>> {
+) -> anyhow::Result<Option<ParsedRequest>> {
     loop {
         if let Some((asked, len)) = parse(input)? {
             input.drain(..len);
@@ -194,7 +195,7 @@ async fn read_request(
 }
 
 /// Parses a request and returns it with its length; `None` if it is incomplete.
-fn parse(input: &[u8]) -> anyhow::Result<Option<(Asked, usize)>> {
+fn parse(input: &[u8]) -> anyhow::Result<Option<(ParsedRequest, usize)>> {
     let mut fields = [EMPTY_HEADER; FIELDS_MAX];
     let mut request = Request::new(&mut fields);
     let Status::Complete(head) = request.parse(input).context("request is not HTTP/1.1")? else {
@@ -205,8 +206,8 @@ fn parse(input: &[u8]) -> anyhow::Result<Option<(Asked, usize)>> {
             .path
             .and_then(|path| path.split_once(STREAM_QUERY))
             .context("GET without a stream number in its query")?;
-        let asked = Asked {
-            ask: Ask::Stream,
+        let asked = ParsedRequest {
+            ask: RequestKind::Stream,
             number: number
                 .parse()
                 .context("stream number in the query is not a number")?,
@@ -233,8 +234,8 @@ fn parse(input: &[u8]) -> anyhow::Result<Option<(Asked, usize)>> {
     };
     let call: Call<'_> =
         serde_json::from_slice(body).context("body is not a tools/call request")?;
-    let asked = Asked {
-        ask: Ask::of_tool(call.params.name).context("unknown tool")?,
+    let asked = ParsedRequest {
+        ask: RequestKind::of_tool(call.params.name).context("unknown tool")?,
         number: call.id,
         text: call.params.arguments.text.as_bytes().to_vec(),
     };
@@ -245,7 +246,7 @@ fn parse(input: &[u8]) -> anyhow::Result<Option<(Asked, usize)>> {
 mod tests {
     use super::*;
 
-    fn request(ask: Ask, text: &str) -> Vec<u8> {
+    fn request(ask: RequestKind, text: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
         exchange::request(ask, ("host", "/w/maya/mcp"), 77, text, &mut bytes);
         bytes
@@ -253,7 +254,12 @@ mod tests {
 
     #[test]
     fn a_request_is_read_when_it_is_there_as_a_whole() {
-        for ask in [Ask::Call, Ask::Report, Ask::Publish, Ask::Stream] {
+        for ask in [
+            RequestKind::Call,
+            RequestKind::Report,
+            RequestKind::Publish,
+            RequestKind::Stream,
+        ] {
             let mut bytes = request(ask, "words");
             let whole = bytes.len();
             for len in 0..whole {
@@ -262,7 +268,7 @@ mod tests {
             bytes.extend_from_slice(b"POST");
             let (asked, len) = parse(&bytes).unwrap().unwrap();
             assert_eq!((asked.ask, asked.number, len), (ask, 77, whole));
-            if ask != Ask::Stream {
+            if ask != RequestKind::Stream {
                 assert_eq!(asked.text, b"words");
             }
         }

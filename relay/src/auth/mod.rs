@@ -25,7 +25,7 @@ const ASKS_MAX: usize = 1024;
 
 /// A shard's request to the control thread.
 #[derive(Debug)]
-pub(crate) enum Ask {
+pub(crate) enum ShardRequest {
     /// Fetch the signing keys again: a token names a key that the relay does not have.
     NewerKeys,
     /// Ask the provider whether an agent may have a tunnel.
@@ -34,16 +34,16 @@ pub(crate) enum Ask {
 
 /// Sending side of a shard's requests to the control thread.
 #[derive(Clone, Debug)]
-pub(crate) struct AskControl {
-    asks: mpsc::Sender<Ask>,
+pub(crate) struct RequestSender {
+    asks: mpsc::Sender<ShardRequest>,
     renewals: mpsc::Sender<Question>,
 }
 
-impl AskControl {
+impl RequestSender {
     /// Asks the control thread to fetch the signing keys again; the control thread limits how often it does.
     pub(crate) fn newer_keys(&self) {
         // Dropped if the queue is full: the next token with an unknown key asks again.
-        let _ = self.asks.try_send(Ask::NewerKeys);
+        let _ = self.asks.try_send(ShardRequest::NewerKeys);
     }
 
     /// Asks the provider about a tunnel; false if the queue is full. Renewals have a queue of their own, which strangers
@@ -51,28 +51,28 @@ impl AskControl {
     pub(crate) fn rule(&self, question: Question) -> bool {
         match question.is_renewal {
             true => self.renewals.try_send(question).is_ok(),
-            false => self.asks.try_send(Ask::Rule(question)).is_ok(),
+            false => self.asks.try_send(ShardRequest::Rule(question)).is_ok(),
         }
     }
 }
 
 /// Receiving side of the shards' requests, held by the control thread.
 #[derive(Debug)]
-pub(crate) struct Asked {
-    pub(crate) asks: mpsc::Receiver<Ask>,
+pub(crate) struct RequestQueue {
+    pub(crate) asks: mpsc::Receiver<ShardRequest>,
     /// Questions about tunnels that are registered already.
     pub(crate) renewals: mpsc::Receiver<Question>,
 }
 
 /// Makes the bounded queues from the shards to the control thread.
-pub(crate) fn asking() -> (AskControl, Asked) {
+pub(crate) fn request_queue() -> (RequestSender, RequestQueue) {
     let (asks, asked) = mpsc::channel(ASKS_MAX);
     let (renewals, renewed) = mpsc::channel(ASKS_MAX);
-    let asked = Asked {
+    let asked = RequestQueue {
         asks: asked,
         renewals: renewed,
     };
-    (AskControl { asks, renewals }, asked)
+    (RequestSender { asks, renewals }, asked)
 }
 
 /// Outcome of checking a registration on its shard.

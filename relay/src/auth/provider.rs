@@ -47,7 +47,7 @@ pub(crate) enum Ruling {
 
 /// Request body sent to the provider.
 #[derive(Serialize)]
-struct Asked<'a> {
+struct ProviderRequest<'a> {
     token: &'a str,
     subdomain: &'a str,
 }
@@ -74,7 +74,7 @@ struct No {
 impl Question {
     /// The request body as JSON.
     pub(crate) fn body(&self) -> Vec<u8> {
-        let asked = Asked {
+        let asked = ProviderRequest {
             token: self.register.token.reveal(),
             subdomain: self.tunnel.as_str(),
         };

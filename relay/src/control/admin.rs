@@ -15,7 +15,7 @@ use crate::audit::Audit;
 use crate::config::Secret;
 use crate::metrics::ShardMetrics;
 use crate::shard::Paused;
-use crate::state::Book;
+use crate::state::NoteQueue;
 
 /// The paused tunnels. Locked while shards are told, so that they hear of changes in order.
 pub(super) type Pauses = Arc<Mutex<Arc<Paused>>>;
@@ -29,7 +29,7 @@ pub(super) struct Admin {
     pub(super) metrics: Vec<Arc<ShardMetrics>>,
     pub(super) audit: Audit,
     pub(super) pauses: Pauses,
-    pub(super) book: Book,
+    pub(super) book: NoteQueue,
     pub(super) changes: Changes,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) started: Instant,

@@ -10,12 +10,12 @@ pub(crate) struct Changes(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    gate: Mutex<Gate>,
+    state: Mutex<ChangesState>,
     ended: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Gate {
+struct ChangesState {
     under_way: usize,
     is_held: bool,
 }
@@ -27,48 +27,48 @@ pub(super) struct Change(Arc<Inner>);
 impl Changes {
     /// Begins a change; `None` while changes are held back.
     pub(super) fn begin(&self) -> Option<Change> {
-        let mut gate = self.0.gate();
-        if gate.is_held {
+        let mut state = self.0.state();
+        if state.is_held {
             return None;
         }
-        gate.under_way += 1;
+        state.under_way += 1;
         Some(Change(Arc::clone(&self.0)))
     }
 
     /// Holds new changes back and waits for those in progress. Returns false, and admits changes again, if that
     /// takes longer than `limit`.
     pub(crate) fn hold(&self, limit: Duration) -> bool {
-        let mut gate = self.0.gate();
-        gate.is_held = true;
+        let mut state = self.0.state();
+        state.is_held = true;
         let waited = self
             .0
             .ended
-            .wait_timeout_while(gate, limit, |gate| gate.under_way > 0);
-        gate = waited.unwrap_or_else(PoisonError::into_inner).0;
-        gate.is_held = gate.under_way == 0;
-        gate.is_held
+            .wait_timeout_while(state, limit, |state| state.under_way > 0);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.is_held = state.under_way == 0;
+        state.is_held
     }
 
     /// Holds new changes back, without waiting.
     pub(crate) fn close(&self) {
-        self.0.gate().is_held = true;
+        self.0.state().is_held = true;
     }
 
     /// Admits changes again.
     pub(crate) fn go_on(&self) {
-        self.0.gate().is_held = false;
+        self.0.state().is_held = false;
     }
 }
 
 impl Inner {
-    fn gate(&self) -> MutexGuard<'_, Gate> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, ChangesState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Change {
     fn drop(&mut self) {
-        self.0.gate().under_way -= 1;
+        self.0.state().under_way -= 1;
         self.0.ended.notify_all();
     }
 }

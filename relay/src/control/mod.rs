@@ -5,8 +5,8 @@
 mod admin;
 mod auth;
 mod changes;
+mod connections;
 mod listing;
-mod places;
 mod reserve;
 mod revoke;
 mod routes;
@@ -28,13 +28,13 @@ use self::admin::{Admin, Pauses};
 use self::auth::{Order, Orders, SnapshotUpdater};
 pub(crate) use self::changes::Changes;
 use crate::audit::Audit;
-use crate::auth::{Asked, Question, Ruling, Snapshot};
+use crate::auth::{Question, RequestQueue, Ruling, Snapshot};
 use crate::config::{Config, Denied};
 use crate::directory::Forgotten;
 use crate::error::StartError;
 use crate::metrics::{Cut, ShardMetrics, ShardStatus, TunnelBatch, TunnelDetail};
 use crate::shard::Paused;
-use crate::state::{Book, now_seconds};
+use crate::state::{NoteQueue, now_seconds};
 
 /// Resolves once the shards have answered, or took too long.
 pub(crate) type Reply<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -72,7 +72,7 @@ pub(crate) struct Decided {
     pub(crate) paused: Arc<Paused>,
     /// Revocations, each with the second since 1970 at which it ends; ordered by that second.
     pub(crate) revoked: Vec<(Denied, u64)>,
-    pub(crate) book: Book,
+    pub(crate) book: NoteQueue,
     pub(crate) changes: Changes,
 }
 
@@ -113,7 +113,7 @@ impl Control {
     pub(crate) fn start(
         config: &Config,
         snapshot: &Snapshot,
-        asked: Asked,
+        asked: RequestQueue,
         shown: Shown,
         decided: Decided,
         listeners: Vec<(SocketAddr, TcpListener)>,

@@ -23,12 +23,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// The reserve's number lies above those that callers and agents may keep. If a connection of theirs takes the number
 /// first when the reserve is given up, and no lower one is free, that connection is refused and closed at once.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct GuardedListener {
     listener: TcpListener,
     reserve: Option<OwnedFd>,
 }
 
-impl Door {
+impl GuardedListener {
     pub(super) fn new(listener: TcpListener) -> Self {
         let reserve = copy_of(&listener);
         Self { listener, reserve }
@@ -93,7 +93,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         assert!(!is_awaited(&listener));
         let address = listener.local_addr().unwrap();
-        let mut door = Door::new(listener);
+        let mut door = GuardedListener::new(listener);
         assert!(!door.is_spent());
         // On loopback, connect returns after the handshake.
         let caller = TcpStream::connect(address).await.unwrap();

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time;
 
 use super::admin::{Admin, refuse, uncached};
+use super::connections::ConnectionState;
 use super::listing::{self, Extent, Listing};
-use super::places::Standing;
 use super::{Changes, Phase, revoke, tunnel};
 use crate::config::Secret;
 use crate::metrics::{self, ShardMetrics, ShardStatus};
@@ -93,7 +93,7 @@ async fn refuse_strangers(State(token): State<Secret>, request: Request, next: N
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     if presented.is_some_and(|(_, text)| token.is(text.trim_start())) {
-        if let Some(standing) = request.extensions().get::<Arc<Standing>>() {
+        if let Some(standing) = request.extensions().get::<Arc<ConnectionState>>() {
             standing.trust();
         }
         return next.run(request).await;

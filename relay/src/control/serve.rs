@@ -24,8 +24,8 @@ use tracing::{debug, warn};
 use super::Phase;
 use super::admin::{Admin, refuse};
 use super::auth::SnapshotUpdater;
-use super::places::{Places, Standing};
-use super::reserve::Door;
+use super::connections::{ConnectionState, Connections};
+use super::reserve::GuardedListener;
 use super::routes;
 use crate::listen::http::is_ours_anywhere;
 
@@ -83,8 +83,8 @@ async fn accept(
         router = router.layer(middleware::from_fn(refuse_foreign_names));
     }
     let mut connections = JoinSet::new();
-    let mut places = Places::default();
-    let mut door = Door::new(listener);
+    let mut places = Connections::default();
+    let mut door = GuardedListener::new(listener);
     loop {
         let is_spent = door.is_spent();
         let accepted = tokio::select! {
@@ -118,7 +118,7 @@ async fn accept(
     connections
 }
 
-async fn serve(stream: TcpStream, router: Router, standing: Arc<Standing>) {
+async fn serve(stream: TcpStream, router: Router, standing: Arc<ConnectionState>) {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let asking = standing.ask();
         request.extensions_mut().insert(Arc::clone(&standing));

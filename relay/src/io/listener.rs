@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
-use super::driver::Ways;
-use super::readiness::{Readiness, Way};
+use super::driver::Interest;
+use super::readiness::{Direction, Readiness};
 use super::socket::Socket;
 use super::steering;
 
@@ -181,7 +181,7 @@ impl Listener {
         listener.set_nonblocking(true)?;
         let fd = OwnedFd::from(listener);
         // SAFETY: `readiness` is dropped before the descriptor, by the order of the fields.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, true) };
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Interest::In, true) };
         Ok(Self {
             readiness,
             fd,
@@ -201,10 +201,10 @@ impl Listener {
     /// Accepts the next connection.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         loop {
-            poll_fn(|cx| self.readiness.poll(Way::In, cx)).await;
+            poll_fn(|cx| self.readiness.poll(Direction::In, cx)).await;
             match self.accept_once() {
                 Ok((fd, peer)) => return Ok((Socket::new(fd), peer)),
-                Err(Errno::AGAIN) => self.readiness.spend(Way::In),
+                Err(Errno::AGAIN) => self.readiness.spend(Direction::In),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -251,7 +251,7 @@ impl Listener {
                 // An orderly end would look like an empty answer.
                 let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
             }
-            Err(Errno::AGAIN) => self.readiness.spend(Way::In),
+            Err(Errno::AGAIN) => self.readiness.spend(Direction::In),
             Err(_) => {}
         }
         // The connection's descriptor is free again, unless another thread took it.

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::driver::{Ready, Urgent, Ways};
+use super::driver::{Interest, Ready, Urgent};
 use super::runtime::Runtime;
 
 /// Polls of a ready direction that return at once, per turn. A further poll in the same turn waits for the next turn,
@@ -18,7 +18,7 @@ const PASSES_A_TURN: u8 = 4;
 
 /// One direction of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     In,
     Out,
 }
@@ -78,10 +78,10 @@ impl Half {
 }
 
 impl Slot {
-    const fn half(&self, way: Way) -> &Half {
+    const fn half(&self, way: Direction) -> &Half {
         match way {
-            Way::In => &self.input,
-            Way::Out => &self.output,
+            Direction::In => &self.input,
+            Direction::Out => &self.output,
         }
     }
 
@@ -117,7 +117,7 @@ pub(super) struct Readiness {
     /// The driver's key, once the descriptor is watched.
     key: Cell<Option<u64>>,
     fd: RawFd,
-    ways: Ways,
+    ways: Interest,
     /// The descriptor is closed right after this is dropped.
     closes: Cell<bool>,
 }
@@ -128,7 +128,7 @@ impl Readiness {
     ///
     /// # Safety
     /// The descriptor must stay open as long as the `Readiness` exists.
-    pub(super) unsafe fn new(fd: BorrowedFd<'_>, ways: Ways, closes: bool) -> Self {
+    pub(super) unsafe fn new(fd: BorrowedFd<'_>, ways: Interest, closes: bool) -> Self {
         Self {
             runtime: Runtime::current(),
             slot: Rc::default(),
@@ -150,7 +150,7 @@ impl Readiness {
 
     /// Ready until a call on the descriptor would have blocked. After [`PASSES_A_TURN`] such results in one turn,
     /// pending until the next turn.
-    pub(super) fn poll(&self, way: Way, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&self, way: Direction, cx: &mut Context<'_>) -> Poll<()> {
         let half = self.slot.half(way);
         if half.ready.get() {
             if half.passes(self.runtime.turn_number()) {
@@ -175,7 +175,7 @@ impl Readiness {
         if urgent == Urgent::Yes {
             return;
         }
-        self.spend(Way::In);
+        self.spend(Direction::In);
         if urgent == Urgent::Perhaps
             && let Some(key) = self.key.get()
             && !self.slot.is_looked_at.replace(true)
@@ -185,8 +185,8 @@ impl Readiness {
     }
 
     /// Notes that a call would have blocked.
-    pub(super) fn spend(&self, way: Way) {
-        if way == Way::Out || !self.slot.ended.get() {
+    pub(super) fn spend(&self, way: Direction) {
+        if way == Direction::Out || !self.slot.ended.get() {
             self.slot.half(way).ready.set(false);
         }
     }
@@ -256,12 +256,12 @@ mod tests {
             run(driver, async {
                 let (fd, other) = pair().unwrap();
                 // SAFETY: `readiness` is dropped before the descriptor.
-                let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::Both, true) };
+                let readiness = unsafe { Readiness::new(fd.as_fd(), Interest::Both, true) };
                 let is_ready = async || {
-                    poll_fn(|cx| Poll::Ready(readiness.poll(Way::In, cx).is_ready())).await
+                    poll_fn(|cx| Poll::Ready(readiness.poll(Direction::In, cx).is_ready())).await
                 };
                 assert!(is_ready().await && readiness.key.get().is_none());
-                readiness.spend(Way::In);
+                readiness.spend(Direction::In);
                 assert!(!is_ready().await && readiness.key.get().is_some());
                 drop((readiness, other));
             })

@@ -14,8 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType};
 use socket2::SockRef;
 
-use super::driver::Ways;
-use super::readiness::{Readiness, Way};
+use super::driver::Interest;
+use super::readiness::{Direction, Readiness};
 use super::runtime::turn;
 
 /// Asks for the number of unsent bytes of a socket (`linux/sockios.h`).
@@ -43,7 +43,7 @@ impl Socket {
     /// Attaches a descriptor to this shard.
     pub(crate) fn new(fd: OwnedFd) -> Self {
         // SAFETY: `readiness` is dropped before the descriptor is closed, by the order of the fields, or given up.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::Both, true) };
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Interest::Both, true) };
         Self { readiness, fd }
     }
 
@@ -57,12 +57,12 @@ impl Socket {
 
     /// Ready while a read may return something.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.readiness.poll(Way::In, cx)
+        self.readiness.poll(Direction::In, cx)
     }
 
     /// Ready while a write may take something.
     pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.readiness.poll(Way::Out, cx)
+        self.readiness.poll(Direction::Out, cx)
     }
 
     /// Waits until a read may return something.
@@ -84,19 +84,19 @@ impl Socket {
     /// Notes that a write took `taken` of `offered` bytes.
     fn wrote(&self, taken: usize, offered: usize) -> usize {
         if taken < offered {
-            self.readiness.spend(Way::Out);
+            self.readiness.spend(Direction::Out);
         }
         taken
     }
 
     /// Notes that a call other than a read found nothing to read.
     pub(super) fn found_nothing(&self) {
-        self.readiness.spend(Way::In);
+        self.readiness.spend(Direction::In);
     }
 
     /// Notes that a call other than a write found no room.
     pub(super) fn found_no_room(&self) {
-        self.readiness.spend(Way::Out);
+        self.readiness.spend(Direction::Out);
     }
 
     /// Appends up to `max` bytes to `buffer`, without waiting.
@@ -138,7 +138,7 @@ impl Socket {
                 }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
-                    self.readiness.spend(Way::In);
+                    self.readiness.spend(Direction::In);
                     return Ok(Received::Nothing);
                 }
                 Err(error) => return Err(error.into()),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::driver::Ways;
-use super::readiness::{Readiness, Way};
+use super::driver::Interest;
+use super::readiness::{Direction, Readiness};
 
 /// The waking half; any thread may hold it.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Waker {
     pub(crate) fn parker(&self) -> io::Result<Parker> {
         let fd = Arc::clone(&self.0);
         // SAFETY: the descriptor is open while any `Arc` of it lives, and the parker holds one.
-        let readiness = unsafe { Readiness::new(fd.as_fd(), Ways::In, false) };
+        let readiness = unsafe { Readiness::new(fd.as_fd(), Interest::In, false) };
         Ok(Parker { readiness, fd })
     }
 }
@@ -48,8 +48,8 @@ pub(crate) struct Parker {
 impl Parker {
     /// Waits for [`Waker::wake`]; all wake-ups so far count as one.
     pub(crate) async fn park(&self) -> io::Result<()> {
-        poll_fn(|cx| self.readiness.poll(Way::In, cx)).await;
-        self.readiness.spend(Way::In);
+        poll_fn(|cx| self.readiness.poll(Direction::In, cx)).await;
+        self.readiness.spend(Direction::In);
         let mut count = [0; 8];
         match rustix::io::read(&self.fd, &mut count) {
             Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),

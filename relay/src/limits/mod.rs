@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::per_address::{PerAddress, Place};
+pub(crate) use self::per_address::{AddressCount, PerAddress};
 use self::table::{Index, Occupied, Rate, Table};
-pub(crate) use self::tunnels::{Account, LiveTunnels};
+pub(crate) use self::tunnels::{LiveTunnels, Registrant};
 use crate::config::{Allowance, LimitsConfig};
 use crate::metrics::LimitKind;
 
@@ -204,7 +204,7 @@ impl Side {
 /// Counts a raw session, or an HTTP request and its answer, until it is dropped. Empty if there are no limits; each
 /// session's task has a pass.
 #[derive(Debug, Default)]
-pub(crate) struct Pass(Option<Box<Counted>>);
+pub(crate) struct RatePass(Option<Box<Counted>>);
 
 #[derive(Debug)]
 struct Counted {
@@ -215,7 +215,7 @@ struct Counted {
     uncharged: Cell<u64>,
 }
 
-impl Pass {
+impl RatePass {
     /// Counts a session or request from `address`.
     ///
     /// # Errors

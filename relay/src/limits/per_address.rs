@@ -30,23 +30,23 @@ impl PerAddress {
         })
     }
 
-    /// Counts one more of `address` until the place is dropped; `None` if the address has reached its
+    /// Counts one more of `address` until the count is dropped; `None` if the address has reached its
     /// limit.
-    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<AddressCount> {
         let Some(pin) = self.table.find(self.hasher.hash_one(counted_part(address))) else {
             // The table is full of addresses that have something open: this one goes uncounted.
-            return Some(Place(None));
+            return Some(AddressCount(None));
         };
         let is_open = self.table.open(*pin, self.max);
-        is_open.then(|| Place(Some((Arc::clone(self), pin.keep()))))
+        is_open.then(|| AddressCount(Some((Arc::clone(self), pin.keep()))))
     }
 }
 
 /// One counted item of an address; dropping it uncounts it.
 #[derive(Debug, Default)]
-pub(crate) struct Place(Option<(Arc<PerAddress>, Index)>);
+pub(crate) struct AddressCount(Option<(Arc<PerAddress>, Index)>);
 
-impl Drop for Place {
+impl Drop for AddressCount {
     fn drop(&mut self) {
         if let Some((counted, at)) = &self.0 {
             counted.table.close(*at);

@@ -19,7 +19,7 @@ const YIELDS_MAX: usize = 1000;
 /// Number of rates that are counted per holder.
 pub(super) const RATES: usize = 3;
 
-/// Bit of [`Place::users`] that is set while the place gets a new holder.
+/// Bit of [`Counter::users`] that is set while the place gets a new holder.
 const CHANGING: u64 = 1 << 63;
 
 /// Operations that the table needs of a shared number; `model` implements them for loom.
@@ -74,7 +74,7 @@ impl Number for AtomicU64 {
 /// Usage of one holder. Fills a cache line, because other shards change the neighbours.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Place<N> {
+struct Counter<N> {
     /// Hash of the holder; 0 before the first one. Changed only under [`CHANGING`].
     holder: N,
     /// Per rate: time at which all usage is paid for, in nanoseconds.
@@ -85,7 +85,7 @@ struct Place<N> {
     users: N,
 }
 
-impl<N: Number> Place<N> {
+impl<N: Number> Counter<N> {
     fn used_until(&self) -> u64 {
         let paid_at = self.paid_at.iter().map(|it| it.load(Relaxed));
         paid_at.max().unwrap_or(0)
@@ -144,7 +144,7 @@ impl Rate {
 /// Table of all holders of one kind, in groups of `ways` places; a holder's hash selects the group.
 #[derive(Debug)]
 pub(super) struct Table<N = AtomicU64> {
-    places: Box<[Place<N>]>,
+    places: Box<[Counter<N>]>,
     /// Lock of each group: 1 while a shard gives one of its places to a new holder.
     changing: Box<[N]>,
     ways: usize,
@@ -191,7 +191,7 @@ impl<N: Number> Table<N> {
     /// A table of `groups` groups with `ways` places each.
     pub(super) fn with_groups(groups: usize, ways: usize) -> Self {
         Self {
-            places: (0..groups * ways).map(|_| Place::default()).collect(),
+            places: (0..groups * ways).map(|_| Counter::default()).collect(),
             changing: (0..groups).map(|_| N::default()).collect(),
             ways,
         }
@@ -309,7 +309,7 @@ impl<N: Number> Table<N> {
 }
 
 /// Gives `holder` the place without users that was used least, if there is one.
-fn least_used<N: Number>(places: &[Place<N>], holder: u64) -> Option<usize> {
+fn least_used<N: Number>(places: &[Counter<N>], holder: u64) -> Option<usize> {
     // A chosen place may get a user before it is given away, so up to all places are tried.
     for _ in 0..places.len() {
         let free = places.iter().enumerate();

@@ -1,8 +1,8 @@
-//! Counts the live tunnels of each account, for all shards, so that one token holder cannot take every place.
+//! Counts the live tunnels of each registrant, for all shards, so that one token holder cannot take every place.
 //!
-//! Two rows of counters, each indexed by a keyed hash of its own. An account has at most as many tunnels as the lower
-//! of its two counters; it has fewer if other accounts share both. So counting needs no lock and no memory per account,
-//! and a count is never too low. Two accounts share both counters by chance once in four thousand million pairs.
+//! Two rows of counters, each indexed by a keyed hash of its own. A registrant has at most as many tunnels as the lower
+//! of its two counters; it has fewer if other registrants share both. So counting needs no lock and no memory per registrant,
+//! and a count is never too low. Two registrants share both counters by chance once in four thousand million pairs.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,20 +16,20 @@ use crate::config::Config;
 /// Counters per row; a row takes 256 KiB.
 const PLACES: usize = 64 * 1024;
 
-/// Account that tunnels are counted for.
+/// Token holder or address whose live tunnels are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Account {
+pub(crate) enum Registrant {
     /// Holder of the token that registered the tunnels.
     Holder(Arc<str>),
     /// Counted part of the address of an agent without a token holder.
     Address(IpAddr),
 }
 
-impl Account {
-    /// Account for tunnels that agents without a token holder registered before the relay started.
+impl Registrant {
+    /// Registrant of tunnels that agents without a token holder registered before the relay started.
     pub(crate) const UNKNOWN: Self = Self::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
-    /// Account of a tunnel that an agent at `address` registers for `owner`.
+    /// Registrant of a tunnel that an agent at `address` registers for `owner`.
     pub(crate) fn of(owner: Option<&Owner>, address: IpAddr) -> Self {
         match owner {
             Some(owner) => Self::Holder(owner.sub.as_str().into()),
@@ -38,7 +38,7 @@ impl Account {
     }
 }
 
-/// Numbers of live tunnels, by account.
+/// Numbers of live tunnels, by registrant.
 #[derive(Debug)]
 pub(crate) struct LiveTunnels {
     rows: [(RandomState, Box<[AtomicU32]>); 2],
@@ -57,11 +57,11 @@ impl LiveTunnels {
         }
     }
 
-    /// Counts a tunnel of an account; false if the account has reached its limit.
-    pub(crate) fn enter(&self, account: &Account) -> bool {
+    /// Counts a tunnel of a registrant; false if the registrant has reached its limit.
+    pub(crate) fn enter(&self, account: &Registrant) -> bool {
         let max = match account {
-            Account::Holder(_) => self.of_holder_max,
-            Account::Address(_) => self.of_address_max,
+            Registrant::Holder(_) => self.of_holder_max,
+            Registrant::Address(_) => self.of_address_max,
         };
         let before = self.counters(account);
         let before = before.map(|counter| counter.fetch_add(1, Ordering::Relaxed));
@@ -73,13 +73,13 @@ impl LiveTunnels {
     }
 
     /// Uncounts a tunnel that was counted.
-    pub(crate) fn leave(&self, account: &Account) {
+    pub(crate) fn leave(&self, account: &Registrant) {
         for counter in self.counters(account) {
             counter.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    fn counters(&self, account: &Account) -> [&AtomicU32; 2] {
+    fn counters(&self, account: &Registrant) -> [&AtomicU32; 2] {
         self.rows.each_ref().map(|(hasher, row)| {
             // The remainder is below PLACES, so it fits a usize.
             let place = hasher.hash_one(account) % PLACES as u64;
@@ -92,8 +92,8 @@ impl LiveTunnels {
 mod tests {
     use super::*;
 
-    fn holder(sub: &str) -> Account {
-        Account::Holder(sub.into())
+    fn holder(sub: &str) -> Registrant {
+        Registrant::Holder(sub.into())
     }
 
     fn limited(max_tunnels: usize) -> LiveTunnels {
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn agents_without_a_holder_count_by_address_or_network() {
-        let at = |address: &str| Account::of(None, address.parse().unwrap());
+        let at = |address: &str| Registrant::of(None, address.parse().unwrap());
         assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
         assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
         assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));

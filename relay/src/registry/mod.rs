@@ -16,8 +16,8 @@ use tracing::debug;
 
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
 use crate::auth::Identity;
-use crate::limits::Place;
-use crate::session::{Held, SharedMux};
+use crate::limits::AddressCount;
+use crate::session::{SharedMux, TunnelSessions};
 
 /// A link's number on its shard; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,7 +53,7 @@ pub(crate) struct LinkEntry {
     /// Time of the link's arrival on this shard.
     since: Moment,
     /// Counts the link among those of its address that have no tunnel yet.
-    stranger: Place,
+    stranger: AddressCount,
     /// The agent's hello, once its signature was verified.
     pub(crate) agent: Option<AgentHello>,
     /// The nonce that the agent signed; identifies the link in a later report by the agent.
@@ -83,7 +83,7 @@ impl LinkEntry {
     /// Notes that the link got a tunnel.
     pub(crate) fn serves(&mut self) {
         self.has_served = true;
-        self.stranger = Place::default();
+        self.stranger = AddressCount::default();
     }
 
     /// Whether the link has got no tunnel within [`FIRST_TUNNEL_TIMEOUT`].
@@ -128,7 +128,7 @@ impl LinkEntry {
     }
 
     /// The sessions of a tunnel, including those from before the agent took it back and registered it again.
-    pub(crate) fn held(&self, tunnel: &TunnelId) -> impl Iterator<Item = &Held> {
+    pub(crate) fn held(&self, tunnel: &TunnelId) -> impl Iterator<Item = &TunnelSessions> {
         let left = self.left.iter().filter(move |(it, _)| it == tunnel);
         let all = self.tunnels.get(tunnel).into_iter();
         all.chain(left.map(|(_, it)| it)).map(|it| &it.held)
@@ -178,7 +178,7 @@ impl Registry {
         &mut self,
         mux: Rc<SharedMux>,
         (peer, since): (SocketAddr, Moment),
-        stranger: Place,
+        stranger: AddressCount,
     ) -> LinkId {
         self.last += 1;
         let id = LinkId(self.last);
@@ -203,9 +203,9 @@ impl Registry {
     }
 
     /// Takes the count of a link without a tunnel, when the link moves to another shard.
-    pub(crate) fn take_stranger(&mut self, id: LinkId) -> Place {
+    pub(crate) fn take_stranger(&mut self, id: LinkId) -> AddressCount {
         let entry = self.links.get_mut(&id);
-        entry.map_or_else(Place::default, |it| std::mem::take(&mut it.stranger))
+        entry.map_or_else(AddressCount::default, |it| std::mem::take(&mut it.stranger))
     }
 
     /// Notes that an agent has proved its key, on a link with this nonce.

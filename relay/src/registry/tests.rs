@@ -10,7 +10,7 @@ use super::*;
 use crate::auth::Owner;
 use crate::metrics::TunnelBatch;
 use crate::session::tests::rig;
-use crate::session::{Held, SessionCaller};
+use crate::session::{SessionCaller, TunnelSessions};
 
 fn tunnel(number: usize) -> TunnelId {
     TunnelId::parse(&format!("seat-{number:03}")).unwrap()
@@ -31,7 +31,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
         expires_at_seconds,
         identity: None,
         renewal: None,
-        held: Held::default(),
+        held: TunnelSessions::default(),
         earlier: Vec::new(),
     }
 }
@@ -42,7 +42,7 @@ fn linked(registry: &mut Registry) -> (LinkId, rig::Link) {
     let id = registry.add(
         Rc::clone(&link.relay),
         (peer, Moment::default()),
-        Place::default(),
+        AddressCount::default(),
     );
     registry.link_mut(id).unwrap().agent = Some(rig::agent_hello());
     (id, link)

@@ -7,7 +7,7 @@ use tieline_wire::{Generation, Moment, Register, Scheme, TunnelId};
 
 use super::LinkId;
 use crate::auth::{Identity, Owner};
-use crate::session::Held;
+use crate::session::TunnelSessions;
 
 /// Bytes of text that are kept of a tunnel without an agent; texts beyond the limit are dropped.
 const KEPT_BYTES_MAX: usize = 256;
@@ -90,7 +90,7 @@ pub(crate) struct TunnelEntry {
     /// The next renewal by a provider; `None` without a provider.
     pub(crate) renewal: Option<Renewal>,
     /// The tunnel's sessions on this link; kept when the tunnel is registered again.
-    pub(crate) held: Held,
+    pub(crate) held: TunnelSessions,
     /// Earlier registrations, oldest first: the one granted last, and those without an answer (at most `CLAIMS_MAX`).
     /// The latest of them counts again if the newest registration is refused.
     pub(crate) earlier: Vec<Self>,

@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::held::Hold;
 use super::inbox::{Inbox, InboxEnd};
 use super::lanes::{Lane, LaneState};
+use super::tunnel_sessions::CountedSession;
 use crate::io::Signal;
 use crate::metrics::{FrontendKind, ShardMetrics};
 
@@ -24,11 +24,11 @@ pub(super) struct Ends {
     /// Whether the link was lost while the session's last bytes may not have reached the agent, which may still report.
     pub(super) is_unclear: Cell<bool>,
     /// Counts the session and its bytes while its holder has it.
-    pub(super) hold: Hold,
+    pub(super) hold: CountedSession,
 }
 
 impl Ends {
-    pub(super) fn new(hold: Hold, is_held_back: bool) -> Self {
+    pub(super) fn new(hold: CountedSession, is_held_back: bool) -> Self {
         Self {
             inbox: RefCell::default(),
             readable: Signal::default(),

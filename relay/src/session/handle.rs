@@ -10,12 +10,12 @@ use bytes::Bytes;
 use tieline_wire::{Event, SendError, SessionEnd, SessionId};
 use tokio::sync::oneshot;
 
-use super::account::Account;
 use super::inbox::InboxEnd;
 use super::lanes::{Lane, LaneState};
-use super::{Ends, SharedMux, State};
+use super::lost_report::LostLinkReport;
+use super::{Ends, MuxState, SharedMux};
 use crate::io::{Signal, Socket};
-use crate::limits::Pass;
+use crate::limits::RatePass;
 use crate::metrics::Direction;
 
 /// Largest payload that is copied while the link is blocked, in bytes. A larger one fills a good part of its block
@@ -40,7 +40,7 @@ pub(crate) enum Incoming {
 /// Outlives a [`Session`], and tells how much of it had been sent.
 pub(crate) struct DeliveryStatus {
     ends: Rc<Ends>,
-    account: Rc<Account>,
+    lost_report: Rc<LostLinkReport>,
     id: SessionId,
 }
 
@@ -52,9 +52,9 @@ impl DeliveryStatus {
 
     /// Receives the number of payload bytes that had reached the agent when the link was lost; `None` if a report of
     /// the agent could add nothing.
-    pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
+    pub(crate) fn report_of_agent(&self) -> Option<oneshot::Receiver<u64>> {
         let is_unclear = self.ends.is_unclear.get();
-        is_unclear.then(|| self.account.of(self.id))
+        is_unclear.then(|| self.lost_report.of(self.id))
     }
 }
 
@@ -130,7 +130,7 @@ impl Session {
     pub(crate) fn delivery(&self) -> DeliveryStatus {
         DeliveryStatus {
             ends: Rc::clone(&self.ends),
-            account: Rc::clone(self.link.account()),
+            lost_report: Rc::clone(self.link.lost_report()),
             id: self.id,
         }
     }
@@ -179,7 +179,7 @@ impl Session {
     }
 
     /// Takes the session off its link, once; returns the link's state if the agent must still be told.
-    fn detach(&self) -> Option<RefMut<'_, State>> {
+    fn detach(&self) -> Option<RefMut<'_, MuxState>> {
         if self.done.replace(true) {
             return None;
         }
@@ -290,7 +290,7 @@ impl Session {
     }
 
     /// Takes the rate-limit pass off the session, so that the session of the next try can use it.
-    pub(crate) fn take_pass(&self) -> Pass {
+    pub(crate) fn take_pass(&self) -> RatePass {
         self.ends.hold.record.pass.take()
     }
 

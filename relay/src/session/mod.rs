@@ -23,28 +23,28 @@ use crate::clock::Clock;
 use crate::io::Signal;
 use crate::metrics::{Direction, DropKind, FrontendKind, ShardMetrics};
 
-mod account;
 mod ends;
 mod handle;
-mod held;
 mod inbox;
 mod lanes;
+mod lost_report;
 mod probed;
 mod record;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tunnel_sessions;
 
-pub(crate) use account::Account;
 use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
-pub(crate) use held::{Held, Load};
 use inbox::InboxEnd;
 use lanes::LaneState;
 pub(crate) use lanes::{Lane, Lanes, shard_of};
+pub(crate) use lost_report::LostLinkReport;
 pub(crate) use probed::ProbedLinks;
-pub(crate) use record::{Noted, SessionCaller, SessionRecord};
+pub(crate) use record::{SessionAudit, SessionCaller, SessionRecord};
 pub(crate) use stream::{SessionEnded, SessionStream};
+pub(crate) use tunnel_sessions::{Load, TunnelSessions};
 
 /// Silence after which a link may be dead. A request over such a link is held back until the agent has acknowledged the
 /// session, so that it can be sent again if the link turns out to be lost. The cost is one round trip after silence.
@@ -58,7 +58,7 @@ const LEAVING_GRACE: Duration = Duration::from_secs(5);
 
 /// One link's mux, shared by the link's driver and the link's sessions.
 pub(crate) struct SharedMux {
-    state: RefCell<State>,
+    state: RefCell<MuxState>,
     /// Raised when something waits to be sent.
     writer: Signal,
     /// Whether the link's socket has no room at present.
@@ -75,11 +75,11 @@ pub(crate) struct SharedMux {
     is_leaving: Cell<bool>,
     /// Deadline of the agent's `GoAway`, once the agent has sent one.
     left_at: Cell<Option<Moment>>,
-    account: Rc<Account>,
+    lost_report: Rc<LostLinkReport>,
     this: Weak<Self>,
 }
 
-struct State {
+struct MuxState {
     mux: Mux,
     sessions: SessionMap<Rc<Ends>>,
     /// Sessions that their holder left in order, and the deadline for their targets to finish.
@@ -99,7 +99,7 @@ impl SharedMux {
         probed: Rc<ProbedLinks>,
     ) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
-            state: RefCell::new(State {
+            state: RefCell::new(MuxState {
                 mux,
                 sessions: SessionMap::default(),
                 abandoned: VecDeque::new(),
@@ -116,7 +116,7 @@ impl SharedMux {
             is_asking: Cell::new(false),
             is_leaving: Cell::new(false),
             left_at: Cell::new(None),
-            account: Rc::default(),
+            lost_report: Rc::default(),
             this: Weak::clone(this),
         })
     }
@@ -135,7 +135,7 @@ impl SharedMux {
     pub(crate) fn open(
         self: &Rc<Self>,
         tunnel: &TunnelId,
-        held: &Held,
+        held: &TunnelSessions,
         caller: SessionCaller,
     ) -> Result<Session, OpenError> {
         if self.closing.get().is_some() {
@@ -223,7 +223,7 @@ impl SharedMux {
 
     /// Handles an agent's `GoAway`. Sessions that the agent did not take up are reset, and their requests may go to
     /// another agent.
-    fn agent_leaves(&self, state: &mut State, away: &GoAway, now: Moment) {
+    fn agent_leaves(&self, state: &mut MuxState, away: &GoAway, now: Moment) {
         // An agent that gives a dead link up reports on it later; an agent that stops does not.
         let stops = away.deadline_ms > 0 || away.reason == LinkEnd::ShuttingDown;
         self.is_leaving.set(stops);
@@ -250,7 +250,7 @@ impl SharedMux {
         self.left_at.get().is_some()
     }
 
-    fn count_drops(&self, state: &mut State) {
+    fn count_drops(&self, state: &mut MuxState) {
         let now = *state.mux.counters();
         let before = std::mem::replace(&mut state.counted, now);
         let ended = now.frames_dropped - before.frames_dropped;
@@ -266,7 +266,7 @@ impl SharedMux {
     }
 
     /// Offers a lane to every session that has turned bulky and can use one.
-    fn offer_lanes(&self, state: &mut State) {
+    fn offer_lanes(&self, state: &mut MuxState) {
         while let Some(id) = state.mux.poll_bulky() {
             if let Some(ends) = state.sessions.get(&id)
                 && matches!(*ends.lane.borrow(), LaneState::Wanted)
@@ -278,7 +278,7 @@ impl SharedMux {
     }
 
     /// Updates the sessions gauge. A session is open until both directions end, even if its holder left before.
-    fn count_sessions(&self, state: &mut State) {
+    fn count_sessions(&self, state: &mut MuxState) {
         let now = state.mux.session_count();
         let before = std::mem::replace(&mut state.counted_sessions, now);
         if now != before {
@@ -385,14 +385,14 @@ impl SharedMux {
     }
 
     /// Resets the sessions that `held` counts; returns how many.
-    pub(crate) fn cut(&self, held: &Held, reason: SessionEnd) -> usize {
+    pub(crate) fn cut(&self, held: &TunnelSessions, reason: SessionEnd) -> usize {
         self.cut_those(held, reason, |_| true)
     }
 
     /// Resets the sessions that `held` counts and whose caller `is_out` selects; returns how many.
     pub(crate) fn cut_those(
         &self,
-        held: &Held,
+        held: &TunnelSessions,
         reason: SessionEnd,
         is_out: impl Fn(&SessionCaller) -> bool,
     ) -> usize {
@@ -419,7 +419,7 @@ impl SharedMux {
         let is_lost = matches!(reason, LinkEnd::LinkLost | LinkEnd::Stale);
         let may_tell = is_lost && !self.is_leaving.get();
         let mut state = self.state.borrow_mut();
-        let State { sessions, mux, .. } = &mut *state;
+        let MuxState { sessions, mux, .. } = &mut *state;
         for (id, ends) in sessions.drain() {
             // A session whose two directions have ended is complete, even if its holder has not read the ends yet.
             if !mux.is_live(id) {
@@ -427,7 +427,7 @@ impl SharedMux {
             }
             self.metrics.session_reset(SessionEnd::LinkLost);
             if ends.lost(may_tell && !mux.has_arrived(id)) {
-                self.account.want();
+                self.lost_report.want();
             }
             ends.end(InboxEnd::Reset(SessionEnd::LinkLost), &self.metrics);
         }
@@ -453,8 +453,8 @@ impl SharedMux {
     }
 
     /// The agent's report on the link, once the link is lost.
-    pub(crate) const fn account(&self) -> &Rc<Account> {
-        &self.account
+    pub(crate) const fn lost_report(&self) -> &Rc<LostLinkReport> {
+        &self.lost_report
     }
 
     /// Whether there may be something to send.
@@ -483,7 +483,7 @@ impl SharedMux {
     }
 }
 
-impl State {
+impl MuxState {
     /// The ends of a session, unless its holder has left.
     fn of(&self, session: SessionId) -> impl Iterator<Item = &Ends> {
         self.sessions.get(&session).into_iter().map(Rc::as_ref)

@@ -8,7 +8,7 @@ use tieline_wire::{Moment, SessionId, TunnelId};
 
 use crate::audit::{Audit, Entry, Kind};
 use crate::auth::Identity;
-use crate::limits::Pass;
+use crate::limits::RatePass;
 use crate::metrics::{Direction, FrontendKind};
 
 /// The caller that a session is opened for.
@@ -23,14 +23,14 @@ pub(crate) struct SessionCaller {
     /// The kind of application that the caller asked for, if the tunnel was found by it.
     pub(crate) dcc: Option<Arc<str>>,
     /// Rate-limit pass of the caller, where it counts for the whole session.
-    pub(crate) pass: Pass,
+    pub(crate) pass: RatePass,
     /// Where the session's beginning and end are noted, if there is an audit log.
-    pub(crate) noted: Option<Box<Noted>>,
+    pub(crate) audit: Option<Box<SessionAudit>>,
 }
 
 /// An audit log, and what its entries about a session contain.
 #[derive(Debug)]
-pub(crate) struct Noted {
+pub(crate) struct SessionAudit {
     pub(crate) audit: Audit,
     pub(crate) tunnel: TunnelId,
     pub(crate) peer: SocketAddr,
@@ -46,7 +46,7 @@ pub(crate) struct SessionRecord {
     /// The caller that the session was opened for.
     pub(crate) caller: SessionCaller,
     /// Rate-limit pass that counts the payload.
-    pub(super) pass: RefCell<Pass>,
+    pub(super) pass: RefCell<RatePass>,
     to_target: Cell<u64>,
     to_frontend: Cell<u64>,
 }
@@ -93,7 +93,7 @@ impl SessionRecord {
     }
 
     fn note(&self, entry: impl FnOnce() -> Entry) {
-        if let Some(noted) = &self.caller.noted {
+        if let Some(noted) = &self.caller.audit {
             noted.audit.note(|| {
                 let entry = entry().of(self.caller.identity.as_deref());
                 entry.from(noted.peer).tunnel(noted.tunnel.clone())

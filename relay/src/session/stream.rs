@@ -54,8 +54,8 @@ impl SessionStream {
     }
 
     /// Receives the number of bytes that had reached the agent when the link was lost, if the agent may report it.
-    pub(crate) fn told(&self) -> Option<oneshot::Receiver<u64>> {
-        self.session.delivery().told()
+    pub(crate) fn report_of_agent(&self) -> Option<oneshot::Receiver<u64>> {
+        self.session.delivery().report_of_agent()
     }
 
     /// The error for a session that was reset.

@@ -27,7 +27,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 
 /// Callers that one shard sends [`ANSWER`] at a time; further ones are reset. Each holds one of the reserved
 /// descriptors.
-const TOLD_MAX: usize = 4;
+const OVERLOAD_ANSWERS_MAX: usize = 4;
 
 /// Time for a refused caller to send its request and to close. A close in front of unread bytes is a reset, which could
 /// destroy the answer.
@@ -52,7 +52,7 @@ impl Shard {
             ListenKind::Agent => listen::Room::for_agents(limit),
             _ => listen::Room::for_callers(limit),
         };
-        self.doors.gate.spawn(listen::accept(
+        self.doors.tasks.spawn(listen::accept(
             listener,
             room,
             move |socket, peer, arrival| match (socket, arrival) {
@@ -89,12 +89,13 @@ impl Shard {
             ListenKind::Http => {
                 self.kit.metrics.frontend_accepted(FrontendKind::Http);
                 self.kit.metrics.frontend_refused(CallerRefusal::Overload);
-                let told = Rc::strong_count(&self.doors.told) - 1;
+                let answers = Rc::strong_count(&self.doors.overload_answers) - 1;
                 let room = listen::Room::for_refusals(self.kit.peers.open_files_max);
-                let may_be_told = |socket: &Socket| told < TOLD_MAX && room.takes(socket);
-                if let Some(socket) = socket.filter(may_be_told) {
-                    let is_told = Rc::clone(&self.doors.told);
-                    self.kit.gate.spawn(async move {
+                let may_be_answered =
+                    |socket: &Socket| answers < OVERLOAD_ANSWERS_MAX && room.takes(socket);
+                if let Some(socket) = socket.filter(may_be_answered) {
+                    let is_told = Rc::clone(&self.doors.overload_answers);
+                    self.kit.tasks.spawn(async move {
                         let _ = timeout(TOLD_TIMEOUT, tell(socket)).await;
                         drop(is_told);
                     });

@@ -9,7 +9,7 @@ use tieline_wire::{NoSession, SessionEnd};
 
 use super::Shard;
 use super::mail::message::{CrossingReply, CrossingRequest, Verdict};
-use super::place::Place;
+use super::place::SessionPlace;
 use crate::directory::TunnelSelector;
 use crate::io::{Socket, timeout};
 use crate::metrics::FrontendKind;
@@ -29,7 +29,7 @@ impl Shard {
         back: CrossingReply,
     ) {
         let reason = match self.place_crossing(&request) {
-            Place::NoTarget(reason) => reason,
+            SessionPlace::NoTarget(reason) => reason,
             placed => return self.serve_crossing(fd, placed, back),
         };
         // The frontend's shard found the tunnel, so the route update may be on its way to this shard.
@@ -38,17 +38,17 @@ impl Shard {
         let changed = || self.directory.routes_mut().waiting.changed(&selector, true);
         let changed = may_come.then(changed);
         let Some(changed) = changed.flatten() else {
-            return self.serve_crossing(fd, Place::NoTarget(reason), back);
+            return self.serve_crossing(fd, SessionPlace::NoTarget(reason), back);
         };
         let shard = Rc::clone(self);
-        self.kit.gate.spawn(async move {
+        self.kit.tasks.spawn(async move {
             let _ = timeout(ROUTE_TIMEOUT, changed).await;
             let placed = shard.place_crossing(&request);
             shard.serve_crossing(fd, placed, back);
         });
     }
 
-    fn place_crossing(&self, request: &CrossingRequest) -> Place {
+    fn place_crossing(&self, request: &CrossingRequest) -> SessionPlace {
         let placed = self
             .callers
             .caller_from(request.identity.clone())
@@ -63,24 +63,24 @@ impl Shard {
                 };
                 self.place(&request.tunnel, request.agent, fit, caller)
             });
-        placed.unwrap_or_else(Place::NoTarget)
+        placed.unwrap_or_else(SessionPlace::NoTarget)
     }
 
-    fn serve_crossing(self: &Rc<Self>, fd: OwnedFd, placed: Place, back: CrossingReply) {
+    fn serve_crossing(self: &Rc<Self>, fd: OwnedFd, placed: SessionPlace, back: CrossingReply) {
         let CrossingReply { verdict, reached } = back;
         let session = match placed {
-            Place::Here(session) => session,
+            SessionPlace::Here(session) => session,
             // The link was lost or moved while the message was under way; the caller may try again.
-            Place::NoTarget(NoSession::UnknownTunnel) | Place::Shard(_) => {
+            SessionPlace::NoTarget(NoSession::UnknownTunnel) | SessionPlace::Shard(_) => {
                 return verdict.reset_unsent(SessionEnd::TunnelOffline);
             }
-            Place::NoTarget(reason) => return verdict.reset_unsent(reason.into()),
+            SessionPlace::NoTarget(reason) => return verdict.reset_unsent(reason.into()),
         };
         let block = Rc::clone(&self.callers.read_block);
         let grace = self.kit.peers.config.http.offline_grace;
-        self.kit.gate.spawn(async move {
+        self.kit.tasks.spawn(async move {
             let socket = Rc::new(Socket::new(fd));
-            // Dropped before the socket: if the gate drops this task, the caller must not mistake the socket's close
+            // Dropped before the socket: if the task set drops this task, the caller must not mistake the socket's close
             // for an orderly end.
             let mut unfinished = Unfinished(Some(&verdict));
             let (delivery, cancelled) = (session.delivery(), || verdict.is_cancelled());
@@ -95,7 +95,7 @@ impl Shard {
             drop(unfinished);
             drop(socket);
             // The caller has read the end of the socket pair by now, and may wait for this report.
-            if let Some(told) = delivery.told()
+            if let Some(told) = delivery.report_of_agent()
                 && let Ok(Ok(bytes)) = timeout(grace, told).await
             {
                 let _ = reached.send(bytes);

@@ -1,4 +1,4 @@
-//! The listeners of a shard, with the gate of their accept loops, and the steering of raw callers. The loops
+//! The listeners of a shard, with the task set of their accept loops, and the steering of raw callers. The loops
 //! themselves are in `listen`.
 
 use std::cell::{Cell, RefCell};
@@ -7,29 +7,29 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::gate::Gate;
+use super::task_set::TaskSet;
 use crate::error::ListenKind;
 use crate::io::Listener;
 
 /// The listeners of one shard.
-pub(super) struct Doors {
+pub(super) struct ShardListeners {
     /// Each with the number of listening sockets of its address.
     pub(super) listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
     /// Accept loops; they end before all other tasks.
-    pub(super) gate: Rc<Gate>,
+    pub(super) tasks: Rc<TaskSet>,
     /// Token of a shard that accepts connections; dropped when the accept loops end.
     pub(super) accepting: Cell<Option<Arc<()>>>,
     /// Held by each task that sends a caller an overload answer because the relay has no room for it.
-    pub(super) told: Rc<()>,
+    pub(super) overload_answers: Rc<()>,
 }
 
-impl Doors {
+impl ShardListeners {
     pub(super) fn new(accepting: Arc<()>) -> Self {
         Self {
             listeners: RefCell::default(),
-            gate: Rc::default(),
+            tasks: Rc::default(),
             accepting: Cell::new(Some(accepting)),
-            told: Rc::default(),
+            overload_answers: Rc::default(),
         }
     }
 

@@ -36,7 +36,7 @@ impl Shard {
     pub(super) async fn stop(self: &Rc<Self>, mut mailbox: OpenMailbox, stop: Stop) {
         // Other shards drain too, and still need this shard's replies.
         let shard = Rc::clone(self);
-        self.kit.gate.spawn(async move {
+        self.kit.tasks.spawn(async move {
             while let Ok(message) = mailbox.next().await {
                 shard.handle(message);
             }
@@ -44,7 +44,7 @@ impl Shard {
         // Wakes idle kept-alive frontends, which end soon, and requests that wait for an agent.
         self.kit.draining.set(true);
         self.directory.routes_mut().waiting.wake_all();
-        self.kit.gate.nudge();
+        self.kit.tasks.nudge();
         let began = self.kit.clock.now();
         let deadline = began + stop.drain;
         self.close_doors(stop).await;
@@ -62,15 +62,15 @@ impl Shard {
         self.agents.close(LinkEnd::ShuttingDown);
         // The links' writers send the agents the reason before their tasks end.
         let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
-        self.doors.gate.close();
-        self.kit.gate.close();
+        self.doors.tasks.close();
+        self.kit.tasks.close();
         let ended = async {
-            self.kit.gate.empty().await;
-            self.doors.gate.empty().await;
+            self.kit.tasks.empty().await;
+            self.doors.tasks.empty().await;
         };
         if timeout(REAP_TIMEOUT, ended).await.is_err() {
             error!(
-                tasks = self.kit.gate.running(),
+                tasks = self.kit.tasks.running(),
                 "some tasks did not end with their shard"
             );
         }
@@ -81,8 +81,8 @@ impl Shard {
         let listeners = self.doors.listeners.take();
         if stop.hands_over {
             // Connections in the accept queue belong to the other process, so no socket may be shut.
-            self.doors.gate.close();
-            self.doors.gate.empty().await;
+            self.doors.tasks.close();
+            self.doors.tasks.empty().await;
             return;
         }
         if !stop.drain.is_zero() {
@@ -100,8 +100,8 @@ impl Shard {
             listener.shut();
         }
         // The ports are free once no task holds a listener.
-        self.doors.gate.close();
-        self.doors.gate.empty().await;
+        self.doors.tasks.close();
+        self.doors.tasks.empty().await;
     }
 
     async fn links_gone(&self) {

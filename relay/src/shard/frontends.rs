@@ -15,7 +15,7 @@ use super::arrived::Arrived;
 use super::callers::{Caller, FrontendCount};
 use super::gateway::ShardGateway;
 use super::mail::message::{Message, RawFrontend};
-use super::place::Place;
+use super::place::SessionPlace;
 use crate::auth::Identity;
 use crate::directory::{Among, Query, Resolved};
 use crate::io::{PollSocket, Socket};
@@ -30,7 +30,7 @@ impl Shard {
     pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
-        self.kit.gate.spawn(async move {
+        self.kit.tasks.spawn(async move {
             let refused = |peer, reason| shard.callers.raw_refused(peer, None, None, reason);
             let Some(peer) = shard.callers.source(&socket, peer).await else {
                 return refused(peer, CallerRefusal::Preamble);
@@ -71,7 +71,7 @@ impl Shard {
     ) {
         let shard = Rc::clone(self);
         // The route may have changed meanwhile: this shard's own copy decides.
-        self.kit.gate.spawn(async move {
+        self.kit.tasks.spawn(async move {
             match shard.callers.caller_from(identity) {
                 Ok(caller) => {
                     let near = Some(shard.kit.index);
@@ -97,11 +97,11 @@ impl Shard {
         caller: Caller,
     ) {
         match self.place_raw(&mut raw, near, &caller).await {
-            Place::Here(session) => {
+            SessionPlace::Here(session) => {
                 let here = self.callers.count(raw.arrived);
                 self.serve_raw(socket, session, raw.early, caller, here);
             }
-            Place::Shard(to) => {
+            SessionPlace::Shard(to) => {
                 let (tunnel, peer) = (raw.tunnel.clone(), raw.peer);
                 let message = Message::Frontend {
                     fd: socket.into_fd(),
@@ -116,7 +116,7 @@ impl Shard {
                         .raw_refused(peer, Some(&tunnel), Some(&caller), reason);
                 }
             }
-            Place::NoTarget(reason) => {
+            SessionPlace::NoTarget(reason) => {
                 let tunnel = &raw.tunnel;
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
                 self.callers
@@ -132,7 +132,7 @@ impl Shard {
         raw: &mut RawFrontend,
         near: Option<usize>,
         caller: &Caller,
-    ) -> Place {
+    ) -> SessionPlace {
         let tunnel = &raw.tunnel;
         // An HTTP target with a base path is reached over HTTP only.
         let fit = |info: &TunnelInfo| caller.may_reach(tunnel, info) && info.is_open_to_raw();
@@ -141,30 +141,30 @@ impl Shard {
         loop {
             let chosen = self.chosen_raw(tunnel, near, &raw.tried, &fit);
             if let (Err(_), Some(reason)) = (&chosen, refused) {
-                return Place::NoTarget(reason);
+                return SessionPlace::NoTarget(reason);
             }
             let caller = || SessionCaller {
                 identity: caller.identity().cloned(),
                 address: Some(raw.peer.ip().to_canonical()),
                 kind: FrontendKind::Tcp,
                 pass: mem::take(&mut raw.pass),
-                noted: self.callers.noted(raw.peer, tunnel),
+                audit: self.callers.noted(raw.peer, tunnel),
                 ..SessionCaller::default()
             };
             let placed = match chosen {
                 Ok((agent, _)) => self.place(tunnel, agent, fit, caller),
-                Err(reason) => Place::NoTarget(reason),
+                Err(reason) => SessionPlace::NoTarget(reason),
             };
             match (placed, chosen) {
-                (Place::NoTarget(reason), _)
+                (SessionPlace::NoTarget(reason), _)
                     if refused.is_none() && self.is_changed_for(tunnel, reason, began).await => {}
                 // Payload is sent only once the target's connection stands: until then another agent may take the
                 // session.
-                (Place::Here(session), Ok((agent, false))) => {
+                (SessionPlace::Here(session), Ok((agent, false))) => {
                     let end = session.settled().await.err();
                     let end = end.filter(|_| session.delivery().is_not_sent());
                     let Some(reason) = end.and_then(SessionEnd::no_target) else {
-                        return Place::Here(session);
+                        return SessionPlace::Here(session);
                     };
                     raw.pass = session.take_pass();
                     raw.tried.push(agent);
@@ -213,14 +213,14 @@ impl Shard {
         session.want_lane();
         let (socket, block) = (Rc::new(socket), Rc::clone(&self.callers.read_block));
         let spliced = splice(socket, session, early, block, || false);
-        self.kit.gate.spawn(caller.while_welcome(spliced, here));
+        self.kit.tasks.spawn(caller.while_welcome(spliced, here));
     }
 
     /// Accepts an HTTP frontend: its first request hints at the shard to serve it.
     pub(super) fn http_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         self.kit.metrics.frontend_accepted(FrontendKind::Http);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
-        self.kit.gate.spawn(async move {
+        self.kit.tasks.spawn(async move {
             let Some(peer) = shard.callers.source(&socket, peer).await else {
                 return shard.kit.metrics.frontend_refused(CallerRefusal::Preamble);
             };
@@ -259,7 +259,7 @@ impl Shard {
     ) {
         let shard = Rc::clone(self);
         self.kit
-            .gate
+            .tasks
             .spawn(async move { shard.serve_http(Socket::new(fd), peer, arrived).await });
     }
 

@@ -17,13 +17,13 @@ use tokio::sync::oneshot;
 use super::Shard;
 use super::callers::Caller;
 use super::mail::message::{CrossingReply, CrossingRequest, Message, Verdict};
-use super::place::Place;
+use super::place::SessionPlace;
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
 use crate::clock::now_seconds;
 use crate::directory::{Among, OwnerGroup, Query, Resolved, TunnelSelector};
 use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
-use crate::limits::{Limited, Pass};
+use crate::limits::{Limited, RatePass};
 use crate::listen::http::{
     Gateway, Listed, Listing, NoTarget, Sealer, Target, TargetQuery, hide_tokens,
 };
@@ -212,9 +212,11 @@ impl Gateway for ShardGateway {
             ..SessionCaller::default()
         });
         let to = match placed {
-            Place::Here(session) => return Ok(GatewayStream::Local(SessionStream::new(session))),
-            Place::NoTarget(reason) => return Err(reason.into()),
-            Place::Shard(to) => to,
+            SessionPlace::Here(session) => {
+                return Ok(GatewayStream::Local(SessionStream::new(session)));
+            }
+            SessionPlace::NoTarget(reason) => return Err(reason.into()),
+            SessionPlace::Shard(to) => to,
         };
         shard.kit.metrics.crossings.inc();
         let (ours, theirs) = pair().map_err(|_| SessionEnd::Overload)?;
@@ -250,7 +252,7 @@ impl Gateway for ShardGateway {
     async fn reached(&self, stream: GatewayStream) -> Option<u64> {
         let shard = &self.0;
         let told = match stream {
-            GatewayStream::Local(stream) => stream.told(),
+            GatewayStream::Local(stream) => stream.report_of_agent(),
             GatewayStream::Crossing(mut crossing) => crossing.told.take(),
         };
         let told = told.filter(|_| !shard.kit.draining.get())?;
@@ -271,7 +273,7 @@ impl Gateway for ShardGateway {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.0.kit.gate.spawn(task);
+        self.0.kit.tasks.spawn(task);
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
@@ -293,11 +295,11 @@ impl Gateway for ShardGateway {
         }
     }
 
-    fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
+    fn arrive(&self, address: IpAddr) -> Result<RatePass, Limited> {
         self.0.callers.arrive(address)
     }
 
-    fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
+    fn identify(&self, pass: &mut RatePass, caller: &Caller) -> Result<(), Limited> {
         self.0.callers.identify(pass, caller)
     }
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::gate::Gate;
 use super::mail::Mail;
 use super::peers::Peers;
+use super::task_set::TaskSet;
 use crate::auth::{OwnTokens, Snapshot};
 use crate::clock::{Clock, now_seconds};
 use crate::io::sleep;
@@ -30,7 +30,7 @@ pub(super) struct Kit {
     /// Way to the other shards.
     pub(super) mail: Rc<Mail>,
     /// All tasks except the accept loops.
-    pub(super) gate: Rc<Gate>,
+    pub(super) tasks: Rc<TaskSet>,
     /// Current auth snapshot; replaced as a whole.
     pub(super) auth: RefCell<Arc<Snapshot>>,
     /// Whether the shard accepts nothing new.
@@ -39,13 +39,13 @@ pub(super) struct Kit {
 
 impl Kit {
     pub(super) fn new(index: usize, metrics: Arc<ShardMetrics>, peers: Arc<Peers>) -> Rc<Self> {
-        let (clock, gate) = (Clock::start(), Rc::<Gate>::default());
+        let (clock, tasks) = (Clock::start(), Rc::<TaskSet>::default());
         Rc::new(Self {
             index,
             clock,
-            mail: Mail::new(&peers.mailboxes, clock, &metrics, &gate),
+            mail: Mail::new(&peers.mailboxes, clock, &metrics, &tasks),
             metrics,
-            gate,
+            tasks,
             auth: RefCell::new(Arc::clone(&peers.auth)),
             draining: Cell::new(false),
             peers,

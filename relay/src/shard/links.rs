@@ -11,7 +11,7 @@ use super::Shard;
 use super::agents::Host;
 use super::mail::message::{Greeting, Message};
 use crate::io::Socket;
-use crate::limits::Place;
+use crate::limits::AddressCount;
 use crate::link::{self, Left, NOTSENT_BYTES};
 use crate::registry::LinkId;
 
@@ -19,7 +19,7 @@ impl Shard {
     pub(super) fn serve_link(
         self: &Rc<Self>,
         socket: Socket,
-        (peer, stranger): (SocketAddr, Place),
+        (peer, stranger): (SocketAddr, AddressCount),
         greeting: Option<Greeting>,
     ) {
         let greeted = greeting.is_some();
@@ -47,9 +47,9 @@ impl Shard {
         };
         let shard = Rc::clone(self);
         let said = if greeted { mux.greeted(said) } else { said };
-        self.kit.gate.spawn(
+        self.kit.tasks.spawn(
             async move {
-                // The guard's drop runs even if the gate drops this task.
+                // The guard's drop runs even if the task set drops this task.
                 let mut guard = guard;
                 match link::run(socket, said, &mux, &host, &host.agents.link_block).await {
                     Left::Ended(reason) => guard.end = Some(reason),

@@ -3,7 +3,7 @@
 //! Shards share only mailboxes and the atomic counters and snapshots in [`Peers`].
 //!
 //! The state has owners, which know neither the shard nor each other: [`Agents`] their links and tunnels, [`Callers`] who
-//! the callers are, [`Directory`] names and routes, [`Doors`] the listeners, and the [`Kit`] what they have in common. A
+//! the callers are, [`Directory`] names and routes, [`ShardListeners`] the listeners, and the [`Kit`] what they have in common. A
 //! shard takes messages and ticks, and drives them. Files of this folder with an `impl Shard` join two owners.
 
 use std::cell::Cell;
@@ -29,7 +29,6 @@ mod crossings;
 mod doors;
 mod drain;
 mod frontends;
-mod gate;
 mod gateway;
 mod hint;
 mod home;
@@ -40,12 +39,13 @@ mod peers;
 mod place;
 mod placement;
 mod routing;
+mod task_set;
 
 pub(crate) use agents::ADDRESS_QUESTIONS_MAX;
 use agents::Agents;
 pub(crate) use arrived::CallerCount;
 use callers::Callers;
-use doors::Doors;
+use doors::ShardListeners;
 use kit::Kit;
 use mail::OpenMailbox;
 pub(crate) use mail::message::{Message, Paused, Stop};
@@ -69,7 +69,7 @@ pub(crate) struct Shard {
     agents: Rc<Agents>,
     callers: Callers,
     directory: Directory<listen::http::Target>,
-    doors: Doors,
+    doors: ShardListeners,
 }
 
 /// Runs a shard on this thread until a stop message; `started` receives the outcome of the start.
@@ -138,11 +138,11 @@ impl Shard {
             agents: Agents::new(&kit),
             callers: Callers::new(&kit),
             directory,
-            doors: Doors::new(Arc::clone(&peers.accepting)),
+            doors: ShardListeners::new(Arc::clone(&peers.accepting)),
             kit,
         });
         let ticking = Rc::clone(&shard);
-        shard.kit.gate.spawn(async move { ticking.tick().await });
+        shard.kit.tasks.spawn(async move { ticking.tick().await });
         Ok((shard, mailbox))
     }
 
@@ -195,7 +195,7 @@ impl Shard {
                     .agents
                     .refuse_registration(link, request, &tunnel, refusal),
             },
-            Message::Lost(told) => self.agents.lost_told(&told),
+            Message::Lost(told) => self.agents.apply_lost_report(&told),
             Message::Fence { link, reason } => self.agents.fence(link, reason),
             Message::Listen {
                 kind,
@@ -237,20 +237,20 @@ impl Shard {
         *self.kit.auth.borrow_mut() = Arc::clone(&snapshot);
         self.callers.recheck(&snapshot);
         let agents = Rc::clone(&self.agents);
-        self.kit.gate.spawn(async move {
+        self.kit.tasks.spawn(async move {
             // The control thread may have stopped waiting.
             let _ = ended.send(agents.recheck(&snapshot).await);
         });
     }
 }
 
-/// Closes both gates on drop, so that every task and its sockets end however the shard ends.
+/// Closes both task sets on drop, so that every task and its sockets end however the shard ends.
 struct ClosedAtTheEnd<'a>(&'a Shard);
 
 impl Drop for ClosedAtTheEnd<'_> {
     fn drop(&mut self) {
-        self.0.doors.gate.close();
-        self.0.kit.gate.close();
+        self.0.doors.tasks.close();
+        self.0.kit.tasks.close();
     }
 }
 

@@ -7,12 +7,12 @@ use super::arrived::CallerCount;
 use super::mail::MailboxSender;
 use super::mail::message::Paused;
 use crate::audit::Audit;
-use crate::auth::{AskControl, Snapshot};
+use crate::auth::{RequestSender, Snapshot};
 use crate::config::Config;
 use crate::directory::PublicUrls;
 use crate::limits::{Limits, LiveTunnels, PerAddress};
 use crate::listen;
-use crate::state::Book;
+use crate::state::NoteQueue;
 
 /// State that all shards share.
 pub(crate) struct Peers {
@@ -27,7 +27,7 @@ pub(crate) struct Peers {
     pub(crate) new_links: Option<Arc<PerAddress>>,
     pub(crate) new_questions: Option<Arc<PerAddress>>,
     /// Queue of requests to the control thread.
-    pub(crate) asks: AskControl,
+    pub(crate) asks: RequestSender,
     /// Sending half of each shard's mailbox.
     pub(crate) mailboxes: Arc<[MailboxSender]>,
     /// Number of links of each shard, including those in hand-off to it.
@@ -42,10 +42,10 @@ pub(crate) struct Peers {
     pub(crate) sealer: listen::http::Sealer,
     /// Number of this relay start: seconds since 1970, or higher if an earlier start had a higher number.
     pub(crate) epoch_seconds: u64,
-    /// Number of live names of each account, with its limit.
+    /// Number of live names of each registrant, with its limit.
     pub(crate) live_of_accounts: Arc<LiveTunnels>,
     /// Queue of the state folder, which keeps bindings of names over a restart.
-    pub(crate) book: Book,
+    pub(crate) book: NoteQueue,
     /// Tunnels paused at the start; later sets arrive as `Message::Pause`.
     pub(crate) paused: Arc<Paused>,
     /// Token held by every shard and control task that accepts connections.

@@ -8,7 +8,7 @@ use crate::registry::{AgentTag, TunnelInfo};
 use crate::session::{Session, SessionCaller};
 
 /// Where a caller's session is.
-pub(super) enum Place {
+pub(super) enum SessionPlace {
     Here(Session),
     Shard(usize),
     NoTarget(NoSession),
@@ -22,20 +22,22 @@ impl Shard {
         agent: AgentTag,
         fit: impl Fn(&TunnelInfo) -> bool,
         caller: impl FnOnce() -> SessionCaller,
-    ) -> Place {
+    ) -> SessionPlace {
         let routes = self.directory.routes();
         let link = match routes.upstream(tunnel, agent, self.kit.index, fit) {
-            Lookup::Unknown => return Place::NoTarget(NoSession::UnknownTunnel),
-            _ if self.agents.is_paused(tunnel) => return Place::NoTarget(NoSession::TunnelPaused),
-            Lookup::Offline => return Place::NoTarget(NoSession::TunnelOffline),
+            Lookup::Unknown => return SessionPlace::NoTarget(NoSession::UnknownTunnel),
+            _ if self.agents.is_paused(tunnel) => {
+                return SessionPlace::NoTarget(NoSession::TunnelPaused);
+            }
+            Lookup::Offline => return SessionPlace::NoTarget(NoSession::TunnelOffline),
             Lookup::Live(Upstream::Link(link)) => link,
         };
         if link.shard != self.kit.index {
-            return Place::Shard(link.shard);
+            return SessionPlace::Shard(link.shard);
         }
         match self.agents.open_session(link, tunnel, caller()) {
-            Ok(session) => Place::Here(session),
-            Err(reason) => Place::NoTarget(reason),
+            Ok(session) => SessionPlace::Here(session),
+            Err(reason) => SessionPlace::NoTarget(reason),
         }
     }
 }

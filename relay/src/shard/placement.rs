@@ -13,7 +13,7 @@ use tracing::info;
 use super::Shard;
 use super::mail::message::Message;
 use crate::io::{Socket, timeout};
-use crate::limits::Place;
+use crate::limits::AddressCount;
 use crate::listen::agent::{Opening, opening};
 use crate::metrics::HandoffKind;
 
@@ -33,7 +33,7 @@ impl Shard {
             Ok(_) => HANDSHAKE_TIMEOUT,
             Err(_) => REFUSED_TIMEOUT,
         };
-        self.kit.gate.spawn(async move {
+        self.kit.tasks.spawn(async move {
             match timeout(deadline, opening(&socket)).await {
                 Ok(Some(Opening::Link)) => match place {
                     Ok(place) => shard.place_link(socket, peer, place).await,
@@ -79,7 +79,7 @@ impl Shard {
     }
 
     /// Places a new link on the shard with the fewest links.
-    async fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr, stranger: Place) {
+    async fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr, stranger: AddressCount) {
         let to = self.least_loaded();
         self.link_expected(to);
         if to == self.kit.index {

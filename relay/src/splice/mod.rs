@@ -71,15 +71,15 @@ pub(crate) fn splice(
     async move {
         let unread = Cell::new(false);
         let failed = {
-            let mut ways = Ways {
+            let mut ways = Directions {
                 frontend: &frontend,
                 session: &session,
                 block: &block,
                 cancelled: &cancelled,
                 early: &mut early,
                 unread: &unread,
-                up: Way::Link,
-                down: Way::Link,
+                up: DirectionState::Link,
+                down: DirectionState::Link,
                 is_full: false,
                 looking: None,
             };
@@ -132,7 +132,7 @@ enum Failure {
 
 /// Both directions of a session. Written by hand because an async function per direction would hold its arguments
 /// twice, and would have room for everything it may ever wait for.
-struct Ways<'a, C> {
+struct Directions<'a, C> {
     frontend: &'a CutOff,
     session: &'a Session,
     block: &'a ReadBlock,
@@ -141,8 +141,8 @@ struct Ways<'a, C> {
     early: &'a mut Bytes,
     /// Whether the frontend is not read at present.
     unread: &'a Cell<bool>,
-    up: Way<'a>,
-    down: Way<'a>,
+    up: DirectionState<'a>,
+    down: DirectionState<'a>,
     /// Whether the frontend's socket has no room for payload that waits for it.
     is_full: bool,
     /// Checks the frontend while it is not read.
@@ -150,7 +150,7 @@ struct Ways<'a, C> {
 }
 
 /// Where one direction of a session stands.
-enum Way<'a> {
+enum DirectionState<'a> {
     /// The direction uses the link.
     Link,
     /// The direction uses the lane.
@@ -161,23 +161,23 @@ enum Way<'a> {
 /// Boxed future for what few sessions ever do, so that other sessions need no room for it.
 type Rare<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-impl<C: Fn() -> bool> Ways<'_, C> {
+impl<C: Fn() -> bool> Directions<'_, C> {
     /// Ready once both directions are over or one failed, or once the frontend is gone while it is not read.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        if !matches!(self.up, Way::Over)
+        if !matches!(self.up, DirectionState::Over)
             && let Poll::Ready(outcome) = self.poll_up(cx)
         {
             outcome?;
-            self.up = Way::Over;
+            self.up = DirectionState::Over;
         }
-        if !matches!(self.down, Way::Over)
+        if !matches!(self.down, DirectionState::Over)
             && let Poll::Ready(outcome) = self.poll_down(cx)
         {
             outcome?;
-            self.down = Way::Over;
+            self.down = DirectionState::Over;
         }
-        let is_up_over = matches!(self.up, Way::Over);
-        if is_up_over && matches!(self.down, Way::Over) {
+        let is_up_over = matches!(self.up, DirectionState::Over);
+        if is_up_over && matches!(self.down, DirectionState::Over) {
             return Poll::Ready(Ok(()));
         }
         if is_up_over || self.unread.get() {
@@ -193,7 +193,7 @@ impl<C: Fn() -> bool> Ways<'_, C> {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let (socket, session) = (&*self.frontend.socket, self.session);
         loop {
-            if let Way::Lane(carrying) = &mut self.up {
+            if let DirectionState::Lane(carrying) = &mut self.up {
                 return carrying.as_mut().poll(cx);
             }
             if self.early.is_empty() {
@@ -201,7 +201,7 @@ impl<C: Fn() -> bool> Ways<'_, C> {
                 if let Some(lane) = session.lane() {
                     self.unread.set(false);
                     let carrying = lane::upward(socket, session, lane, self.unread);
-                    self.up = Way::Lane(Box::pin(carrying));
+                    self.up = DirectionState::Lane(Box::pin(carrying));
                     continue;
                 }
             }
@@ -243,9 +243,9 @@ impl<C: Fn() -> bool> Ways<'_, C> {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let (socket, session) = (&*self.frontend.socket, self.session);
         loop {
-            if let Way::Lane(carrying) = &mut self.down {
+            if let DirectionState::Lane(carrying) = &mut self.down {
                 ready!(carrying.as_mut().poll(cx))?;
-                self.down = Way::Link;
+                self.down = DirectionState::Link;
             }
             if self.is_full {
                 ready!(socket.poll_writable(cx));
@@ -258,7 +258,7 @@ impl<C: Fn() -> bool> Ways<'_, C> {
                 }
                 Incoming::Lane(lane) => {
                     let carrying = lane::downward(socket, session, lane);
-                    self.down = Way::Lane(Box::pin(carrying));
+                    self.down = DirectionState::Lane(Box::pin(carrying));
                 }
                 Incoming::Finished => {
                     socket.finish();

@@ -5,7 +5,7 @@
 //! ([`State::lend`]): it writes its notes, then stops writing, and the new relay gets the lock and reads the folder
 //! ([`State::take`]). One of the two then goes on ([`State::go_on`]): the new relay, or the old one with the
 //! journal that it still has open. The new relay writes into the journal only then, so a take-over that fails changes
-//! nothing. Decisions of the old relay while it drains are not written any more: [`Book::note`] accepts and drops them,
+//! nothing. Decisions of the old relay while it drains are not written any more: [`NoteQueue::note`] accepts and drops them,
 //! and the agents register with the new relay themselves. [`Folder::open`] takes no lock, so that the new relay can
 //! look for the old one's socket in the folder before that.
 
@@ -64,7 +64,7 @@ pub(crate) struct State {
 
 /// Content of the folder when a relay took it.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct StoredState {
     /// Number of this start: higher than that of every earlier start, even if the clock went back.
     pub(crate) epoch_seconds: u64,
     /// The key that seals references to one agent.
@@ -77,7 +77,7 @@ pub(crate) struct Kept {
     pub(crate) revoked: Vec<(Denied, u64)>,
 }
 
-impl Kept {
+impl StoredState {
     /// Content for a relay without a folder.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl State {
         folder: &Folder,
         lent: Option<Lock>,
         names_max: usize,
-    ) -> Result<(Self, Kept), StartError> {
+    ) -> Result<(Self, StoredState), StartError> {
         let (lock, go_on) = match lent {
             Some(lock) => (lock, Some(sync_channel(1))),
             None => (folder.lock()?, None),
@@ -131,7 +131,7 @@ impl State {
             go_on,
         };
         let (paused, revoked) = content.decisions.into_parts();
-        let kept = Kept {
+        let kept = StoredState {
             epoch_seconds,
             seal_key,
             bindings: content.bindings.into_values().collect(),
@@ -142,8 +142,8 @@ impl State {
     }
 
     /// The queue of notes for the journal, for every shard.
-    pub(crate) fn book(&self) -> Book {
-        Book(Some(self.queue.clone()))
+    pub(crate) fn book(&self) -> NoteQueue {
+        NoteQueue(Some(self.queue.clone()))
     }
 
     /// Writes all notes so far, then nothing until [`State::go_on`]. Returns the lock for the relay that reads the
@@ -207,7 +207,7 @@ impl Drop for State {
 
 /// Queue of a shard's notes about its names; drops them if the relay has no state folder.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Book(Option<Queue>);
+pub(crate) struct NoteQueue(Option<Queue>);
 
 /// The writer's queue, and how many of its orders are notes.
 #[derive(Clone, Debug)]
@@ -216,7 +216,7 @@ struct Queue {
     notes_waiting: Arc<AtomicUsize>,
 }
 
-impl Book {
+impl NoteQueue {
     /// Whether the relay has a state folder.
     pub(crate) const fn is_kept(&self) -> bool {
         self.0.is_some()

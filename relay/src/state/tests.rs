@@ -30,7 +30,7 @@ fn binding(tunnel: &str, sub: Option<&str>, key: u8) -> Binding {
     }
 }
 
-fn take(folder: &TempDir) -> (State, Kept) {
+fn take(folder: &TempDir) -> (State, StoredState) {
     State::take(&Folder::open(folder.path()).unwrap(), None, 100).unwrap()
 }
 
@@ -38,7 +38,7 @@ fn note(state: &State, note: Note) {
     state.book().note(Box::new(note)).unwrap();
 }
 
-fn names(kept: Kept) -> Vec<Binding> {
+fn names(kept: StoredState) -> Vec<Binding> {
     let mut all = kept.bindings;
     all.sort_by(|one, other| one.tunnel.cmp(&other.tunnel));
     all

@@ -50,7 +50,7 @@ const HOP: Rows = &[
         "rewrite",
         "scanner",
     ],
-    &["endpoints", "escape", "gate", "refusal", "track"],
+    &["continue_wait", "endpoints", "escape", "refusal", "track"],
 ];
 
 const RELAY: Rows = &[

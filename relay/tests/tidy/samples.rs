@@ -559,8 +559,17 @@ fn an_upward_import_in_another_crate_is_caught() {
     let rule = imports_point_downwards;
     catches(rule, "wire/src/ids.rs", "use crate::frame::F;\n", &[1]);
     catches(rule, "token/src/pem.rs", "use super::key::Key;\n", &[1]);
-    catches(rule, "hop/src/gate.rs", "use crate::Progress;\n", &[1]);
-    passes(rule, "hop/src/body.rs", "use crate::gate::Gate;\n");
+    catches(
+        rule,
+        "hop/src/continue_wait.rs",
+        "use crate::Progress;\n",
+        &[1],
+    );
+    passes(
+        rule,
+        "hop/src/body.rs",
+        "use crate::continue_wait::ContinueWait;\n",
+    );
     catches(rule, "agent/src/dial.rs", "use crate::link::Link;\n", &[1]);
     catches(
         rule,

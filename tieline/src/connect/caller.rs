@@ -25,7 +25,7 @@ const LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// State of one caller's connection, shared by the connection's driver and the bodies.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct ConnectionState {
     /// A request is being answered.
     busy: Cell<bool>,
     /// The caller may still be sending bytes that the proxy does not read: the rest of a request's body, or what is not
@@ -39,7 +39,7 @@ pub(super) struct State {
     cut_hidden: Cell<bool>,
 }
 
-impl State {
+impl ConnectionState {
     /// Records that a request's head is complete.
     pub(super) fn begin(&self, has_body: bool) {
         self.unread.set(has_body);
@@ -48,7 +48,7 @@ impl State {
     }
 }
 
-impl CallerState for State {
+impl CallerState for ConnectionState {
     fn begin_turn(&self) {
         self.read_blocked.set(false);
     }
@@ -66,7 +66,7 @@ impl CallerState for State {
     }
 }
 
-impl Reader for State {
+impl Reader for ConnectionState {
     type Piece = Bytes;
 
     fn piece(&self, bytes: Bytes) -> Bytes {
@@ -95,7 +95,7 @@ impl Reader for State {
 pub(super) type RequestBody = tieline_hop::RequestBody<Progress>;
 
 /// Records a request body's progress for the caller's connection.
-pub(super) struct Progress(pub(super) Rc<State>);
+pub(super) struct Progress(pub(super) Rc<ConnectionState>);
 
 impl tieline_hop::Progress for Progress {
     type Timeout = Pin<Box<dyn Future<Output = ()>>>;
@@ -111,7 +111,7 @@ impl tieline_hop::Progress for Progress {
 }
 
 /// A caller's connection, shared by hyper and the connection's driver, both in one task.
-pub(super) type Caller = tieline_hop::Caller<Socket, State>;
+pub(super) type Caller = tieline_hop::Caller<Socket, ConnectionState>;
 
 /// A caller's socket.
 pub(super) struct Socket(TokioIo<TcpStream>);
@@ -124,7 +124,7 @@ impl Socket {
     }
 
     /// Closes the connection so that the caller sees how its last answer ended.
-    pub(super) async fn close(self, state: &State) {
+    pub(super) async fn close(self, state: &ConnectionState) {
         let mut stream = self.0.into_inner();
         if state.cut_hidden.get() {
             // An orderly close would look like the answer's end.

@@ -19,11 +19,11 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Credential {
     path: PathBuf,
-    held: RefCell<Held>,
+    held: RefCell<CachedToken>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct CachedToken {
     value: HeaderValue,
     /// Stamp of the file when it was read; `None` makes the next check read the file.
     stamp: Option<Stamp>,
@@ -40,7 +40,7 @@ impl Credential {
         // The stamp is read before the content, so that the next check sees a change in between.
         let stamp = stamp(path);
         let value = authorization(path)?;
-        let held = Held {
+        let held = CachedToken {
             value,
             stamp,
             looked_at: Instant::now(),
@@ -80,7 +80,7 @@ impl Credential {
     }
 }
 
-impl Held {
+impl CachedToken {
     fn look(&mut self, path: &Path) -> Option<ConnectEvent> {
         let stamp = stamp(path);
         if stamp.is_some() && stamp == self.stamp {

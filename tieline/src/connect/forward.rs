@@ -18,7 +18,7 @@ use tieline_hop::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::caller::{Progress, RequestBody, State};
+use super::caller::{ConnectionState, Progress, RequestBody};
 use super::cors;
 use super::credential::Credential;
 use super::event::Hook;
@@ -42,7 +42,7 @@ const AWAY_GRACE: Duration = Duration::from_secs(3);
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
 
 /// An answer's body on its way to the caller.
-pub(super) type AnswerBody = tieline_hop::AnswerBody<State, Lease, Events<Endpoint>>;
+pub(super) type AnswerBody = tieline_hop::AnswerBody<ConnectionState, Lease, Events<Endpoint>>;
 
 /// State that all requests share.
 pub(super) struct Front {
@@ -62,7 +62,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         local: IpAddr,
-        state: Rc<State>,
+        state: Rc<ConnectionState>,
     ) -> Response<AnswerBody> {
         state.begin(!request.body().is_end_stream());
         let mut page = None;
@@ -92,7 +92,7 @@ impl Front {
         request: Request<Incoming>,
         local: IpAddr,
         page: &mut Option<HeaderValue>,
-        state: &Rc<State>,
+        state: &Rc<ConnectionState>,
     ) -> Result<Response<AnswerBody>, Problem> {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         check_request(method, uri, request.version(), headers)?;
@@ -111,7 +111,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         host: &str,
-        state: &Rc<State>,
+        state: &Rc<ConnectionState>,
     ) -> Result<Response<AnswerBody>, Problem> {
         let version = request.version();
         let asked = request.uri().path().to_owned();
@@ -179,7 +179,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         (host, credential): (&str, Option<HeaderValue>),
-        state: &Rc<State>,
+        state: &Rc<ConnectionState>,
     ) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
         ask_for_plain(&parts.method, &mut parts.headers);
@@ -212,7 +212,7 @@ impl Front {
 /// Tries to send one request to the relay.
 struct RelayTries<'a> {
     front: &'a Front,
-    state: &'a Rc<State>,
+    state: &'a Rc<ConnectionState>,
     /// Number of connections opened for the request.
     opened: usize,
 }

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::caller::{Caller, Socket, State};
+use super::caller::{Caller, ConnectionState, Socket};
 use super::error::ConnectError;
 use super::forward::Front;
 use super::problem::TOO_MANY;
@@ -178,7 +178,7 @@ async fn serve_one(stream: TcpStream, front: Rc<Front>, mut stopping: watch::Rec
     };
     // Senders have already chosen when to write; holding their bytes back only adds latency.
     let _ = stream.set_nodelay(true);
-    let state = Rc::new(State::default());
+    let state = Rc::new(ConnectionState::default());
     let caller = Caller::new(Socket::new(stream), Rc::clone(&state));
     {
         let service = service_fn(|request| {

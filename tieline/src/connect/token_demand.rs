@@ -22,10 +22,10 @@ const HOLDS_REFUSED: Duration = Duration::from_secs(1);
 
 /// Cached answer to the question whether the relay asks callers for a token.
 #[derive(Debug, Default)]
-pub(super) struct TokenDemand(Mutex<Option<Known>>);
+pub(super) struct TokenDemand(Mutex<Option<CachedAnswer>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct CachedAnswer {
     is_asked_for: bool,
     since: Instant,
     /// How long the answer is reused.
@@ -52,7 +52,7 @@ impl TokenDemand {
         match question.ask_at(&relay.address, tls, false).await {
             Ok((head, _)) if is_sure(head.status) => {
                 let is_asked_for = asks_for_bearer(&head);
-                *known = Some(Known {
+                *known = Some(CachedAnswer {
                     is_asked_for,
                     since: now,
                     holds: HOLDS,

@@ -46,7 +46,7 @@ pub(super) type Trial = Result<Answered, NoAnswer>;
 pub(super) struct Answered {
     relay: String,
     answers: Vec<Result<Granted, Refusal>>,
-    asked: Vec<Asked>,
+    asked: Vec<TrialRequest>,
 }
 
 /// Why the handshake failed, or the link ended; with the relay's reason, if it gave one.
@@ -57,7 +57,7 @@ pub(super) struct NoAnswer {
 
 /// What one trial registration asks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Asked {
+pub(super) struct TrialRequest {
     dcc: String,
     /// Start of the derived name. A token that allows the tunnel's own name by a prefix allows this name,
     /// too.
@@ -67,8 +67,8 @@ pub(super) struct Asked {
 }
 
 /// One registration for each target that differs in what a token can limit.
-fn asked(config: &Config) -> Vec<Asked> {
-    let of_target = |it: &TargetConfig| Asked {
+fn asked(config: &Config) -> Vec<TrialRequest> {
+    let of_target = |it: &TargetConfig| TrialRequest {
         dcc: it.dcc.clone(),
         label: match &it.name {
             Some(name) => name.to_string(),
@@ -76,12 +76,12 @@ fn asked(config: &Config) -> Vec<Asked> {
         },
         is_derived: it.name.is_none(),
     };
-    let mut asked: Vec<Asked> = config.targets.iter().map(of_target).collect();
+    let mut asked: Vec<TrialRequest> = config.targets.iter().map(of_target).collect();
     asked.sort_unstable();
     asked.dedup();
     asked.truncate(ASKED_MAX);
     if asked.is_empty() {
-        asked.push(Asked {
+        asked.push(TrialRequest {
             dcc: config.dcc.clone(),
             label: "diag".to_owned(),
             is_derived: true,
@@ -91,7 +91,7 @@ fn asked(config: &Config) -> Vec<Asked> {
 }
 
 /// The messages that register `asked`.
-fn registrations(asked: &[Asked], token: &str) -> Vec<Register> {
+fn registrations(asked: &[TrialRequest], token: &str) -> Vec<Register> {
     let all = (0..).zip(asked).map(|(request, it)| Register {
         request,
         name: None,
@@ -142,7 +142,7 @@ struct End<'a> {
     started_at: Instant,
     identity: &'a Identity,
     relay_name: String,
-    asked: Vec<Asked>,
+    asked: Vec<TrialRequest>,
     registers: Vec<Register>,
     /// The relay's version, from its hello.
     relay: String,

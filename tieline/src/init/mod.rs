@@ -22,7 +22,7 @@ use self::file::Found;
 pub use self::merge::{MergeError, Merged, merge};
 use crate::exit::{DONE, Ended};
 use crate::outbound::OutboundError;
-use crate::outbound::tunnels::{Known, RelayHttp};
+use crate::outbound::tunnels::{Listed, RelayHttp};
 use crate::paint::{BAD, GOOD, complain, paint, print_json, say, say_lines, warn};
 
 /// Variable that names the relay for the commands of callers.
@@ -175,7 +175,7 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
     let relay = asked(origin, args.token_to_ask(), args.is_by_connect());
     let relay = relay.map_err(|error| error.to_string())?;
     match relay.knows(tunnel).await {
-        Known::Yes(it) => match it.url {
+        Listed::Yes(it) => match it.url {
             Some(url) => Ok(args.with_url(plan, url)),
             None if args.force => {
                 warn(&format!(
@@ -185,7 +185,7 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
             }
             None => Err(raw(tunnel)),
         },
-        Known::No(others) => {
+        Listed::No(others) => {
             let problem = unknown(origin, tunnel, &others);
             if !args.force {
                 return Err(format!("{problem}; --force writes the entry anyway"));
@@ -193,7 +193,7 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
             warn(&problem);
             Ok(plan)
         }
-        Known::Unsure(why) => {
+        Listed::Unsure(why) => {
             let assumed = match args.tunnel.is_some() && args.path.is_none() {
                 true => ", and its path is assumed to be /mcp (--path sets another)",
                 false => "",

@@ -16,7 +16,7 @@ pub(super) enum Shown {
         verified: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         algorithm: Option<String>,
-        state: State,
+        state: TokenState,
         #[serde(skip_serializing_if = "Option::is_none")]
         expires_at: Option<Date>,
         /// Seconds until the token expires; negative once it has expired.
@@ -31,7 +31,7 @@ pub(super) enum Shown {
 /// Whether a token is valid at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum State {
+pub(super) enum TokenState {
     Valid,
     Expired,
     NotYetValid,
@@ -50,10 +50,10 @@ impl Shown {
         let expires = claims.get("exp").and_then(date_claim_seconds);
         let starts = claims.get("nbf").and_then(date_claim_seconds);
         let state = match expires {
-            Some(expires) if expires <= now => State::Expired,
-            _ if starts.is_some_and(|starts| starts > now) => State::NotYetValid,
-            Some(_) => State::Valid,
-            None => State::Unknown,
+            Some(expires) if expires <= now => TokenState::Expired,
+            _ if starts.is_some_and(|starts| starts > now) => TokenState::NotYetValid,
+            Some(_) => TokenState::Valid,
+            None => TokenState::Unknown,
         };
         let algorithm = header.get("alg").and_then(Value::as_str);
         let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
@@ -75,10 +75,10 @@ impl Shown {
         }
     }
 
-    pub(super) const fn state(&self) -> State {
+    pub(super) const fn state(&self) -> TokenState {
         match self {
             Self::Jwt { state, .. } => *state,
-            Self::Opaque { .. } => State::Unknown,
+            Self::Opaque { .. } => TokenState::Unknown,
         }
     }
 
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(line(&shown, "dcc"), "none");
         let expiry = shown.expiry().unwrap();
         assert_eq!(expiry, "in 3 h 12 min (2027-01-15 11:12:00 UTC)");
-        assert_eq!(shown.state(), State::Valid);
+        assert_eq!(shown.state(), TokenState::Valid);
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         let shown = shown(r#"{"sub":"ada"}"#);
         assert_eq!(line(&shown, "tunnels"), "any");
         assert!(line(&shown, "scope").starts_with("agent, caller"));
-        assert_eq!(shown.state(), State::Unknown);
+        assert_eq!(shown.state(), TokenState::Unknown);
         assert!(!shown.ends_within(60));
     }
 
@@ -270,13 +270,16 @@ mod tests {
     #[test]
     fn times_decide_the_state() {
         for (claims, state) in [
-            (r#"{"exp":1800000000}"#, State::Expired),
-            (r#"{"exp":1799999999.9}"#, State::Expired),
-            (r#"{"exp":-5}"#, State::Expired),
-            (r#"{"exp":18446744073709551615}"#, State::Valid),
-            (r#"{"exp":1e300}"#, State::Valid),
-            (r#"{"exp":1900000000,"nbf":1850000000}"#, State::NotYetValid),
-            (r#"{"exp":"soon"}"#, State::Unknown),
+            (r#"{"exp":1800000000}"#, TokenState::Expired),
+            (r#"{"exp":1799999999.9}"#, TokenState::Expired),
+            (r#"{"exp":-5}"#, TokenState::Expired),
+            (r#"{"exp":18446744073709551615}"#, TokenState::Valid),
+            (r#"{"exp":1e300}"#, TokenState::Valid),
+            (
+                r#"{"exp":1900000000,"nbf":1850000000}"#,
+                TokenState::NotYetValid,
+            ),
+            (r#"{"exp":"soon"}"#, TokenState::Unknown),
         ] {
             let shown = shown(claims);
             assert_eq!(shown.state(), state, "{claims}");

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use tieline_wire::limits::TOKEN_BYTES_MAX;
 
-use self::claims::{Shown, State};
+use self::claims::{Shown, TokenState};
 use crate::exit::{DONE, Ended};
 use crate::paint::{BAD, GOOD, WARN, complain, paint, print_json, say};
 use tieline_agent::error::TokenError;
@@ -67,7 +67,7 @@ pub(crate) fn standing(token: &str, now: u64) -> Validity {
     let shown = Shown::of(token, now);
     Validity {
         expiry: shown.expiry(),
-        has_expired: shown.state() == State::Expired,
+        has_expired: shown.state() == TokenState::Expired,
         since: shown.time("iat").or_else(|| shown.time("nbf")),
         until: shown.time("exp"),
     }
@@ -93,21 +93,21 @@ pub(crate) fn run(args: &TokenArgs) -> Result<u8, Ended> {
         }
         if let Some(text) = shown.expiry() {
             let style = match shown.state() {
-                State::Expired => BAD,
-                State::Valid if !shown.ends_within(SOON_SECONDS) => GOOD,
+                TokenState::Expired => BAD,
+                TokenState::Valid if !shown.ends_within(SOON_SECONDS) => GOOD,
                 _ => WARN,
             };
             say(&format!("{:<9}{}", "expires", paint(style, text)));
         }
     }
     let problem = match shown.state() {
-        State::Expired => "the token has expired: ask for a new one",
-        State::NotYetValid => "the token is not valid yet, or this machine's clock is wrong",
-        State::Valid if shown.ends_within(SOON_SECONDS) => "the token expires soon",
-        State::Valid | State::Unknown => return Ok(DONE),
+        TokenState::Expired => "the token has expired: ask for a new one",
+        TokenState::NotYetValid => "the token is not valid yet, or this machine's clock is wrong",
+        TokenState::Valid if shown.ends_within(SOON_SECONDS) => "the token expires soon",
+        TokenState::Valid | TokenState::Unknown => return Ok(DONE),
     };
     complain(&problem);
-    Ok(u8::from(shown.state() == State::Expired))
+    Ok(u8::from(shown.state() == TokenState::Expired))
 }
 
 fn read(file: &Path) -> Result<String, TokenError> {

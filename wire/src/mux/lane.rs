@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn never_is_never() {
+    fn without_a_threshold_no_run_asks_for_a_lane() {
         let mut run = Run::default();
         assert!((0..1000).all(|_| !run.add(64 * 1024, 0)));
     }

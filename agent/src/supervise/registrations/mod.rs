@@ -42,10 +42,10 @@ pub(super) enum Change {
 
 /// State of all targets of one link, in the order of the settings.
 #[derive(Debug)]
-pub(super) struct Registrations(Vec<Standing>);
+pub(super) struct Registrations(Vec<TargetRegistration>);
 
 #[derive(Debug)]
-struct Standing {
+struct TargetRegistration {
     phase: Phase,
     /// When the registration was sent that waits for its answer.
     asked_at: Option<Instant>,
@@ -70,7 +70,7 @@ enum Phase {
 impl Registrations {
     /// All targets, registered at `now`; `had` tells for each target whether this run had its tunnel before.
     pub(super) fn new(had: impl Iterator<Item = bool>, now: Instant) -> Self {
-        let standing = |had| Standing {
+        let standing = |had| TargetRegistration {
             phase: Phase::Asked,
             asked_at: Some(now),
             due_at: None,
@@ -201,7 +201,7 @@ impl Registrations {
 
     /// When to call [`Self::take_due`] next.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
-        let wakes_at = |it: &Standing| match it.asked_at {
+        let wakes_at = |it: &TargetRegistration| match it.asked_at {
             Some(at) => Some(at + REGISTER_TIMEOUT),
             None => it.due_at,
         };
@@ -216,7 +216,7 @@ impl Registrations {
 
     /// True if any tunnel is up.
     pub(super) fn any_up(&self) -> bool {
-        let up = |it: &Standing| matches!(it.phase, Phase::Up { .. });
+        let up = |it: &TargetRegistration| matches!(it.phase, Phase::Up { .. });
         self.0.iter().any(up)
     }
 
@@ -224,7 +224,7 @@ impl Registrations {
     ///
     /// The error is final if all refusals are final; otherwise a new link may succeed.
     pub(super) fn failure(&self) -> Option<Error> {
-        let error_of = |it: &Standing| match (&it.phase, it.asked_at) {
+        let error_of = |it: &TargetRegistration| match (&it.phase, it.asked_at) {
             (Phase::Refused(refusal), None) => Some(Error::refused_tunnel(refusal, it.had)),
             _ => None,
         };

@@ -33,7 +33,7 @@ const BORE_CONTROL_PORT: u16 = 7835;
 
 /// A program that this one can configure and start.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Known {
+pub(crate) enum PeerKind {
     /// nginx with its stream module.
     Nginx,
     /// HAProxy in TCP mode, with splice.
@@ -67,7 +67,7 @@ pub(crate) struct RunningPeer {
 
 /// Folders, target and cores for starting a peer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct PeerSetup<'a> {
     /// Folder with the binaries, in `bin` and `usr/sbin` below it.
     pub(crate) from: &'a Path,
     /// Target that the peer forwards to.
@@ -78,7 +78,7 @@ pub(crate) struct Place<'a> {
     pub(crate) directory: &'a Path,
 }
 
-impl Place<'_> {
+impl PeerSetup<'_> {
     /// Folder of shared libraries that were installed with the binaries.
     pub(super) fn libraries(&self) -> PathBuf {
         let folder = format!("{}-linux-gnu", std::env::consts::ARCH);
@@ -86,7 +86,7 @@ impl Place<'_> {
     }
 }
 
-impl Known {
+impl PeerKind {
     /// All known peers, in the order of the report.
     pub(crate) const ALL: [Self; 4] = [Self::Nginx, Self::HaProxy, Self::Rathole, Self::Bore];
 
@@ -152,7 +152,7 @@ impl Known {
     /// Starts both hops and waits until bytes from the target arrive through them.
     pub(crate) fn start(
         self,
-        place: &Place<'_>,
+        place: &PeerSetup<'_>,
         interrupt: &Interrupt,
     ) -> anyhow::Result<RunningPeer> {
         let binary = self.binary(place.from)?;
@@ -193,8 +193,8 @@ impl Known {
 
 /// A peer whose hops are being started, the hop next to the client first.
 struct Starting<'a> {
-    known: Known,
-    place: &'a Place<'a>,
+    known: PeerKind,
+    place: &'a PeerSetup<'a>,
     binary: PathBuf,
     libraries: PathBuf,
     peer: RunningPeer,
@@ -217,7 +217,7 @@ impl Starting<'_> {
         listen: SocketAddr,
         to: SocketAddr,
     ) -> anyhow::Result<()> {
-        let (text, arguments) = if self.known == Known::Nginx {
+        let (text, arguments) = if self.known == PeerKind::Nginx {
             let module = stream_module(self.place.from);
             let text = nginx_configuration(module.as_deref(), listen, to);
             let file = self.write(hop, "conf", &text)?;
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_not_there_says_how_to_get_it() {
-        let error = Known::Rathole
+        let error = PeerKind::Rathole
             .binary(Path::new("/nonexistent"))
             .unwrap_err();
         assert!(error.to_string().contains("just bench-peers"), "{error}");

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::configuration::{proxy_configuration, seen_from_here};
-use super::known::{Known, PeerFacts, Place, RunningPeer, free_address, wait_until};
-use crate::exchange::{self, Ask};
+use super::known::{PeerFacts, PeerKind, PeerSetup, RunningPeer, free_address, wait_until};
+use crate::exchange::{self, RequestKind};
 use crate::interrupt::Interrupt;
 use crate::process::{Program, Running};
 
@@ -23,10 +23,10 @@ const ACCEPTED: &[u8] = b"HTTP/1.1 200 ";
 /// Starts nginx in front of `place.target` and waits until an answer comes through.
 pub(crate) fn start(
     name: &str,
-    place: &Place<'_>,
+    place: &PeerSetup<'_>,
     interrupt: &Interrupt,
 ) -> anyhow::Result<RunningPeer> {
-    let known = Known::Nginx;
+    let known = PeerKind::Nginx;
     let binary = known.binary(place.from)?;
     let libraries = place.libraries();
     let address = free_address()?;
@@ -72,7 +72,7 @@ fn answers(address: SocketAddr) -> std::io::Result<bool> {
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let mut request = Vec::new();
     let host = address.to_string();
-    exchange::request(Ask::Call, (&host, "/"), 0, "?", &mut request);
+    exchange::request(RequestKind::Call, (&host, "/"), 0, "?", &mut request);
     stream.write_all(&request)?;
     let mut first = [0; ACCEPTED.len()];
     stream.read_exact(&mut first)?;

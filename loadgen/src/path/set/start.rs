@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use super::{ExternalTarget, PathSet, RelaySource, TARGET_PAGE, TOKIO, TOKIO_URING};
 use crate::interrupt::Interrupt;
-use crate::path::peer::known::{CONNECTIONS_MAX, Known, Place};
+use crate::path::peer::known::{CONNECTIONS_MAX, PeerKind, PeerSetup};
 use crate::path::peer::proxy;
 use crate::path::relay::RelayPair;
 use crate::path::{Path, PathKind, Role, tunnel_preamble};
@@ -125,8 +125,12 @@ impl PathSet {
     }
 
     /// Folders and cores for starting a known peer that forwards to `target`.
-    fn place<'a>(&'a self, from: &'a std::path::Path, target: std::net::SocketAddr) -> Place<'a> {
-        Place {
+    fn place<'a>(
+        &'a self,
+        from: &'a std::path::Path,
+        target: std::net::SocketAddr,
+    ) -> PeerSetup<'a> {
+        PeerSetup {
             from,
             target,
             cores: (
@@ -144,7 +148,7 @@ impl PathSet {
         target: ExternalTarget,
         interrupt: &Interrupt,
     ) -> anyhow::Result<()> {
-        for known in Known::ALL {
+        for known in PeerKind::ALL {
             let place = self.place(from, target.address);
             match known.start(&place, interrupt) {
                 Ok(peer) => {

@@ -13,7 +13,7 @@ type Read<T> = Result<Status<(usize, T)>, ConnectionError>;
 
 /// Position of the reader in an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Place {
+enum Position {
     Head,
     /// Bytes left of a body with Content-Length.
     Length(u64),
@@ -40,7 +40,7 @@ pub(super) enum Found<'a> {
 /// Reader of one answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    place: Place,
+    place: Position,
     /// Start of a head or line whose end has not arrived yet.
     held: Vec<u8>,
 }
@@ -49,57 +49,57 @@ impl Answer {
     /// A reader in front of an answer's first byte.
     pub(super) fn new() -> Self {
         Self {
-            place: Place::Head,
+            place: Position::Head,
             held: Vec::new(),
         }
     }
 
     /// Whether the end of the answer was found.
     pub(super) fn is_over(&self) -> bool {
-        self.place == Place::Over
+        self.place == Position::Over
     }
 
     /// Consumes the next part of the answer from `input`.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Found<'a>, ConnectionError> {
         loop {
             self.place = match self.place {
-                Place::Over => return Ok(Found::Nothing),
-                Place::Length(0) => {
-                    self.place = Place::Over;
+                Position::Over => return Ok(Found::Nothing),
+                Position::Length(0) => {
+                    self.place = Position::Over;
                     return Ok(Found::End);
                 }
                 _ if input.is_empty() => return Ok(Found::Nothing),
-                Place::Length(left) => {
+                Position::Length(left) => {
                     let body = take(input, left);
-                    self.place = Place::Length(left - body.len() as u64);
+                    self.place = Position::Length(left - body.len() as u64);
                     return Ok(Found::Body(body));
                 }
-                Place::Chunk(0) => Place::ChunkEnd(2),
-                Place::Chunk(left) => {
+                Position::Chunk(0) => Position::ChunkEnd(2),
+                Position::Chunk(left) => {
                     let body = take(input, left);
-                    self.place = Place::Chunk(left - body.len() as u64);
+                    self.place = Position::Chunk(left - body.len() as u64);
                     return Ok(Found::Body(body));
                 }
-                Place::ChunkEnd(0) => Place::ChunkLine,
-                Place::ChunkEnd(left) => {
+                Position::ChunkEnd(0) => Position::ChunkLine,
+                Position::ChunkEnd(left) => {
                     let end = take(input, left);
                     if end != &b"\r\n"[usize::try_from(2 - left).unwrap_or(0)..][..end.len()] {
                         return Err(ConnectionError::NotHttp("a chunk is longer than its size"));
                     }
-                    Place::ChunkEnd(left - end.len() as u64)
+                    Position::ChunkEnd(left - end.len() as u64)
                 }
-                Place::Head => match self.piece(input, HEAD_BYTES_MAX, head)? {
+                Position::Head => match self.piece(input, HEAD_BYTES_MAX, head)? {
                     Some(place) => place,
                     None => return Ok(Found::Nothing),
                 },
-                Place::ChunkLine => match self.piece(input, CHUNK_LINE_BYTES_MAX, chunk_line)? {
-                    Some(0) => Place::Trailers,
-                    Some(length) => Place::Chunk(length),
+                Position::ChunkLine => match self.piece(input, CHUNK_LINE_BYTES_MAX, chunk_line)? {
+                    Some(0) => Position::Trailers,
+                    Some(length) => Position::Chunk(length),
                     None => return Ok(Found::Nothing),
                 },
-                Place::Trailers => match self.piece(input, HEAD_BYTES_MAX, trailers)? {
+                Position::Trailers => match self.piece(input, HEAD_BYTES_MAX, trailers)? {
                     Some(()) => {
-                        self.place = Place::Over;
+                        self.place = Position::Over;
                         return Ok(Found::End);
                     }
                     None => return Ok(Found::Nothing),
@@ -146,7 +146,7 @@ fn take<'a>(input: &mut &'a [u8], most: u64) -> &'a [u8] {
     piece
 }
 
-fn head(bytes: &[u8]) -> Read<Place> {
+fn head(bytes: &[u8]) -> Read<Position> {
     let mut fields = [EMPTY_HEADER; FIELDS_MAX];
     let mut response = Response::new(&mut fields);
     let Status::Complete(len) = response.parse(bytes).map_err(not_http)? else {
@@ -164,8 +164,8 @@ fn head(bytes: &[u8]) -> Read<Place> {
     let is_chunked = field("transfer-encoding").is_some_and(|value| value.trim() == "chunked");
     let length = field("content-length").and_then(|value| value.trim().parse().ok());
     match (is_chunked, length) {
-        (true, None) => Ok(Status::Complete((len, Place::ChunkLine))),
-        (false, Some(length)) => Ok(Status::Complete((len, Place::Length(length)))),
+        (true, None) => Ok(Status::Complete((len, Position::ChunkLine))),
+        (false, Some(length)) => Ok(Status::Complete((len, Position::Length(length)))),
         _ => Err(ConnectionError::NotHttp(
             "it needs a length or chunks, and not both",
         )),

@@ -5,7 +5,7 @@ mod turn;
 
 use std::io::{ErrorKind, Read};
 
-use crate::exchange::Ask;
+use crate::exchange::RequestKind;
 use crate::path::Path;
 use crate::pattern::Pattern;
 use crate::scenario::failure::ConnectionError;
@@ -16,7 +16,7 @@ use turn::Turn;
 #[derive(Debug)]
 pub(super) struct HttpConnection {
     seat: Seat,
-    ask: Ask,
+    ask: RequestKind,
     host: String,
     page: String,
     turn: Turn,
@@ -26,7 +26,7 @@ pub(super) struct HttpConnection {
 
 impl HttpConnection {
     /// Connects to the path; sends nothing yet.
-    pub(super) fn open(path: &Path, id: u64, ask: Ask) -> Result<Self, ConnectionError> {
+    pub(super) fn open(path: &Path, id: u64, ask: RequestKind) -> Result<Self, ConnectionError> {
         Ok(Self {
             seat: Seat::open(path, id, &[])?,
             ask,
@@ -47,9 +47,9 @@ impl HttpConnection {
     fn complete(&self) -> u64 {
         let before = self.begun.saturating_sub(1);
         match self.ask {
-            Ask::Stream => self.turn.events() as u64,
-            Ask::Report => before + u64::from(self.turn.events() > 0),
-            Ask::Call | Ask::Publish => before + u64::from(self.turn.is_over()),
+            RequestKind::Stream => self.turn.events() as u64,
+            RequestKind::Report => before + u64::from(self.turn.events() > 0),
+            RequestKind::Call | RequestKind::Publish => before + u64::from(self.turn.is_over()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 
 use super::answer::{Answer, Found};
-use crate::exchange::{self, Ask, TEXT_UP_BYTES};
+use crate::exchange::{self, RequestKind, TEXT_UP_BYTES};
 use crate::pattern::Pattern;
 use crate::scenario::failure::ConnectionError;
 use crate::scenario::seat::Seat;
@@ -51,7 +51,7 @@ impl Turn {
     /// Starts the next request and computes its expected answer.
     pub(super) fn begin(
         &mut self,
-        ask: Ask,
+        ask: RequestKind,
         at: (&str, &str),
         (connection, sequence): (u64, u64),
         pattern: &Pattern,
@@ -69,14 +69,16 @@ impl Turn {
         self.answer = Answer::new();
         exchange::request(ask, at, number, text, &mut self.outgoing);
         match ask {
-            Ask::Call | Ask::Publish => exchange::answer(number, up, rest, &mut self.expected),
-            Ask::Report => {
+            RequestKind::Call | RequestKind::Publish => {
+                exchange::answer(number, up, rest, &mut self.expected)
+            }
+            RequestKind::Report => {
                 exchange::progress(number, 0, up, &mut self.expected);
                 self.borders.push(self.expected.len());
                 exchange::result(number, 1, up, rest, &mut self.expected);
                 self.borders.push(self.expected.len());
             }
-            Ask::Stream => self.add_event(connection, pattern),
+            RequestKind::Stream => self.add_event(connection, pattern),
         }
     }
 
@@ -187,7 +189,7 @@ mod tests {
     use super::*;
     use crate::exchange::TEXT_BYTES;
 
-    fn asked(ask: Ask) -> (Turn, Pattern) {
+    fn asked(ask: RequestKind) -> (Turn, Pattern) {
         let pattern = Pattern::printable(TEXT_BYTES);
         let mut turn = Turn::none();
         assert!(turn.is_over());
@@ -210,11 +212,11 @@ mod tests {
 
     #[test]
     fn an_answer_may_come_in_any_pieces_and_with_comments_between_events() {
-        let (turn, _) = asked(Ask::Report);
+        let (turn, _) = asked(RequestKind::Report);
         let (first, second) = turn.expected.split_at(turn.borders[0]);
         let text = in_chunks(&[b":\n\n", first, b": still here\n\n", second], true);
         for piece in [1, 2, 7, 100, text.len()] {
-            let (mut turn, _) = asked(Ask::Report);
+            let (mut turn, _) = asked(RequestKind::Report);
             text.chunks(piece)
                 .for_each(|bytes| turn.check(bytes, 0).unwrap());
             assert!(turn.is_over() && turn.events() == 2, "{piece}");
@@ -223,9 +225,9 @@ mod tests {
 
     #[test]
     fn the_first_event_counts_before_the_second_has_come() {
-        let (turn, _) = asked(Ask::Report);
+        let (turn, _) = asked(RequestKind::Report);
         let first = turn.expected[..turn.borders[0]].to_vec();
-        let (mut turn, _) = asked(Ask::Report);
+        let (mut turn, _) = asked(RequestKind::Report);
         turn.check(&in_chunks(&[&first[..9]], false), 0).unwrap();
         assert_eq!(turn.events(), 0);
         let rest = first.len() - 9;
@@ -236,9 +238,9 @@ mod tests {
 
     #[test]
     fn a_wrong_a_missing_and_a_spare_byte_are_errors() {
-        let (turn, _) = asked(Ask::Call);
+        let (turn, _) = asked(RequestKind::Call);
         let body = turn.expected;
-        let check = |text: Vec<u8>| asked(Ask::Call).0.check(&text, 4).unwrap_err();
+        let check = |text: Vec<u8>| asked(RequestKind::Call).0.check(&text, 4).unwrap_err();
         let mut wrong = body.clone();
         wrong[77] ^= 1;
         let error = check(in_chunks(&[&wrong], true));
@@ -263,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_event_that_nobody_asked_for_is_surplus_and_one_that_is_due_is_not() {
-        let (mut turn, pattern) = asked(Ask::Stream);
+        let (mut turn, pattern) = asked(RequestKind::Stream);
         let first = turn.expected.clone();
         turn.check(&in_chunks(&[&first], false), 0).unwrap();
         assert_eq!((turn.events(), turn.missing()), (1, 0));

@@ -22,13 +22,13 @@ use self::requests::{Provider, ShardRequests};
 use self::revoked::Revoked;
 pub(super) use self::revoked::{REVOKED_KEPT, RevokeError};
 use super::Inspect;
-use crate::auth::{Asked, Mode, Signed, Snapshot};
+use crate::auth::{Mode, RequestQueue, Signed, Snapshot};
 use crate::config::{
     Auth, Config, Denied, Denylist, HttpUrl, JwksSource, JwtAuth, TokenTable, read_denylist,
     read_jwks, read_tokens,
 };
 use crate::error::ConfigError;
-use crate::state::{Book, Decision, now_seconds};
+use crate::state::{Decision, NoteQueue, now_seconds};
 
 /// Time between two looks at the watched files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ pub(super) struct SnapshotUpdater {
     always_denied: Denylist,
     revoked: Revoked,
     /// Stores revocations beyond a restart.
-    book: Book,
+    book: NoteQueue,
 }
 
 impl SnapshotUpdater {
@@ -77,7 +77,7 @@ impl SnapshotUpdater {
     pub(super) fn new(
         config: &Config,
         snapshot: Snapshot,
-        asked: Asked,
+        asked: RequestQueue,
         inspect: Arc<dyn Inspect>,
     ) -> Result<(Self, Orders), ConfigError> {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
@@ -98,7 +98,7 @@ impl SnapshotUpdater {
             fetched,
             always_denied: config.denylist.clone(),
             revoked: Revoked::default(),
-            book: Book::default(),
+            book: NoteQueue::default(),
         };
         if let Some(path) = &config.denylist_file {
             let known = config.denylist.clone();
@@ -142,7 +142,7 @@ impl SnapshotUpdater {
 
     /// Adds revocations from before this relay started, which the shards know already; later ones are stored
     /// in `book`.
-    pub(super) fn restore(&mut self, revoked: &[(Denied, u64)], book: Book) {
+    pub(super) fn restore(&mut self, revoked: &[(Denied, u64)], book: NoteQueue) {
         self.book = book;
         let (now, now_seconds) = (Instant::now(), now_seconds());
         for (denied, until) in revoked {

@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::client::{HttpClient, Limits};
 use super::warn_if_exposed;
-use crate::auth::{Ask, Asked, Question, Ruling};
+use crate::auth::{Question, RequestQueue, Ruling, ShardRequest};
 use crate::config::{HttpUrl, ProviderAuth};
 use crate::control::Inspect;
 use crate::error::ConfigError;
@@ -42,7 +42,7 @@ const SECRET_HEADER: &str = "x-relay-secret";
 
 /// Handles the shards' requests to the control thread.
 pub(super) struct ShardRequests {
-    pub(super) asked: Asked,
+    pub(super) asked: RequestQueue,
     pub(super) keys_due: Arc<Notify>,
     pub(super) inspect: Arc<dyn Inspect>,
     pub(super) provider: Option<Arc<Provider>>,
@@ -63,8 +63,8 @@ impl ShardRequests {
                     None => return,
                 },
                 ask = self.asked.asks.recv(), if has_room && first.len() < FIRST_CALLS_MAX => match ask {
-                    Some(Ask::NewerKeys) => self.keys_due.notify_one(),
-                    Some(Ask::Rule(question)) => drop(first.spawn(self.rule(question))),
+                    Some(ShardRequest::NewerKeys) => self.keys_due.notify_one(),
+                    Some(ShardRequest::Rule(question)) => drop(first.spawn(self.rule(question))),
                     None => return,
                 },
             }

@@ -57,7 +57,7 @@ fn updater(config: &Config) -> (SnapshotUpdater, Arc<Listener>) {
     let listener = Arc::<Listener>::default();
     let inspect = Arc::clone(&listener) as Arc<dyn Inspect>;
     {
-        let asked = crate::auth::asking().1;
+        let asked = crate::auth::request_queue().1;
         let (updater, _) =
             SnapshotUpdater::new(config, Snapshot::of(config), asked, inspect).unwrap();
         (updater, listener)

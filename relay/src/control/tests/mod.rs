@@ -26,7 +26,7 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
         Arc::new(ShardMetrics::default()),
     ];
     let snapshot = Snapshot::of(config);
-    let asked = crate::auth::asking().1;
+    let asked = crate::auth::request_queue().1;
     let fake = Arc::new(fake);
     let audit = Audit::default();
     let listeners = config.admin_listen.iter().map(|address| {

@@ -1,7 +1,7 @@
 //! Names without an agent: the time for which each is kept, and the order of their eviction beyond the limit.
 //!
-//! The account with the most such names loses a name first; within the account, the key with the most names loses its
-//! oldest name. Of accounts with equally many names, the account that began last to have such names loses first; the
+//! The registrant with the most such names loses a name first; within the registrant, the key with the most names loses its
+//! oldest name. Of registrants with equally many names, the registrant that began last to have such names loses first; the
 //! same holds for keys. A flood of short-lived names thus evicts its own holder's bindings, and of another holder only
 //! those in excess of the flooding holder's number.
 
@@ -11,20 +11,20 @@ use std::time::Duration;
 use slab::Slab;
 use tieline_wire::{AgentKey, Moment, TunnelId};
 
-use crate::limits::Account;
+use crate::limits::Registrant;
 
 /// All names of one home shard that have no agent.
 #[derive(Default)]
 pub(super) struct Absent {
     /// Names in order of the end of their time.
     ends: BTreeSet<(Moment, TunnelId)>,
-    accounts: Slab<Counted>,
-    account_of: HashMap<Account, usize>,
+    registrants: Slab<Counted>,
+    registrant_of: HashMap<Registrant, usize>,
     pairs: Slab<Pair>,
     pair_of: HashMap<(usize, AgentKey), usize>,
-    /// Accounts, fewest names first: (number of names, the account's `number`, slab index).
+    /// Registrants, fewest names first: (number of names, the registrant's `number`, slab index).
     by_account: BTreeSet<(usize, u64, usize)>,
-    /// Pairs of each account, fewest names first: (account, number of names, the pair's `number`, slab index).
+    /// Pairs of each registrant, fewest names first: (registrant, number of names, the pair's `number`, slab index).
     by_pair: BTreeSet<(usize, usize, u64, usize)>,
     /// The names of each pair, oldest first.
     names: BTreeSet<(usize, Moment, TunnelId)>,
@@ -32,17 +32,17 @@ pub(super) struct Absent {
     last: u64,
 }
 
-/// An account and the number of its names.
+/// A registrant and the number of its names.
 struct Counted {
-    account: Account,
-    /// Value of `Absent::last` when the account got its first name. Of equals, the highest number loses first.
+    registrant: Registrant,
+    /// Value of `Absent::last` when the registrant got its first name. Of equals, the highest number loses first.
     number: u64,
     count: usize,
 }
 
-/// A key of an account, and the number of its names.
+/// A key of a registrant, and the number of its names.
 struct Pair {
-    account: usize,
+    registrant: usize,
     key: AgentKey,
     /// Value of `Absent::last` when the pair got its first name. Of equals, the highest number loses first.
     number: u64,
@@ -51,12 +51,12 @@ struct Pair {
 
 /// Entry of a name without an agent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct AbsentEntry {
     ends_at: Moment,
     pair: usize,
 }
 
-impl Place {
+impl AbsentEntry {
     /// Remaining time for which the name is kept.
     pub(super) fn left(self, now: Moment) -> Duration {
         self.ends_at.saturating_since(now)
@@ -72,27 +72,27 @@ impl Absent {
     pub(super) fn add(
         &mut self,
         tunnel: &TunnelId,
-        account: &Account,
+        registrant: &Registrant,
         key: &AgentKey,
         ends_at: Moment,
-    ) -> Place {
+    ) -> AbsentEntry {
         self.last += 1;
         let number = self.last;
-        let account = match self.account_of.get(account) {
+        let registrant = match self.registrant_of.get(registrant) {
             Some(known) => *known,
             None => {
-                let new = self.accounts.insert(Counted {
-                    account: account.clone(),
+                let new = self.registrants.insert(Counted {
+                    registrant: registrant.clone(),
                     number,
                     count: 0,
                 });
-                self.account_of.insert(account.clone(), new);
+                self.registrant_of.insert(registrant.clone(), new);
                 new
             }
         };
-        let pair = *self.pair_of.entry((account, *key)).or_insert_with(|| {
+        let pair = *self.pair_of.entry((registrant, *key)).or_insert_with(|| {
             self.pairs.insert(Pair {
-                account,
+                registrant,
                 key: *key,
                 number,
                 count: 0,
@@ -101,12 +101,12 @@ impl Absent {
         self.count(pair, |count| count + 1);
         self.ends.insert((ends_at, tunnel.clone()));
         self.names.insert((pair, ends_at, tunnel.clone()));
-        Place { ends_at, pair }
+        AbsentEntry { ends_at, pair }
     }
 
     /// Removes a name that an agent serves again or that is forgotten.
-    pub(super) fn remove(&mut self, tunnel: &TunnelId, place: Place) {
-        let Place { ends_at, pair } = place;
+    pub(super) fn remove(&mut self, tunnel: &TunnelId, place: AbsentEntry) {
+        let AbsentEntry { ends_at, pair } = place;
         if !self.names.remove(&(pair, ends_at, tunnel.clone())) {
             return;
         }
@@ -114,29 +114,31 @@ impl Absent {
         self.count(pair, |count| count - 1);
     }
 
-    /// Changes the count of a pair and its account by one, and removes either at zero.
+    /// Changes the count of a pair and its registrant by one, and removes either at zero.
     fn count(&mut self, at: usize, change: fn(usize) -> usize) {
         let pair = &mut self.pairs[at];
-        let (account, number, before) = (pair.account, pair.number, pair.count);
+        let (registrant, number, before) = (pair.registrant, pair.number, pair.count);
         pair.count = change(before);
         let now = pair.count;
-        self.by_pair.remove(&(account, before, number, at));
+        self.by_pair.remove(&(registrant, before, number, at));
         if now == 0 {
-            let Pair { account, key, .. } = self.pairs.remove(at);
-            self.pair_of.remove(&(account, key));
+            let Pair {
+                registrant, key, ..
+            } = self.pairs.remove(at);
+            self.pair_of.remove(&(registrant, key));
         } else {
-            self.by_pair.insert((account, now, number, at));
+            self.by_pair.insert((registrant, now, number, at));
         }
-        let counted = &mut self.accounts[account];
+        let counted = &mut self.registrants[registrant];
         let (number, before) = (counted.number, counted.count);
         counted.count = change(before);
         let now = counted.count;
-        self.by_account.remove(&(before, number, account));
+        self.by_account.remove(&(before, number, registrant));
         if now == 0 {
-            let Counted { account, .. } = self.accounts.remove(account);
-            self.account_of.remove(&account);
+            let Counted { registrant, .. } = self.registrants.remove(registrant);
+            self.registrant_of.remove(&registrant);
         } else {
-            self.by_account.insert((now, number, account));
+            self.by_account.insert((now, number, registrant));
         }
     }
 
@@ -148,8 +150,8 @@ impl Absent {
 
     /// The name that is evicted first.
     pub(super) fn most_expendable(&self) -> Option<TunnelId> {
-        let (_, _, account) = *self.by_account.last()?;
-        let pairs = (account, 0, 0, 0)..=(account, usize::MAX, u64::MAX, usize::MAX);
+        let (_, _, registrant) = *self.by_account.last()?;
+        let pairs = (registrant, 0, 0, 0)..=(registrant, usize::MAX, u64::MAX, usize::MAX);
         let (_, _, _, pair) = *self.by_pair.range(pairs).next_back()?;
         let from = (pair, Moment::default());
         let oldest = self.names.range((pair, from.1, least())..).next()?;
@@ -171,8 +173,8 @@ mod tests {
         TunnelId::parse(text).unwrap()
     }
 
-    fn account(sub: &str) -> Account {
-        Account::Holder(sub.into())
+    fn registrant(sub: &str) -> Registrant {
+        Registrant::Holder(sub.into())
     }
 
     const fn at(micros: u64) -> Moment {
@@ -180,20 +182,20 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_most_loses_its_own_oldest_first() {
+    fn the_agent_with_most_absent_names_loses_its_oldest_first() {
         let mut absent = Absent::default();
         let key = |n| AgentKey::new([n; 32]);
         // Ada has the oldest name of all.
-        absent.add(&name("ada-1"), &account("ada"), &key(1), at(1));
+        absent.add(&name("ada-1"), &registrant("ada"), &key(1), at(1));
         for n in 0..10_u8 {
             // Eve's key 3 floods, her key 2 does not.
             let seat = if n == 0 { 2 } else { 3 };
             let eves = name(&format!("eve-{n}"));
-            absent.add(&eves, &account("eve"), &key(seat), at(u64::from(n) + 10));
+            absent.add(&eves, &registrant("eve"), &key(seat), at(u64::from(n) + 10));
         }
         let mut places = HashMap::new();
         for (pair, ends_at, tunnel) in &absent.names {
-            let place = Place {
+            let place = AbsentEntry {
                 ends_at: *ends_at,
                 pair: *pair,
             };
@@ -208,7 +210,7 @@ mod tests {
     /// Evicts names until `left` are left; returns the evicted ones.
     fn forget_down_to(
         absent: &mut Absent,
-        places: &HashMap<TunnelId, Place>,
+        places: &HashMap<TunnelId, AbsentEntry>,
         left: usize,
     ) -> Vec<String> {
         let mut lost = Vec::new();
@@ -225,7 +227,7 @@ mod tests {
         let (mut absent, mut places) = (Absent::default(), HashMap::new());
         let mut add = |absent: &mut Absent, sub: &str, n: u64| {
             let tunnel = name(&format!("{sub}-{n}"));
-            let place = absent.add(&tunnel, &account(sub), &AgentKey::new([1; 32]), at(n));
+            let place = absent.add(&tunnel, &registrant(sub), &AgentKey::new([1; 32]), at(n));
             places.insert(tunnel, place);
         };
         (0..12).for_each(|n| add(&mut absent, "ada", n));
@@ -239,11 +241,11 @@ mod tests {
         let (mut absent, mut places) = (Absent::default(), HashMap::new());
         let mut add = |absent: &mut Absent, sub: &str, key: u8, n: u64| {
             let tunnel = name(&format!("{sub}-{key}-{n}"));
-            let place = absent.add(&tunnel, &account(sub), &AgentKey::new([key; 32]), at(n));
+            let place = absent.add(&tunnel, &registrant(sub), &AgentKey::new([key; 32]), at(n));
             places.insert(tunnel.clone(), place);
             (tunnel, place)
         };
-        // A removed account's slab index is reused, and must not affect the order of age.
+        // A removed registrant's slab index is reused, and must not affect the order of age.
         let (gone, place) = add(&mut absent, "gone", 1, 1);
         add(&mut absent, "ada", 1, 2);
         add(&mut absent, "ada", 2, 1);
@@ -260,8 +262,8 @@ mod tests {
         let mut places = Vec::new();
         for n in 0..50_u8 {
             let tunnel = name(&format!("n{n}"));
-            let (account, key) = (account(&format!("sub-{}", n % 3)), [n % 7; 32]);
-            let place = absent.add(&tunnel, &account, &AgentKey::new(key), at(n.into()));
+            let (registrant, key) = (registrant(&format!("sub-{}", n % 3)), [n % 7; 32]);
+            let place = absent.add(&tunnel, &registrant, &AgentKey::new(key), at(n.into()));
             places.push((tunnel, place));
         }
         for (tunnel, place) in places {
@@ -270,7 +272,7 @@ mod tests {
             absent.remove(&tunnel, place);
         }
         assert!(absent.ends.is_empty() && absent.names.is_empty());
-        assert!(absent.accounts.is_empty() && absent.account_of.is_empty());
+        assert!(absent.registrants.is_empty() && absent.registrant_of.is_empty());
         assert!(absent.pairs.is_empty() && absent.pair_of.is_empty());
         assert!(absent.by_account.is_empty() && absent.by_pair.is_empty());
     }

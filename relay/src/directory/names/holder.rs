@@ -31,11 +31,11 @@ pub(super) struct Holder {
     pub(super) superseded: VecDeque<InstanceId>,
     pub(super) generation: Generation,
     pub(super) info: Arc<TunnelInfo>,
-    links: Vec<Line>,
+    links: Vec<HolderLink>,
 }
 
 /// A link over which an agent serves a name.
-struct Line {
+struct HolderLink {
     link: LinkRef,
     /// Index of the link among the instance's links.
     index: u16,
@@ -108,7 +108,7 @@ impl Holder {
         // The earlier link with the same index is lost, even if its shard has not noticed: the network of an agent that
         // moved may stay silent until the old link is stale.
         self.links.retain(|line| line.index != claim.link_index);
-        self.links.push(Line {
+        self.links.push(HolderLink {
             link: claim.link,
             index: claim.link_index,
             load: claim.load.clone(),
@@ -138,7 +138,7 @@ impl Holder {
 
     /// The holder as every shard's routes know it, while it has a link.
     pub(super) fn serving(&self) -> Option<ServingAgent> {
-        let link = |line: &Line| ServingLink {
+        let link = |line: &HolderLink| ServingLink {
             at: Upstream::Link(line.link),
             load: line.load.clone(),
         };

@@ -17,11 +17,11 @@ use std::time::Duration;
 use tieline_wire::{Generation, Moment, Refusal, RefusalReason, TunnelId};
 
 use self::absent::Absent;
-use self::name::{Name, Place, Waiting};
+use self::name::{Claimant, Name, Waiting};
 pub(crate) use self::owners::Owners;
 use super::claim::{Claim, Forgotten, ReleaseKind};
 use super::route::RouteUpdate;
-use crate::limits::{Account, LiveTunnels};
+use crate::limits::{LiveTunnels, Registrant};
 use crate::metrics::BoundReport;
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::state::{Binding, Note, now_seconds};
@@ -132,7 +132,7 @@ pub(crate) struct Rules {
     /// Number of live names of the whole relay, and its limit.
     pub(crate) live: Arc<AtomicUsize>,
     pub(crate) live_max: usize,
-    /// Number of live names of each account, with its limit.
+    /// Number of live names of each registrant, with its limit.
     pub(crate) live_of_accounts: Arc<LiveTunnels>,
     /// Whether bindings are kept over a restart.
     pub(crate) is_kept: bool,
@@ -178,8 +178,8 @@ impl Names {
         let left = OFFLINE_KEPT.saturating_sub(Duration::from_secs(away_for));
         let mut name = Name::restored(binding, update);
         let account = match &binding.sub {
-            Some(sub) => Account::Holder(sub.as_str().into()),
-            None => Account::UNKNOWN,
+            Some(sub) => Registrant::Holder(sub.as_str().into()),
+            None => Registrant::UNKNOWN,
         };
         let tunnel = &binding.tunnel;
         let place = self.absent.add(tunnel, &account, &binding.key, now + left);
@@ -242,12 +242,12 @@ impl Names {
 
     /// Decides on a claim.
     ///
-    /// The relay's tunnel limit refuses a claim with [`RefusalReason::TunnelLimit`], an account's limit with
+    /// The relay's tunnel limit refuses a claim with [`RefusalReason::TunnelLimit`], a registrant's limit with
     /// [`RefusalReason::Limited`].
     pub(crate) fn claim(&mut self, claim: Claim, now: Moment) -> Decision {
         let known = self.names.get(&claim.tunnel);
         let place = match known.map(|name| name.place(&claim)).transpose() {
-            Ok(place) => place.unwrap_or(Place::New),
+            Ok(place) => place.unwrap_or(Claimant::New),
             Err(refusal) => return Decision::Refused(refusal),
         };
         let is_new = known.is_none();
@@ -265,7 +265,7 @@ impl Names {
             .entry(claim.tunnel.clone())
             .or_insert_with(|| Name::new(&claim));
         let was = (name.absent.is_some(), Arc::clone(&name.info));
-        let was_rekeyed = matches!(place, Place::New | Place::Rekeyed);
+        let was_rekeyed = matches!(place, Claimant::New | Claimant::Rekeyed);
         let holder = name.make_way(place, &claim, generation);
         let (before, ran) = (holder.tag, holder.instance);
         let mut fence = holder.claim(&claim, generation);
@@ -314,8 +314,8 @@ impl Names {
         }
     }
 
-    /// Counts a name that goes live, for the relay and for its account.
-    fn count_in(&self, claim: &Claim) -> Result<Account, Refusal> {
+    /// Counts a name that goes live, for the relay and for its registrant.
+    fn count_in(&self, claim: &Claim) -> Result<Registrant, Refusal> {
         let tunnel = &claim.tunnel;
         let Rules { live, live_max, .. } = &self.rules;
         if live.fetch_add(1, Ordering::Relaxed) >= *live_max {
@@ -324,14 +324,14 @@ impl Names {
             let message = format!("{tunnel}: {reason}");
             return Err(Refusal { reason, message });
         }
-        let account = Account::of(claim.info.owner.as_deref(), claim.address);
+        let account = Registrant::of(claim.info.owner.as_deref(), claim.address);
         if self.rules.live_of_accounts.enter(&account) {
             return Ok(account);
         }
         live.fetch_sub(1, Ordering::Relaxed);
         let whose = match account {
-            Account::Holder(_) => "this token's holder",
-            Account::Address(_) => "this address",
+            Registrant::Holder(_) => "this token's holder",
+            Registrant::Address(_) => "this address",
         };
         Err(Refusal {
             reason: RefusalReason::Limited,
@@ -427,7 +427,7 @@ impl Names {
         let name = self.names.get_mut(tunnel)?;
         self.granted -= usize::from(std::mem::take(&mut name.granted));
         self.rules.live.fetch_sub(1, Ordering::Relaxed);
-        let account = name.counted.take().unwrap_or(Account::UNKNOWN);
+        let account = name.counted.take().unwrap_or(Registrant::UNKNOWN);
         self.rules.live_of_accounts.leave(&account);
         if kind == ReleaseKind::TakenBack && tunnel.looks_derived() {
             // No other key can claim a derived name, so keeping it would protect nothing.

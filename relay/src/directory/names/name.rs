@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tieline_wire::{Generation, Moment, Refusal, RefusalReason, TunnelId};
 
-use super::absent;
+use super::absent::AbsentEntry;
 use super::holder::Holder;
 use crate::directory::claim::Claim;
 use crate::directory::route::RouteUpdate;
-use crate::limits::Account;
+use crate::limits::Registrant;
 use crate::registry::{AgentTag, LinkRef, TunnelInfo};
 use crate::state::Binding;
 
@@ -36,9 +36,9 @@ pub(super) struct Name {
     /// Whether an agent was told that it holds the name.
     pub(super) granted: bool,
     /// Entry among the names without an agent, while no agent is connected.
-    pub(super) absent: Option<absent::Place>,
-    /// The account whose limit counts the name, while an agent is connected.
-    pub(super) counted: Option<Account>,
+    pub(super) absent: Option<AbsentEntry>,
+    /// The registrant whose limit counts the name, while an agent is connected.
+    pub(super) counted: Option<Registrant>,
 }
 
 /// Open claims of one link.
@@ -57,7 +57,7 @@ pub(super) struct Waiting {
 
 /// Where a claim's agent stands among the holders of a name.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum Claimant {
     /// A known holder, by its index.
     Known(usize),
     /// A new holder beside the others, if there are any.
@@ -108,7 +108,7 @@ impl Name {
     /// and have the same subject or a common group. A shared name tells agents apart by key and machine. Without token
     /// holders, the key alone decides. The key alone also decides about a derived name while its agent is away, since no
     /// other key can have it.
-    pub(super) fn place(&self, claim: &Claim) -> Result<Place, Refusal> {
+    pub(super) fn place(&self, claim: &Claim) -> Result<Claimant, Refusal> {
         let holders = &self.holders;
         let is_shared = claim.info.shared && holders.iter().all(|it| it.info.shared);
         let is_it = |it: &Holder| it.key == claim.key && it.machine == claim.machine;
@@ -140,13 +140,13 @@ impl Name {
                 let reason = RefusalReason::Superseded;
                 Err(refusal(reason, format!("{tunnel}: {reason}")))
             }
-            Some(place) => Ok(Place::Known(place)),
+            Some(place) => Ok(Claimant::Known(place)),
             None if is_close => match live.len() {
                 HOLDERS_MAX.. => {
                     let text = format!("{tunnel}: {HOLDERS_MAX} agents share it already");
                     Err(refusal(RefusalReason::TunnelLimit, text))
                 }
-                _ => Ok(Place::New),
+                _ => Ok(Claimant::New),
             },
             None => self.rekey(claim, live.first().copied()),
         }
@@ -171,7 +171,7 @@ impl Name {
     }
 
     /// Decides on a claim with a key that no holder of the name has; `live` is a live holder.
-    fn rekey(&self, claim: &Claim, live: Option<&Holder>) -> Result<Place, Refusal> {
+    fn rekey(&self, claim: &Claim, live: Option<&Holder>) -> Result<Claimant, Refusal> {
         let tunnel = &claim.tunnel;
         let owner = claim.info.owner.as_deref();
         let is_theirs = |it: &Holder| it.sub().is_some() && it.sub() == owner.map(|it| &*it.sub);
@@ -182,7 +182,7 @@ impl Name {
             ))
         };
         match (self.holders.iter().any(is_theirs), live) {
-            (true, None) => Ok(Place::Rekeyed),
+            (true, None) => Ok(Claimant::Rekeyed),
             (true, Some(live)) if !self.info.shared => {
                 let at = live
                     .address
@@ -207,20 +207,20 @@ impl Name {
     /// The holder that makes a claim; replaces or evicts holders that are away where needed.
     pub(super) fn make_way(
         &mut self,
-        place: Place,
+        place: Claimant,
         claim: &Claim,
         generation: Generation,
     ) -> &mut Holder {
         let place = match place {
             // The claim does not share the name, so the other holders, which are all away, lose it.
-            Place::Known(place) if !claim.info.shared => {
+            Claimant::Known(place) if !claim.info.shared => {
                 self.holders.swap(0, place);
                 self.holders.truncate(1);
                 0
             }
-            Place::Known(place) => place,
-            Place::New | Place::Rekeyed => {
-                if matches!(place, Place::Rekeyed) {
+            Claimant::Known(place) => place,
+            Claimant::New | Claimant::Rekeyed => {
+                if matches!(place, Claimant::Rekeyed) {
                     self.holders.clear();
                 } else if self.holders.len() >= HOLDERS_MAX
                     && let Some(away) = self.holders.iter().position(|it| !it.is_live())

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tieline_wire::{Moment, TunnelId};
 
-use super::{Known, Routes};
+use super::{KnownRoute, Routes};
 use crate::directory::kinds::{Kind, OwnerGroup};
 use crate::directory::query::{AgentBinding, Among, Query};
 use crate::directory::route::{ServingAgent, Upstream};
@@ -50,7 +50,7 @@ pub(crate) enum Resolved<'a, T> {
 /// The agent that was chosen for a caller.
 pub(crate) struct Choice<'a, T> {
     pub(crate) agent: AgentTag,
-    known: &'a Known<T>,
+    known: &'a KnownRoute<T>,
     /// The agent's target; `None` if its description is unusable, or the query asked for none.
     pub(crate) target: Option<&'a Rc<T>>,
 }
@@ -161,7 +161,8 @@ impl<T> Routes<T> {
     fn resolve_kind(&self, kind: &str, whose: &[OwnerGroup], query: &Query<'_>) -> Resolved<'_, T> {
         let kinds = self.kinds.get(kind, whose);
         let known = |tunnel: &TunnelId| self.routes.get(tunnel);
-        let fit = |known: &Known<T>, info: &TunnelInfo| (query.fit)(&known.update.tunnel, info);
+        let fit =
+            |known: &KnownRoute<T>, info: &TunnelInfo| (query.fit)(&known.update.tunnel, info);
         let count = kinds.iter().map(|kind| kind.live.len()).sum();
         let turn = self.turns.kinds.get();
         self.turns.kinds.set(turn.wrapping_add(1));
@@ -187,7 +188,7 @@ impl<T> Routes<T> {
                 let offline = kinds.iter().flat_map(|kind| &kind.offline);
                 let offline = offline.filter_map(known);
                 let mut offline = offline.filter(|known| fit(known, &known.update.info));
-                let is_of_use = |known: &&Known<T>| query.is_served_by(&known.update.info);
+                let is_of_use = |known: &&KnownRoute<T>| query.is_served_by(&known.update.info);
                 match useless {
                     Some((known, place)) => match latest(offline.filter(is_of_use)) {
                         Some(since) => Resolved::Offline(since),
@@ -200,7 +201,12 @@ impl<T> Routes<T> {
         }
     }
 
-    fn chosen<'a>(&self, known: &'a Known<T>, place: usize, query: &Query<'_>) -> Resolved<'a, T> {
+    fn chosen<'a>(
+        &self,
+        known: &'a KnownRoute<T>,
+        place: usize,
+        query: &Query<'_>,
+    ) -> Resolved<'a, T> {
         Resolved::To(Choice {
             agent: known.update.agents[place].tag,
             known,
@@ -209,7 +215,7 @@ impl<T> Routes<T> {
     }
 
     /// Sort key of the agent at `place`; a session kept for the caller itself does not count as load.
-    fn weight(&self, known: &Known<T>, place: usize, query: &Query<'_>) -> Weight {
+    fn weight(&self, known: &KnownRoute<T>, place: usize, query: &Query<'_>) -> Weight {
         let agent = &known.update.agents[place];
         let is_useless = query
             .serves
@@ -222,7 +228,7 @@ impl<T> Routes<T> {
     }
 }
 
-impl<T> Known<T> {
+impl<T> KnownRoute<T> {
     /// Whether the query shows that the link to the agent at `place` is lost, in a route that does not say so yet.
     fn is_stale(&self, place: usize, query: &Query<'_>) -> bool {
         query.stale.is_some_and(|stale| {
@@ -251,7 +257,7 @@ fn live_at<'a>(kinds: &[&'a Kind], mut place: usize) -> Option<&'a TunnelId> {
 }
 
 /// The latest moment at which one of these tunnels lost its agent.
-fn latest<'a, T: 'a>(offline: impl Iterator<Item = &'a Known<T>>) -> Option<Moment> {
+fn latest<'a, T: 'a>(offline: impl Iterator<Item = &'a KnownRoute<T>>) -> Option<Moment> {
     offline.filter_map(|known| known.offline_since).max()
 }
 

@@ -31,7 +31,7 @@ const DEPARTED_MAX: usize = 64;
 
 /// All routes that this shard knows. `T` is what the HTTP front makes of an agent's description of its target.
 pub(crate) struct Routes<T> {
-    routes: HashMap<TunnelId, Known<T>>,
+    routes: HashMap<TunnelId, KnownRoute<T>>,
     make: Make<T>,
     /// The names of `routes` in order, for listings.
     names: BTreeSet<TunnelId>,
@@ -41,14 +41,14 @@ pub(crate) struct Routes<T> {
     /// Callers that wait for a change.
     pub(crate) waiting: Waiting,
     /// Kept connections to agents, dropped once the agent no longer serves the tunnel.
-    kept: HashMap<TunnelId, Vec<Kept>>,
+    kept: HashMap<TunnelId, Vec<KeptConnection>>,
 }
 
 /// Makes a front's view of an agent's target; `None` if the description is unusable.
 pub(crate) type Make<T> = fn(&Served<'_>) -> Option<T>;
 
 /// A kept connection to an agent.
-struct Kept {
+struct KeptConnection {
     agent: AgentTag,
     generation: Generation,
     /// Dropped when the agent no longer serves the tunnel.
@@ -56,7 +56,7 @@ struct Kept {
 }
 
 /// A route, and what this shard derives from it.
-struct Known<T> {
+struct KnownRoute<T> {
     update: Arc<RouteUpdate>,
     /// The target of each agent, made when the first caller needs it.
     targets: Box<[OnceCell<Option<Rc<T>>>]>,
@@ -106,7 +106,7 @@ impl<T> Routes<T> {
         if known.is_none() {
             self.names.insert(update.tunnel.clone());
         }
-        let known = Known::new(known, update, now);
+        let known = KnownRoute::new(known, update, now);
         self.routes.insert(known.update.tunnel.clone(), known);
         has_changed
     }
@@ -125,7 +125,7 @@ impl<T> Routes<T> {
             if kept.len() == kept.capacity() {
                 kept.retain(|it| !it.held.is_closed());
             }
-            kept.push(Kept {
+            kept.push(KeptConnection {
                 agent,
                 generation,
                 held,
@@ -213,7 +213,7 @@ fn has_other_callers(before: &RouteUpdate, now: &RouteUpdate) -> bool {
     now.agents.iter().any(is_other)
 }
 
-impl<T> Known<T> {
+impl<T> KnownRoute<T> {
     fn new(before: Option<Self>, update: Arc<RouteUpdate>, now: Moment) -> Self {
         let mut departed: Vec<_> = update.expected.iter().map(|tag| (*tag, now)).collect();
         let mut since = None;

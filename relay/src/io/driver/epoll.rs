@@ -8,7 +8,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::{Ready, Ways};
+use super::{Interest, Ready};
 
 /// Events per wait; the next wait reports the rest.
 const EVENTS: usize = 1024;
@@ -27,7 +27,7 @@ impl Epoll {
         })
     }
 
-    pub(super) fn watch(&self, fd: BorrowedFd<'_>, ways: Ways, key: u64) -> io::Result<()> {
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, ways: Interest, key: u64) -> io::Result<()> {
         let asked = EventFlags::from_bits_retain(ways.bits()) | EventFlags::ET;
         epoll::add(&self.fd, fd, EventData::new_u64(key), asked)?;
         Ok(())

@@ -75,12 +75,12 @@ mod bits {
 
 /// Directions of a descriptor to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ways {
+pub(super) enum Interest {
     In,
     Both,
 }
 
-impl Ways {
+impl Interest {
     const fn bits(self) -> u32 {
         match self {
             Self::In => bits::IN,
@@ -143,7 +143,7 @@ impl Driver {
     }
 
     /// Watches `fd`. If it is ready already, the next [`Driver::wait`] reports it.
-    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, ways: Ways, key: u64) -> io::Result<()> {
+    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, ways: Interest, key: u64) -> io::Result<()> {
         match self {
             Self::Uring(ring) => ring.watch(fd, ways, key),
             Self::Epoll(epoll) => epoll.watch(fd, ways, key),

@@ -31,7 +31,7 @@ fn readiness_is_said_once_and_again_when_more_comes() {
     for mut driver in drivers() {
         let (ours, theirs) = pair().unwrap();
         rustix::io::write(&theirs, b"x").unwrap();
-        driver.watch(ours.as_fd(), Ways::Both, 7).unwrap();
+        driver.watch(ours.as_fd(), Interest::Both, 7).unwrap();
         let first = said(&mut driver, SOON)[&7];
         assert!(first.readable && first.writable && !first.ended && !first.disarmed);
         assert!(said(&mut driver, SOON).is_empty());
@@ -46,13 +46,13 @@ fn readiness_is_said_once_and_again_when_more_comes() {
 fn a_descriptor_that_is_forgotten_says_nothing_and_closes() {
     for mut driver in drivers() {
         let (ours, theirs) = pair().unwrap();
-        driver.watch(ours.as_fd(), Ways::Both, 7).unwrap();
+        driver.watch(ours.as_fd(), Interest::Both, 7).unwrap();
         // Right after the watch, which the ring has not submitted yet.
         driver.forget(ours.as_fd(), 7, false);
         rustix::io::write(&theirs, b"x").unwrap();
         said(&mut driver, SOON);
         assert!(said(&mut driver, SOON).is_empty());
-        driver.watch(ours.as_fd(), Ways::Both, 8).unwrap();
+        driver.watch(ours.as_fd(), Interest::Both, 8).unwrap();
         driver.forget(ours.as_fd(), 8, true);
         drop(ours);
         said(&mut driver, Duration::ZERO);
@@ -80,7 +80,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
     let crowd = crowd();
     let mut key = 0;
     for (ours, _) in &crowd {
-        driver.watch(ours.as_fd(), Ways::Both, key).unwrap();
+        driver.watch(ours.as_fd(), Interest::Both, key).unwrap();
         key += 1;
     }
     let mut armed: HashMap<u64, bool> = (0..key).map(|key| (key, false)).collect();
@@ -91,7 +91,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
             if ready.disarmed {
                 let place = usize::try_from(key).unwrap();
                 driver
-                    .watch(crowd[place].0.as_fd(), Ways::Both, key)
+                    .watch(crowd[place].0.as_fd(), Interest::Both, key)
                     .unwrap();
             }
         }
@@ -111,7 +111,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
             if ready.disarmed {
                 let place = usize::try_from(key).unwrap();
                 driver
-                    .watch(crowd[place].0.as_fd(), Ways::Both, key)
+                    .watch(crowd[place].0.as_fd(), Interest::Both, key)
                     .unwrap();
             }
         }

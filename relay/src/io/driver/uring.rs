@@ -10,7 +10,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 
-use super::{Ready, Urgent, Ways};
+use super::{Interest, Ready, Urgent};
 
 /// Submission entries of a ring. A full submission queue is submitted to the kernel.
 const ENTRIES: u32 = 1024;
@@ -57,7 +57,7 @@ impl Uring {
         })
     }
 
-    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, ways: Ways, key: u64) -> io::Result<()> {
+    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, ways: Interest, key: u64) -> io::Result<()> {
         let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), ways.bits())
             .multi(true)
             .build()

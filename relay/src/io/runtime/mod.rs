@@ -15,7 +15,7 @@ use async_task::{Runnable, Task};
 use slab::Slab;
 use tracing::warn;
 
-use super::driver::{Chosen, Driver, Ready, Ways};
+use super::driver::{Chosen, Driver, Interest, Ready};
 use super::readiness::Slot;
 use super::timer::{Timers, sleep};
 
@@ -158,7 +158,7 @@ pub(super) struct Runtime {
 struct Watched {
     key: u64,
     fd: RawFd,
-    ways: Ways,
+    ways: Interest,
     slot: Rc<Slot>,
 }
 
@@ -242,7 +242,7 @@ impl Runtime {
     }
 
     /// Watches a descriptor from now on, or as soon as the driver has room for it.
-    pub(super) fn watch(&self, fd: BorrowedFd<'_>, ways: Ways, slot: Rc<Slot>) -> u64 {
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, ways: Interest, slot: Rc<Slot>) -> u64 {
         let mut watched = self.watched.borrow_mut();
         let entry = watched.vacant_entry();
         let serial = self.serial.get().wrapping_add(1);
@@ -284,7 +284,7 @@ impl Runtime {
     }
 
     /// Asks the driver to watch a descriptor; if the driver has no room, it is asked again later.
-    fn ask_to_watch(&self, fd: BorrowedFd<'_>, ways: Ways, key: u64) {
+    fn ask_to_watch(&self, fd: BorrowedFd<'_>, ways: Interest, key: u64) {
         let Err(error) = self.driver.borrow_mut().watch(fd, ways, key) else {
             return;
         };
@@ -337,7 +337,7 @@ impl Entered {
             driver: RefCell::new(Driver::new(driver)?),
         });
         // The eventfd lives as long as the runtime. Its readiness ends the driver's wait; its slot is unused.
-        runtime.watch(runtime.home.bell(), Ways::In, Rc::default());
+        runtime.watch(runtime.home.bell(), Interest::In, Rc::default());
         let before = CURRENT.replace(Some(Rc::clone(&runtime)));
         assert!(before.is_none(), "a thread runs one runtime at a time");
         Ok(Self(runtime))

@@ -31,7 +31,7 @@ fn kind(outcome: Result<impl Sized, Limited>) -> Option<LimitKind> {
 #[test]
 fn where_nothing_is_limited_nothing_is_counted() {
     assert!(Limits::new(&LimitsConfig::default()).is_none());
-    let mut pass = Pass::arrive(None, ip("192.0.2.1")).unwrap();
+    let mut pass = RatePass::arrive(None, ip("192.0.2.1")).unwrap();
     pass.identify("ada").unwrap();
     pass.moved(u64::MAX);
 }
@@ -47,10 +47,10 @@ fn an_address_and_a_holder_have_limits_of_their_own() {
         ..NONE
     };
     let limits = limits(two, three);
-    let arrive = || Pass::arrive(Some(&limits), ip("192.0.2.1"));
+    let arrive = || RatePass::arrive(Some(&limits), ip("192.0.2.1"));
     let mut passes = [arrive().unwrap(), arrive().unwrap(), arrive().unwrap()];
     assert_eq!(kind(arrive()), Some(LimitKind::Sessions));
-    assert!(Pass::arrive(Some(&limits), ip("192.0.2.2")).is_ok());
+    assert!(RatePass::arrive(Some(&limits), ip("192.0.2.2")).is_ok());
     passes[0].identify("ada").unwrap();
     // Identifying again does not count as another session.
     passes[0].identify("ada").unwrap();
@@ -69,7 +69,7 @@ fn a_network_of_ipv6_counts_as_one_and_mapped_addresses_are_what_they_map() {
         ..NONE
     };
     let limits = limits(NONE, one);
-    let arrive = |text| Pass::arrive(Some(&limits), ip(text));
+    let arrive = |text| RatePass::arrive(Some(&limits), ip(text));
     let _first = arrive("2001:db8:0:1::1").unwrap();
     assert!(arrive("2001:db8:0:1:ffff::2").is_err());
     let _other = arrive("2001:db8:0:2::1").unwrap();
@@ -85,7 +85,7 @@ fn requests_beyond_the_rate_are_told_when_to_come_back_and_are_no_sessions() {
         ..NONE
     };
     let limits = limits(NONE, some);
-    let arrive = || Pass::arrive(Some(&limits), ip("192.0.2.1"));
+    let arrive = || RatePass::arrive(Some(&limits), ip("192.0.2.1"));
     let passed = (0..100).map_while(|_| arrive().ok()).count();
     // Ten seconds' allowance, and what was earned meanwhile.
     assert!((20..30).contains(&passed), "{passed}");
@@ -97,7 +97,7 @@ fn requests_beyond_the_rate_are_told_when_to_come_back_and_are_no_sessions() {
 }
 
 /// Limits of one megabyte per second and holder, and a function that lets a holder in.
-fn megabyte_a_second() -> (Arc<Limits>, impl Fn(&str) -> Result<Pass, Limited>) {
+fn megabyte_a_second() -> (Arc<Limits>, impl Fn(&str) -> Result<RatePass, Limited>) {
     let some = Allowance {
         bytes_per_second: 1_000_000,
         ..NONE
@@ -106,7 +106,7 @@ fn megabyte_a_second() -> (Arc<Limits>, impl Fn(&str) -> Result<Pass, Limited>) 
     let arrive = {
         let limits = Arc::clone(&limits);
         move |sub: &str| {
-            let mut pass = Pass::arrive(Some(&limits), ip("192.0.2.1")).unwrap();
+            let mut pass = RatePass::arrive(Some(&limits), ip("192.0.2.1")).unwrap();
             pass.identify(sub).map(|()| pass)
         }
     };
@@ -114,7 +114,7 @@ fn megabyte_a_second() -> (Arc<Limits>, impl Fn(&str) -> Result<Pass, Limited>) 
 }
 
 #[test]
-fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
+fn a_caller_over_its_byte_limit_keeps_what_runs_and_gets_nothing_new() {
     let (_, arrive) = megabyte_a_second();
     let first = arrive("ada").unwrap();
     first.moved(9_000_000);
@@ -131,7 +131,7 @@ fn whoever_moved_too_much_gets_nothing_new_but_keeps_what_runs() {
 }
 
 #[test]
-fn whoever_moves_bytes_keeps_their_place_in_a_flood_of_others() {
+fn a_caller_that_moves_bytes_stays_in_the_table_when_others_flood_it() {
     let (limits, arrive) = megabyte_a_second();
     let pass = arrive("ada").unwrap();
     // More holders than places: each place without a user gets a new holder.
@@ -165,5 +165,5 @@ fn registrations_are_counted_apart() {
         "{limited:?}"
     );
     limits.register_as("bob").unwrap();
-    assert!(Pass::arrive(Some(&limits), ip("192.0.2.1")).is_ok());
+    assert!(RatePass::arrive(Some(&limits), ip("192.0.2.1")).is_ok());
 }

@@ -107,8 +107,8 @@ fn sending(link: &mut Link, sent: &'static str) -> Session {
 fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
     let awaits = |link: &Link, session: &Session, reason| {
         link.relay.fail_sessions(reason);
-        let told = session.delivery().told().is_some();
-        assert_eq!(told, link.relay.account().is_wanted());
+        let told = session.delivery().report_of_agent().is_some();
+        assert_eq!(told, link.relay.lost_report().is_wanted());
         told
     };
     for reason in [LinkEnd::LinkLost, LinkEnd::Stale] {
@@ -158,7 +158,11 @@ fn an_agent_that_stops_will_tell_nothing_and_one_that_gives_a_dead_link_up_will(
         });
         link.pump_up();
         link.relay.fail_sessions(LinkEnd::LinkLost);
-        assert_eq!(session.delivery().told().is_some(), tells, "{reason}");
+        assert_eq!(
+            session.delivery().report_of_agent().is_some(),
+            tells,
+            "{reason}"
+        );
     }
 }
 

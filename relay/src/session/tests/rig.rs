@@ -12,7 +12,7 @@ use tieline_wire::{
     SessionId, Settings, Transmit, TunnelId,
 };
 
-use super::super::{Held, Lanes, ProbedLinks, Session, SessionCaller, SharedMux};
+use super::super::{Lanes, ProbedLinks, Session, SessionCaller, SharedMux, TunnelSessions};
 use crate::clock::Clock;
 use crate::io::turn;
 use crate::metrics::ShardMetrics;
@@ -25,7 +25,7 @@ pub(crate) struct Link {
     metrics: Arc<ShardMetrics>,
     pub(super) lanes: Rc<Lanes>,
     pub(super) probed: Rc<ProbedLinks>,
-    pub(crate) held: Held,
+    pub(crate) held: TunnelSessions,
 }
 
 impl Link {
@@ -49,7 +49,7 @@ impl Link {
             metrics,
             lanes,
             probed,
-            held: Held::default(),
+            held: TunnelSessions::default(),
         };
         for _ in 0..2 {
             link.pump_up();

@@ -84,7 +84,7 @@ impl LinkHost for Host {
         let registry = self.agents.registry.borrow();
         let link = registry.link(self.id);
         if let Some(hello) = link.and_then(|it| it.agent.as_ref()) {
-            self.agents.agent_tells(hello, lost);
+            self.agents.post_lost_report(hello, lost);
         }
     }
 

@@ -7,7 +7,7 @@ use tieline_wire::limits::FIRST_TUNNEL_TIMEOUT;
 use tieline_wire::{Refusal, RefusalReason};
 
 use super::Agents;
-use crate::limits::{Limited, Limits, Place};
+use crate::limits::{AddressCount, Limited, Limits};
 use crate::metrics::LimitKind;
 
 /// Open provider questions of one address, for agents without a tunnel: a sixteenth of the queue.
@@ -35,14 +35,14 @@ impl Agents {
     ///
     /// # Errors
     /// The address has too many such connections.
-    pub(in crate::shard) fn stranger(&self, peer: SocketAddr) -> Result<Place, Limited> {
+    pub(in crate::shard) fn stranger(&self, peer: SocketAddr) -> Result<AddressCount, Limited> {
         let address = peer.ip().to_canonical();
         let mut proxies = self.kit.peers.config.http.trusted_proxies.iter();
         let Some(counted) = &self.kit.peers.new_links else {
-            return Ok(Place::default());
+            return Ok(AddressCount::default());
         };
         if proxies.any(|net| net.contains(&address)) {
-            return Ok(Place::default());
+            return Ok(AddressCount::default());
         }
         let place = counted.enter(address);
         self.kit.counted(place.ok_or(Limited {
@@ -55,9 +55,9 @@ impl Agents {
     ///
     /// # Errors
     /// The address has too many open questions.
-    pub(super) fn question_from(&self, peer: SocketAddr) -> Result<Place, Limited> {
+    pub(super) fn question_from(&self, peer: SocketAddr) -> Result<AddressCount, Limited> {
         let Some(counted) = &self.kit.peers.new_questions else {
-            return Ok(Place::default());
+            return Ok(AddressCount::default());
         };
         let place = counted.enter(peer.ip());
         self.kit.counted(place.ok_or(TOO_MANY_QUESTIONS))

@@ -15,7 +15,7 @@ use crate::auth::{Identity, Snapshot};
 use crate::clock::now_seconds;
 use crate::directory::ReleaseKind;
 use crate::io::turn;
-use crate::limits::Place;
+use crate::limits::AddressCount;
 use crate::registry::{LinkEntry, LinkId, LinkRef};
 use crate::session::{Session, SessionCaller, SharedMux};
 
@@ -31,7 +31,7 @@ impl Agents {
         &self,
         mux: &Rc<SharedMux>,
         peer: SocketAddr,
-        stranger: Place,
+        stranger: AddressCount,
     ) -> LinkId {
         let came = (peer, self.kit.clock.now());
         self.kit.metrics.links.inc();
@@ -86,7 +86,7 @@ impl Agents {
     }
 
     /// Takes what counts a link whose agent has no tunnel, for the shard that the link moves to.
-    pub(in crate::shard) fn take_stranger(&self, id: LinkId) -> Place {
+    pub(in crate::shard) fn take_stranger(&self, id: LinkId) -> AddressCount {
         self.registry.borrow_mut().take_stranger(id)
     }
 
@@ -102,7 +102,7 @@ impl Agents {
             return false;
         };
         entry.mux.fail_sessions(reason);
-        self.keep_account(&entry);
+        self.keep_lost_report(&entry);
         // The agent may close as soon as it reads the reason, so the reason decided here counts.
         let reason = entry.mux.closing().unwrap_or(reason);
         self.kit.metrics.links.dec();

@@ -48,7 +48,7 @@ impl Agents {
     pub(super) fn new(kit: &Rc<Kit>) -> Rc<Self> {
         let probed = Rc::<ProbedLinks>::default();
         let (watched, clock) = (Rc::clone(&probed), kit.clock);
-        kit.gate
+        kit.tasks
             .spawn(async move { watched.watch(|| clock.now()).await });
         Rc::new(Self {
             registry: RefCell::default(),

@@ -20,10 +20,10 @@ use crate::auth::{AccessEnd, Identity, Snapshot, TokenRefusal, verify_caller};
 use crate::clock::now_seconds;
 use crate::config::{CallerAuth, Config};
 use crate::io::Socket;
-use crate::limits::{Limited, Pass};
+use crate::limits::{Limited, RatePass};
 use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
-use crate::session::Noted;
+use crate::session::SessionAudit;
 use crate::splice::ReadBlock;
 
 /// The callers of one shard.
@@ -85,13 +85,13 @@ impl Callers {
     }
 
     /// Admits a caller by its address, if the limits of the address allow.
-    pub(super) fn arrive(&self, address: IpAddr) -> Result<Pass, Limited> {
+    pub(super) fn arrive(&self, address: IpAddr) -> Result<RatePass, Limited> {
         self.kit
-            .counted(Pass::arrive(self.kit.peers.limits.as_ref(), address))
+            .counted(RatePass::arrive(self.kit.peers.limits.as_ref(), address))
     }
 
     /// Counts an admitted caller for its token's holder too, if the limits of the holder allow.
-    pub(super) fn identify(&self, pass: &mut Pass, caller: &Caller) -> Result<(), Limited> {
+    pub(super) fn identify(&self, pass: &mut RatePass, caller: &Caller) -> Result<(), Limited> {
         match caller.identity() {
             Some(identity) => self.kit.counted(pass.identify(identity.sub())),
             None => Ok(()),
@@ -124,7 +124,7 @@ impl Callers {
         &self,
         preamble: &tcp::Preamble,
         peer: SocketAddr,
-        pass: &mut Pass,
+        pass: &mut RatePass,
     ) -> Option<Caller> {
         let tunnel = (!self.kit.is_token(&preamble.name)).then_some(&preamble.tunnel);
         let caller = match self.caller(preamble.token.as_deref()) {
@@ -168,10 +168,10 @@ impl Callers {
     }
 
     /// Where a raw session notes its beginning and its end; `None` if there is no audit log.
-    pub(super) fn noted(&self, peer: SocketAddr, tunnel: &TunnelId) -> Option<Box<Noted>> {
+    pub(super) fn noted(&self, peer: SocketAddr, tunnel: &TunnelId) -> Option<Box<SessionAudit>> {
         let audit = &self.kit.peers.audit;
         audit.is_on().then(|| {
-            Box::new(Noted {
+            Box::new(SessionAudit {
                 audit: audit.clone(),
                 tunnel: tunnel.clone(),
                 peer,
@@ -209,7 +209,7 @@ fn http_settings(config: &Config) -> http::Settings {
     http::Settings {
         domain: config.domain.clone(),
         public_url: config.public_url.clone(),
-        told: config.public_url.as_ref().map(|url| url.authority().into()),
+        public_authority: config.public_url.as_ref().map(|url| url.authority().into()),
         origins: http::Origins(front.allow_origins.clone()),
         trusted_proxies: front.trusted_proxies.clone(),
         sse_keepalive: front.sse_keepalive,

@@ -17,7 +17,7 @@ use super::super::arrived::Arrived;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
 use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
-use crate::limits::{Pass, Place};
+use crate::limits::{AddressCount, RatePass};
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkId, LinkRef};
 
@@ -28,7 +28,7 @@ pub(crate) enum Message {
     Link {
         fd: OwnedFd,
         peer: SocketAddr,
-        stranger: Place,
+        stranger: AddressCount,
         greeting: Option<Box<Greeting>>,
     },
     /// A bulk lane whose hello was read.
@@ -130,7 +130,7 @@ pub(crate) struct RawFrontend {
     pub(crate) early: Bytes,
     /// The caller's address.
     pub(crate) peer: SocketAddr,
-    pub(crate) pass: Pass,
+    pub(crate) pass: RatePass,
     pub(crate) arrived: Arrived,
     /// Agents of the tunnel whose targets refused a connection for this frontend.
     pub(crate) tried: Vec<AgentTag>,

@@ -17,7 +17,7 @@ pub(super) use self::mailbox::OpenMailbox;
 use self::mailbox::Outbox;
 pub(crate) use self::mailbox::{Mailbox, MailboxSender, mailbox};
 use self::message::Message;
-use super::gate::Gate;
+use super::task_set::TaskSet;
 use crate::clock::Clock;
 use crate::io::sleep;
 use crate::metrics::ShardMetrics;
@@ -39,7 +39,7 @@ pub(super) struct Mail {
     clock: Clock,
     metrics: Arc<ShardMetrics>,
     /// Holds the task that empties the outboxes.
-    gate: Rc<Gate>,
+    tasks: Rc<TaskSet>,
 }
 
 impl Mail {
@@ -47,7 +47,7 @@ impl Mail {
         mailboxes: &Arc<[MailboxSender]>,
         clock: Clock,
         metrics: &Arc<ShardMetrics>,
-        gate: &Rc<Gate>,
+        tasks: &Rc<TaskSet>,
     ) -> Rc<Self> {
         let outboxes = mailboxes.iter().map(|_| Outbox::default()).collect();
         Rc::new(Self {
@@ -56,7 +56,7 @@ impl Mail {
             flushing: Cell::new(false),
             clock,
             metrics: Arc::clone(metrics),
-            gate: Rc::clone(gate),
+            tasks: Rc::clone(tasks),
         })
     }
 
@@ -75,7 +75,7 @@ impl Mail {
             self.metrics.mailbox_full.inc();
             if !self.flushing.replace(true) {
                 let mail = Rc::clone(self);
-                self.gate.spawn(async move { mail.flush_outboxes().await });
+                self.tasks.spawn(async move { mail.flush_outboxes().await });
             }
         }
     }

@@ -55,7 +55,7 @@ pub(crate) struct ListedTunnel {
 
 /// Whether a relay lists a tunnel.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Known {
+pub(crate) enum Listed {
     /// The tunnel is among those that the caller may reach.
     Yes(ListedTunnel),
     /// The tunnel is not among those that the caller may reach, whose names these are.
@@ -206,21 +206,21 @@ impl RelayHttp {
     }
 
     /// Whether the relay, or the `tieline connect` in front of it, lists `tunnel`.
-    pub(crate) async fn knows(&self, tunnel: &str) -> Known {
+    pub(crate) async fn knows(&self, tunnel: &str) -> Listed {
         match self.tunnels().await {
             Ok(mut tunnels) => {
                 let is_it = |it: &ListedTunnel| it.tunnel_id.eq_ignore_ascii_case(tunnel);
                 match tunnels.iter().position(is_it) {
-                    Some(at) => Known::Yes(tunnels.swap_remove(at)),
-                    None => Known::No(tunnels.into_iter().map(|it| it.tunnel_id).collect()),
+                    Some(at) => Listed::Yes(tunnels.swap_remove(at)),
+                    None => Listed::No(tunnels.into_iter().map(|it| it.tunnel_id).collect()),
                 }
             }
-            Err(problem) if problem.why == ListErrorKind::NeedsToken => Known::Unsure(format!(
+            Err(problem) if problem.why == ListErrorKind::NeedsToken => Listed::Unsure(format!(
                 "{} answers token holders only, and an MCP client will need the token as well: without \
                  --relay the entry leads through tieline connect, which adds it",
                 self.origin
             )),
-            Err(problem) => Known::Unsure(problem.text),
+            Err(problem) => Listed::Unsure(problem.text),
         }
     }
 

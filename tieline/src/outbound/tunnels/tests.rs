@@ -73,13 +73,13 @@ async fn a_tunnel_is_known_unknown_or_not_to_be_told() {
         authorization: None,
         ..relay
     };
-    let Known::Yes(row) = relay.knows("Maya-1").await else {
+    let Listed::Yes(row) = relay.knows("Maya-1").await else {
         panic!("the relay lists maya-1")
     };
     assert_eq!(row.url, Some(format!("{}/w/maya-1/mcp", relay.origin)));
-    let others = Known::No(vec!["maya-1".to_owned()]);
+    let others = Listed::No(vec!["maya-1".to_owned()]);
     assert_eq!(relay.knows("nuke").await, others);
-    let Known::Unsure(why) = relay.knows("nuke").await else {
+    let Listed::Unsure(why) = relay.knows("nuke").await else {
         panic!("a relay that refuses the list does not say whether nuke exists")
     };
     assert!(why.contains("token holders only"), "{why}");

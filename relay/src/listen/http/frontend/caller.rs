@@ -9,7 +9,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_hop::{CallerSocket, Intake};
 
 use super::resets::Resets;
-use super::state::State;
+use super::state::FrontendState;
 use super::unread::{self, Last};
 use crate::io::poll_read_through;
 use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
@@ -18,13 +18,13 @@ use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A caller's connection, shared by hyper and the task that drives it.
-pub(crate) type Caller<IO> = tieline_hop::Caller<Outlet<IO>, State>;
+pub(crate) type CallerIo<IO> = tieline_hop::Caller<Outlet<IO>, FrontendState>;
 
 /// A caller's socket, which holds an answer back that hyper may have made by itself, and over HTTP/2 counts the streams
 /// that hyper resets.
 pub(crate) struct Outlet<IO> {
     io: IO,
-    state: Rc<State>,
+    state: Rc<FrontendState>,
     is_http2: bool,
     resets: Resets,
     /// hyper's own answer to a head that it refused, or bytes that look like one; not written yet.
@@ -33,7 +33,7 @@ pub(crate) struct Outlet<IO> {
 
 impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
     /// A caller's connection of which nothing was read yet.
-    pub(crate) fn caller(io: IO, state: &Rc<State>) -> Caller<IO> {
+    pub(crate) fn caller(io: IO, state: &Rc<FrontendState>) -> CallerIo<IO> {
         let outlet = Self {
             io,
             state: Rc::clone(state),
@@ -41,11 +41,11 @@ impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
             resets: Resets::default(),
             held: Vec::new(),
         };
-        Caller::new(outlet, Rc::clone(state))
+        CallerIo::new(outlet, Rc::clone(state))
     }
 
     /// The connection itself, once hyper has dropped its clone, and the answer bytes held back from the caller.
-    pub(crate) fn into_inner(caller: Caller<IO>) -> (IO, Last) {
+    pub(crate) fn into_inner(caller: CallerIo<IO>) -> (IO, Last) {
         let inner = caller.into_inner();
         let (outlet, intake) = inner.expect("hyper's half is dropped before");
         let last = Last {
@@ -57,7 +57,7 @@ impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
     }
 
     /// Resolves as soon as the first bytes tell whether the caller speaks HTTP/2.
-    pub(crate) fn poll_http2(caller: &Caller<IO>, cx: &mut Context<'_>) -> Poll<bool> {
+    pub(crate) fn poll_http2(caller: &CallerIo<IO>, cx: &mut Context<'_>) -> Poll<bool> {
         let is_http2 = ready!(caller.poll_preface(cx, HTTP2_PREFACE));
         caller.io().is_http2 = is_http2;
         Poll::Ready(is_http2)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, ReadBuf};
 
-use super::state::State;
+use super::state::FrontendState;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::ended::Ended;
 use crate::listen::http::gateway::settings::Settings;
@@ -36,7 +36,7 @@ impl Watchdog {
     pub(crate) fn poll<G: Gateway>(
         &mut self,
         cx: &mut Context<'_>,
-        state: &State,
+        state: &FrontendState,
         settings: &Settings,
         gateway: &G,
     ) -> Poll<Ended> {

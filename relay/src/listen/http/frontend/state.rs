@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http_body::Frame;
 use tieline_hop::Cut;
 
-use super::held::{Held, Piece, StreamMemory};
-use crate::limits::Pass;
+use super::memory::{ConnectionMemory, Piece, StreamMemory};
+use crate::limits::RatePass;
 use crate::listen::http::gateway::ended::Ended;
 use crate::listen::http::gateway::settings::{DRAIN_GRACE, DRAIN_GRACE_HTTP2, Settings};
 
@@ -44,7 +44,7 @@ pub(crate) enum Upload {
 
 /// State of one frontend connection, or of one HTTP/2 stream; its users all run in one thread.
 #[derive(Default)]
-pub(crate) struct State {
+pub(crate) struct FrontendState {
     phase: Cell<Phase>,
     /// Number of requests so far.
     pub(super) requests: Cell<u64>,
@@ -75,19 +75,19 @@ pub(crate) struct State {
     /// HTTP/2: open streams of the connection.
     streams: Cell<usize>,
     /// Memory that the connection holds.
-    held: OnceCell<Rc<Held>>,
+    held: OnceCell<Rc<ConnectionMemory>>,
     /// Memory that this stream holds; a connection of HTTP/1.1 counts as one stream.
     held_stream: OnceCell<Rc<StreamMemory>>,
     /// HTTP/2: wakers of streams that wait for a flush, and of the task that flushes.
     waits_for_flush: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
     /// Rate-limit pass of the request being answered.
-    pass: RefCell<Pass>,
+    pass: RefCell<RatePass>,
 }
 
-impl State {
+impl FrontendState {
     /// Switches to HTTP/2: requests are streams; other frames start no request timer.
-    pub(crate) fn begin_http2(&self, held: &Rc<Held>) {
+    pub(crate) fn begin_http2(&self, held: &Rc<ConnectionMemory>) {
         self.is_http2.set(true);
         // `set` succeeds: the protocol of a connection is decided once.
         let _ = self.held.set(Rc::clone(held));
@@ -98,7 +98,7 @@ impl State {
     pub(crate) fn of_stream(connection: &Rc<Self>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
         connection.begin_phase(Phase::Busy);
-        let held = connection.held.get().map(Held::stream);
+        let held = connection.held.get().map(ConnectionMemory::stream);
         Self {
             connection: Some(StreamOf(Rc::clone(connection))),
             held_stream: held.map_or_else(OnceCell::new, OnceCell::from),
@@ -114,7 +114,7 @@ impl State {
     }
 
     /// Switches to HTTP/1.1: requests come one after the other.
-    pub(crate) fn begin_http1(&self, held: &Rc<Held>) {
+    pub(crate) fn begin_http1(&self, held: &Rc<ConnectionMemory>) {
         // `set` succeeds: the protocol of a connection is decided once.
         let _ = self.held.set(Rc::clone(held));
         let _ = self.held_stream.set(held.stream());
@@ -163,14 +163,14 @@ impl State {
     }
 
     /// Keeps the rate-limit pass of the request.
-    pub(crate) fn enter(&self, pass: Pass) {
+    pub(crate) fn enter(&self, pass: RatePass) {
         self.pass.replace(pass);
     }
 
     /// Lets `check` charge the request to its caller, now that the caller is known.
     pub(crate) fn identify<E>(
         &self,
-        check: impl FnOnce(&mut Pass) -> Result<(), E>,
+        check: impl FnOnce(&mut RatePass) -> Result<(), E>,
     ) -> Result<(), E> {
         check(&mut self.pass.borrow_mut())
     }
@@ -262,7 +262,7 @@ impl State {
     }
 }
 
-impl tieline_hop::CallerState for State {
+impl tieline_hop::CallerState for FrontendState {
     fn read_bytes_max(&self) -> usize {
         let held = self.held.get().filter(|_| !self.is_http2.get());
         held.map_or(usize::MAX, |held| held.read_bytes_max())
@@ -299,7 +299,7 @@ impl tieline_hop::CallerState for State {
     }
 }
 
-impl tieline_hop::Reader for State {
+impl tieline_hop::Reader for FrontendState {
     type Piece = Piece;
 
     fn piece(&self, bytes: Bytes) -> Piece {
@@ -354,7 +354,7 @@ impl tieline_hop::Reader for State {
 }
 
 /// Counts one HTTP/2 stream of a connection until it is dropped.
-struct StreamOf(Rc<State>);
+struct StreamOf(Rc<FrontendState>);
 
 impl Drop for StreamOf {
     fn drop(&mut self) {

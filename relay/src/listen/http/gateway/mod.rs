@@ -25,7 +25,7 @@ use self::listing::Listing;
 use self::seal::Sealer;
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
-use crate::limits::{Limited, Pass};
+use crate::limits::{Limited, RatePass};
 use crate::listen::http::target::Target;
 use crate::listen::http::target_query::{NoTarget, TargetQuery};
 use crate::registry::AgentTag;
@@ -162,15 +162,15 @@ pub(crate) trait Gateway: Clone + 'static {
     ///
     /// # Errors
     /// The address has reached a limit.
-    fn arrive(&self, _address: IpAddr) -> Result<Pass, Limited> {
-        Ok(Pass::default())
+    fn arrive(&self, _address: IpAddr) -> Result<RatePass, Limited> {
+        Ok(RatePass::default())
     }
 
     /// Applies the rate limit of `caller` to a request that [`Gateway::arrive`] has admitted.
     ///
     /// # Errors
     /// The caller has reached a limit.
-    fn identify(&self, _pass: &mut Pass, _caller: &Self::Caller) -> Result<(), Limited> {
+    fn identify(&self, _pass: &mut RatePass, _caller: &Self::Caller) -> Result<(), Limited> {
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Settings {
     /// Configured base of the relay's URLs in answers.
     pub(crate) public_url: Option<PublicUrl>,
     /// Authority of `public_url`, as a target may write it.
-    pub(crate) told: Option<Bytes>,
+    pub(crate) public_authority: Option<Bytes>,
     /// Origins of web pages that may send requests.
     pub(crate) origins: Origins,
     /// Networks whose X-Forwarded-* headers are trusted.
@@ -64,7 +64,7 @@ impl Default for Settings {
         Self {
             domain: None,
             public_url: None,
-            told: None,
+            public_authority: None,
             origins: Origins::default(),
             trusted_proxies: Vec::new(),
             takes_tokens: false,

@@ -110,7 +110,7 @@ impl Route<'_> {
 
 /// Meaning of a request's URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way<'a> {
+pub(crate) enum UrlMeaning<'a> {
     /// One tunnel.
     Tunnel(Route<'a>),
     /// Any tunnel of the kind `dcc`, or the tunnel in `named`, from the next segment, if it is of that
@@ -126,7 +126,7 @@ pub(crate) enum Way<'a> {
     Tunnels { after: &'a str },
 }
 
-impl Way<'_> {
+impl UrlMeaning<'_> {
     /// Whether the URL is for metadata at the relay's root.
     pub(crate) fn is_well_known(&self) -> bool {
         match self {
@@ -137,12 +137,12 @@ impl Way<'_> {
 }
 
 /// Interprets a path, with or without its query; `None` if it names neither a tunnel nor a page of the relay.
-pub(crate) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<Way<'a>> {
+pub(crate) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<UrlMeaning<'a>> {
     match named {
         Named::Relay => {}
         Named::Other => return None,
         Named::Tunnel(tunnel) => {
-            return Some(Way::Tunnel(Route {
+            return Some(UrlMeaning::Tunnel(Route {
                 prefix: "",
                 tunnel,
                 well_known: "",
@@ -151,11 +151,11 @@ pub(crate) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<Way<'a>> {
         }
     }
     match path.split_once('?').unwrap_or((path, "")) {
-        ("/health", _) => return Some(Way::Health),
+        ("/health", _) => return Some(UrlMeaning::Health),
         ("/tunnels", query) => {
             let mut fields = query.split('&');
             let after = fields.find_map(|field| field.strip_prefix("after="));
-            return Some(Way::Tunnels {
+            return Some(UrlMeaning::Tunnels {
                 after: after.unwrap_or_default(),
             });
         }
@@ -171,8 +171,8 @@ pub(crate) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<Way<'a>> {
         rest: &path[end..],
     };
     match first {
-        "w" | "tunnel" => Some(Way::Tunnel(route(second, behind_second))),
-        "dcc" => Some(Way::Kind {
+        "w" | "tunnel" => Some(UrlMeaning::Tunnel(route(second, behind_second))),
+        "dcc" => Some(UrlMeaning::Kind {
             dcc: second,
             any: route("", behind_second),
             named: segment(path, behind_second).map(|(name, end)| route(name, end)),
@@ -230,11 +230,11 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
         }
     };
     let route = match split(named, path)? {
-        Way::Tunnel(route)
-        | Way::Kind {
+        UrlMeaning::Tunnel(route)
+        | UrlMeaning::Kind {
             named: Some(route), ..
         } => route,
-        Way::Kind { .. } | Way::Health | Way::Tunnels { .. } => return None,
+        UrlMeaning::Kind { .. } | UrlMeaning::Health | UrlMeaning::Tunnels { .. } => return None,
     };
     if route.rest.is_empty() && target_bytes.is_none() {
         return None;

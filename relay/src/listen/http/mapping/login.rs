@@ -14,8 +14,8 @@ use tieline_hop::documents;
 use tieline_hop::rewrite::{split_authority, split_scheme};
 use tieline_wire::TunnelId;
 
-use super::ours::AuthorityOwner;
 use super::reference::path_len;
+use super::relay_names::AuthorityOwner;
 use super::rewrite::Mapping;
 use crate::directory::AgentBinding;
 use crate::listen::http::gateway::seal::{Marked, Sealer};

@@ -12,8 +12,8 @@ use tieline_hop::rewrite::{default_port, links, metadata, refresh, split_authori
 use tieline_hop::site::{self, Site};
 
 use super::cookies;
-use super::ours::{AuthorityOwner, Carried, Ours, carried};
 use super::reference::{Reference, has_dots, path_len, resolved, rooted};
+use super::relay_names::{AuthorityOwner, Carried, RelayNames, carried};
 use crate::directory::path_of_tunnel;
 use crate::listen::http::inbound::exposure::is_exposed;
 use crate::listen::http::inbound::route::split_well_known;
@@ -37,7 +37,7 @@ pub(crate) struct Mapping {
     /// path that the relay had sealed. A relative reference then means another URL to the caller than to the target.
     pub(crate) bare: bool,
     /// The relay's names that the request shows.
-    pub(crate) ours: Ours,
+    pub(crate) ours: RelayNames,
     /// Whether the caller uses TLS.
     pub(crate) https: bool,
     /// Whether the URL names a kind of application, so that any tunnel of that kind may answer.

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tieline_hop::{Delivery, Fault, Fit, Keeper, Kept};
+use tieline_hop::{Delivery, Fault, Fit, Keeper, PooledConnection};
 use tieline_wire::{SessionEnd, TunnelId};
 
-use super::line::Line;
 use super::reasons::{is_away, is_of_target, of_agent};
 use super::request::{Progress, RequestBody};
-use crate::listen::http::frontend::held::Held;
+use super::target_stream::TargetStream;
+use crate::listen::http::frontend::memory::ConnectionMemory;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 use crate::listen::http::policy::callers::{AdmittedCaller, Digest};
@@ -44,7 +44,7 @@ pub(crate) type Failure = tieline_hop::Failure<RequestBody, Problem>;
 
 /// A connection to a target. Dropping it resets the session, even during a request.
 pub(crate) struct Connection<G: Gateway> {
-    line: Line<G::Stream>,
+    line: TargetStream<G::Stream>,
     client: tieline_hop::Connection<Progress, Instant>,
     target: Rc<Target>,
     /// Kind of application in the callers' URL; the connection ends when the target is no longer of that kind.
@@ -68,7 +68,7 @@ impl<G: Gateway> Connection<G> {
             .within(timeout, pin!(gateway.open(&admitted.caller, target, dcc)))
             .await
             .unwrap_or(Err(SessionEnd::TargetTimeout))?;
-        let line = Line::new(stream, &pool.held);
+        let line = TargetStream::new(stream, &pool.held);
         let noting = line.clone();
         let failed = move |error: &io::Error| noting.failed(error);
         let started =
@@ -160,7 +160,7 @@ impl<G: Gateway> Connection<G> {
     }
 }
 
-impl<G: Gateway> Kept for Connection<G> {
+impl<G: Gateway> PooledConnection for Connection<G> {
     fn is_reusable(&self) -> bool {
         self.client.is_reusable()
     }
@@ -175,7 +175,7 @@ pub(crate) struct Pool<G: Gateway> {
     gateway: G,
     idle: Rc<tieline_hop::Pool<Connection<G>>>,
     /// Memory that the frontend connection holds.
-    pub(crate) held: Rc<Held>,
+    pub(crate) held: Rc<ConnectionMemory>,
 }
 
 impl<G: Gateway> Pool<G> {
@@ -187,7 +187,7 @@ impl<G: Gateway> Pool<G> {
             IDLE_CONNECTIONS_MAX
         };
         Self {
-            held: Rc::new(Held::new(gateway.budget(), several)),
+            held: Rc::new(ConnectionMemory::new(gateway.budget(), several)),
             gateway,
             idle: Rc::new(tieline_hop::Pool::new(idle_max)),
         }

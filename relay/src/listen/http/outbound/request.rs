@@ -17,8 +17,8 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tieline_hop::copy_head;
 
-use crate::listen::http::frontend::rest::Rest;
-use crate::listen::http::frontend::state::{State, Upload};
+use crate::listen::http::frontend::state::{FrontendState, Upload};
+use crate::listen::http::frontend::unread_body::UnreadBody;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::policy::credentials::keep_trailers_back;
 
@@ -34,16 +34,16 @@ type KeepBack = Box<dyn Fn(&mut HeaderMap)>;
 
 /// Records the progress of a request's body.
 pub(crate) struct Progress {
-    pub(crate) state: Rc<State>,
+    pub(crate) state: Rc<FrontendState>,
     /// The first bytes of the body, kept while the request may have to be sent again.
     pub(crate) kept: Option<Keeping>,
     /// The part of the body that was not read.
-    pub(crate) rest: Option<Rc<Rest>>,
+    pub(crate) rest: Option<Rc<UnreadBody>>,
     keep_back: Option<KeepBack>,
 }
 
 impl Progress {
-    pub(crate) fn new(state: &Rc<State>) -> Self {
+    pub(crate) fn new(state: &Rc<FrontendState>) -> Self {
         Self {
             state: Rc::clone(state),
             kept: None,
@@ -114,7 +114,7 @@ impl tieline_hop::Progress for Progress {
 
 /// Bytes of a request's body that were passed on.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub(crate) struct KeptBody {
     bytes: RefCell<BytesMut>,
     is_whole: Cell<bool>,
     is_too_long: Cell<bool>,
@@ -125,7 +125,7 @@ pub(crate) struct Kept {
 }
 
 /// The body's handle on its kept bytes; dropping it wakes the waiting task.
-pub(crate) struct Keeping(Rc<Kept>);
+pub(crate) struct Keeping(Rc<KeptBody>);
 
 impl Drop for Keeping {
     fn drop(&mut self) {
@@ -135,7 +135,7 @@ impl Drop for Keeping {
     }
 }
 
-impl Drop for Kept {
+impl Drop for KeptBody {
     fn drop(&mut self) {
         if let Some((rest, progress)) = self.left.take()
             && let Some(it) = progress.rest
@@ -163,15 +163,15 @@ impl Keeping {
 }
 
 /// Head and kept body of a request that may be sent again.
-pub(crate) struct Again {
+pub(crate) struct RepeatableRequest {
     head: Parts,
-    kept: Rc<Kept>,
+    kept: Rc<KeptBody>,
 }
 
-impl Again {
+impl RepeatableRequest {
     /// Copies the head of `request`, and keeps its body from now on.
     pub(crate) fn of(request: &mut Request<RequestBody>) -> Self {
-        let kept = Rc::new(Kept::default());
+        let kept = Rc::new(KeptBody::default());
         kept.is_whole.set(request.body().is_end_stream());
         request.body_mut().progress_mut().kept = Some(Keeping(Rc::clone(&kept)));
         Self {
@@ -187,7 +187,10 @@ impl Again {
 
     /// The same request, unless its body is too long to be kept. Drop its connection first: the connection's
     /// task then drops the body.
-    pub(crate) async fn into_request(self, state: &Rc<State>) -> Option<Request<RequestBody>> {
+    pub(crate) async fn into_request(
+        self,
+        state: &Rc<FrontendState>,
+    ) -> Option<Request<RequestBody>> {
         let Self { head, kept } = self;
         poll_fn(|cx| {
             let is_let_go = Rc::strong_count(&kept) == 1;

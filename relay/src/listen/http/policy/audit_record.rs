@@ -12,9 +12,9 @@ use crate::audit::Call;
 use crate::listen::http::gateway::Gateway;
 
 /// Audit data of a request so far; `None` if the audit log is off.
-pub(crate) struct AuditRecord<G: Gateway>(Option<Noted<G>>);
+pub(crate) struct AuditRecord<G: Gateway>(Option<AuditedRequest<G>>);
 
-struct Noted<G: Gateway> {
+struct AuditedRequest<G: Gateway> {
     gateway: G,
     call: Call,
     admitted: Option<Rc<AdmittedCaller<G>>>,
@@ -26,7 +26,7 @@ impl<G: Gateway> AuditRecord<G> {
         Self(gateway.is_audited().then(|| {
             let mut call = Call::new(parts.method.clone(), parts.uri.path());
             call.address = Some(peer);
-            Noted {
+            AuditedRequest {
                 gateway: gateway.clone(),
                 call,
                 admitted: None,

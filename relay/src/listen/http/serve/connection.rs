@@ -17,9 +17,9 @@ use tieline_hop::CallerState;
 use super::Front;
 use super::pass::AnswerBody;
 use crate::audit::Call;
-use crate::listen::http::frontend::caller::Caller;
+use crate::listen::http::frontend::caller::CallerIo;
 use crate::listen::http::frontend::deadline::Watchdog;
-use crate::listen::http::frontend::state::State;
+use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::ended::Ended;
 use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
@@ -44,8 +44,8 @@ impl<G: Gateway> Front<G> {
     /// Serves an HTTP/1.1 connection, one request at a time.
     pub(super) async fn serve_http1<IO: Read + Write + Unpin + 'static>(
         self: Rc<Self>,
-        caller: &Caller<IO>,
-        state: &Rc<State>,
+        caller: &CallerIo<IO>,
+        state: &Rc<FrontendState>,
     ) -> Ended {
         state.begin_http1(&self.pool.held);
         let service = service_fn(|request| answered(Rc::clone(&self), request, Rc::clone(state)));
@@ -67,11 +67,11 @@ impl<G: Gateway> Front<G> {
     /// Serves an HTTP/2 connection, several requests at a time.
     pub(super) async fn serve_http2<IO: Read + Write + Unpin + 'static>(
         self: Rc<Self>,
-        caller: &Caller<IO>,
-        state: &Rc<State>,
+        caller: &CallerIo<IO>,
+        state: &Rc<FrontendState>,
     ) -> Ended {
         let service = service_fn(|request| {
-            let state = Rc::new(State::of_stream(state));
+            let state = Rc::new(FrontendState::of_stream(state));
             answered(Rc::clone(&self), request, state)
         });
         let connection = http2::Builder::new(Tasks(self.gateway.clone()))
@@ -103,7 +103,7 @@ impl<G: Gateway> Front<G> {
     /// detects a disconnected caller while hyper does not read.
     async fn drive<C>(
         &self,
-        state: &State,
+        state: &FrontendState,
         connection: C,
         shut: impl Fn(Pin<&mut C>),
         mut is_gone: impl FnMut(&mut Context<'_>) -> bool,
@@ -155,7 +155,7 @@ impl<G: Gateway> Front<G> {
     }
 
     /// Writes to the audit log each stream that h2 refused by itself.
-    fn note_refused(&self, state: &State) {
+    fn note_refused(&self, state: &FrontendState) {
         for _ in 0..state.refused.take() {
             if self.gateway.is_audited() {
                 let call = Call::unread(self.peer.address.ip());
@@ -170,7 +170,7 @@ impl<G: Gateway> Front<G> {
 fn answered<G: Gateway>(
     front: Rc<Front<G>>,
     request: Request<Incoming>,
-    state: Rc<State>,
+    state: Rc<FrontendState>,
 ) -> Pin<Box<impl Future<Output = Result<Response<AnswerBody<G>>, Infallible>>>> {
     Box::pin(async move { Ok(front.answer(request, state).await) })
 }

@@ -11,13 +11,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use tieline_wire::{SessionEnd, TunnelId};
 
 use super::Front;
-use super::asked::Asked;
+use super::context::RequestContext;
 use crate::directory::TunnelSelector;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::seal::{Marked, Sealer};
-use crate::listen::http::inbound::route::{Route, Way};
+use crate::listen::http::inbound::route::{Route, UrlMeaning};
 use crate::listen::http::mapping::login::{self, Login};
-use crate::listen::http::mapping::ours::Ours;
+use crate::listen::http::mapping::relay_names::RelayNames;
 use crate::listen::http::mapping::rewrite::Mapping;
 use crate::listen::http::policy::callers::AdmittedCaller;
 use crate::listen::http::problem::Problem;
@@ -82,19 +82,19 @@ impl<G: Gateway> Front<G> {
     /// Interprets the URL.
     pub(super) fn named<'a>(
         &self,
-        way: Option<Way<'a>>,
+        way: Option<UrlMeaning<'a>>,
         caller: &G::Caller,
     ) -> Result<Named<'a>, Problem> {
         let tunnel = |route: &Route<'_>| TunnelId::parse(route.tunnel).ok();
         match way {
-            Some(Way::Tunnel(route)) => match tunnel(&route) {
+            Some(UrlMeaning::Tunnel(route)) => match tunnel(&route) {
                 Some(tunnel) => Ok(Named::new(TunnelSelector::Tunnel(tunnel), route)),
                 None => Err(Problem::not_delivered(
                     SessionEnd::UnknownTunnel,
                     route.tunnel,
                 )),
             },
-            Some(Way::Kind { dcc, any, named }) => {
+            Some(UrlMeaning::Kind { dcc, any, named }) => {
                 let named = named.and_then(|route| Some((tunnel(&route)?, route)));
                 match named {
                     Some((tunnel, route)) if self.gateway.is_kind(caller, &tunnel, dcc) => {
@@ -110,7 +110,9 @@ impl<G: Gateway> Front<G> {
                     }),
                 }
             }
-            Some(Way::Health | Way::Tunnels { .. }) | None => Err(Problem::not_found()),
+            Some(UrlMeaning::Health | UrlMeaning::Tunnels { .. }) | None => {
+                Err(Problem::not_found())
+            }
         }
     }
 
@@ -118,7 +120,7 @@ impl<G: Gateway> Front<G> {
     pub(super) async fn destination(
         &self,
         parts: &Parts,
-        asked: &Asked<'_>,
+        asked: &RequestContext<'_>,
         admitted: &AdmittedCaller<G>,
         named: Named<'_>,
     ) -> Result<Destination, Problem> {
@@ -174,13 +176,13 @@ impl<G: Gateway> Front<G> {
     }
 
     /// The relay's names that this request shows.
-    fn ours(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Ours {
+    fn ours(&self, headers: &HeaderMap, asked: &RequestContext<'_>) -> RelayNames {
         let inner = asked.authority.map(str::as_bytes);
         let outer = asked.client.host(headers);
-        Ours {
+        RelayNames {
             public: outer.or(inner).map(Bytes::copy_from_slice),
             inner: outer.and(inner).map(Bytes::copy_from_slice),
-            told: self.settings.told.clone(),
+            public_authority: self.settings.public_authority.clone(),
             domain: self.settings.domain.clone(),
         }
     }

@@ -11,11 +11,11 @@ use tieline_wire::SessionEnd;
 use super::Front;
 use super::destination::{Destination, no_target};
 use crate::auth::TokenRefusal;
-use crate::listen::http::frontend::state::State;
+use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::outbound::pool::{Connection, Failure};
 use crate::listen::http::outbound::reasons::{is_away, is_of_target};
-use crate::listen::http::outbound::request::{Again, Progress, RequestBody};
+use crate::listen::http::outbound::request::{Progress, RepeatableRequest, RequestBody};
 use crate::listen::http::policy::callers::AdmittedCaller;
 use crate::listen::http::problem::Problem;
 use crate::listen::http::target::Target;
@@ -32,7 +32,7 @@ impl<G: Gateway> Front<G> {
         mut request: Request<RequestBody>,
         destination: &mut Destination,
         admitted: &Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
+        state: &Rc<FrontendState>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         destination.mapping.address(request.headers_mut());
         let mut tries = TargetTries {
@@ -54,7 +54,7 @@ struct TargetTries<'a, G: Gateway> {
     front: &'a Front<G>,
     destination: &'a mut Destination,
     admitted: &'a Rc<AdmittedCaller<G>>,
-    state: &'a Rc<State>,
+    state: &'a Rc<FrontendState>,
     /// Why the last try over a new connection failed.
     reason: Option<SessionEnd>,
     /// Targets that took no connection.
@@ -104,7 +104,7 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
     type Progress = Progress;
     type Connection = Connection<G>;
     type Problem = Problem;
-    type Copy = Again;
+    type Copy = RepeatableRequest;
 
     fn take(&mut self, is_repeatable: bool) -> Option<Connection<G>> {
         let (wanted, mapping) = (&self.destination.wanted, &self.destination.mapping);
@@ -136,8 +136,8 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
         }
     }
 
-    fn copy(&self, request: &mut Request<RequestBody>, _is_repeatable: bool) -> Again {
-        Again::of(request)
+    fn copy(&self, request: &mut Request<RequestBody>, _is_repeatable: bool) -> RepeatableRequest {
+        RepeatableRequest::of(request)
     }
 
     fn send(
@@ -152,7 +152,7 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
     async fn again(
         &mut self,
         failure: Failure,
-        sent: Sent<Connection<G>, Again>,
+        sent: Sent<Connection<G>, RepeatableRequest>,
     ) -> Result<Unanswered<Progress>, Problem> {
         let Sent {
             connection,

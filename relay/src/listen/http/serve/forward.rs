@@ -15,12 +15,12 @@ use super::Front;
 use super::destination::Destination;
 use super::metadata::is_document;
 use super::pass::AnswerBody;
-use crate::listen::http::frontend::rest::Rest;
-use crate::listen::http::frontend::state::State;
+use crate::listen::http::frontend::state::FrontendState;
+use crate::listen::http::frontend::unread_body::UnreadBody;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::inbound::claims;
 use crate::listen::http::inbound::forwarded::Client;
-use crate::listen::http::inbound::route::{Way, split};
+use crate::listen::http::inbound::route::{UrlMeaning, split};
 use crate::listen::http::mapping::login;
 use crate::listen::http::outbound::request::{Progress, RequestBody};
 use crate::listen::http::policy::audit_record::AuditRecord;
@@ -35,7 +35,7 @@ impl<G: Gateway> Front<G> {
     pub(crate) async fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
-        state: Rc<State>,
+        state: Rc<FrontendState>,
     ) -> Response<AnswerBody<G>> {
         state.begin(!request.body().is_end_stream());
         let (mut parts, body) = request.into_parts();
@@ -44,7 +44,7 @@ impl<G: Gateway> Front<G> {
             // Over HTTP/1.1 the scanner has escaped the path.
             escape_path(&mut parts.uri);
         }
-        let rest = Rest::new(&parts, &body, &self.gateway, &state);
+        let rest = UnreadBody::new(&parts, &body, &self.gateway, &state);
         let mut progress = Progress::new(&state);
         progress.rest = Some(Rc::clone(&rest));
         if !body.is_end_stream() {
@@ -76,7 +76,7 @@ impl<G: Gateway> Front<G> {
         self: &Rc<Self>,
         parts: Parts,
         body: RequestBody,
-        state: &Rc<State>,
+        state: &Rc<FrontendState>,
         page: &mut Page,
         audit_record: &mut AuditRecord<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
@@ -98,10 +98,10 @@ impl<G: Gateway> Front<G> {
         }
         let admitted = self.admit(&parts.headers, asked.client.address, state, audit_record)?;
         let caller = &admitted.caller;
-        if way.as_ref().is_some_and(Way::is_well_known) {
+        if way.as_ref().is_some_and(UrlMeaning::is_well_known) {
             Problem::check_metadata(&parts.method)?;
         }
-        if let Some(Way::Tunnels { after }) = way
+        if let Some(UrlMeaning::Tunnels { after }) = way
             && parts.method == Method::GET
             && self.may_list(caller, &asked, &parts.headers)
         {
@@ -139,7 +139,7 @@ impl<G: Gateway> Front<G> {
         &self,
         headers: &HeaderMap,
         address: IpAddr,
-        state: &State,
+        state: &FrontendState,
         audit_record: &mut AuditRecord<G>,
     ) -> Result<Rc<AdmittedCaller<G>>, Problem> {
         state.enter(self.gateway.arrive(address)?);
@@ -199,11 +199,11 @@ impl<G: Gateway> Front<G> {
 }
 
 /// The answer to a CORS preflight or a health check, which any caller gets.
-fn for_any_caller(parts: &Parts, way: Option<&Way<'_>>) -> Option<Response<Bytes>> {
+fn for_any_caller(parts: &Parts, way: Option<&UrlMeaning<'_>>) -> Option<Response<Bytes>> {
     if origin::is_preflight(&parts.method, &parts.headers) {
         return Some(origin::preflight(&parts.headers));
     }
-    (way == Some(&Way::Health)).then(problem::alive)
+    (way == Some(&UrlMeaning::Health)).then(problem::alive)
 }
 
 /// Bytes of a request's head, plus 32 per field as in RFC 9113, section 6.5.2.
@@ -215,6 +215,9 @@ fn head_bytes(parts: &Parts) -> u64 {
 }
 
 /// Wraps an answer of the relay itself.
-fn own<G: Gateway>(response: Response<Bytes>, state: &Rc<State>) -> Response<AnswerBody<G>> {
+fn own<G: Gateway>(
+    response: Response<Bytes>,
+    state: &Rc<FrontendState>,
+) -> Response<AnswerBody<G>> {
     response.map(|body| AnswerBody::own(body, Rc::clone(state)))
 }

@@ -15,7 +15,7 @@ use tieline_hop::{Delivery, Lend, copy_head, documents, headers};
 use super::Front;
 use super::destination::Destination;
 use super::pass::AnswerBody;
-use crate::listen::http::frontend::state::State;
+use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::mapping::rewrite::Mapping;
 use crate::listen::http::outbound::pool::{Connection, Lease};
@@ -33,7 +33,7 @@ impl<G: Gateway> Front<G> {
         request: Request<RequestBody>,
         destination: &mut Destination,
         admitted: &Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
+        state: &Rc<FrontendState>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let places = std::mem::take(&mut destination.places);
         if places.is_empty() {
@@ -50,7 +50,7 @@ impl<G: Gateway> Front<G> {
         request: Request<RequestBody>,
         destination: &mut Destination,
         admitted: &Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
+        state: &Rc<FrontendState>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
         let head = Request::from_parts(copy_head(&request), ());
         let first = self.exchange(request, destination, admitted, state).await?;
@@ -78,7 +78,7 @@ impl<G: Gateway> Front<G> {
         connection: Connection<G>,
         destination: Destination,
         admitted: Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
+        state: &Rc<FrontendState>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
         let mapping = destination.mapping;
@@ -110,7 +110,7 @@ impl<G: Gateway> Front<G> {
         mapping: &Mapping,
         (method, headers): (&Method, &HeaderMap),
         body: RequestBody,
-        state: &Rc<State>,
+        state: &Rc<FrontendState>,
     ) -> Result<RequestBody, Problem> {
         if mapping.login_origin.is_none() || *method != Method::POST || !is_form(headers) {
             return Ok(body);

@@ -1,12 +1,12 @@
 //! Serves one frontend connection: from the caller's first byte to the reason for the end.
 //!
-//! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads what is `asked`, finds
+//! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads the request into a `context`, finds
 //! the `destination`, makes the request fit for it, sends it through `metadata` (`exchange`), and lets the answer
 //! `pass`. `metadata` repeats requests for OAuth metadata, and maps URLs in such answers and in forms. What the requests
 //! of a connection share is its [`Front`].
 
-mod asked;
 mod connection;
+mod context;
 mod destination;
 mod exchange;
 mod forward;
@@ -21,7 +21,7 @@ use hyper::rt::{Read, Write};
 
 use super::frontend::caller::Outlet;
 use super::frontend::deadline::{Watchdog, linger};
-use super::frontend::state::State;
+use super::frontend::state::FrontendState;
 use super::frontend::unread;
 use super::gateway::Gateway;
 use super::gateway::ended::Ended;
@@ -53,7 +53,7 @@ where
     IO: Read + Write + Unpin + 'static,
     G: Gateway,
 {
-    let state = Rc::new(State::default());
+    let state = Rc::new(FrontendState::default());
     let caller = Outlet::caller(io, &state);
     let decided = {
         let mut watchdog = Watchdog::default();

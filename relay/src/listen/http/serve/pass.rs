@@ -12,7 +12,7 @@ use super::Front;
 use super::destination::{Destination, seal_sessions};
 use crate::listen::http::events::endpoint::Endpoint;
 use crate::listen::http::events::stream::Events;
-use crate::listen::http::frontend::state::State;
+use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::inbound::claims;
 use crate::listen::http::mapping::rewrite::Mapping;
@@ -21,7 +21,7 @@ use crate::listen::http::policy::callers::AdmittedCaller;
 use crate::listen::http::problem::Problem;
 
 /// An answer's body on its way to the caller.
-pub(super) type AnswerBody<G> = tieline_hop::AnswerBody<State, Lease<G>, Events<G>>;
+pub(super) type AnswerBody<G> = tieline_hop::AnswerBody<FrontendState, Lease<G>, Events<G>>;
 
 impl<G: Gateway> Front<G> {
     /// The answer for the caller; its body lends the `connection` until its end.
@@ -31,7 +31,7 @@ impl<G: Gateway> Front<G> {
         connection: Connection<G>,
         destination: Destination,
         admitted: Rc<AdmittedCaller<G>>,
-        state: &Rc<State>,
+        state: &Rc<FrontendState>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
         let length = body.size_hint().exact();

@@ -51,10 +51,14 @@ async fn text(response: Response<Incoming>) -> String {
 }
 
 /// A pending answer.
-type Asked = JoinHandle<hyper::Result<Response<Incoming>>>;
+type PendingResponse = JoinHandle<hyper::Result<Response<Incoming>>>;
 
 /// Sends `request`, and accepts it at a new target, up to its body.
-async fn ask(relay: &mut Relay, sender: &mut Sender, request: Request<Body>) -> (Asked, Peer) {
+async fn ask(
+    relay: &mut Relay,
+    sender: &mut Sender,
+    request: Request<Body>,
+) -> (PendingResponse, Peer) {
     let asked = tokio::task::spawn_local(sender.send_request(request));
     let mut target = relay.target().await;
     target.head().await;
@@ -62,7 +66,7 @@ async fn ask(relay: &mut Relay, sender: &mut Sender, request: Request<Body>) -> 
 }
 
 /// Sends the target's answer, and reads it at the caller.
-async fn answered(asked: Asked, target: &mut Peer) {
+async fn answered(asked: PendingResponse, target: &mut Peer) {
     target.send(OK).await;
     assert_eq!(text(asked.await.unwrap().unwrap()).await, "ok");
 }
@@ -287,7 +291,12 @@ fn with_token(uri: &str, token: &str) -> Request<Body> {
 }
 
 /// Revokes the caller `maya`, and checks that its request ends on both sides.
-async fn is_cut_off(relay: &Relay, asked: Asked, mut target: Peer, ended: JoinHandle<Ended>) {
+async fn is_cut_off(
+    relay: &Relay,
+    asked: PendingResponse,
+    mut target: Peer,
+    ended: JoinHandle<Ended>,
+) {
     relay.shard.0.revoke("maya");
     assert!(target.is_reset().await);
     assert_eq!(ended.await.unwrap(), Ended::Revoked);

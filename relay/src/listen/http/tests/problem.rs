@@ -31,7 +31,7 @@ fn only_a_request_that_was_not_sent_is_told_to_come_back() {
 }
 
 #[test]
-fn whoever_gets_no_answer_of_a_target_is_told_whether_it_had_the_request() {
+fn an_answer_of_the_relay_says_whether_the_target_had_the_request() {
     let said = |problem: Problem| {
         let response = problem.into_response();
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();

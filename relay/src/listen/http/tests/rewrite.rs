@@ -34,10 +34,10 @@ fn target() -> Target {
     target_of(Scheme::Http, "127.0.0.1:8765").unwrap()
 }
 
-fn named(public: &'static str) -> Ours {
-    Ours {
+fn named(public: &'static str) -> RelayNames {
+    RelayNames {
         public: Some(Bytes::from_static(public.as_bytes())),
-        ..Ours::default()
+        ..RelayNames::default()
     }
 }
 
@@ -63,7 +63,7 @@ fn mapping(path: &str) -> Mapping {
 fn of_a_host() -> Mapping {
     Mapping {
         prefix: String::new(),
-        ours: Ours {
+        ours: RelayNames {
             domain: Some("relay.example".to_owned()),
             ..named("maya.relay.example")
         },
@@ -127,7 +127,7 @@ fn an_absolute_url_of_the_target_becomes_the_public_one() {
 #[test]
 fn without_a_public_authority_only_the_path_is_told() {
     let mapping = Mapping {
-        ours: Ours::default(),
+        ours: RelayNames::default(),
         ..mapping("/")
     };
     assert_eq!(

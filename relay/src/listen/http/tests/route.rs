@@ -42,7 +42,7 @@ fn a_path_splits_at_its_tunnel() {
         ("/w/maya", tunnel("/w/maya", "maya", "")),
         ("/tunnel/Maya/", tunnel("/tunnel/Maya", "Maya", "/")),
     ] {
-        assert_eq!(split(path), Some(Way::Tunnel(route)), "{path}");
+        assert_eq!(split(path), Some(UrlMeaning::Tunnel(route)), "{path}");
     }
     for path in [
         "/", "/w", "/w/", "/w//mcp", "/W/maya/", "w/maya", "*", "", "/tunnel/", "/dcc", "/dcc/",
@@ -50,14 +50,14 @@ fn a_path_splits_at_its_tunnel() {
     ] {
         assert_eq!(split(path), None, "{path}");
     }
-    assert_eq!(split("/health"), Some(Way::Health));
-    assert_eq!(split("/health?x"), Some(Way::Health));
+    assert_eq!(split("/health"), Some(UrlMeaning::Health));
+    assert_eq!(split("/health?x"), Some(UrlMeaning::Health));
     assert_eq!(split("/health/x"), None);
 }
 
 #[test]
 fn a_question_to_the_server_as_a_whole_stays_one() {
-    let Some(Way::Tunnel(route)) = split(Named::Tunnel("maya"), "*") else {
+    let Some(UrlMeaning::Tunnel(route)) = split(Named::Tunnel("maya"), "*") else {
         panic!("a tunnel")
     };
     assert_eq!(route.path(), "*");
@@ -66,13 +66,13 @@ fn a_question_to_the_server_as_a_whole_stays_one() {
 #[test]
 fn a_kind_is_followed_by_a_tunnel_or_by_the_targets_path() {
     let split = |path| split(Named::Relay, path);
-    let Some(Way::Kind { dcc, any, named }) = split("/dcc/maya/seat-1/mcp") else {
+    let Some(UrlMeaning::Kind { dcc, any, named }) = split("/dcc/maya/seat-1/mcp") else {
         panic!("a kind")
     };
     assert_eq!(dcc, "maya");
     assert_eq!(any, tunnel("/dcc/maya", "", "/seat-1/mcp"));
     assert_eq!(named, Some(tunnel("/dcc/maya/seat-1", "seat-1", "/mcp")));
-    let Some(Way::Kind { any, named, .. }) = split("/dcc/maya/?x") else {
+    let Some(UrlMeaning::Kind { any, named, .. }) = split("/dcc/maya/?x") else {
         panic!("a kind")
     };
     assert_eq!((any, named), (tunnel("/dcc/maya", "", "/?x"), None));
@@ -81,13 +81,13 @@ fn a_kind_is_followed_by_a_tunnel_or_by_the_targets_path() {
 #[test]
 fn metadata_at_the_hosts_root_is_the_tunnels_own() {
     let path = "/.well-known/oauth-protected-resource/w/maya/mcp?x";
-    let Some(Way::Tunnel(route)) = split(Named::Relay, path) else {
+    let Some(UrlMeaning::Tunnel(route)) = split(Named::Relay, path) else {
         panic!("a tunnel")
     };
     assert_eq!((route.prefix, route.tunnel), ("/w/maya", "maya"));
     assert_eq!(route.path(), "/.well-known/oauth-protected-resource/mcp?x");
     let bare = split(Named::Relay, "/.well-known/openid-configuration/w/maya");
-    let Some(Way::Tunnel(route)) = bare else {
+    let Some(UrlMeaning::Tunnel(route)) = bare else {
         panic!("a tunnel")
     };
     assert_eq!(route.path(), "/.well-known/openid-configuration");
@@ -144,7 +144,7 @@ fn a_label_in_front_of_the_domain_names_a_tunnel() {
     }
     let way = split(Named::Tunnel("maya"), "/w/other/mcp");
     let expected = tunnel("", "maya", "/w/other/mcp");
-    assert_eq!(way, Some(Way::Tunnel(expected)));
+    assert_eq!(way, Some(UrlMeaning::Tunnel(expected)));
 }
 
 #[test]

@@ -126,7 +126,7 @@ async fn look_at(target: &Target) -> Sight {
             Err((reason, error)) => absent(target, reason, &error),
         };
     }
-    let ask = Ask {
+    let ask = McpClient {
         target,
         path: path.to_owned(),
     };
@@ -194,12 +194,13 @@ struct Answer {
     message: Value,
 }
 
-struct Ask<'a> {
+/// MCP client of one target, for one look at it.
+struct McpClient<'a> {
     target: &'a Target,
     path: String,
 }
 
-impl Ask<'_> {
+impl McpClient<'_> {
     async fn initialize(mut self) -> Result<Sight, Trouble> {
         let request = json!({
             "jsonrpc": "2.0", "id": 1, "method": "initialize",

@@ -11,7 +11,7 @@ use tieline_hop::Delivery;
 use tieline_wire::SessionEnd;
 
 use crate::io::poll_read_through;
-use crate::listen::http::frontend::held::Held;
+use crate::listen::http::frontend::memory::ConnectionMemory;
 use crate::session::SessionEnded;
 
 /// The stream to a target, and how its session stands.
@@ -25,20 +25,20 @@ struct Shared<S> {
     written: Cell<u64>,
     began_at: Cell<u64>,
     /// Limits the size of one read: hyper grows its buffer only after a read has filled it.
-    held: Rc<Held>,
+    held: Rc<ConnectionMemory>,
 }
 
 /// The stream to a target, shared by hyper and the task that waits for the answer.
-pub(super) struct Line<S>(Rc<Shared<S>>);
+pub(super) struct TargetStream<S>(Rc<Shared<S>>);
 
-impl<S> Clone for Line<S> {
+impl<S> Clone for TargetStream<S> {
     fn clone(&self) -> Self {
         Self(Rc::clone(&self.0))
     }
 }
 
-impl<S> Line<S> {
-    pub(super) fn new(stream: S, held: &Rc<Held>) -> Self {
+impl<S> TargetStream<S> {
+    pub(super) fn new(stream: S, held: &Rc<ConnectionMemory>) -> Self {
         Self(Rc::new(Shared {
             stream: RefCell::new(Some(stream)),
             reason: Cell::default(),
@@ -99,7 +99,7 @@ impl<S> Line<S> {
     }
 }
 
-impl<S: Read + Unpin> Read for Line<S> {
+impl<S: Read + Unpin> Read for TargetStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -111,7 +111,7 @@ impl<S: Read + Unpin> Read for Line<S> {
     }
 }
 
-impl<S: Write + Unpin> Write for Line<S> {
+impl<S: Write + Unpin> Write for TargetStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -19,7 +19,7 @@ use tieline_hop::close_after;
 use tieline_hop::headers::expects_continue;
 
 use super::deadline::{LINGER_MAX, LINGER_PAUSE_MAX, LINGER_TURN_BYTES};
-use super::state::{State, Upload};
+use super::state::{FrontendState, Upload};
 use crate::listen::http::gateway::Gateway;
 
 /// Longest rest that is read to keep the connection, in bytes.
@@ -31,7 +31,7 @@ const END_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Decision about the rest of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RestDecision {
+enum UnreadDecision {
     /// No decision yet: there is no answer.
     Open,
     /// The rest is read, and the connection stays open.
@@ -41,26 +41,26 @@ enum RestDecision {
 }
 
 /// The unread part of one request's body.
-pub(crate) struct Rest {
+pub(crate) struct UnreadBody {
     /// Unread bytes; `None` if the body's length is unknown.
     left: Cell<Option<u64>>,
     /// Whether the caller waits for `100 Continue` before it sends the body; the first poll of the body asks for it.
     pub(crate) awaits_continue: Cell<bool>,
     /// Whether the whole body was read.
     pub(crate) is_done: Cell<bool>,
-    decision: Cell<RestDecision>,
+    decision: Cell<UnreadDecision>,
     /// The rest, if it was given up before there was an answer.
     given_up: RefCell<Option<Incoming>>,
     read: Box<dyn Fn(Incoming)>,
 }
 
-impl Rest {
+impl UnreadBody {
     /// For the body of the current request of `state`.
     pub(crate) fn new<G: Gateway>(
         parts: &Parts,
         body: &Incoming,
         gateway: &G,
-        state: &Rc<State>,
+        state: &Rc<FrontendState>,
     ) -> Rc<Self> {
         let is_http2 = parts.version == Version::HTTP_2;
         let read = {
@@ -81,9 +81,9 @@ impl Rest {
             is_done: Cell::new(body.is_end_stream()),
             // Over HTTP/2 only the stream ends, never the connection.
             decision: Cell::new(if is_http2 {
-                RestDecision::Read
+                UnreadDecision::Read
             } else {
-                RestDecision::Open
+                UnreadDecision::Open
             }),
             given_up: RefCell::default(),
             read: Box::new(read),
@@ -106,12 +106,12 @@ impl Rest {
     /// Takes the rest of the body, which will not be forwarded.
     pub(crate) fn give_up(&self, rest: Incoming) {
         match self.decision.get() {
-            RestDecision::Open => {
+            UnreadDecision::Open => {
                 self.given_up.replace(Some(rest));
             }
-            RestDecision::Read => (self.read)(rest),
+            UnreadDecision::Read => (self.read)(rest),
             // hyper closes the connection after the answer and reads no further.
-            RestDecision::Closed => {}
+            UnreadDecision::Closed => {}
         }
     }
 
@@ -120,9 +120,9 @@ impl Rest {
         &self,
         answer: &mut Response<B>,
         gateway: &G,
-        state: &State,
+        state: &FrontendState,
     ) {
-        if self.is_done.get() || self.decision.get() != RestDecision::Open {
+        if self.is_done.get() || self.decision.get() != UnreadDecision::Open {
             return;
         }
         let given_up = self.given_up.take();
@@ -146,9 +146,9 @@ impl Rest {
             (Some(false), _) | (None, None) => false,
         };
         self.decision.set(if is_read {
-            RestDecision::Read
+            UnreadDecision::Read
         } else {
-            RestDecision::Closed
+            UnreadDecision::Closed
         });
         if !is_read {
             close_after(answer.headers_mut());

@@ -38,7 +38,7 @@ const LOOKS_MAX: u8 = 3;
 
 /// Memory that one connection holds.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct ConnectionMemory {
     budget: Option<Arc<SharedBudget>>,
     has_several: bool,
     bytes: Cell<usize>,
@@ -48,9 +48,9 @@ pub(crate) struct Held {
 
 /// Memory that one stream of a connection holds.
 pub(crate) struct StreamMemory {
-    connection: Rc<Held>,
+    connection: Rc<ConnectionMemory>,
     bytes: Cell<usize>,
-    place: RefCell<Place>,
+    place: RefCell<Accounting>,
     /// Task that waits until one of the stream's pieces has been written.
     waker: Cell<Option<Waker>>,
     has_moved: Cell<bool>,
@@ -61,7 +61,7 @@ pub(crate) struct StreamMemory {
 
 /// How a stream's memory is accounted for: not at all, within [`STREAMS_FREE`], or by the shard's budget.
 #[derive(Debug, Default)]
-enum Place {
+enum Accounting {
     #[default]
     None,
     Free,
@@ -70,7 +70,7 @@ enum Place {
     },
 }
 
-impl Held {
+impl ConnectionMemory {
     /// For a connection with one stream, or with `several`, and the budget of its shard, if it is limited.
     pub(crate) fn new(budget: Option<Arc<SharedBudget>>, several: bool) -> Self {
         Self {
@@ -138,11 +138,11 @@ impl StreamMemory {
         let is_free = connection.free.get() > 0 && head_bytes < STREAM_BYTES / 4;
         let place = if is_free {
             connection.free.set(connection.free.get() - 1);
-            Place::Free
+            Accounting::Free
         } else if connection.has_room(STREAM_BYTES + head_bytes) {
             match connection.charge(STREAM_BYTES + head_bytes) {
-                Some(charge) => Place::Paid { _charge: charge },
-                None => Place::None,
+                Some(charge) => Accounting::Paid { _charge: charge },
+                None => Accounting::None,
             }
         } else {
             return false;
@@ -182,7 +182,7 @@ impl StreamMemory {
 
 impl Drop for StreamMemory {
     fn drop(&mut self) {
-        if matches!(self.place.get_mut(), Place::Free) {
+        if matches!(self.place.get_mut(), Accounting::Free) {
             self.connection.free.set(self.connection.free.get() + 1);
         }
     }
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_takes_nothing_gets_one_piece_for_each_stream_and_no_more() {
-        let held = Rc::new(Held::new(None, true));
+        let held = Rc::new(ConnectionMemory::new(None, true));
         let streams: Vec<_> = (0..128).map(|_| held.stream()).collect();
         let mut pieces = Vec::new();
         for _ in 0..1_000 {
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn pieces_of_one_byte_count_for_what_they_take() {
-        let held = Rc::new(Held::new(None, true));
+        let held = Rc::new(ConnectionMemory::new(None, true));
         let stream = held.stream();
         let mut pieces = Vec::new();
         while room(&stream) {
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn pieces_and_streams_are_counted_in_the_budget_until_they_are_gone() {
         let budget = Arc::new(SharedBudget::new(1024 * 1024));
-        let held = Rc::new(Held::new(Some(Arc::clone(&budget)), true));
+        let held = Rc::new(ConnectionMemory::new(Some(Arc::clone(&budget)), true));
         let streams: Vec<_> = (0..64).map(|_| held.stream()).collect();
         let entered = streams.iter().filter(|stream| stream.enter(100)).count() as u64;
         let paid = 1024 * 1024 / (STREAM_BYTES + 100);
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_stream_of_which_nothing_is_taken_is_given_up() {
-        let held = Rc::new(Held::new(None, true));
+        let held = Rc::new(ConnectionMemory::new(None, true));
         let (stalled, moving, idle) = (held.stream(), held.stream(), held.stream());
         let ended = Rc::new(Cell::new(0));
         for (number, stream) in [&stalled, &moving, &idle].into_iter().enumerate() {

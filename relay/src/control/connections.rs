@@ -15,7 +15,7 @@ const SILENT_KEPT: usize = CONNECTIONS_MAX / 2;
 
 /// State of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct ConnectionState {
     has_asked: AtomicBool,
     /// Requests being answered: one, or none.
     asking: AtomicUsize,
@@ -34,7 +34,7 @@ enum Worth {
     Trusted,
 }
 
-impl Standing {
+impl ConnectionState {
     /// Notes that a request's head arrived; the request is in progress until the guard is dropped.
     pub(super) fn ask(self: &Arc<Self>) -> InProgress {
         self.has_asked.store(true, Relaxed);
@@ -61,7 +61,7 @@ impl Standing {
 }
 
 /// Guard of a request in progress.
-pub(super) struct InProgress(Arc<Standing>);
+pub(super) struct InProgress(Arc<ConnectionState>);
 
 impl Drop for InProgress {
     fn drop(&mut self) {
@@ -71,9 +71,9 @@ impl Drop for InProgress {
 
 /// The connections of one listener, oldest first.
 #[derive(Default)]
-pub(super) struct Places(Vec<(Arc<Standing>, AbortHandle)>);
+pub(super) struct Connections(Vec<(Arc<ConnectionState>, AbortHandle)>);
 
-impl Places {
+impl Connections {
     /// Makes room for another connection; false if all places belong to connections that showed the token.
     pub(super) fn make_room(&mut self) -> bool {
         self.0.retain(|(_, task)| !task.is_finished());
@@ -102,7 +102,7 @@ impl Places {
         true
     }
 
-    pub(super) fn take(&mut self, standing: Arc<Standing>, task: AbortHandle) {
+    pub(super) fn take(&mut self, standing: Arc<ConnectionState>, task: AbortHandle) {
         self.0.push((standing, task));
     }
 }
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     /// Fills all places with connections that never end; `standing` gives the state of each.
-    fn full(places: &mut Places, standing: impl Fn(usize) -> Arc<Standing>) {
+    fn full(places: &mut Connections, standing: impl Fn(usize) -> Arc<ConnectionState>) {
         for number in 0..CONNECTIONS_MAX {
             assert!(places.make_room());
             let task = tokio::spawn(std::future::pending::<()>());
@@ -120,14 +120,14 @@ mod tests {
         }
     }
 
-    fn places_of(places: &Places, standing: &Arc<Standing>) -> bool {
+    fn places_of(places: &Connections, standing: &Arc<ConnectionState>) -> bool {
         places.0.iter().any(|(it, _)| Arc::ptr_eq(it, standing))
     }
 
     #[tokio::test]
     async fn the_oldest_of_those_that_asked_nothing_goes_first() {
-        let mut places = Places::default();
-        let all: Vec<Arc<Standing>> = (0..CONNECTIONS_MAX).map(|_| Arc::default()).collect();
+        let mut places = Connections::default();
+        let all: Vec<Arc<ConnectionState>> = (0..CONNECTIONS_MAX).map(|_| Arc::default()).collect();
         full(&mut places, |number| Arc::clone(&all[number]));
         let asking = all[0].ask();
         drop(all[1].ask());
@@ -145,9 +145,9 @@ mod tests {
 
     #[tokio::test]
     async fn holders_of_the_token_are_not_pushed_out() {
-        let mut places = Places::default();
+        let mut places = Connections::default();
         full(&mut places, |_| {
-            let standing = Arc::<Standing>::default();
+            let standing = Arc::<ConnectionState>::default();
             standing.trust();
             standing
         });

@@ -15,7 +15,7 @@ use crate::listen::http::policy::origin::{self, Page};
 use crate::listen::http::problem::Problem;
 
 /// The request's authority, its meaning, and its caller.
-pub(super) struct Asked<'a> {
+pub(super) struct RequestContext<'a> {
     /// Authority that the request names.
     pub(super) authority: Option<&'a str>,
     pub(super) named: Named<'a>,
@@ -24,7 +24,7 @@ pub(super) struct Asked<'a> {
 
 impl<G: Gateway> Front<G> {
     /// Reads who sends a request, and to which authority.
-    pub(super) fn asked<'a>(&self, parts: &'a Parts) -> Result<Asked<'a>, Problem> {
+    pub(super) fn asked<'a>(&self, parts: &'a Parts) -> Result<RequestContext<'a>, Problem> {
         // `check_request` has refused a request whose two authorities differ.
         let authority = match parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
@@ -43,7 +43,7 @@ impl<G: Gateway> Front<G> {
         if named == Named::Other {
             return Err(Problem::misdirected());
         }
-        Ok(Asked {
+        Ok(RequestContext {
             authority,
             named,
             client,
@@ -51,7 +51,7 @@ impl<G: Gateway> Front<G> {
     }
 
     /// The web page behind a request, for CORS.
-    pub(super) fn page(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Page {
+    pub(super) fn page(&self, headers: &HeaderMap, asked: &RequestContext<'_>) -> Page {
         let authority = asked.authority.unwrap_or_default();
         let is_known = self.settings.domain.is_some();
         let https = asked.client.https;
@@ -71,7 +71,7 @@ impl<G: Gateway> Front<G> {
     pub(super) fn may_list(
         &self,
         caller: &G::Caller,
-        asked: &Asked<'_>,
+        asked: &RequestContext<'_>,
         headers: &HeaderMap,
     ) -> bool {
         let is_direct = || {
@@ -83,7 +83,11 @@ impl<G: Gateway> Front<G> {
     }
 
     /// Base of the URLs in answers to this caller.
-    pub(super) fn public_urls(&self, asked: &Asked<'_>, headers: &HeaderMap) -> PublicUrls {
+    pub(super) fn public_urls(
+        &self,
+        asked: &RequestContext<'_>,
+        headers: &HeaderMap,
+    ) -> PublicUrls {
         let settings = &self.settings;
         let outer = asked.client.host(headers);
         let authority = outer.and_then(|host| str::from_utf8(host).ok());

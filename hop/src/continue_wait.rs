@@ -10,7 +10,7 @@ use atomic_waker::AtomicWaker;
 use http::{Request, StatusCode};
 
 /// Ready when the next hop asks for the body with `100 Continue`, or when `timeout` ends.
-pub(crate) struct Gate<T> {
+pub(crate) struct ContinueWait<T> {
     signal: Arc<Signal>,
     timeout: T,
 }
@@ -29,8 +29,8 @@ impl Signal {
     }
 }
 
-impl<T> Gate<T> {
-    /// A gate that goes in front of the body of `request`.
+impl<T> ContinueWait<T> {
+    /// A wait that goes in front of the body of `request`.
     pub(crate) fn new<B>(request: &mut Request<B>, timeout: T) -> Self {
         let signal = Arc::new(Signal::default());
         let giver = Arc::clone(&signal);
@@ -43,7 +43,7 @@ impl<T> Gate<T> {
     }
 }
 
-impl<T: Future<Output = ()> + Unpin> Future for Gate<T> {
+impl<T: Future<Output = ()> + Unpin> Future for ContinueWait<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -73,7 +73,10 @@ mod tests {
         }
     }
 
-    fn is_open<T: Future<Output = ()> + Unpin>(gate: &mut Gate<T>, wakes: &Arc<Wakes>) -> bool {
+    fn is_open<T: Future<Output = ()> + Unpin>(
+        gate: &mut ContinueWait<T>,
+        wakes: &Arc<Wakes>,
+    ) -> bool {
         let waker = Waker::from(Arc::clone(wakes));
         Pin::new(gate)
             .poll(&mut Context::from_waker(&waker))
@@ -83,7 +86,8 @@ mod tests {
     #[test]
     fn a_continue_opens_the_gate_and_wakes_who_waits() {
         let wakes = Arc::default();
-        let mut gate: Gate<Pending<()>> = Gate::new(&mut Request::new(()), pending());
+        let mut gate: ContinueWait<Pending<()>> =
+            ContinueWait::new(&mut Request::new(()), pending());
         assert!(!is_open(&mut gate, &wakes));
         gate.signal.give();
         assert_eq!(wakes.0.load(Relaxed), 1);
@@ -92,7 +96,7 @@ mod tests {
 
     #[test]
     fn without_one_the_gate_opens_in_time() {
-        let mut gate: Gate<Ready<()>> = Gate::new(&mut Request::new(()), ready(()));
+        let mut gate: ContinueWait<Ready<()>> = ContinueWait::new(&mut Request::new(()), ready(()));
         assert!(is_open(&mut gate, &Arc::default()));
     }
 }

@@ -11,7 +11,7 @@ use super::record::SessionRecord;
 
 /// The sessions of one tunnel on one link that a task still holds.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Held(Rc<Inner>);
+pub(crate) struct TunnelSessions(Rc<Inner>);
 
 /// Number of held sessions, for the choice among agents on other shards, which need not be exact. Only the link's shard
 /// writes it.
@@ -36,7 +36,7 @@ struct Inner {
     bytes: Cell<(u64, u64)>,
 }
 
-impl Held {
+impl TunnelSessions {
     pub(crate) fn count(&self) -> usize {
         self.0.records.borrow().len()
     }
@@ -62,12 +62,12 @@ impl Held {
             .collect()
     }
 
-    pub(super) fn hold(&self, record: SessionRecord) -> Hold {
+    pub(super) fn hold(&self, record: SessionRecord) -> CountedSession {
         let record = Rc::new(record);
         record.began();
         let place = self.0.records.borrow_mut().insert(Rc::clone(&record));
         self.0.load.set(self.count());
-        Hold {
+        CountedSession {
             held: self.clone(),
             place,
             record,
@@ -76,14 +76,14 @@ impl Held {
 }
 
 /// Counts one session while its holder has it.
-pub(super) struct Hold {
-    held: Held,
+pub(super) struct CountedSession {
+    held: TunnelSessions,
     place: usize,
     /// The caller and the byte counts of the session.
     pub(super) record: Rc<SessionRecord>,
 }
 
-impl Drop for Hold {
+impl Drop for CountedSession {
     fn drop(&mut self) {
         let inner = &self.held.0;
         inner.records.borrow_mut().remove(self.place);
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_went_over_a_session_still_counts_when_it_is_over() {
-        let held = Held::default();
+        let held = TunnelSessions::default();
         let hold = || {
             let id = SessionId(1);
             held.hold(SessionRecord::new(

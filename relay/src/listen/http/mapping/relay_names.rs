@@ -4,19 +4,19 @@ use bytes::Bytes;
 use tieline_hop::rewrite::default_port;
 use tieline_wire::TunnelId;
 
-use crate::listen::http::inbound::route::{Named, Way, named, split};
+use crate::listen::http::inbound::route::{Named, UrlMeaning, named, split};
 use crate::listen::http::target::Origin;
 
 /// The relay's names that one request shows.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ours {
+pub(crate) struct RelayNames {
     /// Authority under which the caller knows the relay; `None` if the request has none.
     pub(crate) public: Option<Bytes>,
     /// Authority in the request that reached the relay, if a trusted proxy reports a different
     /// authority for the caller.
     pub(crate) inner: Option<Bytes>,
     /// Authority of `public_url`, which a target may be configured with.
-    pub(crate) told: Option<Bytes>,
+    pub(crate) public_authority: Option<Bytes>,
     /// The relay's domain.
     pub(crate) domain: Option<String>,
 }
@@ -32,7 +32,7 @@ pub(crate) enum AuthorityOwner<'a> {
     Foreign,
 }
 
-impl Ours {
+impl RelayNames {
     /// The owner of `authority` in a URL with that scheme.
     pub(crate) fn whose<'a>(&self, https: bool, authority: &'a [u8]) -> AuthorityOwner<'a> {
         let Ok(text) = str::from_utf8(authority) else {
@@ -41,7 +41,7 @@ impl Ours {
         let Some(origin) = Origin::parse(authority, default_port(https)) else {
             return AuthorityOwner::Foreign;
         };
-        let names = [&self.public, &self.inner, &self.told]
+        let names = [&self.public, &self.inner, &self.public_authority]
             .into_iter()
             .flatten();
         let is_known = names.into_iter().any(|name| is_same(&origin, https, name));
@@ -101,11 +101,11 @@ pub(crate) enum Carried<'a> {
 pub(crate) fn carried<'a>(path: &'a str, tunnel: &TunnelId, prefix: &str) -> Carried<'a> {
     let is_this = |name: &str| TunnelId::parse(name).is_ok_and(|name| name == *tunnel);
     let route = match split(Named::Relay, path) {
-        Some(Way::Tunnel(route)) => Some(route).filter(|route| is_this(route.tunnel)),
-        Some(Way::Kind { any, named, .. }) => named
+        Some(UrlMeaning::Tunnel(route)) => Some(route).filter(|route| is_this(route.tunnel)),
+        Some(UrlMeaning::Kind { any, named, .. }) => named
             .filter(|route| is_this(route.tunnel))
             .or_else(|| Some(any).filter(|any| is_under(prefix, any.prefix))),
-        Some(Way::Health | Way::Tunnels { .. }) | None => return Carried::Nothing,
+        Some(UrlMeaning::Health | UrlMeaning::Tunnels { .. }) | None => return Carried::Nothing,
     };
     route.map_or(Carried::Another, |route| Carried::This {
         well_known: route.well_known,
@@ -123,11 +123,11 @@ fn is_under(prefix: &str, kind: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn ours(public: &'static str, domain: Option<&str>) -> Ours {
-        Ours {
+    fn ours(public: &'static str, domain: Option<&str>) -> RelayNames {
+        RelayNames {
             public: Some(Bytes::from_static(public.as_bytes())),
             inner: Some(Bytes::from_static(b"inner:9080")),
-            told: Some(Bytes::from_static(b"told.example")),
+            public_authority: Some(Bytes::from_static(b"told.example")),
             domain: domain.map(str::to_owned),
         }
     }

@@ -8,14 +8,14 @@ use tokio::sync::oneshot;
 
 /// The report on one lost link, kept while requests wait for it.
 #[derive(Default)]
-pub(crate) struct Account {
+pub(crate) struct LostLinkReport {
     /// What the agent told; `None` inside once the agent will not report any more.
-    told: OnceCell<Option<Lost>>,
-    asked: RefCell<Vec<(SessionId, oneshot::Sender<u64>)>>,
+    report: OnceCell<Option<Lost>>,
+    waiting: RefCell<Vec<(SessionId, oneshot::Sender<u64>)>>,
     is_wanted: Cell<bool>,
 }
 
-impl Account {
+impl LostLinkReport {
     /// Notes that the link was lost with a session that may not have reached the agent.
     pub(super) fn want(&self) {
         self.is_wanted.set(true);
@@ -30,8 +30,8 @@ impl Account {
     /// it.
     pub(super) fn of(&self, session: SessionId) -> oneshot::Receiver<u64> {
         let (answer, answered) = oneshot::channel();
-        match self.told.get() {
-            None => self.asked.borrow_mut().push((session, answer)),
+        match self.report.get() {
+            None => self.waiting.borrow_mut().push((session, answer)),
             Some(Some(lost)) => tell(lost, session, answer),
             Some(None) => {}
         }
@@ -39,9 +39,9 @@ impl Account {
     }
 
     /// Applies the agent's report; the first one counts.
-    pub(crate) fn told(&self, lost: &Lost) {
-        if self.told.set(Some(lost.clone())).is_ok() {
-            for (session, answer) in self.asked.take() {
+    pub(crate) fn apply(&self, lost: &Lost) {
+        if self.report.set(Some(lost.clone())).is_ok() {
+            for (session, answer) in self.waiting.take() {
                 tell(lost, session, answer);
             }
         }
@@ -49,8 +49,8 @@ impl Account {
 
     /// Gives up waiting for the report.
     pub(crate) fn close(&self) {
-        if self.told.set(None).is_ok() {
-            drop(self.asked.take());
+        if self.report.set(None).is_ok() {
+            drop(self.waiting.take());
         }
     }
 }
@@ -74,8 +74,8 @@ mod tests {
         }
     }
 
-    fn asked(account: &Account) -> Vec<oneshot::Receiver<u64>> {
-        (1..7).map(|id| account.of(SessionId(id))).collect()
+    fn asked(lost_report: &LostLinkReport) -> Vec<oneshot::Receiver<u64>> {
+        (1..7).map(|id| lost_report.of(SessionId(id))).collect()
     }
 
     fn answers(asked: Vec<oneshot::Receiver<u64>>) -> Vec<Option<u64>> {
@@ -88,28 +88,28 @@ mod tests {
 
     #[test]
     fn what_an_agent_tells_reaches_those_who_asked_before_and_those_who_ask_later() {
-        let account = Account::default();
-        let before = asked(&account);
-        account.told(&lost());
+        let lost_report = LostLinkReport::default();
+        let before = asked(&lost_report);
+        lost_report.apply(&lost());
         assert_eq!(answers(before), TOLD);
-        assert_eq!(answers(asked(&account)), TOLD);
+        assert_eq!(answers(asked(&lost_report)), TOLD);
     }
 
     #[test]
     fn the_first_word_counts_and_none_comes_behind_the_end() {
-        let account = Account::default();
-        account.told(&lost());
+        let lost_report = LostLinkReport::default();
+        lost_report.apply(&lost());
         let last_session = SessionId(0);
-        account.told(&Lost {
+        lost_report.apply(&Lost {
             last_session,
             ..lost()
         });
-        account.close();
-        assert_eq!(answers(asked(&account)), TOLD);
-        let late = Account::default();
+        lost_report.close();
+        assert_eq!(answers(asked(&lost_report)), TOLD);
+        let late = LostLinkReport::default();
         let before = asked(&late);
         late.close();
-        late.told(&lost());
+        late.apply(&lost());
         assert_eq!(answers(before), [None; 6]);
         assert_eq!(answers(asked(&late)), [None; 6]);
     }

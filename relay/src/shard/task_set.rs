@@ -13,7 +13,7 @@ use crate::io::{Signal, spawn};
 
 /// The set of a shard's tasks.
 #[derive(Default)]
-pub(crate) struct Gate {
+pub(crate) struct TaskSet {
     running: Cell<usize>,
     closed: Cell<bool>,
     /// Waker of each task that was polled at least once.
@@ -21,18 +21,18 @@ pub(crate) struct Gate {
     emptied: Signal,
 }
 
-impl Gate {
-    /// Starts a task. When the gate closes, the task is dropped at its next poll.
+impl TaskSet {
+    /// Starts a task. When the set closes, the task is dropped at its next poll.
     pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         if self.closed.get() {
             return;
         }
         self.running.set(self.running.get() + 1);
-        let pass = Pass {
-            gate: Rc::clone(self),
+        let entry = TaskEntry {
+            tasks: Rc::clone(self),
             place: Cell::new(None),
         };
-        spawn(Gated { pass, task }).detach();
+        spawn(SetTask { entry, task }).detach();
     }
 
     /// Drops every task, and every later one.
@@ -69,21 +69,21 @@ impl Gate {
 }
 
 pin_project! {
-    /// A task behind the gate. Written by hand because an async block would hold the task twice: as argument and as
+    /// A task of the set. Written by hand because an async block would hold the task twice: as argument and as
     /// pinned local. A session's task is most of the memory that a session takes.
-    struct Gated<T> {
-        pass: Pass,
+    struct SetTask<T> {
+        entry: TaskEntry,
         #[pin]
         task: T,
     }
 }
 
-impl<T: Future<Output = ()>> Future for Gated<T> {
+impl<T: Future<Output = ()>> Future for SetTask<T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if this.pass.poll_closed(cx) {
+        if this.entry.poll_closed(cx) {
             Poll::Ready(())
         } else {
             this.task.poll(cx)
@@ -91,36 +91,36 @@ impl<T: Future<Output = ()>> Future for Gated<T> {
     }
 }
 
-/// One task's entry in its gate.
-struct Pass {
-    gate: Rc<Gate>,
+/// One task's entry in its set.
+struct TaskEntry {
+    tasks: Rc<TaskSet>,
     /// Index of the task's waker, which stays the same for the task's whole life.
     place: Cell<Option<usize>>,
 }
 
-impl Pass {
+impl TaskEntry {
     fn poll_closed(&self, cx: &Context<'_>) -> bool {
-        if self.gate.closed.get() {
+        if self.tasks.closed.get() {
             return true;
         }
         if self.place.get().is_none() {
-            let mut waiters = self.gate.waiters.borrow_mut();
+            let mut waiters = self.tasks.waiters.borrow_mut();
             self.place.set(Some(waiters.insert(cx.waker().clone())));
         }
         false
     }
 }
 
-impl Drop for Pass {
+impl Drop for TaskEntry {
     fn drop(&mut self) {
         if let Some(place) = self.place.get() {
-            // Absent once the gate has closed. Dropped after the borrow ends.
-            let waker = self.gate.waiters.borrow_mut().try_remove(place);
+            // Absent once the set has closed. Dropped after the borrow ends.
+            let waker = self.tasks.waiters.borrow_mut().try_remove(place);
             drop(waker);
         }
-        self.gate.running.set(self.gate.running.get() - 1);
-        if self.gate.running.get() == 0 {
-            self.gate.emptied.raise();
+        self.tasks.running.set(self.tasks.running.get() - 1);
+        if self.tasks.running.get() == 0 {
+            self.tasks.emptied.raise();
         }
     }
 }
