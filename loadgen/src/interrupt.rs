@@ -16,7 +16,7 @@ pub(crate) struct Interrupted;
 pub(crate) struct Interrupt(Arc<(Mutex<bool>, Condvar)>);
 
 impl Interrupt {
-    /// Starts the thread that listens for signals. A second signal ends this process at once; its
+    /// Listens for signals from now on, in a thread of its own. A second signal ends this process at once; its
     /// children then end too, because the kernel signals them when their parent dies.
     pub(crate) fn listen() -> anyhow::Result<Self> {
         let interrupt = Self::default();
@@ -25,24 +25,23 @@ impl Interrupt {
             .enable_io()
             .build()
             .context("cannot start the runtime that waits for signals")?;
+        // Here and not in the thread: a shell's background jobs ignore SIGINT until a handler is there, so a signal that
+        // comes before the thread runs would be lost.
+        let entered = runtime.enter();
+        let stream = |kind| signal(kind).context("cannot listen for signals");
+        let mut interrupted = stream(SignalKind::interrupt())?;
+        let mut terminated = stream(SignalKind::terminate())?;
+        let mut hung_up = stream(SignalKind::hangup())?;
+        drop(entered);
         std::thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
-                    let streams = (
-                        signal(SignalKind::interrupt()),
-                        signal(SignalKind::terminate()),
-                        signal(SignalKind::hangup()),
-                    );
-                    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = streams else {
-                        eprintln!("warning: cannot listen for signals");
-                        return;
-                    };
                     loop {
                         tokio::select! {
-                            _ = interrupt.recv() => {}
-                            _ = terminate.recv() => {}
-                            _ = hangup.recv() => {}
+                            _ = interrupted.recv() => {}
+                            _ = terminated.recv() => {}
+                            _ = hung_up.recv() => {}
                         }
                         if raised.raise() {
                             std::process::exit(130);
@@ -91,6 +90,15 @@ impl Interrupt {
 mod tests {
     use super::*;
     use std::time::Instant;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    #[test]
+    fn a_signal_right_after_the_start_is_seen() {
+        let interrupt = Interrupt::listen().unwrap();
+        kill_process(getpid(), Signal::HUP).unwrap();
+        assert!(interrupt.pause(Duration::from_secs(60)).is_err());
+    }
 
     #[test]
     fn a_pause_ends_with_the_signal() {
