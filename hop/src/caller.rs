@@ -11,8 +11,8 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use crate::scanner::Intake;
 
-/// Limit of bytes read ahead of hyper. Reading ahead detects the disconnect of a caller that pipelines requests or waits
-/// for `100 Continue`.
+/// Limit of bytes read ahead of hyper. Reading ahead detects the disconnect of a caller that pipelines requests or
+/// waits for `100 Continue`.
 const AHEAD_BYTES_MAX: usize = 4096;
 
 /// What a hop notes about a caller's connection.
@@ -100,8 +100,8 @@ impl<IO: CallerSocket, S: CallerState> Caller<IO, S> {
         RefMut::map(self.inner.borrow_mut(), |inner| &mut inner.io)
     }
 
-    /// Resolves as soon as the caller's first bytes tell whether they are `preface`; if they are, the caller's bytes are
-    /// not scanned.
+    /// Resolves as soon as the caller's first bytes tell whether they are `preface`; if they are, the caller's bytes
+    /// are not scanned.
     pub fn poll_preface(&self, cx: &mut Context<'_>, preface: &[u8]) -> Poll<bool> {
         loop {
             {

@@ -32,7 +32,8 @@ pub struct Pool<C: PooledConnection> {
 }
 
 impl<C: PooledConnection> Pool<C> {
-    /// A pool that keeps `idle_max` connections, and ends the one that was not used for the longest time if there are more.
+    /// A pool that keeps `idle_max` connections, and ends the one that was not used for the longest time if there are
+    /// more.
     #[must_use]
     pub const fn new(idle_max: usize) -> Self {
         Self {

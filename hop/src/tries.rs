@@ -115,8 +115,8 @@ pub async fn exchange<T: Tries>(
     })
 }
 
-/// Sends the request over new connections, while it may be sent once more. `delivery` becomes [`Delivery::Sent`] once the
-/// next hop may have received the request.
+/// Sends the request over new connections, while it may be sent once more. `delivery` becomes [`Delivery::Sent`] once
+/// the next hop may have received the request.
 async fn exchange_anew<T: Tries>(
     tries: &mut T,
     delivery: &mut Delivery,

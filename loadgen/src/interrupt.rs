@@ -25,8 +25,8 @@ impl Interrupt {
             .enable_io()
             .build()
             .context("cannot start the runtime that waits for signals")?;
-        // Here and not in the thread: a shell's background jobs ignore SIGINT until a handler is there, so a signal that
-        // comes before the thread runs would be lost.
+        // Here and not in the thread: a shell's background jobs ignore SIGINT until a handler is there, so a signal
+        // that comes before the thread runs would be lost.
         let entered = runtime.enter();
         let stream = |kind| signal(kind).context("cannot listen for signals");
         let mut interrupted = stream(SignalKind::interrupt())?;

@@ -518,8 +518,8 @@ fn take_state(
     Ok((None, StoredState::nothing()?))
 }
 
-/// The state that all shards share, with the other ends of its queues: the mailboxes, the shards' requests to the control
-/// thread, and the writer of the audit log.
+/// The state that all shards share, with the other ends of its queues: the mailboxes, the shards' requests to the
+/// control thread, and the writer of the audit log.
 fn peers(
     config: Config,
     kept: &StoredState,

@@ -95,9 +95,8 @@ fn scenarios(said: &Value) -> Result<&serde_json::Map<String, Value>> {
     said["checks"].as_object().context("no checks reported")
 }
 
-/// The report of a run in which no check failed, or of the last try. On a busy
-/// machine the suite and its server lose an exchange or miss a time limit now and then, without a tunnel as well; a tunnel
-/// at fault fails in each try.
+/// The report of a run in which no check failed, or of the last try. On a busy machine the suite and its server lose an
+/// exchange or miss a time limit now and then, without a tunnel as well; a tunnel at fault fails in each try.
 fn said_in_time(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
     let mut report = said(setup, path, revision)?;
     for _ in 1..TRIES_MAX {

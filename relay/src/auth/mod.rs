@@ -46,8 +46,8 @@ impl RequestSender {
         let _ = self.asks.try_send(ShardRequest::NewerKeys);
     }
 
-    /// Asks the provider about a tunnel; false if the queue is full. Renewals have a queue of their own, which strangers
-    /// cannot fill.
+    /// Asks the provider about a tunnel; false if the queue is full. Renewals have a queue of their own, which
+    /// strangers cannot fill.
     pub(crate) fn rule(&self, question: Question) -> bool {
         match question.is_renewal {
             true => self.renewals.try_send(question).is_ok(),

@@ -1,8 +1,8 @@
 //! The names of tunnels: which agents hold each name, and which links lead to it.
 //!
-//! A link claims a name at the name's home shard ([`Claim`]). [`Names`] decides, and the decision goes to every shard as
-//! a [`RouteUpdate`]. Every shard applies it to its [`Routes`], which answer a caller's [`Query`] with the agent that
-//! serves the caller ([`Routes::resolve`]) and the link to that agent ([`Routes::upstream`]).
+//! A link claims a name at the name's home shard ([`Claim`]). [`Names`] decides, and the decision goes to every shard
+//! as a [`RouteUpdate`]. Every shard applies it to its [`Routes`], which answer a caller's [`Query`] with the agent
+//! that serves the caller ([`Routes::resolve`]) and the link to that agent ([`Routes::upstream`]).
 //!
 //! Nothing here sends a message, waits or knows HTTP: a shard brings the time, carries the decisions and waits; a front
 //! says what it makes of an agent's description ([`Make`]).
@@ -90,8 +90,8 @@ impl<T> Directory<T> {
         now < self.fresh_until
     }
 
-    /// Passes notes about changed names to `save` until it gives one back because it has no room; the rest waits for the
-    /// next call. Returns the number of notes that were dropped, because too many wait.
+    /// Passes notes about changed names to `save` until it gives one back because it has no room; the rest waits for
+    /// the next call. Returns the number of notes that were dropped, because too many wait.
     pub(crate) fn save_notes(&self, save: impl Fn(Box<Note>) -> Result<(), Box<Note>>) -> usize {
         let notes = self.names.borrow_mut().take_notes();
         self.unsaved.borrow_mut().keep(notes, save)

@@ -13,8 +13,8 @@ const UNSAVED_MAX: usize = 256 * 1024;
 pub(super) struct Unsaved(IndexMap<TunnelId, Box<Note>>);
 
 impl Unsaved {
-    /// Adds `notes`, and passes notes to `save` until it gives one back because it has no room. Returns the number of notes
-    /// that were dropped, because too many wait.
+    /// Adds `notes`, and passes notes to `save` until it gives one back because it has no room. Returns the number of
+    /// notes that were dropped, because too many wait.
     pub(super) fn keep(
         &mut self,
         notes: Vec<Note>,

@@ -22,8 +22,8 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Ready at the next change of the route for `selector`; `None` if too many callers wait, with a lower limit for unknown
-    /// names.
+    /// Ready at the next change of the route for `selector`; `None` if too many callers wait, with a lower limit for
+    /// unknown names.
     pub(crate) fn changed(
         &mut self,
         selector: &TunnelSelector,

@@ -168,8 +168,8 @@ impl Side {
         })
     }
 
-    /// Counts a request or session, if the limits allow it. Its place stays with the account until [`Side::leave`], so that
-    /// no other account is charged.
+    /// Counts a request or session, if the limits allow it. Its place stays with the account until [`Side::leave`], so
+    /// that no other account is charged.
     fn enter(&self, at: Occupied<'_>, now_ns: u64) -> Result<Index, Limited> {
         if let Some(rate) = self.bytes {
             let checked = self.table.check(*at, BYTES, rate, now_ns);

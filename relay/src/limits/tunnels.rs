@@ -1,8 +1,9 @@
 //! Counts the live tunnels of each registrant, for all shards, so that one token holder cannot take every place.
 //!
 //! Two rows of counters, each indexed by a keyed hash of its own. A registrant has at most as many tunnels as the lower
-//! of its two counters; it has fewer if other registrants share both. So counting needs no lock and no memory per registrant,
-//! and a count is never too low. Two registrants share both counters by chance once in four thousand million pairs.
+//! of its two counters; it has fewer if other registrants share both. So counting needs no lock and no memory per
+//! registrant, and a count is never too low. Two registrants share both counters by chance once in four thousand
+//! million pairs.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};

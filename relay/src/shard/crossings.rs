@@ -80,8 +80,8 @@ impl Shard {
         let grace = self.kit.peers.config.http.offline_grace;
         self.kit.tasks.spawn(async move {
             let socket = Rc::new(Socket::new(fd));
-            // Dropped before the socket: if the task set drops this task, the caller must not mistake the socket's close
-            // for an orderly end.
+            // Dropped before the socket: if the task set drops this task, the caller must not mistake the socket's
+            // close for an orderly end.
             let mut unfinished = Unfinished(Some(&verdict));
             let (delivery, cancelled) = (session.delivery(), || verdict.is_cancelled());
             let spliced = splice(Rc::clone(&socket), session, Bytes::new(), block, cancelled);

@@ -2,9 +2,10 @@
 //!
 //! Shards share only mailboxes and the atomic counters and snapshots in [`Peers`].
 //!
-//! The state has owners, which know neither the shard nor each other: [`Agents`] their links and tunnels, [`Callers`] who
-//! the callers are, [`Directory`] names and routes, [`ShardListeners`] the listeners, and the [`Kit`] what they have in common. A
-//! shard takes messages and ticks, and drives them. Files of this folder with an `impl Shard` join two owners.
+//! The state has owners, which know neither the shard nor each other: [`Agents`] their links and tunnels, [`Callers`]
+//! who the callers are, [`Directory`] names and routes, [`ShardListeners`] the listeners, and the [`Kit`] what they
+//! have in common. A shard takes messages and ticks, and drives them. Files of this folder with an `impl Shard` join
+//! two owners.
 
 use std::cell::Cell;
 use std::io;

@@ -1,5 +1,5 @@
-//! This shard's copy of the routes: a home shard's decision is applied, and callers wait for one whose agent left a moment
-//! ago or, right after the relay's start, has yet to reconnect.
+//! This shard's copy of the routes: a home shard's decision is applied, and callers wait for one whose agent left a
+//! moment ago or, right after the relay's start, has yet to reconnect.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ impl Shard {
         self.directory.is_fresh(self.kit.clock.now())
     }
 
-    /// Waits for the next change of the route that `selector` leads to, which has had no agent since `since`. Returns false
-    /// if the grace is over, the relay drains, or too many callers wait. Unknown names get a smaller share of the
+    /// Waits for the next change of the route that `selector` leads to, which has had no agent since `since`. Returns
+    /// false if the grace is over, the relay drains, or too many callers wait. Unknown names get a smaller share of the
     /// waiting places, since peers can make up any number of them.
     pub(super) async fn is_changed(
         &self,

@@ -3,11 +3,11 @@
 //!
 //! One relay at a time has the folder, by a lock on a file in it. In a take-over, the old relay lends the folder
 //! ([`State::lend`]): it writes its notes, then stops writing, and the new relay gets the lock and reads the folder
-//! ([`State::take`]). One of the two then goes on ([`State::go_on`]): the new relay, or the old one with the
-//! journal that it still has open. The new relay writes into the journal only then, so a take-over that fails changes
-//! nothing. Decisions of the old relay while it drains are not written any more: [`NoteQueue::note`] accepts and drops them,
-//! and the agents register with the new relay themselves. [`Folder::open`] takes no lock, so that the new relay can
-//! look for the old one's socket in the folder before that.
+//! ([`State::take`]). One of the two then goes on ([`State::go_on`]): the new relay, or the old one with the journal
+//! that it still has open. The new relay writes into the journal only then, so a take-over that fails changes nothing.
+//! Decisions of the old relay while it drains are not written any more: [`NoteQueue::note`] accepts and drops them, and
+//! the agents register with the new relay themselves. [`Folder::open`] takes no lock, so that the new relay can look
+//! for the old one's socket in the folder before that.
 
 mod binding;
 mod decision;
@@ -95,8 +95,8 @@ impl StoredState {
 
 impl State {
     /// Takes the folder for this relay, and reads at most `names_max` names from it. With the lock that another relay
-    /// has `lent`, notes wait for [`State::go_on`]; if the returned state is dropped before that, the journal stays as it
-    /// was.
+    /// has `lent`, notes wait for [`State::go_on`]; if the returned state is dropped before that, the journal stays as
+    /// it was.
     ///
     /// # Errors
     /// Another relay has the folder, or a file in it cannot be read or written.
@@ -189,8 +189,8 @@ impl State {
         drop(lock);
     }
 
-    /// Has all notes so far written, and then nothing: until `go_on` receives an order, or for ever. False if the disk does
-    /// not take the notes in time.
+    /// Has all notes so far written, and then nothing: until `go_on` receives an order, or for ever. False if the disk
+    /// does not take the notes in time.
     fn stop_writing(&self, go_on: Option<Receiver<()>>) -> bool {
         let (done, is_done) = sync_channel(1);
         let order = Order::Stop(done, go_on);

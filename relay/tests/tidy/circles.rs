@@ -1,8 +1,9 @@
-//! A rule about imports inside a folder: its parts do not import each other in a circle. A part is a file, or a folder as
-//! a whole.
+//! A rule about imports inside a folder: its parts do not import each other in a circle. A part is a file, or a folder
+//! as a whole.
 //!
-//! A path through a `use` of a `mod.rs` counts as an import of the part that has the item. The `mod.rs` itself holds its
-//! parts together, so it may import them and be imported by them; in [`STRICT`] folders it is a part like the others.
+//! A path through a `use` of a `mod.rs` counts as an import of the part that has the item. The `mod.rs` itself holds
+//! its parts together, so it may import them and be imported by them; in [`STRICT`] folders it is a part like the
+//! others.
 
 use std::collections::{BTreeMap, BTreeSet};
 

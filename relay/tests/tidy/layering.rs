@@ -6,7 +6,8 @@ use crate::source::{PathUse, Source};
 /// Modules of a crate, top row first. A module may import from lower rows and from its own folder.
 type Rows = &'static [&'static [&'static str]];
 
-/// Crates whose modules have rows; `docs/STYLE.md` has the same rows. The modules of `loadgen` import each other in circles.
+/// Crates whose modules have rows; `docs/STYLE.md` has the same rows. The modules of `loadgen` import each other in
+/// circles.
 const CRATES: &[(&str, Rows)] = &[
     ("wire", WIRE),
     ("token", TOKEN),

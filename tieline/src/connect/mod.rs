@@ -76,7 +76,8 @@ pub struct Connect {
     ca: Option<PathBuf>,
     origins: Origins,
     hosts: Hosts,
-    /// True to check at the start whether the relay answers and accepts the token, and to report the result as an event.
+    /// True to check at the start whether the relay answers and accepts the token, and to report the result as an
+    /// event.
     look: bool,
     hook: Hook,
 }

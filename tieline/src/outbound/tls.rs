@@ -29,8 +29,8 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// TLS for a relay whose URL is `https://`, `None` for another one. Trusts the certificates in the file `ca`, or the
-    /// system's without such a file.
+    /// TLS for a relay whose URL is `https://`, `None` for another one. Trusts the certificates in the file `ca`, or
+    /// the system's without such a file.
     pub(crate) fn of(
         relay: &RelayOrigin,
         ca: Option<&Path>,

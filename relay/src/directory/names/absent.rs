@@ -1,9 +1,9 @@
 //! Names without an agent: the time for which each is kept, and the order of their eviction beyond the limit.
 //!
-//! The registrant with the most such names loses a name first; within the registrant, the key with the most names loses its
-//! oldest name. Of registrants with equally many names, the registrant that began last to have such names loses first; the
-//! same holds for keys. A flood of short-lived names thus evicts its own holder's bindings, and of another holder only
-//! those in excess of the flooding holder's number.
+//! The registrant with the most such names loses a name first; within the registrant, the key with the most names loses
+//! its oldest name. Of registrants with equally many names, the registrant that began last to have such names loses
+//! first; the same holds for keys. A flood of short-lived names thus evicts its own holder's bindings, and of another
+//! holder only those in excess of the flooding holder's number.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

@@ -106,8 +106,8 @@ impl Name {
     ///
     /// A name belongs to a token holder, and to one of its agents. Agents share it if their tokens all allow sharing
     /// and have the same subject or a common group. A shared name tells agents apart by key and machine. Without token
-    /// holders, the key alone decides. The key alone also decides about a derived name while its agent is away, since no
-    /// other key can have it.
+    /// holders, the key alone decides. The key alone also decides about a derived name while its agent is away, since
+    /// no other key can have it.
     pub(super) fn place(&self, claim: &Claim) -> Result<Claimant, Refusal> {
         let holders = &self.holders;
         let is_shared = claim.info.shared && holders.iter().all(|it| it.info.shared);

@@ -14,8 +14,8 @@
 //! | `gateway` | what the front needs from its shard |
 //! | `inbound` | what a caller sends, read without state |
 //!
-//! A room imports from rooms below it only; `problem` (the relay's own answers), `target` and `target_query` stand below
-//! `gateway`. Nothing here depends on a runtime. All futures of one frontend connection run in one thread.
+//! A room imports from rooms below it only; `problem` (the relay's own answers), `target` and `target_query` stand
+//! below `gateway`. Nothing here depends on a runtime. All futures of one frontend connection run in one thread.
 
 mod events;
 mod frontend;

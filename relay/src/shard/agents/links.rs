@@ -195,7 +195,8 @@ impl Agents {
     }
 }
 
-/// Calls `step`, first with `None` and then with what it returned, in one turn of the shard each, until it returns `None`.
+/// Calls `step`, first with `None` and then with what it returned, in one turn of the shard each, until it returns
+/// `None`.
 pub(super) async fn in_turns(mut step: impl FnMut(Option<LinkId>) -> Option<LinkId>) {
     let mut at = None;
     loop {

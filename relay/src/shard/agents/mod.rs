@@ -1,7 +1,7 @@
 //! The agents of a shard: their links, the tunnels that the links serve, and what lost links left behind.
 //!
-//! A link's task ([`Host`]) and the messages of other shards come in; claims and releases of names go out by mail. Which
-//! links a route has, and which shard a new link lives on, is decided elsewhere.
+//! A link's task ([`Host`]) and the messages of other shards come in; claims and releases of names go out by mail.
+//! Which links a route has, and which shard a new link lives on, is decided elsewhere.
 
 mod host;
 mod lanes;

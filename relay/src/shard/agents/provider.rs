@@ -30,7 +30,8 @@ const LINK_QUESTIONS_MAX: usize = 256;
 const RETRY: Duration = Duration::from_secs(5);
 
 impl Agents {
-    /// Step 2 of a registration: asks the provider whether a link may have `tunnel`; the ruling arrives as a `Message::Ruled`.
+    /// Step 2 of a registration: asks the provider whether a link may have `tunnel`; the ruling arrives as a
+    /// `Message::Ruled`.
     ///
     /// # Errors
     /// Too many questions are open, or the link has ended.

@@ -33,7 +33,8 @@ pub(crate) enum Message {
     },
     /// A bulk lane whose hello was read.
     Lane { fd: OwnedFd, nonce: BulkNonce },
-    /// A raw frontend that named a tunnel which its caller may reach; with the caller's identity, if callers need a token.
+    /// A raw frontend that named a tunnel which its caller may reach; with the caller's identity, if callers need a
+    /// token.
     Frontend {
         fd: OwnedFd,
         identity: Option<Arc<Identity>>,

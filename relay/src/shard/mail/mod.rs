@@ -1,9 +1,9 @@
 //! A shard's way to the other shards: their mailboxes, and an outbox for each of them.
 //!
 //! A message that must arrive is [posted](Mail::post): if it does not fit into the receiver's mailbox, it waits in this
-//! shard's outbox, and the shard goes on. A connection is [handed off](Mail::hand_off): its task waits for room, and the
-//! connection is dropped if there is none in time. What the messages mean is not known here: the shard that takes one
-//! from its mailbox drives the owner that it is for.
+//! shard's outbox, and the shard goes on. A connection is [handed off](Mail::hand_off): its task waits for room, and
+//! the connection is dropped if there is none in time. What the messages mean is not known here: the shard that takes
+//! one from its mailbox drives the owner that it is for.
 
 mod mailbox;
 pub(super) mod message;

@@ -72,8 +72,8 @@ impl ConfigFile {
         Self::read_if(path, |_| Ok(()))
     }
 
-    /// Reads a file that [`ConfigFile::find`] found. The file decides what is published, and the user did not name it, so
-    /// no other user but root may be able to write it.
+    /// Reads a file that [`ConfigFile::find`] found. The file decides what is published, and the user did not name it,
+    /// so no other user but root may be able to write it.
     pub(crate) fn read_found(path: &Path) -> Result<Self, ConfigError> {
         Self::read_if(path, |data| trusted(path, data))
     }

@@ -1,5 +1,5 @@
-//! State of one frontend connection, or of one HTTP/2 stream: its current phase, the caller's deadlines, the memory that
-//! its answers hold, flushes to the caller, and the pass that counts its request against rate limits.
+//! State of one frontend connection, or of one HTTP/2 stream: its current phase, the caller's deadlines, the memory
+//! that its answers hold, flushes to the caller, and the pass that counts its request against rate limits.
 //! Long because all parts of a connection share this one state.
 
 use std::cell::{Cell, OnceCell, RefCell};

@@ -35,8 +35,8 @@ pub(crate) trait Gateway: Clone + 'static {
     /// One session, which is one target connection.
     ///
     /// A read after the target's finish brings no bytes. A read after a reset fails, with
-    /// [`SessionEnded`](crate::session::SessionEnded) as the cause where the reason is known. Bytes that arrived before the end are
-    /// read first. Dropping the stream resets the session, unless the stream was shut down: then the
+    /// [`SessionEnded`](crate::session::SessionEnded) as the cause where the reason is known. Bytes that arrived before
+    /// the end are read first. Dropping the stream resets the session, unless the stream was shut down: then the
     /// session ends in order.
     type Stream: Read + Write + Unpin + 'static;
 

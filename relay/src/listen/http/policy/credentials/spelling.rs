@@ -1,5 +1,5 @@
-//! Decoders for other spellings of a text: base64 and UTF-16. Each is as lenient as the most lenient server, because the
-//! result is only searched.
+//! Decoders for other spellings of a text: base64 and UTF-16. Each is as lenient as the most lenient server, because
+//! the result is only searched.
 
 /// Blanks in a run of base64 behind which base64 may begin: after a scheme, or after two words.
 const WORDS_MAX: usize = 2;
