@@ -19,7 +19,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::rt::{Read, Write};
 
 use crate::body::{Progress, RequestBody};
-use crate::exchange::{Failure, Fault, reusable_for};
+use crate::failure::{Failure, Fault, reusable_for};
 use crate::headers::kept_alive_for;
 use crate::pool::PooledConnection;
 use crate::reporting::ReportingStream;

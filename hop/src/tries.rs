@@ -7,7 +7,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::body::{Progress, RequestBody};
-use crate::exchange::{Delivery, Failure};
+use crate::failure::{Delivery, Failure};
 
 /// A hop's choices for one request: which connections it goes over, and when it may be sent again.
 pub trait Tries {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::inbox::InboxEnd;
 use super::lanes::{Lane, LaneState};
 use super::lost_report::LostLinkReport;
-use super::{Ends, MuxState, SharedMux};
+use super::{MuxState, SessionState, SharedMux};
 use crate::io::{Signal, Socket};
 use crate::limits::RatePass;
 use crate::metrics::Direction;
@@ -39,7 +39,7 @@ pub(crate) enum Incoming {
 
 /// Outlives a [`Session`], and tells how much of it had been sent.
 pub(crate) struct DeliveryStatus {
-    ends: Rc<Ends>,
+    shared: Rc<SessionState>,
     lost_report: Rc<LostLinkReport>,
     id: SessionId,
 }
@@ -47,13 +47,13 @@ pub(crate) struct DeliveryStatus {
 impl DeliveryStatus {
     /// Whether the target is known to have received no byte of the session.
     pub(crate) fn is_not_sent(&self) -> bool {
-        self.ends.is_not_sent.get()
+        self.shared.is_not_sent.get()
     }
 
     /// Receives the number of payload bytes that had reached the agent when the link was lost; `None` if a report of
     /// the agent could add nothing.
     pub(crate) fn report_of_agent(&self) -> Option<oneshot::Receiver<u64>> {
-        let is_unclear = self.ends.is_unclear.get();
+        let is_unclear = self.shared.is_unclear.get();
         is_unclear.then(|| self.lost_report.of(self.id))
     }
 }
@@ -62,33 +62,33 @@ impl DeliveryStatus {
 pub(crate) struct Session {
     link: Rc<SharedMux>,
     id: SessionId,
-    ends: Rc<Ends>,
+    shared: Rc<SessionState>,
     /// Whether the agent has nothing more to be told.
     done: Cell<bool>,
 }
 
 impl Session {
-    pub(super) fn new(link: Rc<SharedMux>, id: SessionId, ends: Rc<Ends>) -> Self {
+    pub(super) fn new(link: Rc<SharedMux>, id: SessionId, shared: Rc<SessionState>) -> Self {
         Self {
             link,
             id,
-            ends,
+            shared,
             done: Cell::new(false),
         }
     }
 
     /// Lets arriving payload go straight to `socket` while the inbox is empty.
     pub(crate) fn deliver_to(&self, socket: Rc<Socket>) {
-        self.ends.inbox.borrow_mut().sink = Some(socket);
+        self.shared.inbox.borrow_mut().sink = Some(socket);
     }
 
     /// Ready with the number of payload bytes that may be sent now.
     pub(crate) fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<usize, SessionEnd>> {
-        poll_until(&self.ends.writable, cx, || {
+        poll_until(&self.shared.writable, cx, || {
             if let Some(reason) = self.reset_reason() {
                 return Some(Err(reason));
             }
-            if self.ends.is_held_back() {
+            if self.shared.is_held_back() {
                 return None;
             }
             let capacity = self.link.state.borrow_mut().mux.send_capacity(self.id);
@@ -117,7 +117,7 @@ impl Session {
         match sent {
             Ok(()) => {
                 self.link.metrics.bytes_moved(Direction::ToTarget, len);
-                self.ends.hold.record.moved(Direction::ToTarget, len);
+                self.shared.hold.record.moved(Direction::ToTarget, len);
                 self.link.writer.raise();
                 Ok(())
             }
@@ -129,14 +129,14 @@ impl Session {
     /// A handle that tells, even after the session's end, how much of the session had been sent.
     pub(crate) fn delivery(&self) -> DeliveryStatus {
         DeliveryStatus {
-            ends: Rc::clone(&self.ends),
+            shared: Rc::clone(&self.shared),
             lost_report: Rc::clone(self.link.lost_report()),
             id: self.id,
         }
     }
 
     fn reset_reason(&self) -> Option<SessionEnd> {
-        match self.ends.inbox.borrow().end {
+        match self.shared.inbox.borrow().end {
             Some(InboxEnd::Reset(reason)) => Some(reason),
             _ => None,
         }
@@ -152,7 +152,7 @@ impl Session {
         if let Some(mut state) = self.detach() {
             state.mux.finish(self.id);
             // If the target's direction is over, our finish ends the session.
-            if self.ends.inbox.borrow().end.is_none() {
+            if self.shared.inbox.borrow().end.is_none() {
                 let deadline = self.link.clock.now() + LEAVE_TIMEOUT;
                 state.abandoned.push_back((self.id, deadline));
             }
@@ -165,7 +165,7 @@ impl Session {
         // If the target's direction is over, a finish of ours completes the session. A session that broke off must not
         // look complete.
         let broke_off = matches!(reason, SessionEnd::FrontendReset | SessionEnd::LaneLost);
-        if !broke_off && self.ends.inbox.borrow().is_drained_to_the_end() {
+        if !broke_off && self.shared.inbox.borrow().is_drained_to_the_end() {
             return self.leave();
         }
         if let Some(mut state) = self.detach() {
@@ -190,8 +190,8 @@ impl Session {
 
     /// Ready once bytes wait, or an end does. An end comes after the last byte was taken.
     pub(crate) fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        poll_until(&self.ends.readable, cx, || {
-            let inbox = self.ends.inbox.borrow();
+        poll_until(&self.shared.readable, cx, || {
+            let inbox = self.shared.inbox.borrow();
             if !inbox.queue.is_empty() {
                 return Some(Incoming::Bytes);
             }
@@ -208,18 +208,18 @@ impl Session {
     }
 
     #[cfg(test)]
-    pub(super) const fn ends(&self) -> &Rc<Ends> {
-        &self.ends
+    pub(super) const fn shared(&self) -> &Rc<SessionState> {
+        &self.shared
     }
 
     /// Asks for a lane, to be offered once the session turns bulky.
     pub(crate) fn want_lane(&self) {
-        *self.ends.lane.borrow_mut() = LaneState::Wanted;
+        *self.shared.lane.borrow_mut() = LaneState::Wanted;
     }
 
     /// The session's lane, once the agent has dialled it.
     pub(crate) fn lane(&self) -> Option<Rc<Lane>> {
-        match &*self.ends.lane.borrow() {
+        match &*self.shared.lane.borrow() {
             LaneState::Taken(lane) => Some(Rc::clone(lane)),
             LaneState::Unwanted | LaneState::Wanted => None,
         }
@@ -244,7 +244,7 @@ impl Session {
         self.link
             .metrics
             .lane_bytes_moved(Direction::ToTarget, count);
-        self.ends.hold.record.moved(Direction::ToTarget, count);
+        self.shared.hold.record.moved(Direction::ToTarget, count);
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_sent(self.id, count as u64);
     }
@@ -254,7 +254,7 @@ impl Session {
         self.link
             .metrics
             .lane_bytes_moved(Direction::ToFrontend, count);
-        self.ends.hold.record.moved(Direction::ToFrontend, count);
+        self.shared.hold.record.moved(Direction::ToFrontend, count);
         let now = self.link.clock.now();
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_received(now, count as u64);
@@ -272,7 +272,7 @@ impl Session {
             }
             _ => return,
         };
-        self.ends.end(end, &self.link.metrics);
+        self.shared.end(end, &self.link.metrics);
     }
 
     /// Waits until the target's connection stands, while no payload is to be sent before that.
@@ -281,9 +281,9 @@ impl Session {
     /// Reason of the session's reset.
     pub(crate) async fn settled(&self) -> Result<(), SessionEnd> {
         poll_fn(|cx| {
-            poll_until(&self.ends.writable, cx, || match self.reset_reason() {
+            poll_until(&self.shared.writable, cx, || match self.reset_reason() {
                 Some(reason) => Some(Err(reason)),
-                None => self.ends.is_opened.get().then_some(Ok(())),
+                None => self.shared.is_opened.get().then_some(Ok(())),
             })
         })
         .await
@@ -291,17 +291,17 @@ impl Session {
 
     /// Takes the rate-limit pass off the session, so that the session of the next try can use it.
     pub(crate) fn take_pass(&self) -> RatePass {
-        self.ends.hold.record.pass.take()
+        self.shared.hold.record.pass.take()
     }
 
     /// Waits until the session is reset, for a task that does not wait for [`Session::poll_incoming`].
     pub(crate) async fn reset_by_agent(&self) -> SessionEnd {
-        self.reset_raising(&self.ends.readable).await
+        self.reset_raising(&self.shared.readable).await
     }
 
     /// Waits until the session is reset, for a task that does not wait for [`Session::poll_capacity`].
     pub(crate) async fn stopped(&self) -> SessionEnd {
-        self.reset_raising(&self.ends.writable).await
+        self.reset_raising(&self.shared.writable).await
     }
 
     /// Waits for a reset, which raises `signal`.
@@ -311,7 +311,7 @@ impl Session {
 
     /// Shows the waiting bytes to `take`, which returns how many it took; the sender gets credit for as many.
     pub(crate) fn take<E>(&self, take: impl FnOnce(&[u8]) -> Result<usize, E>) -> Result<usize, E> {
-        let mut inbox = self.ends.inbox.borrow_mut();
+        let mut inbox = self.shared.inbox.borrow_mut();
         let taken = take(inbox.queue.front())?;
         inbox.advance(taken);
         drop(inbox);

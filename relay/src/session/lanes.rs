@@ -11,7 +11,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tieline_wire::limits::LANE_PREFACE;
 use tieline_wire::{BulkNonce, Moment};
 
-use super::Ends;
+use super::SessionState;
 use crate::io::{Pipe, Pipes, Socket};
 use crate::metrics::ShardMetrics;
 
@@ -33,7 +33,7 @@ pub(crate) struct Lanes {
 }
 
 struct Offer {
-    ends: Weak<Ends>,
+    shared: Weak<SessionState>,
     until: Moment,
 }
 
@@ -61,10 +61,10 @@ impl Lanes {
     }
 
     /// Reserves a lane for a session; returns the nonce that the agent must present, or `None` at the limit.
-    pub(super) fn offer(&self, ends: &Rc<Ends>, now: Moment) -> Option<BulkNonce> {
+    pub(super) fn offer(&self, shared: &Rc<SessionState>, now: Moment) -> Option<BulkNonce> {
         let mut offers = self.offers.borrow_mut();
         if self.open.get() + offers.len() >= LANES_MAX {
-            offers.retain(|_, offer| offer.until > now && offer.ends.strong_count() > 0);
+            offers.retain(|_, offer| offer.until > now && offer.shared.strong_count() > 0);
         }
         if self.open.get() + offers.len() >= LANES_MAX {
             return None;
@@ -75,7 +75,7 @@ impl Lanes {
         nonce[..2].copy_from_slice(&self.shard.to_le_bytes());
         let nonce = BulkNonce::new(nonce);
         let offer = Offer {
-            ends: Rc::downgrade(ends),
+            shared: Rc::downgrade(shared),
             until: now + OFFER_TIMEOUT,
         };
         offers.insert(nonce, offer);
@@ -87,15 +87,15 @@ impl Lanes {
     /// nonce. The connection closes then, and the session goes on over its link.
     pub(crate) fn arrived(self: &Rc<Self>, socket: Socket, nonce: &BulkNonce, now: Moment) -> bool {
         let offer = self.offers.borrow_mut().remove(nonce);
-        let Some(ends) = offer
+        let Some(shared) = offer
             .filter(|offer| offer.until > now)
-            .and_then(|offer| offer.ends.upgrade())
+            .and_then(|offer| offer.shared.upgrade())
         else {
             return false;
         };
         match self.open(socket) {
             Ok(lane) => {
-                ends.lane_state(Rc::new(lane));
+                shared.take_lane(Rc::new(lane));
                 true
             }
             Err(_) => false,

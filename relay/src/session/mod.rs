@@ -23,19 +23,18 @@ use crate::clock::Clock;
 use crate::io::Signal;
 use crate::metrics::{Direction, DropKind, FrontendKind, ShardMetrics};
 
-mod ends;
 mod handle;
 mod inbox;
 mod lanes;
 mod lost_report;
 mod probed;
 mod record;
+mod state;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tunnel_sessions;
 
-use ends::Ends;
 pub(crate) use handle::{Incoming, Session};
 use inbox::InboxEnd;
 use lanes::LaneState;
@@ -43,6 +42,7 @@ pub(crate) use lanes::{Lane, Lanes, shard_of};
 pub(crate) use lost_report::LostLinkReport;
 pub(crate) use probed::ProbedLinks;
 pub(crate) use record::{SessionAudit, SessionCaller, SessionRecord};
+use state::SessionState;
 pub(crate) use stream::{SessionEnded, SessionStream};
 pub(crate) use tunnel_sessions::{Load, TunnelSessions};
 
@@ -81,7 +81,7 @@ pub(crate) struct SharedMux {
 
 struct MuxState {
     mux: Mux,
-    sessions: SessionMap<Rc<Ends>>,
+    sessions: SessionMap<Rc<SessionState>>,
     /// Sessions that their holder left in order, and the deadline for their targets to finish.
     abandoned: VecDeque<(SessionId, Moment)>,
     /// Counters of the mux as last added to the metrics.
@@ -150,13 +150,13 @@ impl SharedMux {
         let is_sure = state.mux.last_heard() + SURE_FOR >= now;
         let is_held_back = !is_sure && matches!(caller.kind, FrontendKind::Http);
         let hold = held.hold(SessionRecord::new(id, now, caller));
-        let ends = Rc::new(Ends::new(hold, is_held_back));
-        state.sessions.insert(id, Rc::clone(&ends));
+        let shared = Rc::new(SessionState::new(hold, is_held_back));
+        state.sessions.insert(id, Rc::clone(&shared));
         self.count_sessions(&mut state);
         drop(state);
         self.metrics.sessions_total.inc();
         self.writer.raise();
-        Ok(Session::new(Rc::clone(self), id, ends))
+        Ok(Session::new(Rc::clone(self), id, shared))
     }
 
     /// Feeds bytes from the link's socket to the mux. Payload goes to its session, events of the link go to `act`. Sets
@@ -180,10 +180,10 @@ impl SharedMux {
                     self.metrics
                         .bytes_moved(Direction::ToFrontend, payload.len());
                     let taken = match state.sessions.get(&session) {
-                        Some(ends) => {
-                            let record = &ends.hold.record;
+                        Some(shared) => {
+                            let record = &shared.hold.record;
                             record.moved(Direction::ToFrontend, payload.len());
-                            ends.deliver(&payload)
+                            shared.deliver(&payload)
                         }
                         // The session's holder has left, and the rest of the payload is discarded.
                         None => payload.len(),
@@ -193,13 +193,13 @@ impl SharedMux {
                         state.mux.consumed(session, taken);
                     }
                 }
-                Event::Opened { session } => state.of(session).for_each(Ends::opened),
+                Event::Opened { session } => state.of(session).for_each(SessionState::opened),
                 Event::Finished { session } => {
                     state.end(session, InboxEnd::Finished, &self.metrics)
                 }
                 Event::Reset { session, reason } => {
                     self.metrics.session_reset(reason);
-                    state.of(session).for_each(Ends::turned_down);
+                    state.of(session).for_each(SessionState::turned_down);
                     state.end(session, InboxEnd::Reset(reason), &self.metrics);
                 }
                 Event::Bulk { session } => state.moved(session, &self.metrics),
@@ -239,7 +239,7 @@ impl SharedMux {
             if state.mux.is_live(id) {
                 state.mux.reset(id, reason);
                 self.metrics.session_reset(reason);
-                state.of(id).for_each(Ends::turned_down);
+                state.of(id).for_each(SessionState::turned_down);
                 state.end(id, InboxEnd::Reset(reason), &self.metrics);
             }
         }
@@ -268,9 +268,9 @@ impl SharedMux {
     /// Offers a lane to every session that has turned bulky and can use one.
     fn offer_lanes(&self, state: &mut MuxState) {
         while let Some(id) = state.mux.poll_bulky() {
-            if let Some(ends) = state.sessions.get(&id)
-                && matches!(*ends.lane.borrow(), LaneState::Wanted)
-                && let Some(nonce) = self.lanes.offer(ends, self.clock.now())
+            if let Some(shared) = state.sessions.get(&id)
+                && matches!(*shared.lane.borrow(), LaneState::Wanted)
+                && let Some(nonce) = self.lanes.offer(shared, self.clock.now())
             {
                 state.mux.offer_bulk(id, &nonce);
             }
@@ -420,16 +420,16 @@ impl SharedMux {
         let may_tell = is_lost && !self.is_leaving.get();
         let mut state = self.state.borrow_mut();
         let MuxState { sessions, mux, .. } = &mut *state;
-        for (id, ends) in sessions.drain() {
+        for (id, shared) in sessions.drain() {
             // A session whose two directions have ended is complete, even if its holder has not read the ends yet.
             if !mux.is_live(id) {
                 continue;
             }
             self.metrics.session_reset(SessionEnd::LinkLost);
-            if ends.lost(may_tell && !mux.has_arrived(id)) {
+            if shared.lost(may_tell && !mux.has_arrived(id)) {
                 self.lost_report.want();
             }
-            ends.end(InboxEnd::Reset(SessionEnd::LinkLost), &self.metrics);
+            shared.end(InboxEnd::Reset(SessionEnd::LinkLost), &self.metrics);
         }
         let open = std::mem::take(&mut state.counted_sessions);
         self.metrics.sessions.replace(open, 0);
@@ -485,18 +485,18 @@ impl SharedMux {
 
 impl MuxState {
     /// The ends of a session, unless its holder has left.
-    fn of(&self, session: SessionId) -> impl Iterator<Item = &Ends> {
+    fn of(&self, session: SessionId) -> impl Iterator<Item = &SessionState> {
         self.sessions.get(&session).into_iter().map(Rc::as_ref)
     }
 
     /// Notes that the target's direction goes on over the session's lane.
     fn moved(&mut self, session: SessionId, metrics: &ShardMetrics) {
-        let Some(ends) = self.sessions.get(&session) else {
+        let Some(shared) = self.sessions.get(&session) else {
             return;
         };
-        if matches!(*ends.lane.borrow(), LaneState::Taken(_)) {
-            ends.inbox.borrow_mut().moved = true;
-            ends.readable.raise();
+        if matches!(*shared.lane.borrow(), LaneState::Taken(_)) {
+            shared.inbox.borrow_mut().moved = true;
+            shared.readable.raise();
         } else {
             // The session has no lane.
             metrics.session_reset(SessionEnd::Protocol);
@@ -506,15 +506,15 @@ impl MuxState {
     }
 
     fn end(&self, session: SessionId, end: InboxEnd, metrics: &ShardMetrics) {
-        if let Some(ends) = self.sessions.get(&session) {
-            ends.end(end, metrics);
+        if let Some(shared) = self.sessions.get(&session) {
+            shared.end(end, metrics);
         }
     }
 
     fn wake_writable(&mut self) {
         while let Some(id) = self.mux.poll_writable() {
-            if let Some(ends) = self.sessions.get(&id) {
-                ends.writable.raise();
+            if let Some(shared) = self.sessions.get(&id) {
+                shared.writable.raise();
             }
         }
     }

@@ -45,7 +45,7 @@ const HOP: Rows = &[
         "body",
         "browser",
         "documents",
-        "exchange",
+        "failure",
         "headers",
         "reporting",
         "rewrite",

@@ -70,7 +70,7 @@ impl Link {
     }
 
     pub(super) fn offer(&self, session: &Session) -> Option<BulkNonce> {
-        self.lanes.offer(session.ends(), self.clock.now())
+        self.lanes.offer(session.shared(), self.clock.now())
     }
 
     /// Bytes charged to the shard's budget.

@@ -2,6 +2,7 @@
 //!
 //! | step | where | function |
 //! |---|---|---|
+//! | 0 | the link's shard | [`Host`](super::Host) gets the frame from the link, and answers a refusal of step 1 |
 //! | 1 | the link's shard | [`Agents::register`] checks the request, the token and limits |
 //! | 2 | the same, if a provider decides | [`Agents::ask_provider`] asks it; [`Agents::ruled`] takes the ruling |
 //! | 3 | the link's shard | [`Agents::claim_name`] adds the tunnel to its link, and sends a claim |

@@ -59,7 +59,7 @@ pub(super) struct Destination {
     /// True for HEAD: the answer has the same head as an answer to GET.
     pub(super) is_head: bool,
     /// MCP session id of the request.
-    pub(super) session: Session,
+    pub(super) session: McpSession,
     /// Further paths on the target where the requested metadata may be.
     pub(super) places: Vec<PathAndQuery>,
 }
@@ -72,7 +72,7 @@ impl Destination {
 
     /// Restores the target's own MCP session id in the request.
     pub(super) fn unseal(&self, headers: &mut HeaderMap) {
-        if let Session::Marked(id) = &self.session {
+        if let McpSession::Marked(id) = &self.session {
             headers.insert(MCP_SESSION, id.clone());
         }
     }
@@ -130,7 +130,7 @@ impl<G: Gateway> Front<G> {
             self.wanted(parts, named.selector, &route, subject)?;
         wanted.dcc = named.dcc.map(Arc::from);
         let is_any = matches!(wanted.selector, TunnelSelector::Kind(_));
-        if is_any && matches!(session, Session::Unmarked) {
+        if is_any && matches!(session, McpSession::Unmarked) {
             return Err(Problem::session_gone());
         }
         let target = self.find(&wanted, admitted, None).await?;
@@ -213,17 +213,17 @@ impl<G: Gateway> Front<G> {
         selector: TunnelSelector,
         route: &Route<'_>,
         subject: Option<&str>,
-    ) -> Result<(TargetQuery, Session, Option<String>), Problem> {
+    ) -> Result<(TargetQuery, McpSession, Option<String>), Problem> {
         let sealer = self.gateway.sealer();
         let path = route.path();
-        let (mut binding, mut session) = (None, Session::None);
+        let (mut binding, mut session) = (None, McpSession::None);
         if let Some(value) = parts.headers.get(MCP_SESSION) {
-            session = Session::Unmarked;
+            session = McpSession::Unmarked;
             let opened = value.to_str().ok();
             if let Some((to, id)) = opened.and_then(|it| sealer.open_session(subject, it))
                 && let Ok(id) = HeaderValue::from_str(id)
             {
-                (binding, session) = (Some(to), Session::Marked(id));
+                (binding, session) = (Some(to), McpSession::Marked(id));
             }
         }
         // POST only: a client of the older transport sends its messages to the endpoint by POST.
@@ -282,7 +282,7 @@ impl<G: Gateway> Front<G> {
 }
 
 /// MCP session id of a request.
-pub(super) enum Session {
+pub(super) enum McpSession {
     None,
     /// The target's own session id, from an id that the relay has marked.
     Marked(HeaderValue),
@@ -290,7 +290,7 @@ pub(super) enum Session {
     Unmarked,
 }
 
-impl Session {
+impl McpSession {
     /// Refuses an unmarked id at a tunnel with several agents, since it leads to none of them.
     pub(super) fn check(&self, target: &Target) -> Result<(), Problem> {
         match self {

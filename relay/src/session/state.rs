@@ -10,7 +10,7 @@ use crate::io::Signal;
 use crate::metrics::{FrontendKind, ShardMetrics};
 
 /// State shared by a session's holder and the link's driver.
-pub(super) struct Ends {
+pub(super) struct SessionState {
     pub(super) inbox: RefCell<Inbox>,
     pub(super) readable: Signal,
     pub(super) writable: Signal,
@@ -27,7 +27,7 @@ pub(super) struct Ends {
     pub(super) hold: CountedSession,
 }
 
-impl Ends {
+impl SessionState {
     pub(super) fn new(hold: CountedSession, is_held_back: bool) -> Self {
         Self {
             inbox: RefCell::default(),
@@ -87,7 +87,7 @@ impl Ends {
     }
 
     /// Notes that the session's lane stands.
-    pub(super) fn lane_state(&self, lane: Rc<Lane>) {
+    pub(super) fn take_lane(&self, lane: Rc<Lane>) {
         *self.lane.borrow_mut() = LaneState::Taken(lane);
         self.readable.raise();
         self.writable.raise();
