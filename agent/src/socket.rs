@@ -31,17 +31,13 @@ pub enum CloseMode {
     Ends,
 }
 
-/// Makes a later close of the connection an orderly end.
-pub fn end_in_order(stream: &TcpStream) {
-    // Fails only on a broken connection.
-    let _ = socket2::SockRef::from(stream).set_linger(None);
-}
-
-/// Ends our direction in order after the written bytes: the peer knows that it has all data.
+/// Ends our direction in order after the written bytes: the peer knows that it has all data. A later close of the
+/// connection is an orderly end, too.
 pub fn finish(stream: &TcpStream) {
-    end_in_order(stream);
-    // The direction from the peer reports a broken connection.
-    let _ = socket2::SockRef::from(stream).shutdown(Shutdown::Write);
+    let socket = socket2::SockRef::from(stream);
+    // Both fail only on a broken connection, which the direction from the peer reports.
+    let _ = socket.set_linger(None);
+    let _ = socket.shutdown(Shutdown::Write);
 }
 
 /// Connects to `address`.

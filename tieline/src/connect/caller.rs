@@ -127,7 +127,8 @@ impl Socket {
     pub(super) async fn close(self, state: &ConnectionState) {
         let mut stream = self.0.into_inner();
         if state.cut_hidden.get() {
-            // An orderly close would look like the answer's end.
+            // Dropping the stream resets the connection, as `new` has set; an orderly close would look like the
+            // answer's end.
             return;
         }
         socket::finish(&stream);
