@@ -80,7 +80,7 @@ impl LinkEntry {
         self.tunnels.get_mut(tunnel)
     }
 
-    /// Notes that the link got a tunnel.
+    /// Notes that the link got a tunnel, and no longer counts it among its address's links without one.
     pub(crate) fn serves(&mut self) {
         self.has_served = true;
         self.stranger = AddressCount::default();

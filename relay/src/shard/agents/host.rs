@@ -69,7 +69,7 @@ impl LinkHost for Host {
         let name = register.name.as_deref();
         let name = name.filter(|name| !agents.kit.is_token(name));
         let name = name.and_then(|name| TunnelId::parse(name).ok());
-        agents.note_refused(self.id, name.as_ref(), refusal.reason);
+        agents.note_early_refusal(self.id, name.as_ref(), refusal.reason);
         mux.register_ack(&RegisterAck {
             request: register.request,
             outcome: Err(refusal),

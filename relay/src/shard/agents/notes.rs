@@ -8,13 +8,9 @@ use crate::registry::{LinkEntry, LinkId};
 
 impl Agents {
     /// Notes that a link was granted a tunnel.
-    pub(super) fn note_registered(&self, link: LinkId, tunnel: &TunnelId) {
-        let mut registry = self.registry.borrow_mut();
-        if let Some(link) = registry.link_mut(link) {
-            link.serves();
-            let entry = || self.registration(Kind::Registered, link, Some(tunnel));
-            self.kit.peers.audit.note(entry);
-        }
+    pub(super) fn note_registered(&self, link: &LinkEntry, tunnel: &TunnelId) {
+        let entry = || self.registration(Kind::Registered, link, Some(tunnel));
+        self.kit.peers.audit.note(entry);
     }
 
     /// Notes that a link loses a tunnel; called while the link still has the tunnel's entry, which names the holder.
@@ -32,7 +28,7 @@ impl Agents {
     }
 
     /// Notes that a registration was refused; `tunnel` is `None` if the agent requested no valid name.
-    pub(super) fn note_unregistered(
+    pub(super) fn note_registration_refused(
         &self,
         link: LinkId,
         tunnel: Option<&TunnelId>,

@@ -106,7 +106,7 @@ impl Agents {
             mux.trust();
             return;
         };
-        self.note_refused(link, Some(&question.tunnel), refusal.reason);
+        self.note_early_refusal(link, Some(&question.tunnel), refusal.reason);
         let request = question.register.request;
         let outcome = Err(refusal);
         mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));

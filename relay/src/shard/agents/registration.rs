@@ -188,10 +188,11 @@ impl Agents {
         });
         let base_path = it.info.base_path.clone();
         let expires_in_s = it.expires_in_s(now_seconds());
-        drop(registry);
-        if first {
-            self.note_registered(link, &tunnel);
+        if first && let Some(entry) = registry.link_mut(link) {
+            entry.serves();
+            self.note_registered(entry, &tunnel);
         }
+        drop(registry);
         if first && self.may_log() {
             info!(%tunnel, link = link.0, generation = generation.0, "tunnel registered");
         }
@@ -222,7 +223,7 @@ impl Agents {
         refusal: Refusal,
     ) {
         let reason = refusal.reason;
-        self.note_unregistered(link, Some(tunnel), reason);
+        self.note_registration_refused(link, Some(tunnel), reason);
         let mut registry = self.registry.borrow_mut();
         let Some(entry) = registry.link_mut(link) else {
             return;
@@ -267,14 +268,14 @@ impl Agents {
     }
 
     /// Counts and logs a registration that was refused before its name was claimed.
-    pub(super) fn note_refused(
+    pub(super) fn note_early_refusal(
         &self,
         link: LinkId,
         tunnel: Option<&TunnelId>,
         reason: RefusalReason,
     ) {
         self.kit.metrics.registration_refused(reason);
-        self.note_unregistered(link, tunnel, reason);
+        self.note_registration_refused(link, tunnel, reason);
         if self.may_log() {
             let tunnel = tunnel.map(tracing::field::display);
             info!(
