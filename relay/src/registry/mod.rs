@@ -66,8 +66,8 @@ pub(crate) struct LinkEntry {
     /// A second since 1970 before which no permission of the link ends; saves looking at all tunnels.
     expires_at_seconds: Option<u64>,
     /// Registrations over the link that the provider or the name's home shard has not decided yet.
-    pub(crate) claims: usize,
-    /// The part of `claims` that the provider has not decided yet.
+    pub(crate) open_registrations: usize,
+    /// The part of `open_registrations` that the provider has not decided yet.
     pub(crate) questions: usize,
 }
 
@@ -195,7 +195,7 @@ impl Registry {
                 tunnels: BTreeMap::new(),
                 left: Vec::new(),
                 expires_at_seconds: None,
-                claims: 0,
+                open_registrations: 0,
                 questions: 0,
             },
         );

@@ -91,8 +91,8 @@ pub(crate) struct TunnelEntry {
     pub(crate) renewal: Option<Renewal>,
     /// The tunnel's sessions on this link; kept when the tunnel is registered again.
     pub(crate) held: TunnelSessions,
-    /// Earlier registrations, oldest first: the one granted last, and those without an answer (at most `CLAIMS_MAX`).
-    /// The latest of them counts again if the newest registration is refused.
+    /// Earlier registrations, oldest first: the one granted last, and those without an answer (at most
+    /// `OPEN_REGISTRATIONS_MAX`). The latest of them counts again if the newest registration is refused.
     pub(crate) earlier: Vec<Self>,
 }
 

@@ -20,14 +20,17 @@ pub(super) const TOO_MANY_QUESTIONS: Limited = Limited {
 };
 
 impl Agents {
-    /// Whether the limit that `check` tests allows another registration.
-    pub(super) fn may_register(
+    /// Charges a registration to the account that `charge` selects, if the relay has limits.
+    ///
+    /// # Errors
+    /// The account has reached its limit.
+    pub(super) fn charge_registration(
         &self,
-        check: impl FnOnce(&Limits) -> Result<(), Limited>,
+        charge: impl FnOnce(&Limits) -> Result<(), Limited>,
     ) -> Result<(), Refusal> {
         let limits = self.kit.peers.limits.as_deref();
-        let checked = limits.map_or(Ok(()), check);
-        self.kit.counted(checked).map_err(refused)
+        let charged = limits.map_or(Ok(()), charge);
+        self.kit.counted(charged).map_err(refused)
     }
 
     /// Counts an agent's connection from `peer` until its agent has a tunnel. Connections of trusted proxies are not

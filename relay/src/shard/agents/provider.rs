@@ -12,7 +12,7 @@ use tracing::debug;
 use super::Agents;
 use super::limits::{TOO_MANY_QUESTIONS, refused};
 use super::links::in_turns;
-use super::registration::{CLAIMS_MAX, refusal};
+use super::registration::{OPEN_REGISTRATIONS_MAX, refusal};
 use crate::auth::{Identity, Mode, Permission, Question, Ruling};
 use crate::clock::now_seconds;
 use crate::registry::{LinkId, Renewal};
@@ -50,7 +50,7 @@ impl Agents {
             true => STRANGER_QUESTIONS_MAX,
             false => LINK_QUESTIONS_MAX,
         };
-        if entry.claims >= CLAIMS_MAX {
+        if entry.open_registrations >= OPEN_REGISTRATIONS_MAX {
             return Err(refusal(RefusalReason::Overload));
         }
         if entry.questions >= questions_max {
@@ -71,7 +71,7 @@ impl Agents {
         if !self.kit.peers.asks.rule(question) {
             return Err(refusal(RefusalReason::Overload));
         }
-        entry.claims += 1;
+        entry.open_registrations += 1;
         entry.questions += 1;
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Agents {
         let link = LinkId(question.link);
         let mux = match self.registry.borrow_mut().link_mut(link) {
             Some(entry) => {
-                entry.claims = entry.claims.saturating_sub(1);
+                entry.open_registrations = entry.open_registrations.saturating_sub(1);
                 entry.questions = entry.questions.saturating_sub(1);
                 Rc::clone(&entry.mux)
             }

@@ -32,7 +32,7 @@ use crate::registry::{Grant, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 
 /// Registrations of one link that may wait for a provider or for the home shards of their names. Without a limit, an
 /// agent that registers faster than they decide would fill the memory.
-pub(super) const CLAIMS_MAX: usize = 1024;
+pub(super) const OPEN_REGISTRATIONS_MAX: usize = 1024;
 
 impl Agents {
     /// Step 1: checks a registration that an agent sends over `link` from `peer`, and claims its name or asks the
@@ -48,7 +48,7 @@ impl Agents {
         register: &Register,
     ) -> Result<(), Refusal> {
         // First, because checking a token costs more.
-        self.may_register(|limits| limits.register_from(peer.ip()))?;
+        self.charge_registration(|limits| limits.register_from(peer.ip()))?;
         register.check().map_err(|error| Refusal {
             reason: RefusalReason::RegistrationInvalid,
             message: error.to_string(),
@@ -99,7 +99,7 @@ impl Agents {
             expires_at_seconds,
         } = permission;
         if let Some(identity) = &identity {
-            self.may_register(|limits| limits.register_as(identity.sub()))?;
+            self.charge_registration(|limits| limits.register_as(identity.sub()))?;
         }
         let gone = || refusal(RefusalReason::Internal);
         let mut registry = self.registry.borrow_mut();
@@ -112,7 +112,7 @@ impl Agents {
         if is_new && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
             return Err(refusal(RefusalReason::TunnelLimit));
         }
-        if entry.claims >= CLAIMS_MAX {
+        if entry.open_registrations >= OPEN_REGISTRATIONS_MAX {
             return Err(refusal(RefusalReason::Overload));
         }
         let agent = entry.agent.as_ref().ok_or_else(gone)?;
@@ -132,7 +132,7 @@ impl Agents {
             request: register.request,
             info: Arc::clone(&info),
         };
-        entry.claims += 1;
+        entry.open_registrations += 1;
         let it = TunnelEntry {
             info,
             request: register.request,
@@ -161,7 +161,7 @@ impl Agents {
         let now = self.kit.clock.now();
         let mut registry = self.registry.borrow_mut();
         let known = registry.link_mut(link).map(|entry| {
-            entry.claims = entry.claims.saturating_sub(1);
+            entry.open_registrations = entry.open_registrations.saturating_sub(1);
             let mux = Rc::clone(&entry.mux);
             let dialled = entry.agent.as_ref().map(|it| it.relay_name.clone());
             (entry.tunnel_mut(&tunnel), mux, dialled)
@@ -228,7 +228,7 @@ impl Agents {
         let Some(entry) = registry.link_mut(link) else {
             return;
         };
-        entry.claims = entry.claims.saturating_sub(1);
+        entry.open_registrations = entry.open_registrations.saturating_sub(1);
         let mux = Rc::clone(&entry.mux);
         // The claim of a later registration may still be granted, and needs the entry.
         let latest = entry.tunnels().get(tunnel).map(|it| it.request);
