@@ -63,10 +63,7 @@ async fn answer(link: &mut Link, request: u32, outcome: Result<u32, RefusalReaso
             heartbeat_ms: 15_000,
             expires_in_s,
         }),
-        Err(reason) => Err(Refusal {
-            reason,
-            message: "says the test".to_owned(),
-        }),
+        Err(reason) => Err(Refusal::new(reason, "says the test")),
     };
     link.mux.register_ack(&RegisterAck { request, outcome });
     link.flush().await;

@@ -151,11 +151,8 @@ impl Link {
 
     /// Refuses the registration.
     pub(crate) async fn refuse(&mut self, reason: RefusalReason) {
-        self.answer(Err(Refusal {
-            reason,
-            message: "says the test".to_owned(),
-        }))
-        .await;
+        self.answer(Err(Refusal::new(reason, "says the test")))
+            .await;
     }
 
     async fn answer(&mut self, outcome: Result<Granted, Refusal>) {

@@ -75,8 +75,8 @@ async fn grant(link: &mut Link, register: &Register) {
 }
 
 async fn refuse(link: &mut Link, register: &Register, reason: RefusalReason) {
-    let message = "says the test".to_owned();
-    answer(link, register, Err(Refusal { reason, message })).await;
+    let refusal = Refusal::new(reason, "says the test");
+    answer(link, register, Err(refusal)).await;
 }
 
 async fn answer(link: &mut Link, register: &Register, outcome: Result<Granted, Refusal>) {
@@ -86,11 +86,10 @@ async fn answer(link: &mut Link, register: &Register, outcome: Result<Granted, R
 }
 
 async fn take_back(link: &mut Link, register: &Register, reason: RefusalReason) {
-    let message = "says the test".to_owned();
     link.mux.withdraw(&Withdrawal {
         request: register.request,
         tunnel: tunnel(register),
-        refusal: Refusal { reason, message },
+        refusal: Refusal::new(reason, "says the test"),
     });
     link.flush().await;
 }

@@ -108,16 +108,13 @@ pub(crate) fn authorize(
 ) -> Result<Admission, Refusal> {
     let name = routed_name(register, key, machine)?;
     if snapshot.is_denied(None, Some(key)) {
-        return Err(refusal(
-            RefusalReason::Revoked,
-            RefusalReason::Revoked.to_string(),
-        ));
+        return Err(Refusal::standard(RefusalReason::Revoked));
     }
     match &snapshot.mode {
         Mode::Open { anywhere } => {
             if !anywhere && !peer.ip().to_canonical().is_loopback() {
                 let text = "this relay runs without authentication and takes local agents only";
-                return Err(refusal(RefusalReason::NotLoopback, text.to_owned()));
+                return Err(Refusal::new(RefusalReason::NotLoopback, text));
             }
             Ok(Admission::Granted(Permission {
                 identity: None,
@@ -151,7 +148,7 @@ fn refused(why: TokenRefusal) -> Refusal {
     let reason = match &why {
         TokenRefusal::Missing => {
             let text = format!("{why}: --token-file FILE");
-            return refusal(RefusalReason::BadToken, text);
+            return Refusal::new(RefusalReason::BadToken, text);
         }
         TokenRefusal::Bad(_) | TokenRefusal::Scope(_) | TokenRefusal::NoTokens => {
             RefusalReason::BadToken
@@ -161,7 +158,7 @@ fn refused(why: TokenRefusal) -> Refusal {
         TokenRefusal::Revoked => RefusalReason::Revoked,
         TokenRefusal::Unavailable(_) => RefusalReason::AuthUnavailable,
     };
-    refusal(reason, why.to_string())
+    Refusal::new(reason, why.to_string())
 }
 
 /// The name that a registration is for: the requested name, or the derived name if none is requested.
@@ -174,15 +171,17 @@ fn routed_name(
     let name = match register.name.as_deref().map(TunnelId::parse) {
         None => return Ok(derived),
         Some(Ok(name)) => name,
-        Some(Err(error)) => return Err(refusal(RefusalReason::NameInvalid, error.to_string())),
+        Some(Err(error)) => {
+            return Err(Refusal::new(RefusalReason::NameInvalid, error.to_string()));
+        }
     };
     if name.is_reserved() {
         let text = format!("{name} is a reserved name; ask for another name, or for no name");
-        return Err(refusal(RefusalReason::NameInvalid, text));
+        return Err(Refusal::new(RefusalReason::NameInvalid, text));
     }
     if name.looks_derived() && name != derived {
         let text = format!("{name} looks like a derived name of another agent");
-        return Err(refusal(RefusalReason::NameNotAllowed, text));
+        return Err(Refusal::new(RefusalReason::NameNotAllowed, text));
     }
     Ok(name)
 }
@@ -200,7 +199,7 @@ fn permit(claims: &Claims, register: &Register, name: &TunnelId) -> Result<(), R
              that the token allows, --to NAME=TARGET"
         ),
     };
-    Err(refusal(RefusalReason::NameNotAllowed, text))
+    Err(Refusal::new(RefusalReason::NameNotAllowed, text))
 }
 
 /// The name patterns of a token, for a message; only the first few of a long list.
@@ -236,11 +235,7 @@ fn permit_dcc(claims: &Claims, register: &Register) -> Result<(), Refusal> {
             dcc.chars().take(64).collect::<String>()
         ),
     };
-    Err(refusal(RefusalReason::DccNotAllowed, text))
-}
-
-fn refusal(reason: RefusalReason, message: String) -> Refusal {
-    Refusal { reason, message }
+    Err(Refusal::new(RefusalReason::DccNotAllowed, text))
 }
 
 /// Signs a token with the claims of `order`, valid from `now_seconds` for `ttl_seconds`.

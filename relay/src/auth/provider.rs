@@ -9,7 +9,6 @@ use tieline_token::{Claims, matches_pattern};
 use tieline_wire::{Refusal, RefusalReason, Register, TunnelId};
 
 use super::identity::Identity;
-use super::refusal;
 
 /// Longest part of a provider's refusal text that is passed on to the agent, in characters.
 const REASON_CHARS_MAX: usize = 200;
@@ -97,8 +96,8 @@ impl Question {
                     return Ruling::Unavailable(text);
                 };
                 let printable = error.chars().filter(|c| !c.is_control());
-                let text = printable.take(REASON_CHARS_MAX).collect();
-                Ruling::Denied(refusal(RefusalReason::BadToken, text))
+                let text: String = printable.take(REASON_CHARS_MAX).collect();
+                Ruling::Denied(Refusal::new(RefusalReason::BadToken, text))
             }
             _ => Ruling::Unavailable(format!("the answer has status {status}")),
         }
@@ -123,7 +122,7 @@ impl Question {
         let name = self.tunnel.as_str();
         if !patterns.into_iter().any(|it| matches_pattern(it, name)) {
             let text = format!("the provider does not allow a tunnel called {name}");
-            return Ruling::Denied(refusal(RefusalReason::NameNotAllowed, text));
+            return Ruling::Denied(Refusal::new(RefusalReason::NameNotAllowed, text));
         }
         if let Err(refusal) = super::permit_dcc(&claims, &self.register) {
             return Ruling::Denied(refusal);

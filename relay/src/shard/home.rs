@@ -69,8 +69,7 @@ impl Shard {
         reason: RefusalReason,
     ) {
         for request in released.requests {
-            let message = format!("{tunnel}: {reason}");
-            let refusal = Refusal { reason, message };
+            let refusal = Refusal::new(reason, format!("{tunnel}: {reason}"));
             self.answer_claim(link, request, tunnel, Err(refusal));
         }
         if let Some(update) = released.update {

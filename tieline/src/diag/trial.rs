@@ -410,13 +410,9 @@ mod tests {
     use super::*;
 
     fn refused(reason: RefusalReason) -> Trial {
-        let refusal = Refusal {
-            reason,
-            message: "no".to_owned(),
-        };
         Ok(Answered {
             relay: "relay/1".to_owned(),
-            answers: vec![Err(refusal)],
+            answers: vec![Err(Refusal::new(reason, "no"))],
             asked: asked(&config()),
         })
     }

@@ -109,10 +109,10 @@ fn tables() -> Seeds {
     };
     let refusal = RegisterAck {
         request: 7,
-        outcome: Err(Refusal {
-            reason: RefusalReason::NameTaken,
-            message: "held by another key".into(),
-        }),
+        outcome: Err(Refusal::new(
+            RefusalReason::NameTaken,
+            "held by another key",
+        )),
     };
     let away = GoAway {
         last_session: 9,

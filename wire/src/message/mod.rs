@@ -268,6 +268,21 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl Refusal {
+    /// A refusal with a message of its own.
+    #[must_use]
+    pub fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { reason, message }
+    }
+
+    /// A refusal with the sentence of its reason as the message.
+    #[must_use]
+    pub fn standard(reason: RefusalReason) -> Self {
+        Self::new(reason, reason.to_string())
+    }
+}
+
 /// The relay takes back a tunnel that it granted, unasked: not an answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withdrawal {

@@ -42,10 +42,7 @@ fn withdrawal() -> Withdrawal {
     Withdrawal {
         request: 3,
         tunnel: TunnelId::parse("maya").unwrap(),
-        refusal: Refusal {
-            reason: RefusalReason::Kicked,
-            message: "by an operator".into(),
-        },
+        refusal: Refusal::new(RefusalReason::Kicked, "by an operator"),
     }
 }
 
@@ -108,14 +105,11 @@ fn every_message_reads_back_as_written() {
             heartbeat_ms: 15_000,
             expires_in_s: 3_600,
         }),
-        Err(Refusal {
-            reason: RefusalReason::NameTaken,
-            message: "held by another key".into(),
-        }),
-        Err(Refusal {
-            reason: RefusalReason::Internal,
-            message: String::new(),
-        }),
+        Err(Refusal::new(
+            RefusalReason::NameTaken,
+            "held by another key",
+        )),
+        Err(Refusal::new(RefusalReason::Internal, "")),
     ] {
         let ack = RegisterAck {
             request: 3,

@@ -18,8 +18,8 @@ use crate::limits::{
     IDLE_CREDIT_TIMEOUT, LINK_BUDGET_BYTES, LOST_LINKS_MAX, PREFACE, SESSIONS_MAX, STALE_TIMEOUT,
 };
 use crate::message::{
-    AgentHello, Encoder, GoAway, Granted, Message, Register, RegisterAck, RelayHello, Unregister,
-    Withdrawal,
+    AgentHello, Encoder, GoAway, Granted, Message, Refusal, Register, RegisterAck, RelayHello,
+    Unregister, Withdrawal,
 };
 
 mod batching;
@@ -281,6 +281,12 @@ impl Mux {
     /// Relay: answers a registration.
     pub fn register_ack(&mut self, ack: &RegisterAck) {
         self.push_control(Kind::RegisterAck, LINK, ack);
+    }
+
+    /// Relay: refuses the agent's registration `request`.
+    pub fn refuse_registration(&mut self, request: u32, refusal: Refusal) {
+        let outcome = Err(refusal);
+        self.register_ack(&RegisterAck { request, outcome });
     }
 
     /// Relay: takes back a granted tunnel; the driver must reset the tunnel's sessions.

@@ -114,10 +114,7 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
         Call::Withdraw(request) => mux.withdraw(&Withdrawal {
             request,
             tunnel: TunnelId::parse("maya").unwrap(),
-            refusal: Refusal {
-                reason: RefusalReason::Kicked,
-                message: String::new(),
-            },
+            refusal: Refusal::new(RefusalReason::Kicked, ""),
         }),
         Call::Open => drop(mux.open(&open_message())),
         Call::Opened(id) => mux.opened(SessionId(id)),

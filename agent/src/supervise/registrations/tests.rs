@@ -13,8 +13,7 @@ fn after(now: Instant, seconds: u64) -> Instant {
 }
 
 fn refusal(reason: RefusalReason) -> Refusal {
-    let message = String::new();
-    Refusal { reason, message }
+    Refusal::new(reason, "")
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use tieline_wire::limits::PREFACE;
-use tieline_wire::{Refusal, RefusalReason, RegisterAck, RelayHello, Settings};
+use tieline_wire::{Refusal, RefusalReason, RelayHello, Settings};
 
 use super::*;
 use crate::clock::Clock;
@@ -70,12 +70,8 @@ fn an_agent_that_asks_without_end_and_reads_slowly_is_cut_off() {
             assert!(transmit.len() < 2 * GATHER_BYTES_MAX, "{}", transmit.len());
             return;
         }
-        let refusal = Refusal {
-            reason: RefusalReason::BadToken,
-            message: "x".repeat(500),
-        };
-        let outcome = Err(refusal);
-        link.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+        let refusal = Refusal::new(RefusalReason::BadToken, "x".repeat(500));
+        link.with_mux(|mux| mux.refuse_registration(request, refusal));
         // The socket takes one byte at a time.
         assert!(gather(&link, &mut transmit));
         transmit.advance(1);

@@ -3,9 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use tieline_wire::{
-    AgentHello, LinkEnd, Lost, Mux, RefusalReason, Register, RegisterAck, TunnelId,
-};
+use tieline_wire::{AgentHello, LinkEnd, Lost, Mux, RefusalReason, Register, TunnelId};
 use tracing::info;
 
 use super::Agents;
@@ -70,10 +68,7 @@ impl LinkHost for Host {
         let name = name.filter(|name| !agents.kit.is_token(name));
         let name = name.and_then(|name| TunnelId::parse(name).ok());
         agents.note_early_refusal(self.id, name.as_ref(), refusal.reason);
-        mux.register_ack(&RegisterAck {
-            request: register.request,
-            outcome: Err(refusal),
-        });
+        mux.refuse_registration(register.request, refusal);
     }
 
     fn unregister(&self, tunnel: &TunnelId) {

@@ -69,8 +69,5 @@ impl Agents {
 
 /// The refusal that tells an agent which limit it exceeded.
 pub(super) fn refused(limited: Limited) -> Refusal {
-    Refusal {
-        reason: RefusalReason::Limited,
-        message: limited.to_string(),
-    }
+    Refusal::new(RefusalReason::Limited, limited.to_string())
 }

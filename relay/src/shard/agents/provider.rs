@@ -4,15 +4,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tieline_wire::{
-    Moment, Refusal, RefusalReason, Register, RegisterAck, TunnelId, WithdrawalReason,
-};
+use tieline_wire::{Moment, Refusal, RefusalReason, Register, TunnelId, WithdrawalReason};
 use tracing::debug;
 
 use super::Agents;
 use super::limits::{TOO_MANY_QUESTIONS, refused};
 use super::links::in_turns;
-use super::registration::{OPEN_REGISTRATIONS_MAX, refusal};
+use super::registration::OPEN_REGISTRATIONS_MAX;
 use crate::auth::{Identity, Mode, Permission, Question, Ruling};
 use crate::clock::now_seconds;
 use crate::registry::{LinkId, Renewal};
@@ -44,14 +42,14 @@ impl Agents {
         let mut registry = self.registry.borrow_mut();
         let entry = registry
             .link_mut(link)
-            .ok_or_else(|| refusal(RefusalReason::Internal))?;
+            .ok_or_else(|| Refusal::standard(RefusalReason::Internal))?;
         let (is_stranger, peer) = (!entry.has_served, entry.peer);
         let questions_max = match is_stranger {
             true => STRANGER_QUESTIONS_MAX,
             false => LINK_QUESTIONS_MAX,
         };
         if entry.open_registrations >= OPEN_REGISTRATIONS_MAX {
-            return Err(refusal(RefusalReason::Overload));
+            return Err(Refusal::standard(RefusalReason::Overload));
         }
         if entry.questions >= questions_max {
             self.kit.metrics.limited(TOO_MANY_QUESTIONS.kind);
@@ -69,7 +67,7 @@ impl Agents {
             asked_at: Instant::now(),
         };
         if !self.kit.peers.asks.rule(question) {
-            return Err(refusal(RefusalReason::Overload));
+            return Err(Refusal::standard(RefusalReason::Overload));
         }
         entry.open_registrations += 1;
         entry.questions += 1;
@@ -99,7 +97,7 @@ impl Agents {
             Ruling::Denied(refusal) => Err(refusal),
             Ruling::Unavailable(why) => {
                 debug!(link = link.0, why, "no ruling from the provider");
-                Err(refusal(RefusalReason::AuthUnavailable))
+                Err(Refusal::standard(RefusalReason::AuthUnavailable))
             }
         };
         let Err(refusal) = outcome else {
@@ -107,9 +105,7 @@ impl Agents {
             return;
         };
         self.note_early_refusal(link, Some(&question.tunnel), refusal.reason);
-        let request = question.register.request;
-        let outcome = Err(refusal);
-        mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+        mux.with_mux(|mux| mux.refuse_registration(question.register.request, refusal));
     }
 
     fn allowed(
@@ -128,10 +124,10 @@ impl Agents {
             .and_then(|it| it.agent.as_ref())
         {
             auth.still_allows(identity.as_deref(), Some(&agent.key), now_seconds())
-                .map_err(|end| refusal(end.into()))?;
+                .map_err(|end| Refusal::standard(end.into()))?;
         }
         let Mode::Provider { interval, grace } = &auth.mode else {
-            return Err(refusal(RefusalReason::AuthUnavailable));
+            return Err(Refusal::standard(RefusalReason::AuthUnavailable));
         };
         let now = self.kit.clock.now();
         let renewal = Renewal {

@@ -49,10 +49,9 @@ impl Agents {
     ) -> Result<(), Refusal> {
         // First, because checking a token costs more.
         self.charge_registration(|limits| limits.register_from(peer.ip()))?;
-        register.check().map_err(|error| Refusal {
-            reason: RefusalReason::RegistrationInvalid,
-            message: error.to_string(),
-        })?;
+        register
+            .check()
+            .map_err(|error| Refusal::new(RefusalReason::RegistrationInvalid, error.to_string()))?;
         match self.permission(link, peer, register)? {
             Admission::Granted(permission) => {
                 self.claim_name(link, register, permission, None)?;
@@ -70,11 +69,11 @@ impl Agents {
         peer: SocketAddr,
         register: &Register,
     ) -> Result<Admission, Refusal> {
-        let gone = || refusal(RefusalReason::Internal);
+        let gone = || Refusal::standard(RefusalReason::Internal);
         let registry = self.registry.borrow();
         let entry = registry.link(link).ok_or_else(gone)?;
         if entry.mux.is_left() {
-            return Err(refusal(RefusalReason::ShuttingDown));
+            return Err(Refusal::standard(RefusalReason::ShuttingDown));
         }
         let agent = entry.agent.as_ref().ok_or_else(gone)?;
         let who = (&agent.key, &agent.machine);
@@ -101,7 +100,7 @@ impl Agents {
         if let Some(identity) = &identity {
             self.charge_registration(|limits| limits.register_as(identity.sub()))?;
         }
-        let gone = || refusal(RefusalReason::Internal);
+        let gone = || Refusal::standard(RefusalReason::Internal);
         let mut registry = self.registry.borrow_mut();
         let entry = registry.link_mut(link).ok_or_else(gone)?;
         let known = entry.tunnels().get(&tunnel);
@@ -110,10 +109,10 @@ impl Agents {
         let is_new = held.is_none();
         let held = held.unwrap_or_default();
         if is_new && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
-            return Err(refusal(RefusalReason::TunnelLimit));
+            return Err(Refusal::standard(RefusalReason::TunnelLimit));
         }
         if entry.open_registrations >= OPEN_REGISTRATIONS_MAX {
-            return Err(refusal(RefusalReason::Overload));
+            return Err(Refusal::standard(RefusalReason::Overload));
         }
         let agent = entry.agent.as_ref().ok_or_else(gone)?;
         let info = Arc::new(described(register, identity.as_deref()));
@@ -174,8 +173,8 @@ impl Agents {
                 // The link ended, or lost the tunnel; the home shard must stop routing to it.
                 self.release(tunnel, link, ReleaseKind::Away);
                 if let Some(mux) = mux {
-                    let outcome = Err(refusal(RefusalReason::Cancelled));
-                    mux.with_mux(|mux| mux.register_ack(&RegisterAck { request, outcome }));
+                    let refusal = Refusal::standard(RefusalReason::Cancelled);
+                    mux.with_mux(|mux| mux.refuse_registration(request, refusal));
                 }
                 return;
             }
@@ -258,9 +257,8 @@ impl Agents {
         if self.may_log() {
             info!(%tunnel, link = link.0, reason = reason.word(), "tunnel refused");
         }
-        let outcome = Err(refusal);
         mux.with_mux(|mux| {
-            mux.register_ack(&RegisterAck { request, outcome });
+            mux.refuse_registration(request, refusal);
             if let Some(withdrawal) = withdrawal {
                 mux.withdraw(&withdrawal);
             }
@@ -319,13 +317,5 @@ fn described(register: &Register, identity: Option<&Identity>) -> TunnelInfo {
         expose_all: register.expose_all,
         owner: identity.map(|it| Arc::clone(&it.owner)),
         shared: identity.is_some_and(|it| it.shared),
-    }
-}
-
-/// A refusal with the standard message of its reason.
-pub(super) fn refusal(reason: RefusalReason) -> Refusal {
-    Refusal {
-        reason,
-        message: reason.to_string(),
     }
 }

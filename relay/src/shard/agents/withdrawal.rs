@@ -40,13 +40,11 @@ impl Agents {
             if self.may_log() {
                 info!(%tunnel, link = link.0, reason = reason.word(), "tunnel withdrawn");
             }
+            let message = message.unwrap_or_else(|| reason.to_string());
             let withdrawal = Withdrawal {
                 request: grant.request,
                 tunnel: tunnel.clone(),
-                refusal: Refusal {
-                    reason: reason.into(),
-                    message: message.unwrap_or_else(|| reason.to_string()),
-                },
+                refusal: Refusal::new(reason.into(), message),
             };
             mux.with_mux(|mux| mux.withdraw(&withdrawal));
         }

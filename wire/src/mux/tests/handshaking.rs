@@ -1,5 +1,5 @@
 use super::*;
-use crate::message::{Refusal, Token};
+use crate::message::Token;
 
 #[test]
 fn both_sides_learn_who_the_other_is() {
@@ -50,10 +50,7 @@ fn a_registration_is_answered() {
     let withdrawal = Withdrawal {
         request: 1,
         tunnel: TunnelId::parse("maya").unwrap(),
-        refusal: Refusal {
-            reason: RefusalReason::Kicked,
-            message: String::new(),
-        },
+        refusal: Refusal::new(RefusalReason::Kicked, ""),
     };
     pair.relay.withdraw(&withdrawal);
     pair.agent.unregister(&TunnelId::parse("maya").unwrap());
@@ -190,13 +187,8 @@ fn a_relay_that_goes_away_before_the_preface_stays_silent() {
 fn free_text_of_ours_never_breaks_the_peers_rules() {
     let mut pair = Pair::connected();
     let message = format!("first line\nsecond {}", "ä".repeat(2000));
-    pair.relay.register_ack(&RegisterAck {
-        request: 1,
-        outcome: Err(Refusal {
-            reason: RefusalReason::BadToken,
-            message: message.clone(),
-        }),
-    });
+    let refusal = Refusal::new(RefusalReason::BadToken, message.clone());
+    pair.relay.refuse_registration(1, refusal);
     pair.relay.go_away(&GoAway {
         last_session: 0,
         reason: LinkEnd::ShuttingDown,
