@@ -321,8 +321,7 @@ impl Names {
         if live.fetch_add(1, Ordering::Relaxed) >= *live_max {
             live.fetch_sub(1, Ordering::Relaxed);
             let reason = RefusalReason::TunnelLimit;
-            let message = format!("{tunnel}: {reason}");
-            return Err(Refusal { reason, message });
+            return Err(Refusal::new(reason, format!("{tunnel}: {reason}")));
         }
         let account = Registrant::of(claim.info.owner.as_deref(), claim.address);
         if self.rules.live_of_accounts.enter(&account) {
@@ -333,10 +332,8 @@ impl Names {
             Registrant::Holder(_) => "this token's holder",
             Registrant::Address(_) => "this address",
         };
-        Err(Refusal {
-            reason: RefusalReason::Limited,
-            message: format!("{tunnel}: the tunnel limit of {whose} is reached"),
-        })
+        let text = format!("{tunnel}: the tunnel limit of {whose} is reached");
+        Err(Refusal::new(RefusalReason::Limited, text))
     }
 
     /// Notes that a shard has applied `revision` of a name, and so all earlier ones; returns the claims to acknowledge.

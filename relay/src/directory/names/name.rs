@@ -124,7 +124,8 @@ impl Name {
             .filter(|(at, _)| Some(*at) != place);
         let live: Vec<_> = others.map(|it| it.1).filter(|it| it.is_live()).collect();
         let tunnel = &claim.tunnel;
-        let taken = |text: &str| refusal(RefusalReason::NameTaken, format!("{tunnel}: {text}"));
+        let taken =
+            |text: &str| Refusal::new(RefusalReason::NameTaken, format!("{tunnel}: {text}"));
         let is_close = is_shared && is_close(&self.info, claim);
         if !self.belongs_to_holder_of(claim) && !is_close {
             return Err(taken(&format!(
@@ -138,13 +139,13 @@ impl Name {
         match place {
             Some(place) if holders[place].has_superseded(claim) => {
                 let reason = RefusalReason::Superseded;
-                Err(refusal(reason, format!("{tunnel}: {reason}")))
+                Err(Refusal::new(reason, format!("{tunnel}: {reason}")))
             }
             Some(place) => Ok(Claimant::Known(place)),
             None if is_close => match live.len() {
                 HOLDERS_MAX.. => {
                     let text = format!("{tunnel}: {HOLDERS_MAX} agents share it already");
-                    Err(refusal(RefusalReason::TunnelLimit, text))
+                    Err(Refusal::new(RefusalReason::TunnelLimit, text))
                 }
                 _ => Ok(Claimant::New),
             },
@@ -176,7 +177,7 @@ impl Name {
         let owner = claim.info.owner.as_deref();
         let is_theirs = |it: &Holder| it.sub().is_some() && it.sub() == owner.map(|it| &*it.sub);
         let bound = |text: String| {
-            Err(refusal(
+            Err(Refusal::new(
                 RefusalReason::NameBound,
                 format!("{tunnel}: {text}"),
             ))
@@ -198,8 +199,8 @@ impl Name {
                 "it is bound to an agent with another key, which is away: {REMEDY}"
             )),
             (_, Some(_)) => {
-                let reason = RefusalReason::NameTaken;
-                Err(refusal(reason, format!("{tunnel}: {reason}: {REMEDY}")))
+                let text = format!("{tunnel}: {}: {REMEDY}", RefusalReason::NameTaken);
+                Err(Refusal::new(RefusalReason::NameTaken, text))
             }
         }
     }
@@ -303,8 +304,4 @@ fn is_close(info: &TunnelInfo, claim: &Claim) -> bool {
 /// Leading bytes of the holder's key in hexadecimal, as the denylist accepts them.
 pub(super) fn short(holder: &Holder) -> String {
     data_encoding::HEXLOWER.encode(&holder.key.as_bytes()[..KEY_BYTES])
-}
-
-fn refusal(reason: RefusalReason, message: String) -> Refusal {
-    Refusal { reason, message }
 }
