@@ -177,8 +177,16 @@ impl Error {
         match self {
             Self::Config(_) => 2,
             Self::Identity(_) => 1,
-            refused if refused.is_final() => 3,
-            _ => 1,
+            Self::Token(_)
+            | Self::Dial { .. }
+            | Self::Link { .. }
+            | Self::LinkRefused { .. }
+            | Self::Refused { .. }
+            | Self::NameHeld { .. }
+            | Self::Superseded { .. } => match self.is_final() {
+                true => 3,
+                false => 1,
+            },
         }
     }
 }

@@ -194,7 +194,13 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => EXIT_USAGE,
-            _ => EXIT_FAILED,
+            Self::Listen { .. }
+            | Self::Driver(_)
+            | Self::Thread { .. }
+            | Self::State { .. }
+            | Self::TakeOver(_)
+            | Self::Cancelled
+            | Self::Randomness => EXIT_FAILED,
         }
     }
 }
