@@ -21,8 +21,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 #[derive(Default)]
 pub(crate) struct Endpoints {
     /// Bytes of the current event, from its beginning.
-    held: BytesMut,
-    /// Index in `held` where the incomplete line begins.
+    held_back: BytesMut,
+    /// Index in `held_back` where the incomplete line begins.
     line: usize,
     /// The last `event` field of the current event is `endpoint`.
     is_endpoint: bool,
@@ -58,10 +58,10 @@ impl Endpoints {
         while !rest.is_empty() {
             if std::mem::take(&mut self.after_return) && rest[0] == b'\n' {
                 // It belongs to the same line end as the carriage return.
-                if self.held.is_empty() {
+                if self.held_back.is_empty() {
                     out.extend_from_slice(b"\n");
                 } else {
-                    self.held.extend_from_slice(b"\n");
+                    self.held_back.extend_from_slice(b"\n");
                     self.line += 1;
                 }
                 rest.advance(1);
@@ -79,32 +79,33 @@ impl Endpoints {
 
     /// True if bytes are held back.
     pub(crate) fn is_holding(&self) -> bool {
-        !self.held.is_empty()
+        !self.held_back.is_empty()
     }
 
     /// True unless a part of a byte order mark is held back.
     pub(crate) fn has_begun(&self) -> bool {
-        self.at != At::Start || self.held.is_empty()
+        self.at != At::Start || self.held_back.is_empty()
     }
 
     /// Bytes that were held back when the stream ended. Their event is incomplete: no client acts on it.
     pub(crate) fn rest(&mut self) -> Bytes {
         self.line = 0;
-        std::mem::take(&mut self.held).freeze()
+        std::mem::take(&mut self.held_back).freeze()
     }
 
     /// Passes a byte order mark in front of the first line.
     fn begin(&mut self, rest: &mut &[u8], out: &mut BytesMut) {
-        while let (Some(byte), Some(wanted)) = (rest.first(), BYTE_ORDER_MARK.get(self.held.len()))
+        while let (Some(byte), Some(wanted)) =
+            (rest.first(), BYTE_ORDER_MARK.get(self.held_back.len()))
         {
             if byte != wanted {
                 break;
             }
-            self.held.extend_from_slice(&[*byte]);
+            self.held_back.extend_from_slice(&[*byte]);
             rest.advance(1);
         }
-        if self.held.len() == BYTE_ORDER_MARK.len() {
-            out.extend_from_slice(&std::mem::take(&mut self.held));
+        if self.held_back.len() == BYTE_ORDER_MARK.len() {
+            out.extend_from_slice(&std::mem::take(&mut self.held_back));
         } else if rest.is_empty() {
             return;
         }
@@ -118,32 +119,32 @@ impl Endpoints {
         out: &mut BytesMut,
         map: impl Fn(&[u8]) -> Option<Vec<u8>>,
     ) {
-        if self.held.is_empty() && rest[0] == b':' {
+        if self.held_back.is_empty() && rest[0] == b':' {
             self.at = At::Comment;
             return;
         }
         let (piece, is_whole) = self.line_in(rest);
-        self.held.extend_from_slice(piece);
+        self.held_back.extend_from_slice(piece);
         if !is_whole {
-            if self.held.len() > EVENT_BYTES_MAX {
-                self.let_go(out, self.line == self.held.len());
+            if self.held_back.len() > EVENT_BYTES_MAX {
+                self.let_go(out, self.line == self.held_back.len());
             }
             return;
         }
-        let line = &self.held[self.line..self.held.len() - 1];
+        let line = &self.held_back[self.line..self.held_back.len() - 1];
         if line.is_empty() {
             let is_endpoint = std::mem::take(&mut self.is_endpoint);
-            let mapped = is_endpoint.then(|| mapped(&self.held, map)).flatten();
-            out.extend_from_slice(mapped.as_deref().unwrap_or(&self.held));
-            self.held = BytesMut::new();
+            let mapped = is_endpoint.then(|| mapped(&self.held_back, map)).flatten();
+            out.extend_from_slice(mapped.as_deref().unwrap_or(&self.held_back));
+            self.held_back = BytesMut::new();
             self.line = 0;
             return;
         }
         if let Some(kind) = field(line, b"event") {
             self.is_endpoint = kind == b"endpoint";
         }
-        self.line = self.held.len();
-        if self.held.len() > EVENT_BYTES_MAX {
+        self.line = self.held_back.len();
+        if self.held_back.len() > EVENT_BYTES_MAX {
             self.let_go(out, true);
         }
     }

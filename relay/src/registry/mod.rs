@@ -120,18 +120,18 @@ impl LinkEntry {
     pub(crate) fn leave(&mut self, tunnel: TunnelId, it: TunnelEntry) {
         // The scan's cost is amortized: each tunnel that stays has a session, and sessions are limited.
         if self.left.len() == self.left.capacity() {
-            self.left.retain(|(_, it)| it.held.count() > 0);
+            self.left.retain(|(_, it)| it.sessions.count() > 0);
         }
-        if it.held.count() > 0 {
+        if it.sessions.count() > 0 {
             self.left.push((tunnel, it));
         }
     }
 
     /// The sessions of a tunnel, including those from before the agent took it back and registered it again.
-    pub(crate) fn held(&self, tunnel: &TunnelId) -> impl Iterator<Item = &TunnelSessions> {
+    pub(crate) fn sessions_of(&self, tunnel: &TunnelId) -> impl Iterator<Item = &TunnelSessions> {
         let left = self.left.iter().filter(move |(it, _)| it == tunnel);
         let all = self.tunnels.get(tunnel).into_iter();
-        all.chain(left.map(|(_, it)| it)).map(|it| &it.held)
+        all.chain(left.map(|(_, it)| it)).map(|it| &it.sessions)
     }
 
     /// Token holders of the link's tunnels, including tunnels that were taken back and have sessions.

@@ -56,7 +56,7 @@ impl Registry {
         let entry = self.links.get(&link)?;
         let it = entry.tunnels.get(tunnel)?;
         let (agent, grant) = (entry.agent.as_ref()?, it.granted?);
-        let (bytes_to_target, bytes_to_frontend) = it.held.bytes();
+        let (bytes_to_target, bytes_to_frontend) = it.sessions.bytes();
         Some(TunnelReport {
             tunnel_id: tunnel.as_str().to_owned(),
             dcc: it.info.dcc.clone(),
@@ -64,7 +64,7 @@ impl Registry {
             agent_version: agent.agent_version.clone(),
             registered_at_ms_ago: ago(grant.since),
             last_heartbeat_ms_ago: ago(entry.mux.last_received()),
-            session_count: it.held.count(),
+            session_count: it.sessions.count(),
             generation: grant.generation.0,
             shard,
             shards: vec![shard],
@@ -85,8 +85,8 @@ impl Registry {
         let mut detail = TunnelDetail::default();
         for id in self.names.get(tunnel).into_iter().flatten() {
             let row = self.report_one(tunnel, *id, shard, now);
-            let held = self.links.get(id).and_then(|it| it.tunnels.get(tunnel));
-            let records = held.map(|it| it.held.records()).unwrap_or_default();
+            let entry = self.links.get(id).and_then(|it| it.tunnels.get(tunnel));
+            let records = entry.map(|it| it.sessions.records()).unwrap_or_default();
             let callers = records.iter().take(REPORT_CALLERS);
             let of_link = TunnelDetail {
                 row,

@@ -31,7 +31,7 @@ fn granted(generation: u64, expires_at_seconds: Option<u64>) -> TunnelEntry {
         expires_at_seconds,
         identity: None,
         renewal: None,
-        held: TunnelSessions::default(),
+        sessions: TunnelSessions::default(),
         earlier: Vec::new(),
     }
 }
@@ -201,7 +201,7 @@ fn sessions_count_for_the_tunnel_that_they_were_opened_for() {
     let (id, link) = linked(&mut registry);
     registry.add_tunnel(id, tunnel(0), granted(1, None));
     let busy = TunnelEntry {
-        held: link.held.clone(),
+        sessions: link.sessions.clone(),
         ..granted(1, None)
     };
     registry.add_tunnel(id, tunnel(1), busy);
@@ -343,17 +343,19 @@ fn a_holder_whose_sessions_outlive_their_tunnel_is_not_out_of_reach() {
         registry.recheck(None, 10, is_eve, |_, _| {}).0 == 1
     };
     registry.add_tunnel(id, tunnel(0), of("eve"));
-    let held = &registry.link(id).unwrap().tunnels()[&tunnel(0)].held;
-    let session = link.relay.open(&tunnel(0), held, SessionCaller::default());
+    let sessions = &registry.link(id).unwrap().tunnels()[&tunnel(0)].sessions;
+    let session = link
+        .relay
+        .open(&tunnel(0), sessions, SessionCaller::default());
     take_back(&mut registry, 0);
     assert!(is_reached(&registry));
     drop(session);
     for number in 1..10 {
         registry.add_tunnel(id, tunnel(number), of("ada"));
-        let held = &registry.link(id).unwrap().tunnels()[&tunnel(number)].held;
+        let sessions = &registry.link(id).unwrap().tunnels()[&tunnel(number)].sessions;
         let _session = link
             .relay
-            .open(&tunnel(number), held, SessionCaller::default());
+            .open(&tunnel(number), sessions, SessionCaller::default());
         take_back(&mut registry, number);
     }
     assert!(

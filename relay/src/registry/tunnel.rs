@@ -90,7 +90,7 @@ pub(crate) struct TunnelEntry {
     /// The next renewal by a provider; `None` without a provider.
     pub(crate) renewal: Option<Renewal>,
     /// The tunnel's sessions on this link; kept when the tunnel is registered again.
-    pub(crate) held: TunnelSessions,
+    pub(crate) sessions: TunnelSessions,
     /// Earlier registrations, oldest first: the one granted last, and those without an answer (at most
     /// `OPEN_REGISTRATIONS_MAX`). The latest of them counts again if the newest registration is refused.
     pub(crate) earlier: Vec<Self>,
@@ -137,7 +137,7 @@ impl TunnelEntry {
         };
         *self = Self {
             granted: self.granted,
-            held: self.held.clone(),
+            sessions: self.sessions.clone(),
             earlier: mem::take(&mut self.earlier),
             ..before
         };

@@ -131,11 +131,11 @@ impl SharedMux {
         said
     }
 
-    /// Opens a session for `caller`, counted in `held`; payload may follow at once.
+    /// Opens a session for `caller`, counted in `sessions`; payload may follow at once.
     pub(crate) fn open(
         self: &Rc<Self>,
         tunnel: &TunnelId,
-        held: &TunnelSessions,
+        sessions: &TunnelSessions,
         caller: SessionCaller,
     ) -> Result<Session, OpenError> {
         if self.closing.get().is_some() {
@@ -149,7 +149,7 @@ impl SharedMux {
         let now = self.clock.now();
         let is_sure = state.mux.last_heard() + SURE_FOR >= now;
         let is_held_back = !is_sure && matches!(caller.kind, FrontendKind::Http);
-        let hold = held.hold(SessionRecord::new(id, now, caller));
+        let hold = sessions.hold(SessionRecord::new(id, now, caller));
         let shared = Rc::new(SessionState::new(hold, is_held_back));
         state.sessions.insert(id, Rc::clone(&shared));
         self.count_sessions(&mut state);
@@ -384,21 +384,21 @@ impl SharedMux {
         self.closing.get()
     }
 
-    /// Resets the sessions that `held` counts; returns how many.
-    pub(crate) fn cut(&self, held: &TunnelSessions, reason: SessionEnd) -> usize {
-        self.cut_those(held, reason, |_| true)
+    /// Resets the sessions that `sessions` counts; returns how many.
+    pub(crate) fn cut(&self, sessions: &TunnelSessions, reason: SessionEnd) -> usize {
+        self.cut_those(sessions, reason, |_| true)
     }
 
-    /// Resets the sessions that `held` counts and whose caller `is_out` selects; returns how many.
+    /// Resets the sessions that `sessions` counts and whose caller `is_out` selects; returns how many.
     pub(crate) fn cut_those(
         &self,
-        held: &TunnelSessions,
+        sessions: &TunnelSessions,
         reason: SessionEnd,
         is_out: impl Fn(&SessionCaller) -> bool,
     ) -> usize {
         let mut state = self.state.borrow_mut();
         let mut count = 0;
-        for record in held.records() {
+        for record in sessions.records() {
             if state.mux.is_live(record.id) && is_out(&record.caller) {
                 state.mux.reset(record.id, reason);
                 self.metrics.session_reset(reason);

@@ -68,7 +68,7 @@ impl TunnelSessions {
         let place = self.0.records.borrow_mut().insert(Rc::clone(&record));
         self.0.load.set(self.count());
         CountedSession {
-            held: self.clone(),
+            sessions: self.clone(),
             place,
             record,
         }
@@ -77,7 +77,7 @@ impl TunnelSessions {
 
 /// Counts one session while its holder has it.
 pub(super) struct CountedSession {
-    held: TunnelSessions,
+    sessions: TunnelSessions,
     place: usize,
     /// The caller and the byte counts of the session.
     pub(super) record: Rc<SessionRecord>,
@@ -85,9 +85,9 @@ pub(super) struct CountedSession {
 
 impl Drop for CountedSession {
     fn drop(&mut self) {
-        let inner = &self.held.0;
+        let inner = &self.sessions.0;
         inner.records.borrow_mut().remove(self.place);
-        inner.load.set(self.held.count());
+        inner.load.set(self.sessions.count());
         inner.bytes.set(add(inner.bytes.get(), self.record.bytes()));
         self.record.ended();
     }
@@ -107,10 +107,10 @@ mod tests {
 
     #[test]
     fn what_went_over_a_session_still_counts_when_it_is_over() {
-        let held = TunnelSessions::default();
+        let sessions = TunnelSessions::default();
         let hold = || {
             let id = SessionId(1);
-            held.hold(SessionRecord::new(
+            sessions.hold(SessionRecord::new(
                 id,
                 Moment::default(),
                 SessionCaller::default(),
@@ -119,11 +119,11 @@ mod tests {
         let (first, second) = (hold(), hold());
         first.record.moved(Direction::ToTarget, 10);
         second.record.moved(Direction::ToFrontend, 5);
-        assert_eq!((held.count(), held.bytes()), (2, (10, 5)));
+        assert_eq!((sessions.count(), sessions.bytes()), (2, (10, 5)));
         drop(first);
-        assert_eq!((held.count(), held.bytes()), (1, (10, 5)));
-        assert_eq!(held.records()[0].bytes(), (0, 5));
+        assert_eq!((sessions.count(), sessions.bytes()), (1, (10, 5)));
+        assert_eq!(sessions.records()[0].bytes(), (0, 5));
         drop(second);
-        assert_eq!((held.count(), held.bytes()), (0, (10, 5)));
+        assert_eq!((sessions.count(), sessions.bytes()), (0, (10, 5)));
     }
 }

@@ -95,7 +95,7 @@ fn sending(link: &mut Link, sent: &'static str) -> Session {
         kind: FrontendKind::Http,
         ..SessionCaller::default()
     };
-    let session = link.relay.open(&maya, &link.held, caller).unwrap();
+    let session = link.relay.open(&maya, &link.sessions, caller).unwrap();
     if !sent.is_empty() {
         session.send(sent.into()).unwrap();
     }

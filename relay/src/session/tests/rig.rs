@@ -25,7 +25,7 @@ pub(crate) struct Link {
     metrics: Arc<ShardMetrics>,
     pub(super) lanes: Rc<Lanes>,
     pub(super) probed: Rc<ProbedLinks>,
-    pub(crate) held: TunnelSessions,
+    pub(crate) sessions: TunnelSessions,
 }
 
 impl Link {
@@ -49,7 +49,7 @@ impl Link {
             metrics,
             lanes,
             probed,
-            held: TunnelSessions::default(),
+            sessions: TunnelSessions::default(),
         };
         for _ in 0..2 {
             link.pump_up();
@@ -65,7 +65,7 @@ impl Link {
     pub(crate) fn open(&self) -> Session {
         let maya = TunnelId::parse("maya").unwrap();
         self.relay
-            .open(&maya, &self.held, SessionCaller::default())
+            .open(&maya, &self.sessions, SessionCaller::default())
             .unwrap()
     }
 

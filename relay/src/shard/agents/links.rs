@@ -78,7 +78,7 @@ impl Agents {
             .ok_or(NoSession::TunnelOffline)?;
         entry
             .mux
-            .open(tunnel, &it.held, caller)
+            .open(tunnel, &it.sessions, caller)
             .map_err(|error| match error {
                 OpenError::Full => NoSession::SessionLimit,
                 OpenError::Closing => NoSession::TunnelOffline,

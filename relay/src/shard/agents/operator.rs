@@ -63,7 +63,7 @@ impl Agents {
         let mut sessions = 0;
         for (_, link) in registry.links_of(tunnel) {
             if let Some(it) = link.tunnels().get(tunnel) {
-                sessions += link.mux.cut(&it.held, reason);
+                sessions += link.mux.cut(&it.sessions, reason);
             }
         }
         Cut { links: 0, sessions }

@@ -105,9 +105,9 @@ impl Agents {
         let entry = registry.link_mut(link).ok_or_else(gone)?;
         let known = entry.tunnels().get(&tunnel);
         let granted = known.and_then(|it| it.granted);
-        let held = known.map(|it| it.held.clone());
-        let is_new = held.is_none();
-        let held = held.unwrap_or_default();
+        let sessions = known.map(|it| it.sessions.clone());
+        let is_new = sessions.is_none();
+        let sessions = sessions.unwrap_or_default();
         if is_new && entry.tunnels().len() >= TUNNELS_PER_LINK_MAX as usize {
             return Err(Refusal::standard(RefusalReason::TunnelLimit));
         }
@@ -126,7 +126,7 @@ impl Agents {
                 link,
             },
             address: entry.peer.ip().to_canonical(),
-            load: held.load().clone(),
+            load: sessions.load().clone(),
             link_index: agent.link_index,
             request: register.request,
             info: Arc::clone(&info),
@@ -139,7 +139,7 @@ impl Agents {
             expires_at_seconds,
             identity,
             renewal,
-            held,
+            sessions,
             earlier: Vec::new(),
         };
         registry.add_tunnel(link, tunnel, it);
@@ -244,7 +244,7 @@ impl Agents {
         if let Some((it, grant)) = lost.and_then(|it| it.granted.map(|grant| (it, grant))) {
             // The earlier grant is not renewed: the home shard must stop routing to the link, and the tunnel's sessions
             // would be beyond the reach of operators and revocations.
-            mux.cut(&it.held, reason.into());
+            mux.cut(&it.sessions, reason.into());
             self.release(tunnel.clone(), link, ReleaseKind::Away);
             // After this kind of refusal alone the agent would assume that it keeps the earlier grant.
             withdrawal = may_stay.then(|| Withdrawal {

@@ -33,7 +33,7 @@ impl Agents {
         }
         drop(registry);
         let it = self.registry.borrow_mut().remove_tunnel(link, tunnel)?;
-        let sessions = mux.cut(&it.held, reason.into());
+        let sessions = mux.cut(&it.sessions, reason.into());
         // A registration without a grant gets its answer from the home shard's decision on the claim.
         if let Some(grant) = granted {
             self.kit.metrics.tunnel_withdrawn(reason);
@@ -80,8 +80,9 @@ impl Agents {
                 let is_raw = caller.kind == FrontendKind::Tcp;
                 is_stranger || !is_of_kind || (is_raw && !info.is_open_to_raw())
             };
-            for held in link.held(tunnel) {
-                link.mux.cut_those(held, SessionEnd::AuthChanged, is_out);
+            for sessions in link.sessions_of(tunnel) {
+                link.mux
+                    .cut_those(sessions, SessionEnd::AuthChanged, is_out);
             }
         }
     }
