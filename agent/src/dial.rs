@@ -170,9 +170,9 @@ mod tests {
             ("https://ada:secret@relay", "9001"),
         ] {
             let error = RelayUrl::parse(text).unwrap_err();
-            let said = error.to_string();
-            assert!(said.contains(words), "{text}: {said}");
-            assert!(!format!("{said} {error:?}").contains("sec"), "{said}");
+            let message = error.to_string();
+            assert!(message.contains(words), "{text}: {message}");
+            assert!(!format!("{message} {error:?}").contains("sec"), "{message}");
         }
     }
 

@@ -233,10 +233,10 @@ mod tests {
                 .args(["--exact", name, "--ignored"])
                 .output()
                 .unwrap();
-            let said = String::from_utf8_lossy(&inner.stdout);
+            let stdout = String::from_utf8_lossy(&inner.stdout);
             assert!(
-                inner.status.success() && said.contains("1 passed"),
-                "{said}"
+                inner.status.success() && stdout.contains("1 passed"),
+                "{stdout}"
             );
         }
     }

@@ -299,9 +299,9 @@ mod tests {
         let inner = dir.path().join("open");
         fs::create_dir(&inner).unwrap();
         for path in [dir.path(), &inner] {
-            let said = read(path).unwrap_err().to_string();
-            assert!(said.contains("it is a folder"), "{said}");
-            assert!(!said.contains("chmod"), "{said}");
+            let message = read(path).unwrap_err().to_string();
+            assert!(message.contains("it is a folder"), "{message}");
+            assert!(!message.contains("chmod"), "{message}");
         }
     }
 

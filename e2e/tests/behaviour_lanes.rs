@@ -359,8 +359,8 @@ async fn a_connection_with_a_nonce_that_was_never_offered_is_closed_and_counted(
         let mut stranger = TcpStream::connect(relay.agent_address()).await?;
         stranger.write_all(&hello).await?;
         half_close(&stranger)?;
-        let (said, _) = soon("the close", read_to_close(&mut stranger)).await?;
-        assert!(said.is_empty(), "{said:?}");
+        let (answer, _) = soon("the close", read_to_close(&mut stranger)).await?;
+        assert!(answer.is_empty(), "{answer:?}");
     }
     relay
         .until("all are counted", |metrics| {

@@ -109,10 +109,12 @@ pub fn copy_head<B>(request: &Request<B>) -> Parts {
     parts
 }
 
-/// How long an idle connection may be reused: `limit`, or less if the other side `said` that its
-/// idle timeout is shorter.
-pub(crate) fn reusable_for(said: Option<Duration>, limit: Duration) -> Duration {
-    said.map_or(limit, |said| said.saturating_sub(IDLE_MARGIN).min(limit))
+/// How long an idle connection may be reused: `limit`, or less if the `idle_timeout` that the
+/// other side announced is shorter.
+pub(crate) fn reusable_for(idle_timeout: Option<Duration>, limit: Duration) -> Duration {
+    idle_timeout.map_or(limit, |idle_timeout| {
+        idle_timeout.saturating_sub(IDLE_MARGIN).min(limit)
+    })
 }
 
 #[cfg(test)]

@@ -283,8 +283,8 @@ mod tests {
 
     #[test]
     fn a_length_is_written_anew() {
-        for said in [&["2"][..], &["02"], &["2", "2"], &["2", ""]] {
-            let lines: Vec<_> = said.iter().map(|it| ("content-length", *it)).collect();
+        for lengths in [&["2"][..], &["02"], &["2", "2"], &["2", ""]] {
+            let lines: Vec<_> = lengths.iter().map(|it| ("content-length", *it)).collect();
             assert_eq!(sent(&lines, Some(2)), headers(&[("content-length", "2")]));
         }
         assert_eq!(
@@ -401,10 +401,10 @@ mod tests {
 
     #[test]
     fn the_next_hop_says_how_long_it_keeps_a_connection() {
-        let said = |value| kept_alive_for(&headers(&[("keep-alive", value)]));
-        assert_eq!(said("timeout=5"), Some(Duration::from_secs(5)));
-        assert_eq!(said("max=100, Timeout = 7"), Some(Duration::from_secs(7)));
-        assert_eq!(said("timeout=x"), None);
-        assert_eq!(said("5"), None);
+        let limit = |value| kept_alive_for(&headers(&[("keep-alive", value)]));
+        assert_eq!(limit("timeout=5"), Some(Duration::from_secs(5)));
+        assert_eq!(limit("max=100, Timeout = 7"), Some(Duration::from_secs(7)));
+        assert_eq!(limit("timeout=x"), None);
+        assert_eq!(limit("5"), None);
     }
 }

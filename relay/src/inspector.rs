@@ -60,12 +60,12 @@ impl Inspector {
                 time::sleep(FULL_PAUSE).await;
             }
             let deadline = time::Instant::now() + ANSWER_TIMEOUT;
-            let mut said = Vec::new();
+            let mut replies = Vec::new();
             for answer in answers {
                 let answer = time::timeout_at(deadline, answer).await;
-                said.push(answer.ok().and_then(Result::ok));
+                replies.push(answer.ok().and_then(Result::ok));
             }
-            said
+            replies
         }
     }
 
@@ -76,8 +76,8 @@ impl Inspector {
         let asked = self.ask_all(message);
         // A shard that has stopped has nothing to end.
         async move {
-            let said = asked.await.into_iter().flatten();
-            said.fold(Cut::default(), Cut::and)
+            let cuts = asked.await.into_iter().flatten();
+            cuts.fold(Cut::default(), Cut::and)
         }
     }
 }
@@ -117,8 +117,8 @@ impl Inspect for Inspector {
         });
         Box::pin(async move {
             let mut all = TunnelDetail::default();
-            for said in asked.await {
-                all.join(said?, CALLERS_MAX);
+            for detail in asked.await {
+                all.join(detail?, CALLERS_MAX);
             }
             Some(all)
         })

@@ -245,14 +245,14 @@ fn a_hang_up_has_files_read_again_and_ends_nothing() {
         .spawn()
         .unwrap();
     let id = Pid::from_raw(i32::try_from(program.id()).unwrap()).unwrap();
-    let mut said = BufReader::new(program.stdout.take().unwrap()).lines();
-    assert!(said.any(|line| line.unwrap().starts_with("ready")));
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("ready")));
     let mut log = BufReader::new(program.stderr.take().unwrap()).lines();
 
     fs::write(&path, "sub = [\"eve\"]").unwrap();
     kill_process(id, Signal::HUP).unwrap();
     assert!(log.any(|line| line.unwrap().contains("the denylist has changed")));
     kill_process(id, Signal::TERM).unwrap();
-    assert!(said.any(|line| line.unwrap().starts_with("stopping   SIGTERM")));
+    assert!(lines.any(|line| line.unwrap().starts_with("stopping   SIGTERM")));
     assert_eq!(program.wait().unwrap().code(), Some(0));
 }

@@ -78,21 +78,21 @@ fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
     let mut agent = Mux::agent(Settings::default(), now);
     let tunnel = TunnelId::parse("maya").unwrap();
 
-    let mut said = Vec::new();
+    let mut outputs = Vec::new();
     let agent_says = |agent: &mut Mux, relay: &mut Mux| {
         let bytes = take_output(agent, now);
         give_input(relay, now, bytes.clone()).unwrap();
         bytes
     };
-    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    outputs.push(("hex agent", agent_says(&mut agent, &mut relay)));
     let relay_says = |relay: &mut Mux, agent: &mut Mux| {
         let bytes = take_output(relay, now);
         give_input(agent, now, bytes.clone()).unwrap();
         bytes
     };
-    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    outputs.push(("hex relay", relay_says(&mut relay, &mut agent)));
     agent.hello(&hello);
-    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    outputs.push(("hex agent", agent_says(&mut agent, &mut relay)));
     agent.register(&Register {
         request: 1,
         name: None,
@@ -105,7 +105,7 @@ fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
         token: Token::default(),
         expose_all: false,
     });
-    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    outputs.push(("hex agent", agent_says(&mut agent, &mut relay)));
     relay.register_ack(&RegisterAck {
         request: 1,
         outcome: Ok(Granted {
@@ -116,38 +116,38 @@ fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
             expires_in_s: 3_600,
         }),
     });
-    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    outputs.push(("hex relay", relay_says(&mut relay, &mut agent)));
     agent.handle_timeout(now).unwrap();
-    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
-    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    outputs.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    outputs.push(("hex relay", relay_says(&mut relay, &mut agent)));
     let open = Open {
         tunnel,
         mode: Mode::Bytes,
     };
     let id = relay.open(&open).unwrap();
     relay.send(id, "ping".into(), false).unwrap();
-    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    outputs.push(("hex relay", relay_says(&mut relay, &mut agent)));
     agent.opened(id);
     agent.send(id, "pong!".into(), false).unwrap();
-    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    outputs.push(("hex agent", agent_says(&mut agent, &mut relay)));
     relay.finish(id);
-    said.push(("hex relay", relay_says(&mut relay, &mut agent)));
+    outputs.push(("hex relay", relay_says(&mut relay, &mut agent)));
     agent.finish(id);
-    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    outputs.push(("hex agent", agent_says(&mut agent, &mut relay)));
     assert_eq!((relay.session_count(), agent.session_count()), (0, 0));
     let id = relay.open(&open).unwrap();
     relay_says(&mut relay, &mut agent);
     agent.reset(id, SessionEnd::TargetRefused);
-    said.push(("hex agent", agent_says(&mut agent, &mut relay)));
-    (transcript, said)
+    outputs.push(("hex agent", agent_says(&mut agent, &mut relay)));
+    (transcript, outputs)
 }
 
 #[test]
 fn the_worked_example_is_what_two_muxes_say() {
-    let (transcript, said) = conversation();
+    let (transcript, outputs) = conversation();
     assert_eq!(blocks("hex transcript"), [hex(&transcript)]);
     for label in ["hex agent", "hex relay"] {
-        let expected: Vec<_> = said
+        let expected: Vec<_> = outputs
             .iter()
             .filter(|(who, _)| *who == label)
             .map(|(_, bytes)| hex(bytes))

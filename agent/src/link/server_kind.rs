@@ -44,8 +44,8 @@ mod tests {
             (b"J\x00\x00\x00\x0a8.0.36", "not a Tieline relay"),
             (b"", "no data came"),
         ] {
-            let said = describe(first);
-            assert!(said.contains(word) && said.contains("9001"), "{said}");
+            let text = describe(first);
+            assert!(text.contains(word) && text.contains("9001"), "{text}");
         }
     }
 }

@@ -165,8 +165,8 @@ async fn a_tunnel_that_is_refused_for_good_does_not_take_the_others_down() {
     let mut agent = start(&relay, two().await, |config| config);
     let (mut link, registers) = accept(&relay, 2).await;
     refuse(&mut link, &registers[0], RefusalReason::NameTaken).await;
-    let said = saw_refused(&mut agent).await;
-    assert_eq!(said, ("maya".to_owned(), "name_taken", true));
+    let refusal = saw_refused(&mut agent).await;
+    assert_eq!(refusal, ("maya".to_owned(), "name_taken", true));
     grant(&mut link, &registers[1]).await;
     assert_eq!(saw_up(&mut agent).await.0, "comfy");
     assert_eq!(says(&mut link, tunnel(&registers[1])).await, "comfy");
@@ -213,8 +213,8 @@ async fn a_tunnel_that_may_get_better_is_asked_for_again_on_the_same_link() {
     let (mut link, registers) = accept(&relay, 2).await;
     grant(&mut link, &registers[0]).await;
     refuse(&mut link, &registers[1], RefusalReason::TunnelLimit).await;
-    let said = saw_refused(&mut agent).await;
-    assert_eq!(said, ("comfy".to_owned(), "tunnel_limit", false));
+    let refusal = saw_refused(&mut agent).await;
+    assert_eq!(refusal, ("comfy".to_owned(), "tunnel_limit", false));
     let again = registered(&mut link).await;
     assert_eq!(again.name, registers[1].name);
     assert_ne!(again.request, registers[1].request);

@@ -245,13 +245,13 @@ impl WireAgent {
     /// # Errors
     /// The relay does not close the link.
     pub async fn farewell(&mut self) -> Result<Option<GoAway>> {
-        let mut said = None;
+        let mut farewell = None;
         while let Some(event) = self.event().await? {
             if let Event::GoAway(away) = event {
-                said = Some(away);
+                farewell = Some(away);
             }
         }
-        Ok(said)
+        Ok(farewell)
     }
 
     /// Reason of the GOAWAY with which the relay closed the link.
@@ -276,7 +276,7 @@ impl WireAgent {
         mut heard: impl FnMut(&Event),
     ) -> Result<Option<GoAway>> {
         let text = Bytes::copy_from_slice(text.as_bytes());
-        let mut said = None;
+        let mut farewell = None;
         // No time limit, because an agent may have to hold its name for long.
         while let Some(event) = self.next_event().await? {
             heard(&event);
@@ -289,11 +289,11 @@ impl WireAgent {
                 Event::Data {
                     session, payload, ..
                 } => self.mux.consumed(session, payload.len()),
-                Event::GoAway(away) => said = Some(away),
+                Event::GoAway(away) => farewell = Some(away),
                 _ => {}
             }
         }
-        Ok(said)
+        Ok(farewell)
     }
 
     /// Sends raw bytes after the frames that the mux has queued.

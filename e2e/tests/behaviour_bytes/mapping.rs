@@ -185,12 +185,12 @@ async fn a_cookie_of_one_tunnel_is_none_of_anothers(driver: DriverChoice) -> Res
 
 async fn a_page_of_the_tunnel_is_told_as_the_targets_own(driver: DriverChoice) -> Result<()> {
     let target = Target::http_requests(|mut http, head| async move {
-        let said = |name| head.header(name).unwrap_or("none").to_owned();
+        let field = |name| head.header(name).unwrap_or("none").to_owned();
         let fields = format!(
             "X-Host: {}\r\nX-Origin: {}\r\nX-Referer: {}\r\n",
-            said("host"),
-            said("origin"),
-            said("referer")
+            field("host"),
+            field("origin"),
+            field("referer")
         );
         http.respond("200 OK", &fields, b"").await?;
         Ok(http)

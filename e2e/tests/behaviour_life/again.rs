@@ -33,17 +33,17 @@ pub(super) async fn post(caller: &mut HttpStream, body: &[u8]) -> Result<()> {
 pub(super) async fn answer_one(agent: &mut WireAgent, end: &str) -> Result<String> {
     let session = agent.opened().await?;
     agent.mux.opened(session);
-    let mut said = String::new();
-    while !said.ends_with(end) {
+    let mut data = String::new();
+    while !data.ends_with(end) {
         match agent.event().await?.context("closed within a request")? {
-            Event::Data { payload, .. } => said.push_str(std::str::from_utf8(&payload)?),
+            Event::Data { payload, .. } => data.push_str(std::str::from_utf8(&payload)?),
             Event::GoAway(away) => bail!("the relay sent {away:?}"),
             _ => {}
         }
     }
     agent.mux.send(session, ANSWER.into(), false)?;
     agent.flush().await?;
-    Ok(said)
+    Ok(data)
 }
 
 /// Resets the next session with `reason`, before its target has received anything.
@@ -56,8 +56,8 @@ async fn turn_down(agent: &mut WireAgent, reason: SessionEnd) -> Result<SessionI
 
 pub(super) async fn told(caller: &mut HttpStream) -> Result<(Head, Value)> {
     let (head, body) = soon("an answer", caller.answer()).await??;
-    let said = serde_json::from_slice(&body.bytes).unwrap_or_default();
-    Ok((head, said))
+    let answer = serde_json::from_slice(&body.bytes).unwrap_or_default();
+    Ok((head, answer))
 }
 
 /// A caller whose connection is on another shard than the link of `maya`, which is the second link of the test.
@@ -91,8 +91,8 @@ async fn a_request_that_its_agent_turned_down_goes_to_the_next_run_of_the_agent(
         let mut second = WireAgent::dial(relay.agent_address(), &key, 2).await?;
         // The session may open before the registration is acknowledged.
         second.ask(Some("maya")).await?;
-        let said = answer_one(&mut second, "once").await?;
-        ensure!(said.starts_with("POST / HTTP/1.1\r\n"), "{said}");
+        let request = answer_one(&mut second, "once").await?;
+        ensure!(request.starts_with("POST / HTTP/1.1\r\n"), "{request}");
         let (head, body) = soon("the answer", caller.answer()).await??;
         ensure!(head.status() == 200 && body.bytes == b"hello", "{head:?}");
     }
@@ -111,11 +111,11 @@ async fn a_request_that_its_target_may_have_had_is_not_sent_again_and_its_caller
     agent.mux.opened(session);
     agent.mux.reset(session, SessionEnd::ShuttingDown);
     agent.flush().await?;
-    let (head, said) = told(&mut caller).await?;
+    let (head, answer) = told(&mut caller).await?;
     ensure!(head.status() == 502, "{head:?}");
     ensure!(
-        said["error"] == "tunnel_failed" && said["request"] == "sent",
-        "{said}"
+        answer["error"] == "tunnel_failed" && answer["request"] == "sent",
+        "{answer}"
     );
     Ok(())
 }
@@ -144,11 +144,11 @@ async fn a_request_that_was_sent_and_finds_no_agent_again_is_told_as_sent() -> R
             while !matches!(agent.event().await?, Some(Event::Data { .. })) {}
         }
         drop(agent);
-        let (head, said) = told(&mut caller).await?;
+        let (head, answer) = told(&mut caller).await?;
         ensure!(head.status() == 503, "{head:?}");
         ensure!(
-            said["error"] == "tunnel_offline" && said["request"] == "sent",
-            "{is_kept} {said}"
+            answer["error"] == "tunnel_offline" && answer["request"] == "sent",
+            "{is_kept} {answer}"
         );
     }
     Ok(())
@@ -162,11 +162,11 @@ async fn a_target_that_refuses_has_not_had_the_request_and_its_caller_is_told() 
     let mut caller = relay.http().await?;
     post(&mut caller, b"once").await?;
     turn_down(&mut agent, SessionEnd::TargetRefused).await?;
-    let (head, said) = told(&mut caller).await?;
+    let (head, answer) = told(&mut caller).await?;
     ensure!(head.status() == 502, "{head:?}");
     ensure!(
-        said["error"] == "target_refused" && said["request"] == "not_sent",
-        "{said}"
+        answer["error"] == "target_refused" && answer["request"] == "not_sent",
+        "{answer}"
     );
     Ok(())
 }
@@ -180,11 +180,11 @@ async fn a_long_request_that_its_target_never_had_may_come_again() -> Result<()>
     let mut caller = relay.http().await?;
     post(&mut caller, &[b'x'; 40_000]).await?;
     turn_down(&mut agent, SessionEnd::ShuttingDown).await?;
-    let (head, said) = told(&mut caller).await?;
+    let (head, answer) = told(&mut caller).await?;
     ensure!(
         head.status() == 503 && head.header("retry-after").is_some(),
         "{head:?}"
     );
-    ensure!(said["request"] == "not_sent", "{said}");
+    ensure!(answer["request"] == "not_sent", "{answer}");
     Ok(())
 }

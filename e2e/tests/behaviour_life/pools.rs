@@ -202,8 +202,8 @@ async fn agents_that_share_a_name_spread_its_load_and_one_that_dies_takes_only_i
     let Err(error) = alone else {
         bail!("the agent got the name")
     };
-    let said = format!("{error:#}");
-    ensure!(said.contains("holds this tunnel name"), "{said}");
+    let message = format!("{error:#}");
+    ensure!(message.contains("holds this tunnel name"), "{message}");
     Ok(())
 }
 
@@ -336,11 +336,11 @@ async fn a_request_whose_target_is_dead_goes_to_another_agent(driver: DriverChoi
         for way in ["/w/pool", "/dcc/maya"] {
             for (method, body) in [("GET", ""), ("POST", "{}"), ("POST", &body)] {
                 let path = format!("{way}/{number}");
-                let (head, said) = say(&relay, method, &path, None, body).await?;
+                let (head, answer) = say(&relay, method, &path, None, body).await?;
                 let length = body.len();
                 ensure!(
-                    head.status() == 200 && said == "one",
-                    "{method} {path} with {length} bytes: {head:?} {said}"
+                    head.status() == 200 && answer == "one",
+                    "{method} {path} with {length} bytes: {head:?} {answer}"
                 );
             }
         }

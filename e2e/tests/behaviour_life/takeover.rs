@@ -47,15 +47,15 @@ async fn a_new_run_takes_over_and_the_old_one_ends_and_does_not_dial_again() -> 
     ensure!(whole_answer(relay.raw("maya").await?).await? == "two");
     ensure!(new.url() == old.url() && new.generation() > old.generation());
 
-    let said = old
+    let message = old
         .saw(|event| match event {
             AgentEvent::Superseded { message } => Some(message.clone()),
             _ => None,
         })
         .await?;
     ensure!(
-        said.contains("took over the tunnel, so this one stops"),
-        "{said}"
+        message.contains("took over the tunnel, so this one stops"),
+        "{message}"
     );
     let error = old.ended().await?.err().context("the old run ended well")?;
     ensure!(matches!(error, Error::Superseded { .. }), "{error}");

@@ -70,19 +70,19 @@ impl Waiting {
     /// Expects the answer that the call may have run; returns the time until it.
     async fn expect_sent(mut self) -> Result<Duration> {
         let began = Instant::now();
-        let (head, said): (_, Value) = told(&mut self.caller).await?;
-        ensure!(head.status() == 502, "{head:?} {said}");
-        ensure!(said["request"] == "sent", "{said}");
+        let (head, answer): (_, Value) = told(&mut self.caller).await?;
+        ensure!(head.status() == 502, "{head:?} {answer}");
+        ensure!(answer["request"] == "sent", "{answer}");
         Ok(began.elapsed())
     }
 }
 
 /// Reads events until the data of the open session ends with `end`.
 async fn heard(agent: &mut WireAgent, end: &str) -> Result<()> {
-    let mut said = String::new();
-    while !said.ends_with(end) {
+    let mut data = String::new();
+    while !data.ends_with(end) {
         if let Event::Data { payload, .. } = agent.event().await?.context("closed")? {
-            said.push_str(std::str::from_utf8(&payload)?);
+            data.push_str(std::str::from_utf8(&payload)?);
         }
     }
     Ok(())
@@ -113,8 +113,8 @@ async fn a_call_that_its_agent_says_it_never_had_comes_again_over_the_next_link(
         let mut next = WireAgent::dial(it.relay.agent_address(), &it.key, 1).await?;
         next.mux.tell_lost(&it.lost);
         next.ask(Some("maya")).await?;
-        let said = answer_one(&mut next, "second").await?;
-        ensure!(said.starts_with("POST / HTTP/1.1\r\n"), "{said}");
+        let request = answer_one(&mut next, "second").await?;
+        ensure!(request.starts_with("POST / HTTP/1.1\r\n"), "{request}");
         let (head, body) = soon("the answer", it.caller.answer()).await??;
         ensure!(head.status() == 200 && body.bytes == b"hello", "{head:?}");
         drop(first);

@@ -60,11 +60,11 @@ async fn answer(relay: &TestRelay, path: &str, token: Option<&str>) -> Result<(H
     Ok((head, String::from_utf8(body.bytes)?))
 }
 
-async fn raw(relay: &TestRelay, said: &str) -> Result<TcpStream> {
+async fn raw(relay: &TestRelay, preamble: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(relay.tcp_address()).await?;
-    let length = u16::try_from(said.len())?.to_be_bytes();
+    let length = u16::try_from(preamble.len())?.to_be_bytes();
     stream
-        .write_all(&[&length[..], said.as_bytes()].concat())
+        .write_all(&[&length[..], preamble.as_bytes()].concat())
         .await?;
     Ok(stream)
 }
@@ -121,7 +121,7 @@ async fn a_raw_caller_brings_its_token_behind_the_name(driver: DriverChoice) -> 
         let mut caller = raw(&relay, &format!("maya-1\n{}", token_of("ada", &[], &[])?)).await?;
         echo_round_trip(&mut caller, b"hello").await?;
     }
-    for (said, reason) in [
+    for (preamble, reason) in [
         ("maya-1".to_owned(), "bad_token"),
         ("maya-1\nrubbish".to_owned(), "bad_token"),
         (
@@ -129,9 +129,9 @@ async fn a_raw_caller_brings_its_token_behind_the_name(driver: DriverChoice) -> 
             "unknown_tunnel",
         ),
     ] {
-        let mut caller = raw(&relay, &said).await?;
-        let (said, end) = soon("the end", read_to_close(&mut caller)).await?;
-        ensure!(said.is_empty() && is_reset(&end), "{said:?} {end:?}");
+        let mut caller = raw(&relay, &preamble).await?;
+        let (answer, end) = soon("the end", read_to_close(&mut caller)).await?;
+        ensure!(answer.is_empty() && is_reset(&end), "{answer:?} {end:?}");
         let refused = |it: &tieline_e2e::behaviour::Metrics| {
             it.labelled("relay_frontend_refused_total", reason) >= 1
         };

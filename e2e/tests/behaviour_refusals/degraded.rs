@@ -25,10 +25,10 @@ fn without_io_uring_a_relay_that_must_have_it_does_not_start() -> Result<()> {
     let ended = RelayProgram::ends(&launcher, Addresses::any(), &["--driver", "uring"])?;
     ensure!(ended.status.code() == Some(1), "{}", ended.quote);
     ensure!(ended.stderr.lines().count() == 1, "{}", ended.quote);
-    let said = ended.stderr;
+    let stderr = ended.stderr;
     ensure!(
-        said.contains("--driver uring") && said.contains("seccomp"),
-        "{said}"
+        stderr.contains("--driver uring") && stderr.contains("seccomp"),
+        "{stderr}"
     );
     Ok(())
 }
@@ -40,10 +40,10 @@ async fn without_io_uring_the_relay_goes_on_with_epoll_and_says_so() -> Result<(
     let relay = RelayProgram::start(&launcher, Addresses::any(), &["--shards", "2"])?;
     ensure!(relay.driver == "epoll", "{}", relay.driver);
 
-    let said = relay.logged("going on with epoll")?;
+    let line = relay.logged("going on with epoll")?;
     ensure!(
-        said.contains("io_uring is refused") && said.contains("seccomp"),
-        "{said}"
+        line.contains("io_uring is refused") && line.contains("seccomp"),
+        "{line}"
     );
     ensure!(
         relay.log_count("io_uring") == 1,
@@ -93,10 +93,10 @@ async fn few_descriptors(driver: &str) -> Result<()> {
     let limit = format!("ulimit -n {DESCRIPTORS} && exec \"$0\" \"$@\"");
     let flags = ["--shards", "2", "--driver", driver];
     let relay = RelayProgram::start(&["sh", "-c", &limit], Addresses::any(), &flags)?;
-    let said = relay.logged("open files")?;
+    let line = relay.logged("open files")?;
     ensure!(
-        said.contains(&DESCRIPTORS.to_string()) && said.contains("ulimit -n"),
-        "{said}"
+        line.contains(&DESCRIPTORS.to_string()) && line.contains("ulimit -n"),
+        "{line}"
     );
     let target = Target::echo().await?;
     let agent = TestAgent::of(&target).start_at(&relay.agent_url()).await?;

@@ -31,8 +31,8 @@ fn relay(driver: DriverChoice, change: impl FnOnce(&mut Config)) -> Result<TestR
 async fn is_reset_at_once(relay: &TestRelay, tunnel: &str) -> Result<()> {
     let end = match relay.raw(tunnel).await {
         Ok(mut caller) => {
-            let (said, end) = soon("the end", read_to_close(&mut caller)).await?;
-            ensure!(said.is_empty(), "{said:?}");
+            let (answer, end) = soon("the end", read_to_close(&mut caller)).await?;
+            ensure!(answer.is_empty(), "{answer:?}");
             end
         }
         Err(error) => Err(error.downcast::<io::Error>()?),

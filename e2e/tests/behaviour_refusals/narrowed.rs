@@ -92,7 +92,7 @@ async fn caller(relay: &TestRelay, token: &str, is_raw: bool) -> Result<TcpStrea
 
 /// Opens the stream at an HTTP path, or over raw TCP if there is none.
 async fn caller_at(relay: &TestRelay, token: &str, path: Option<&str>) -> Result<TcpStream> {
-    let (address, said) = match path {
+    let (address, request) = match path {
         None => {
             let text = format!("maya\n{token}");
             let length = u16::try_from(text.len())?.to_be_bytes();
@@ -108,7 +108,7 @@ async fn caller_at(relay: &TestRelay, token: &str, path: Option<&str>) -> Result
         }
     };
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(&said).await?;
+    stream.write_all(&request).await?;
     until(&mut stream, b"data: one\n\n").await?;
     Ok(stream)
 }

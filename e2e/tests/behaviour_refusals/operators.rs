@@ -107,8 +107,8 @@ async fn a_paused_tunnel_takes_no_callers_until_it_is_resumed(driver: DriverChoi
         );
         ensure!(head.header("retry-after").is_some(), "{head:?}");
         let mut caller = relay.raw("comfy").await?;
-        let (said, end) = soon("the end", read_to_close(&mut caller)).await?;
-        ensure!(said.is_empty() && is_reset(&end), "{said:?} {end:?}");
+        let (answer, end) = soon("the end", read_to_close(&mut caller)).await?;
+        ensure!(answer.is_empty() && is_reset(&end), "{answer:?} {end:?}");
     }
     let metrics = relay.metrics().await?;
     let refused = metrics.labelled("relay_frontend_refused_total", "tunnel_paused");
@@ -177,7 +177,7 @@ async fn the_callers_of_a_tunnel_are_shown_with_their_bytes(driver: DriverChoice
     let agent = TestAgent::of(&target).named("maya-1");
     let agent = agent.config(|config| config.with_token_file(path));
     let _agent = agent.start(&relay).await?;
-    let mut session = said(&relay, &format!("maya-1\n{ada}")).await?;
+    let mut session = raw_caller(&relay, &format!("maya-1\n{ada}")).await?;
     echo_round_trip(&mut session, &[7; 1000]).await?;
     let (_, shown) = asked(&relay, "GET", "/tunnels/maya-1").await?;
     let caller = &shown["callers"][0];
@@ -204,7 +204,7 @@ async fn the_callers_of_a_tunnel_are_shown_with_their_bytes(driver: DriverChoice
 }
 
 /// Opens a raw TCP connection with `text` as its preamble.
-async fn said(relay: &TestRelay, text: &str) -> Result<TcpStream> {
+async fn raw_caller(relay: &TestRelay, text: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(relay.tcp_address()).await?;
     let length = u16::try_from(text.len())?.to_be_bytes();
     stream
@@ -251,7 +251,7 @@ async fn the_audit_log_names_no_tunnel_that_is_a_token(driver: DriverChoice) -> 
         format!("maya\n{token}"),
     ];
     for text in &texts {
-        let mut caller = said(&relay, text).await?;
+        let mut caller = raw_caller(&relay, text).await?;
         soon("the end", read_to_close(&mut caller)).await?.1.ok();
     }
     relay.stop();
@@ -300,7 +300,7 @@ async fn the_audit_log_says_who_did_what_and_no_secret(driver: DriverChoice) -> 
     // Moves the log like logrotate.
     fs::rename(&file, home.path().join("audit.log.1"))?;
     for text in [format!("maya-1\n{ada}"), "maya-1\nrubbish-token".to_owned()] {
-        let mut caller = said(&relay, &text).await?;
+        let mut caller = raw_caller(&relay, &text).await?;
         caller.shutdown().await?;
         soon("the end", read_to_close(&mut caller)).await?.1.ok();
     }

@@ -87,7 +87,7 @@ async fn a_trusted_proxy_that_does_not_say_it_is_turned_away(driver: DriverChoic
     let relay = relay(driver)?;
     let web = told().await?;
     let _web = TestAgent::of(&web).named("maya").start(&relay).await?;
-    for said in [
+    for opening in [
         &b"GET /w/maya/ HTTP/1.1\r\nHost: r\r\n\r\n"[..],
         b"PROXY TCP4 192.0.2.7 10.0.0.1 40000 80\r\n",
         &HEADER[..20],
@@ -95,7 +95,7 @@ async fn a_trusted_proxy_that_does_not_say_it_is_turned_away(driver: DriverChoic
     ] {
         for address in [relay.http_address(), relay.tcp_address()] {
             let mut caller = TcpStream::connect(address).await?;
-            caller.write_all(said).await?;
+            caller.write_all(opening).await?;
             let (told, _end) = soon("the end", read_to_close(&mut caller)).await?;
             ensure!(told == Digest::of(b""), "the relay sent an answer");
         }

@@ -160,9 +160,9 @@ async fn strangers_do_not_keep_a_provider_from_renewing_what_lives(
         next.with_context(|| format!("{:?}", asked.load(Ordering::SeqCst)))?;
     }
     let mut caller = relay.raw("maya").await?;
-    let mut said = Vec::new();
-    soon("the answer", caller.read_to_end(&mut said)).await??;
-    ensure!(said == b"hello", "{said:?}");
+    let mut bytes = Vec::new();
+    soon("the answer", caller.read_to_end(&mut bytes)).await??;
+    ensure!(bytes == b"hello", "{bytes:?}");
     let metrics = relay.metrics().await?;
     ensure!(
         metrics.get("relay_tunnels_withdrawn_total") == 0,

@@ -259,8 +259,8 @@ async fn an_agent_that_does_not_listen_gets_no_callers(driver: DriverChoice) -> 
     ensure!(status == 200 && answer["links_ended"] == 1, "{answer}");
     for _ in 0..4 {
         let mut caller = relay.raw("maya").await?;
-        let (said, end) = soon("the end", read_to_close(&mut caller)).await?;
-        ensure!(said.is_empty() && is_reset(&end), "{said:?} {end:?}");
+        let (answer, end) = soon("the end", read_to_close(&mut caller)).await?;
+        ensure!(answer.is_empty() && is_reset(&end), "{answer:?} {end:?}");
     }
     let (status, answer) = asked(&relay, "POST", "/tunnels/maya/kick").await?;
     ensure!(

@@ -55,15 +55,15 @@ pub(crate) fn cases() -> Vec<Case> {
 /// which shows that the removed fields are the only ones that vary.
 fn says_the_same(setup: &Setup, path: Path, revision: &str) -> Result<()> {
     let direct = setup.once(&format!("conformance {revision}"), || {
-        said_in_time(setup, Path::Direct, revision)
+        report_in_time(setup, Path::Direct, revision)
     })?;
     ensure!(direct["code"] == 0, "{direct:#}");
-    let said = said_in_time(setup, path, revision)?;
-    let all = scenarios(&said)?;
+    let report = report_in_time(setup, path, revision)?;
+    let all = scenarios(&report)?;
     ensure!(all.len() > 30, "only {} scenarios", all.len());
     let mut differences = Vec::new();
     for part in ["code", "printed", "checks"] {
-        compare(part, &said[part], &direct[part], &mut differences);
+        compare(part, &report[part], &direct[part], &mut differences);
     }
     ensure!(
         differences.is_empty(),
@@ -74,38 +74,39 @@ fn says_the_same(setup: &Setup, path: Path, revision: &str) -> Result<()> {
 }
 
 /// Adds to `differences` each place where two JSON values differ, with both values.
-fn compare(place: &str, said: &Value, direct: &Value, differences: &mut Vec<String>) {
-    match (said, direct) {
-        (Value::Object(said), Value::Object(direct)) if said.keys().eq(direct.keys()) => {
-            for (name, said) in said {
-                compare(&format!("{place}/{name}"), said, &direct[name], differences);
+fn compare(place: &str, report: &Value, direct: &Value, differences: &mut Vec<String>) {
+    match (report, direct) {
+        (Value::Object(report), Value::Object(direct)) if report.keys().eq(direct.keys()) => {
+            for (name, report) in report {
+                let place = format!("{place}/{name}");
+                compare(&place, report, &direct[name], differences);
             }
         }
-        (Value::Array(said), Value::Array(direct)) if said.len() == direct.len() => {
-            for (index, (said, direct)) in said.iter().zip(direct).enumerate() {
-                compare(&format!("{place}/{index}"), said, direct, differences);
+        (Value::Array(report), Value::Array(direct)) if report.len() == direct.len() => {
+            for (index, (report, direct)) in report.iter().zip(direct).enumerate() {
+                compare(&format!("{place}/{index}"), report, direct, differences);
             }
         }
-        _ if said == direct => {}
-        _ => differences.push(format!("{place}: {said}, on the direct path {direct}")),
+        _ if report == direct => {}
+        _ => differences.push(format!("{place}: {report}, on the direct path {direct}")),
     }
 }
 
-fn scenarios(said: &Value) -> Result<&serde_json::Map<String, Value>> {
-    said["checks"].as_object().context("no checks reported")
+fn scenarios(report: &Value) -> Result<&serde_json::Map<String, Value>> {
+    report["checks"].as_object().context("no checks reported")
 }
 
 /// The report of a run in which no check failed, or of the last try. On a busy machine the suite and its server lose an
 /// exchange or miss a time limit now and then, without a tunnel as well; a tunnel at fault fails in each try.
-fn said_in_time(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
-    let mut report = said(setup, path, revision)?;
+fn report_in_time(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
+    let mut report = run_suite(setup, path, revision)?;
     for _ in 1..TRIES_MAX {
         if report["code"] == 0 {
             break;
         }
         let failed = failed_checks(&report)?;
         println!("{revision} on {path:?}: {failed:#?} failed; running the suite again");
-        report = said(setup, path, revision)?;
+        report = run_suite(setup, path, revision)?;
     }
     Ok(report)
 }
@@ -123,19 +124,19 @@ fn failed_checks(report: &Value) -> Result<Vec<String>> {
     Ok(failed)
 }
 
-fn said(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
+fn run_suite(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
     let server = setup.conformance_server()?;
     let way = path.open(server.url())?;
-    let said = setup.conformance(way.url(), revision)?;
+    let report = setup.conformance(way.url(), revision)?;
     let url = way.url();
     let (_, rest) = url.split_once("://").context("the URL has no scheme")?;
     let (host, _) = rest.split_once('/').context("the URL has no path")?;
     let plain = |text: &str| text.replace(url, "<url>").replace(host, "<host>");
 
-    let printed = said["printed"].as_str().context("no output reported")?;
+    let printed = report["printed"].as_str().context("no output reported")?;
     let printed: Vec<_> = plain(printed).lines().map(without_time).collect();
     let mut checks = serde_json::Map::new();
-    for (name, mut scenario) in scenarios(&said)?.clone() {
+    for (name, mut scenario) in scenarios(&report)?.clone() {
         let name = without_time(&name);
         take_out(&mut scenario, &plain);
         name_event_ids(&mut scenario, &mut Vec::new());
@@ -144,7 +145,7 @@ fn said(setup: &Setup, path: Path, revision: &str) -> Result<Value> {
         }
         checks.insert(name, scenario);
     }
-    Ok(json!({ "code": said["code"], "printed": printed, "checks": checks }))
+    Ok(json!({ "code": report["code"], "printed": printed, "checks": checks }))
 }
 
 /// Cuts off the time at the end of a scenario's directory name, as in `-2026-11-22T01-35-37-832Z`.

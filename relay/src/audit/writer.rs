@@ -53,8 +53,8 @@ impl Writer {
             entries,
             tally,
             told: 0,
-            said: 0,
-            said_at: None,
+            logged: 0,
+            logged_at: None,
         };
         let thread = thread::Builder::new()
             .name("audit".to_owned())
@@ -101,8 +101,8 @@ struct WriterState {
     /// Lost entries that the file has counted.
     told: u64,
     /// Lost entries that the relay's log has reported, and the time of that report.
-    said: u64,
-    said_at: Option<Instant>,
+    logged: u64,
+    logged_at: Option<Instant>,
 }
 
 impl WriterState {
@@ -209,12 +209,12 @@ impl WriterState {
     /// Reports lost entries in the relay's log, at most once per [`SAY_INTERVAL`].
     fn say(&mut self, error: Option<&io::Error>) {
         let dropped = self.tally.dropped.load(Ordering::Relaxed);
-        let is_new = self.said_at.is_none_or(|at| at.elapsed() >= SAY_INTERVAL);
-        if dropped == self.said || !is_new {
+        let is_new = self.logged_at.is_none_or(|at| at.elapsed() >= SAY_INTERVAL);
+        if dropped == self.logged || !is_new {
             return;
         }
-        let lost = dropped - self.said;
-        (self.said, self.said_at) = (dropped, Some(Instant::now()));
+        let lost = dropped - self.logged;
+        (self.logged, self.logged_at) = (dropped, Some(Instant::now()));
         match error {
             Some(error) => warn!(lost, %error, "the audit log cannot be written"),
             None => warn!(lost, "the audit log cannot keep up"),

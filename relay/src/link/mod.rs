@@ -22,7 +22,7 @@ const READ_BYTES_MAX: usize = 256 * 1024;
 
 /// Longest handshake that can be read again on another shard, in bytes: many times the longest hello. A link whose
 /// agent has sent more stays on its shard.
-const SAID_BYTES_MAX: usize = 32 * 1024;
+const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;
 
 /// Bytes that a writer sends before other tasks get a turn.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
@@ -59,8 +59,12 @@ pub(crate) enum Stay {
 pub(crate) enum Left {
     /// The socket is closed, and every session was reset.
     Ended(LinkEnd),
-    /// The link moves to shard `to`, which reads again what the agent has `said` so far.
-    Moved { to: usize, fd: OwnedFd, said: Bytes },
+    /// The link moves to shard `to`, which reads the agent's `input` so far again.
+    Moved {
+        to: usize,
+        fd: OwnedFd,
+        input: Bytes,
+    },
 }
 
 /// Receive buffer that all links of a shard share: each read is processed whole before the next one.
@@ -68,24 +72,24 @@ pub(crate) enum Left {
 pub(crate) struct LinkBlock(RefCell<BytesMut>);
 
 /// Moves bytes until the link ends or moves, and returns which. If the link ends, the socket is closed and every
-/// session reset before this returns. `said` is what the agent sent before the link came here.
+/// session reset before this returns. `input` is what the agent sent before the link came here.
 pub(crate) async fn run(
     socket: Socket,
-    said: Bytes,
+    input: Bytes,
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
     block: &LinkBlock,
 ) -> Left {
     let end = {
         let heard = Cell::new(false);
-        let reader = pin!(read(&socket, said, link, host, block, &heard));
+        let reader = pin!(read(&socket, input, link, host, block, &heard));
         let writer = pin!(async { Err(write(&socket, link).await) });
         both(reader, writer, || heard.take() && link.has_words()).await
     };
     let reason = match end {
-        Ok((to, said)) => {
+        Ok((to, input)) => {
             let fd = socket.into_fd();
-            return Left::Moved { to, fd, said };
+            return Left::Moved { to, fd, input };
         }
         Err(reason) => {
             socket.shutdown();
@@ -120,24 +124,24 @@ async fn both<T>(
     .await
 }
 
-/// Reads until the link moves; returns the shard that it moves to, and what the agent has said so far.
+/// Reads until the link moves; returns the shard that it moves to, and the agent's input so far.
 ///
 /// # Errors
 /// Reason of the link's end.
 async fn read(
     socket: &Socket,
-    said: Bytes,
+    input: Bytes,
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
     block: &LinkBlock,
     heard: &Cell<bool>,
 ) -> Result<(usize, Bytes), LinkEnd> {
-    let mut again = Some(said).filter(|said| !said.is_empty());
+    let mut again = Some(input).filter(|input| !input.is_empty());
     // The bytes that another shard could read again; kept until the agent is known.
     let mut kept = again.is_none().then(BytesMut::new);
     loop {
-        let mut input = if let Some(said) = again.take() {
-            said
+        let mut input = if let Some(input) = again.take() {
+            input
         } else {
             socket.readable().await;
             let mut block = block.0.borrow_mut();
@@ -147,7 +151,7 @@ async fn read(
                 Ok(Received::End) | Err(_) => return Err(LinkEnd::LinkLost),
             }
         };
-        kept = kept.filter(|kept| kept.len() + input.len() <= SAID_BYTES_MAX);
+        kept = kept.filter(|kept| kept.len() + input.len() <= HANDSHAKE_BYTES_MAX);
         kept.iter_mut()
             .for_each(|kept| kept.extend_from_slice(&input));
         heard.set(true);

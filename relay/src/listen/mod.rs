@@ -90,7 +90,7 @@ pub(crate) async fn accept(
     room: Room,
     mut arrived: impl FnMut(Option<Socket>, SocketAddr, Arrival),
 ) {
-    let mut said = Said::default();
+    let mut warnings = AcceptWarnings::default();
     loop {
         let error = match listener.accept().await {
             Ok((socket, peer)) if room.takes(&socket) => {
@@ -99,7 +99,7 @@ pub(crate) async fn accept(
             }
             Ok((socket, peer)) => {
                 arrived(Some(socket), peer, Arrival::Refused);
-                said.refused(None);
+                warnings.refused(None);
                 // Connections that are being served run before the next refusal.
                 turn().await;
                 continue;
@@ -113,7 +113,7 @@ pub(crate) async fn accept(
             _ => {
                 let refuse = |peer| arrived(None, peer, Arrival::Refused);
                 let is_refused = lacks_descriptors(&error) && listener.refuse_next(refuse);
-                said.refused(Some(&error));
+                warnings.refused(Some(&error));
                 if is_refused {
                     turn().await;
                 } else {
@@ -126,12 +126,12 @@ pub(crate) async fn accept(
 
 /// Rate limit for warnings about connections that were not accepted.
 #[derive(Debug, Default)]
-struct Said {
+struct AcceptWarnings {
     at: Option<Instant>,
     refused: u64,
 }
 
-impl Said {
+impl AcceptWarnings {
     fn refused(&mut self, error: Option<&io::Error>) {
         self.refused += 1;
         if self.at.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {

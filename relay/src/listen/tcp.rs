@@ -79,8 +79,8 @@ fn parse(bytes: &[u8]) -> Parsed<'_> {
         return Parsed::Short;
     };
     let length = usize::from(u16::from_be_bytes(*length));
-    let mut said = rest.iter().take(length);
-    let newline = said.position(|byte| *byte == b'\n');
+    let mut preamble = rest.iter().take(length);
+    let newline = preamble.position(|byte| *byte == b'\n');
     let name_len = newline.unwrap_or(rest.len().min(length));
     if length == 0 || length > PREAMBLE_BYTES_MAX || name_len > TUNNEL_ID_BYTES_MAX {
         return Parsed::Garbage;
@@ -92,15 +92,15 @@ fn parse(bytes: &[u8]) -> Parsed<'_> {
     if !is_text {
         return Parsed::Garbage;
     }
-    let Some(said) = rest.get(..length) else {
+    let Some(preamble) = rest.get(..length) else {
         return Parsed::Short;
     };
-    let Ok(said) = str::from_utf8(said) else {
+    let Ok(preamble) = str::from_utf8(preamble) else {
         return Parsed::Garbage;
     };
-    let (name, token) = match said.split_once('\n') {
+    let (name, token) = match preamble.split_once('\n') {
         Some((name, token)) => (name, Some(token.trim())),
-        None => (said, None),
+        None => (preamble, None),
     };
     match TunnelId::parse(name) {
         Ok(tunnel) => Parsed::Whole {
@@ -137,18 +137,18 @@ mod tests {
 
     #[test]
     fn a_token_may_be_long_and_has_an_end() {
-        let said = |token: usize| {
+        let preamble = |token: usize| {
             let length = u16::try_from(5 + token).unwrap().to_be_bytes();
             [&length[..], b"maya\n", &vec![b'x'; token]].concat()
         };
-        let whole = said(TOKEN_BYTES_MAX);
+        let whole = preamble(TOKEN_BYTES_MAX);
         assert!(
             matches!(parse(&whole), Parsed::Whole { token: Some(token), .. } if token.len() == TOKEN_BYTES_MAX)
         );
         assert_eq!(parse(&whole[..whole.len() - 1]), Parsed::Short);
         let longest = PREAMBLE_BYTES_MAX - 5;
-        assert!(matches!(parse(&said(longest)), Parsed::Whole { .. }));
-        assert_eq!(parse(&said(longest + 1)), Parsed::Garbage);
+        assert!(matches!(parse(&preamble(longest)), Parsed::Whole { .. }));
+        assert_eq!(parse(&preamble(longest + 1)), Parsed::Garbage);
     }
 
     #[test]

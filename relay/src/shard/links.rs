@@ -23,7 +23,7 @@ impl Shard {
         greeting: Option<Greeting>,
     ) {
         let greeted = greeting.is_some();
-        let Greeting { mut nonce, said } = greeting.unwrap_or_default();
+        let Greeting { mut nonce, input } = greeting.unwrap_or_default();
         if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
             // Without a random nonce a signed hello could be replayed.
             self.link_gone(self.kit.index);
@@ -46,14 +46,14 @@ impl Shard {
             end: Some(LinkEnd::ShuttingDown),
         };
         let shard = Rc::clone(self);
-        let said = if greeted { mux.greeted(said) } else { said };
+        let input = if greeted { mux.greeted(input) } else { input };
         self.kit.tasks.spawn(
             async move {
                 // The guard's drop runs even if the task set drops this task.
                 let mut guard = guard;
-                match link::run(socket, said, &mux, &host, &host.agents.link_block).await {
+                match link::run(socket, input, &mux, &host, &host.agents.link_block).await {
                     Left::Ended(reason) => guard.end = Some(reason),
-                    Left::Moved { to, fd, said } => {
+                    Left::Moved { to, fd, input } => {
                         // Counted there first: otherwise callers would be steered as if no shard had a link.
                         shard.link_expected(to);
                         guard.end = None;
@@ -61,7 +61,7 @@ impl Shard {
                             fd,
                             peer,
                             stranger: shard.agents.take_stranger(id),
-                            greeting: Some(Box::new(Greeting { nonce, said })),
+                            greeting: Some(Box::new(Greeting { nonce, input })),
                         };
                         drop(guard);
                         shard.move_link(to, message).await;

@@ -52,11 +52,11 @@ impl Shard {
     /// Refuses an agent's link because its address has too many, in one send.
     fn refuse_link(&self, socket: &Socket, peer: SocketAddr) {
         // A close in front of unread bytes is a reset, which could destroy the answer.
-        let mut said = BytesMut::with_capacity(PREFACE.len());
-        let _ = socket.recv(&mut said, PREFACE.len());
+        let mut preface = BytesMut::with_capacity(PREFACE.len());
+        let _ = socket.recv(&mut preface, PREFACE.len());
         let now = self.kit.clock.now();
         let mut mux = Mux::relay(RelayHello::new([0; 32], 0), Settings::default(), now);
-        let reason = match mux.handle_input(now, &mut said.freeze()) {
+        let reason = match mux.handle_input(now, &mut preface.freeze()) {
             Ok(_) => LinkEnd::Limited,
             Err(error) => error.reason,
         };

@@ -45,7 +45,7 @@ pub(super) struct Writer {
     notes_waiting: Arc<AtomicUsize>,
     /// Whole lines that are not on the disk yet.
     waiting: Vec<u8>,
-    said_at: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 impl Writer {
@@ -62,7 +62,7 @@ impl Writer {
             orders,
             notes_waiting,
             waiting: Vec::new(),
-            said_at: None,
+            logged_at: None,
         };
         thread::Builder::new()
             .name("state".to_owned())
@@ -145,10 +145,10 @@ impl Writer {
         match self.journal.add(&self.waiting) {
             Ok(()) => {
                 self.waiting = Vec::new();
-                self.said_at = None;
+                self.logged_at = None;
             }
-            Err(error) if self.said_at.is_none_or(|at| at.elapsed() >= SAY_INTERVAL) => {
-                self.said_at = Some(Instant::now());
+            Err(error) if self.logged_at.is_none_or(|at| at.elapsed() >= SAY_INTERVAL) => {
+                self.logged_at = Some(Instant::now());
                 error!(%error, "the state folder cannot be written; a restart would lose bindings of names");
             }
             Err(_) => {}

@@ -35,7 +35,7 @@ impl Server {
             let mut silent = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let said = request(&mut stream);
+                let request = request(&mut stream);
                 let now = reply.lock().unwrap().clone();
                 match now {
                     Some((status, body)) => {
@@ -47,7 +47,7 @@ impl Server {
                     }
                     None => silent.push(stream),
                 }
-                if tell.try_send(said).is_err() {
+                if tell.try_send(request).is_err() {
                     return;
                 }
             }
@@ -75,19 +75,19 @@ impl Server {
 }
 
 fn request(stream: &mut TcpStream) -> String {
-    let mut said = String::new();
+    let mut text = String::new();
     let mut block = [0; 4096];
     loop {
         let read = stream.read(&mut block).unwrap_or(0);
-        said += &String::from_utf8_lossy(&block[..read]);
-        let whole = said.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+        text += &String::from_utf8_lossy(&block[..read]);
+        let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
             let head = head.to_ascii_lowercase();
             let length = head.split_once("content-length: ").map_or("0", |it| it.1);
             let digits: String = length.chars().take_while(char::is_ascii_digit).collect();
             digits.parse() == Ok(body.len())
         });
         if whole || read == 0 {
-            return said;
+            return text;
         }
     }
 }

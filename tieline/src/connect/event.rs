@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn each_refusal_of_the_token_has_its_own_remedy() {
-        let said = |reason, has_token| ConnectEvent::TokenRefused { reason, has_token }.to_string();
-        assert!(said("unauthorized", false).contains("--token-file FILE"));
-        assert!(said("insufficient_scope", true).contains("one with the scope caller"));
-        assert!(said("invalid_token", true).contains("tieline token show FILE"));
+        let text = |reason, has_token| ConnectEvent::TokenRefused { reason, has_token }.to_string();
+        assert!(text("unauthorized", false).contains("--token-file FILE"));
+        assert!(text("insufficient_scope", true).contains("one with the scope caller"));
+        assert!(text("invalid_token", true).contains("tieline token show FILE"));
     }
 }

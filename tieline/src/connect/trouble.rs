@@ -161,11 +161,11 @@ mod tests {
         let no_store = (CACHE_CONTROL, "no-store");
         let challenge = challenge.map(|it| (WWW_AUTHENTICATE, it));
         let headers: Vec<_> = [no_store].into_iter().chain(challenge).collect();
-        said(trouble, status, &headers)
+        events(trouble, status, &headers)
     }
 
     /// The events of an answer with these headers.
-    fn said(
+    fn events(
         trouble: &TroubleReporter,
         status: u16,
         headers: &[(HeaderName, &'static str)],
@@ -246,11 +246,11 @@ mod tests {
         ] {
             let trouble = TroubleReporter::default();
             assert_eq!(answer(&trouble, 401, Some("Bearer")), ["unauthorized"]);
-            let said = said(&trouble, status, headers);
+            let events = events(&trouble, status, headers);
             assert_eq!(
-                said == ["taken"],
+                events == ["taken"],
                 is_taken,
-                "{status} {headers:?}: {said:?}"
+                "{status} {headers:?}: {events:?}"
             );
         }
     }

@@ -253,8 +253,8 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let found = Found::read(&path, project.path(), false).unwrap();
         fs::write(&path, "theirs").unwrap();
-        let said = found.write("ours").unwrap_err().to_string();
-        assert!(said.contains("run this again"), "{said}");
+        let message = found.write("ours").unwrap_err().to_string();
+        assert!(message.contains("run this again"), "{message}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
         assert_eq!(fs::read_dir(project.path()).unwrap().count(), 1);
     }

@@ -126,8 +126,8 @@ mod tests {
             ("https://user:secret@relay", "--token-file"),
             ("tcp://relay:9001", "9080"),
         ] {
-            let said = shown(text).unwrap_err().to_string();
-            assert!(said.contains(words), "{text}: {said}");
+            let message = shown(text).unwrap_err().to_string();
+            assert!(message.contains(words), "{text}: {message}");
         }
     }
 }

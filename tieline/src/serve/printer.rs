@@ -203,15 +203,15 @@ mod tests {
     #[test]
     fn a_link_that_is_lost_is_no_lost_tunnel_while_others_are_up() {
         let mut links = Links::default();
-        let mut said = |event| links.line(&event).unwrap_or_default();
-        assert!(said(registered(0, "maya-1")).contains("http://r/w/maya-1"));
-        assert_eq!(said(registered(1, "maya-1")), "");
-        assert!(said(lost(1)).starts_with("link 1: disconnected: cut"));
-        assert_eq!(said(lost(1)), "");
-        assert_eq!(said(registered(1, "maya-1")), "link 1 is back");
-        assert!(said(lost(0)).ends_with("; 1 still up"));
-        assert!(said(lost(1)).starts_with("disconnected: cut"));
-        assert!(said(registered(1, "maya-1")).contains("http://r/w/maya-1"));
+        let mut line = |event| links.line(&event).unwrap_or_default();
+        assert!(line(registered(0, "maya-1")).contains("http://r/w/maya-1"));
+        assert_eq!(line(registered(1, "maya-1")), "");
+        assert!(line(lost(1)).starts_with("link 1: disconnected: cut"));
+        assert_eq!(line(lost(1)), "");
+        assert_eq!(line(registered(1, "maya-1")), "link 1 is back");
+        assert!(line(lost(0)).ends_with("; 1 still up"));
+        assert!(line(lost(1)).starts_with("disconnected: cut"));
+        assert!(line(registered(1, "maya-1")).contains("http://r/w/maya-1"));
     }
 
     #[test]
@@ -220,38 +220,38 @@ mod tests {
             several: true,
             ..Links::default()
         };
-        let mut said = |event| links.line(&event).unwrap_or_default();
-        assert!(said(registered(2, "nuke")).ends_with("/w/nuke  -> http://127.0.0.1:1"));
-        said(lost(2));
+        let mut line = |event| links.line(&event).unwrap_or_default();
+        assert!(line(registered(2, "nuke")).ends_with("/w/nuke  -> http://127.0.0.1:1"));
+        line(lost(2));
         for tunnel in ["maya", "comfy"] {
-            assert!(said(registered(0, tunnel)).contains(tunnel));
-            assert_eq!(said(registered(1, tunnel)), "");
+            assert!(line(registered(0, tunnel)).contains(tunnel));
+            assert_eq!(line(registered(1, tunnel)), "");
         }
-        said(lost(1));
-        assert_eq!(said(registered(1, "maya")), "link 1 is back");
-        assert_eq!(said(registered(1, "comfy")), "");
-        said(lost(1));
-        said(lost(0));
+        line(lost(1));
+        assert_eq!(line(registered(1, "maya")), "link 1 is back");
+        assert_eq!(line(registered(1, "comfy")), "");
+        line(lost(1));
+        line(lost(0));
         for tunnel in ["maya", "comfy"] {
-            assert!(said(registered(0, tunnel)).contains(tunnel));
+            assert!(line(registered(0, tunnel)).contains(tunnel));
         }
     }
 
     #[test]
     fn the_same_problem_is_told_once_and_another_one_at_once() {
         let mut links = Links::default();
-        let mut said = |event| links.line(&event).unwrap_or_default();
-        assert!(said(lost(0)).starts_with("disconnected: cut"));
-        assert_eq!(said(lost(0)), "");
+        let mut line = |event| links.line(&event).unwrap_or_default();
+        assert!(line(lost(0)).starts_with("disconnected: cut"));
+        assert_eq!(line(lost(0)), "");
         let other = AgentEvent::Disconnected {
             link: 0,
             reason: "link_lost",
             message: "torn".to_owned(),
             retry_ms: 1,
         };
-        assert!(said(other).starts_with("disconnected: torn"));
-        assert!(said(registered(0, "maya-1")).contains("maya-1"));
-        assert!(said(lost(0)).starts_with("disconnected: cut"));
+        assert!(line(other).starts_with("disconnected: torn"));
+        assert!(line(registered(0, "maya-1")).contains("maya-1"));
+        assert!(line(lost(0)).starts_with("disconnected: cut"));
     }
 
     #[test]
@@ -272,14 +272,14 @@ mod tests {
             message: "old".to_owned(),
         };
         let mut links = Links::default();
-        let mut said = |event: &AgentEvent| links.line(event).unwrap_or_default();
-        assert_eq!(said(&renewed), "");
+        let mut line = |event: &AgentEvent| links.line(event).unwrap_or_default();
+        assert_eq!(line(&renewed), "");
         assert_eq!(
-            said(&ending),
+            line(&ending),
             "the permission for maya ends in 1 min 30 s: old"
         );
-        assert_eq!(said(&ending), "");
-        assert_eq!(said(&renewed), "maya may stay up for another 1 h 0 min");
-        assert_eq!(said(&renewed), "");
+        assert_eq!(line(&ending), "");
+        assert_eq!(line(&renewed), "maya may stay up for another 1 h 0 min");
+        assert_eq!(line(&renewed), "");
     }
 }

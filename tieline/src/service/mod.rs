@@ -174,7 +174,7 @@ fn status(place: &PlaceArgs) -> Result<u8, ServiceError> {
         Ok(output) => match (first_line(&output.stdout), first_line(&output.stderr)) {
             (Some(word), _) => word,
             (None, None) => "unknown".to_owned(),
-            (None, Some(said)) => format!("unknown ({})", without_bus(&said).unwrap_or(said)),
+            (None, Some(line)) => format!("unknown ({})", without_bus(&line).unwrap_or(line)),
         },
         Err(error) => format!("unknown ({}: {error})", plan.ask[0]),
     };
@@ -209,11 +209,11 @@ fn first_line(printed: &[u8]) -> Option<String> {
 }
 
 /// Advice if systemctl cannot reach this user's manager, as in a shell of su or of a script.
-fn without_bus(said: &str) -> Option<String> {
-    let is_bus = said.contains("connect to bus") || said.contains("connect to user scope bus");
+fn without_bus(line: &str) -> Option<String> {
+    let is_bus = line.contains("connect to bus") || line.contains("connect to user scope bus");
     is_bus.then(|| {
         format!(
-            "{said}: no service manager of this user runs, or this shell cannot find it: run loginctl \
+            "{line}: no service manager of this user runs, or this shell cannot find it: run loginctl \
              enable-linger, set XDG_RUNTIME_DIR=/run/user/$(id -u), and try again; or use --system with sudo"
         )
     })
@@ -288,12 +288,12 @@ fn carry_out(steps: &[Step], json: bool) -> Result<u8, ServiceError> {
             say(&format!("{}  {step}", paint(GOOD, "ran     ")));
         }
         if !output.status.success() && !step.may_fail {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().next().unwrap_or("no error message").to_owned();
-            let said = without_bus(&said).unwrap_or(said);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let line = stderr.lines().next().unwrap_or("no error message");
+            let message = without_bus(line).unwrap_or_else(|| line.to_owned());
             return Err(ServiceError::Failed {
                 command: step.to_string(),
-                said,
+                message,
             });
         }
     }

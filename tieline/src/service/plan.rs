@@ -265,8 +265,8 @@ pub(super) enum ServiceError {
         #[source]
         source: io::Error,
     },
-    #[error("{command} failed: {said}")]
-    Failed { command: String, said: String },
+    #[error("{command} failed: {message}")]
+    Failed { command: String, message: String },
 }
 
 impl ServiceError {

@@ -75,7 +75,7 @@ fn a_name_stands_in_front_of_its_target() {
         "--expose-all",
     ])
     .unwrap();
-    let said: Vec<_> = config
+    let targets: Vec<_> = config
         .targets
         .iter()
         .map(|it| {
@@ -89,7 +89,7 @@ fn a_name_stands_in_front_of_its_target() {
         .collect();
     let of = |name: &str, target: &str, all| (name.to_owned(), target.to_owned(), all);
     assert_eq!(
-        said,
+        targets,
         [
             of("maya", "http://127.0.0.1:8765/mcp", true),
             of("comfy", "127.0.0.1:8188", false),

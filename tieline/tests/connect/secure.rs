@@ -171,10 +171,10 @@ async fn files_without_certificates_are_refused_at_the_start() {
         let connect = Connect::new("https://localhost").unwrap().with_ca(path);
         let error = soon(connect.run(std::future::pending())).await.unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
-        let said = error.to_string();
-        assert!(said.starts_with("the file of --ca, "), "{said}");
-        assert!(said.contains(path.to_str().unwrap()), "{said}");
-        said
+        let message = error.to_string();
+        assert!(message.starts_with("the file of --ca, "), "{message}");
+        assert!(message.contains(path.to_str().unwrap()), "{message}");
+        message
     };
     for content in [
         "",
@@ -183,10 +183,10 @@ async fn files_without_certificates_are_refused_at_the_start() {
         "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
     ] {
         std::fs::write(&path, content).unwrap();
-        let said = refused(&path).await;
+        let message = refused(&path).await;
         assert!(
-            said.contains("begin with -----BEGIN CERTIFICATE-----"),
-            "{said}"
+            message.contains("begin with -----BEGIN CERTIFICATE-----"),
+            "{message}"
         );
     }
     assert!(refused(dir.path()).await.contains("it is a folder"));

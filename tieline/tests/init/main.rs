@@ -210,10 +210,10 @@ fn a_link_out_of_the_project_is_shown_and_followed_only_when_told() {
     for client in ["claude-code", "cursor"] {
         let output = init(dir.path(), &["--client", client]);
         assert_eq!(output.status.code(), Some(1), "{client}");
-        let said = err(&output);
+        let stderr = err(&output);
         let shown = fs::canonicalize(elsewhere.path()).unwrap();
-        assert!(said.contains(shown.to_str().unwrap()), "{said}");
-        assert!(said.contains("--force"), "{said}");
+        assert!(stderr.contains(shown.to_str().unwrap()), "{stderr}");
+        assert!(stderr.contains("--force"), "{stderr}");
     }
     assert_eq!(fs::read_to_string(&real).unwrap(), "{}\n");
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
@@ -247,8 +247,8 @@ fn only_regular_files_are_read_and_nothing_is_waited_for() {
         make();
         let output = init(dir.path(), &["--force"]);
         assert_eq!(output.status.code(), Some(1));
-        let said = err(&output);
-        assert!(said.contains("not a regular file"), "{said}");
+        let stderr = err(&output);
+        assert!(stderr.contains("not a regular file"), "{stderr}");
         fs::remove_file(&place).unwrap();
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -303,7 +303,7 @@ fn a_tunnel_of_raw_tcp_is_not_written_and_the_way_to_it_is_told() {
     ] {
         let output = run(dir.path(), what, &[]);
         assert_eq!(output.status.code(), Some(1), "{}", err(&output));
-        let said = err(&output);
+        let stderr = err(&output);
         for word in [
             "raw TCP",
             "9002",
@@ -311,7 +311,7 @@ fn a_tunnel_of_raw_tcp_is_not_written_and_the_way_to_it_is_told() {
             "--to http://",
             "--force",
         ] {
-            assert!(said.contains(word), "{said}");
+            assert!(stderr.contains(word), "{stderr}");
         }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -336,21 +336,21 @@ fn without_a_tunnel_it_tells_how_to_choose_one() {
     let relay = relay(RAW_AND_SSE);
     let output = run(dir.path(), &["--relay", &relay], &[]);
     assert_eq!(output.status.code(), Some(2));
-    let said = err(&output);
+    let stderr = err(&output);
     for word in [
         "--tunnel NAME",
         "--url URL",
         &format!("{relay} lists raw, old"),
     ] {
-        assert!(said.contains(word), "{said}");
+        assert!(stderr.contains(word), "{stderr}");
     }
     let closed = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     };
-    let said = err(&run(dir.path(), &["--relay", &closed], &[]));
+    let stderr = err(&run(dir.path(), &["--relay", &closed], &[]));
     for word in ["--tunnel NAME", "tieline list --relay", &closed] {
-        assert!(said.contains(word), "{said}");
+        assert!(stderr.contains(word), "{stderr}");
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
@@ -402,9 +402,9 @@ fn a_tunnel_that_the_relay_does_not_know_is_not_written_unless_told() {
         |tunnel, flags: &[&str]| run(dir.path(), &["--tunnel", tunnel, "--relay", &relay], flags);
     let output = with("nuke-7", &[]);
     assert_eq!(output.status.code(), Some(1));
-    let said = err(&output);
+    let stderr = err(&output);
     for word in ["nuke-7", "maya-1", &relay, "--force"] {
-        assert!(said.contains(word), "{said}");
+        assert!(stderr.contains(word), "{stderr}");
     }
     assert!(!dir.path().join(".mcp.json").exists());
     let by_url = format!("{relay}/w/nuke-7/mcp");
@@ -425,19 +425,19 @@ fn a_relay_out_of_reach_is_told_and_does_not_stop_anything() {
     let relay = format!("http://{closed}");
     let output = run(dir.path(), &["--tunnel", "maya-1", "--relay", &relay], &[]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-    let said = err(&output);
+    let stderr = err(&output);
     assert!(
-        said.contains("not checked") && said.contains(&relay),
-        "{said}"
+        stderr.contains("not checked") && stderr.contains(&relay),
+        "{stderr}"
     );
     assert!(dir.path().join(".mcp.json").exists());
 
     // Without --relay, the program that is missing is tieline connect.
     let by_connect = ["--tunnel", "maya-1", "--connect", &relay];
-    let said = err(&run(dir.path(), &by_connect, &[]));
+    let stderr = err(&run(dir.path(), &by_connect, &[]));
     assert!(
-        said.contains("start tieline connect") && !said.contains("is the relay up"),
-        "{said}"
+        stderr.contains("start tieline connect") && !stderr.contains("is the relay up"),
+        "{stderr}"
     );
 }
 

@@ -186,13 +186,13 @@ async fn a_file_above_the_current_folder_says_what_to_publish() {
     set_mode(&path, 0o600);
     std::fs::write(&path, text.replace("name", "nam")).unwrap();
     let wrong = output(tieline(&state).arg("serve")).await;
-    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
-    assert_eq!(wrong.status.code(), Some(2), "{said}");
+    let stderr = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert_eq!(wrong.status.code(), Some(2), "{stderr}");
     assert!(
-        said.contains("tieline.toml:5: no setting is called `nam` here: did you mean `name`?"),
-        "{said}"
+        stderr.contains("tieline.toml:5: no setting is called `nam` here: did you mean `name`?"),
+        "{stderr}"
     );
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
 fn set_mode(path: &std::path::Path, mode: u32) {
@@ -409,7 +409,7 @@ async fn an_empty_variable_counts_as_not_set() {
         (&["token", "show"], "which token?"),
     ] {
         let output = output(&mut with_all_empty(args)).await;
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains(word), "{args:?}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(word), "{args:?}: {stderr}");
     }
 }

@@ -265,13 +265,13 @@ async fn every_flag_of_serve_is_taken_and_those_that_no_check_tries_are_named() 
         assert_eq!(trial.register().label, "maya-1");
         while trial.try_event().await.is_some() {}
     });
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("no check tries --links, --stand-by, --no-look"),
-        "{said}"
+        stderr.contains("no check tries --links, --stand-by, --no-look"),
+        "{stderr}"
     );
     // The target does not run, so its check fails.
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
 
     let wrong = ["--relay", &url, "--to", "7001", "--label", "a\u{200b}"];
     let output = diag(&state, &wrong).await;

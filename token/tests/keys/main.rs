@@ -290,10 +290,10 @@ fn a_key_set_gives_what_can_be_used_and_says_why_not_the_rest() {
     ] {
         let read = Jwks::read(format!(r#"{{"keys":[{{{ed}}},{key}]}}"#).as_bytes()).unwrap();
         assert_eq!((read.keys.len(), read.skipped.len()), (1, 1), "{key}");
-        let said = read.skipped[0].to_string();
+        let message = read.skipped[0].to_string();
         assert!(
-            said.starts_with("key 2: ") && said.contains(wanted),
-            "{key}: {said}"
+            message.starts_with("key 2: ") && message.contains(wanted),
+            "{key}: {message}"
         );
     }
     let usable = format!(

@@ -53,8 +53,8 @@ fn main() -> ExitCode {
         }
     };
     match run(check) {
-        Ok(said) => {
-            println!("{said}");
+        Ok(report) => {
+            println!("{report}");
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -85,11 +85,11 @@ fn a_no_is_final_and_anything_else_is_worth_another_try() {
         assert_eq!(refusal.reason, reason, "{body}");
         assert!(refusal.reason.is_final());
     }
-    let said = denied(
+    let refusal = denied(
         403,
         &format!(r#"{{"error":"gone\nhome{}"}}"#, "x".repeat(900)),
     );
-    assert!(said.message.starts_with("gonehomexx") && said.message.len() == 200);
+    assert!(refusal.message.starts_with("gonehomexx") && refusal.message.len() == 200);
     let many = format!(r#"{{"subdomains":["*"],"owner":"{}"}}"#, "x".repeat(300));
     for (status, body) in [
         // Answers of a proxy in front of the provider.

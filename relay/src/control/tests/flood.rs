@@ -8,11 +8,11 @@ const FLOOD: usize = 500;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-fn connections(control: &Control, said: &[u8]) -> Vec<TcpStream> {
+fn connections(control: &Control, bytes: &[u8]) -> Vec<TcpStream> {
     let connect = |_| {
         let mut stream = TcpStream::connect(control.addresses()[0]).unwrap();
         // The relay may have closed the connection already.
-        let _ = stream.write_all(said);
+        let _ = stream.write_all(bytes);
         stream
     };
     (0..FLOOD).map(connect).collect()
@@ -34,12 +34,12 @@ fn connections_that_ask_nothing_keep_nobody_out() {
             format!("Authorization: Bearer {it}\r\n")
         });
         // Silent, with half a head, or kept alive after a request without a token.
-        for said in [
+        for bytes in [
             &b""[..],
             b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ",
             b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ] {
-            let _flood = connections(&control, said);
+            let _flood = connections(&control, bytes);
             let began = Instant::now();
             let ask = format!(
                 "GET /healthz HTTP/1.1\r\n{shown}Host: localhost\r\nConnection: close\r\n\r\n"

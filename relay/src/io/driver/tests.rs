@@ -18,7 +18,7 @@ fn drivers() -> [Driver; 2] {
 }
 
 /// Events that the driver reports within `timeout`, by key.
-fn said(driver: &mut Driver, timeout: Duration) -> HashMap<u64, Ready> {
+fn events(driver: &mut Driver, timeout: Duration) -> HashMap<u64, Ready> {
     let mut ready = Vec::new();
     driver.wait(Some(timeout), &mut ready).unwrap();
     ready.into_iter().collect()
@@ -32,13 +32,13 @@ fn readiness_is_said_once_and_again_when_more_comes() {
         let (ours, theirs) = pair().unwrap();
         rustix::io::write(&theirs, b"x").unwrap();
         driver.watch(ours.as_fd(), Interest::Both, 7).unwrap();
-        let first = said(&mut driver, SOON)[&7];
+        let first = events(&mut driver, SOON)[&7];
         assert!(first.readable && first.writable && !first.ended && !first.disarmed);
-        assert!(said(&mut driver, SOON).is_empty());
+        assert!(events(&mut driver, SOON).is_empty());
         rustix::io::write(&theirs, b"y").unwrap();
-        assert!(said(&mut driver, SOON)[&7].readable);
+        assert!(events(&mut driver, SOON)[&7].readable);
         drop(theirs);
-        assert!(said(&mut driver, SOON)[&7].ended);
+        assert!(events(&mut driver, SOON)[&7].ended);
     }
 }
 
@@ -50,12 +50,12 @@ fn a_descriptor_that_is_forgotten_says_nothing_and_closes() {
         // Right after the watch, which the ring has not submitted yet.
         driver.forget(ours.as_fd(), 7, false);
         rustix::io::write(&theirs, b"x").unwrap();
-        said(&mut driver, SOON);
-        assert!(said(&mut driver, SOON).is_empty());
+        events(&mut driver, SOON);
+        assert!(events(&mut driver, SOON).is_empty());
         driver.watch(ours.as_fd(), Interest::Both, 8).unwrap();
         driver.forget(ours.as_fd(), 8, true);
         drop(ours);
-        said(&mut driver, Duration::ZERO);
+        events(&mut driver, Duration::ZERO);
         assert_eq!(
             rustix::io::read(&theirs, &mut [0; 1]),
             Err(rustix::io::Errno::CONNRESET),
@@ -86,7 +86,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
     let mut armed: HashMap<u64, bool> = (0..key).map(|key| (key, false)).collect();
     // All are writable: more completions than the queue holds, so that some polls are disarmed.
     for _ in 0..1_000 {
-        for (key, ready) in said(&mut driver, Duration::from_millis(1)) {
+        for (key, ready) in events(&mut driver, Duration::from_millis(1)) {
             armed.insert(key, ready.writable);
             if ready.disarmed {
                 let place = usize::try_from(key).unwrap();
@@ -106,7 +106,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
     }
     let mut heard = HashMap::new();
     for _ in 0..1_000 {
-        for (key, ready) in said(&mut driver, Duration::from_millis(1)) {
+        for (key, ready) in events(&mut driver, Duration::from_millis(1)) {
             *heard.entry(key).or_insert(false) |= ready.readable;
             if ready.disarmed {
                 let place = usize::try_from(key).unwrap();
@@ -126,7 +126,7 @@ fn a_ring_without_room_for_more_loses_neither_watches_nor_events() {
     }
     let theirs: Vec<_> = crowd.into_iter().map(|(_, theirs)| theirs).collect();
     for _ in 0..100 {
-        said(&mut driver, Duration::from_millis(1));
+        events(&mut driver, Duration::from_millis(1));
     }
     for theirs in theirs {
         let closed = rustix::io::read(&theirs, &mut [0; 1]);

@@ -67,11 +67,11 @@ async fn one_turn(link: &mut Link) -> (RawFd, Vec<Frontend>, Vec<Event>, Vec<Ses
         let answer = answer(index).into();
         link.agent.send(*id, answer, false).unwrap();
     }
-    let said = link.agent_says();
+    let frames = link.agent_says();
     // All tasks wait; bytes written now are there at their next poll.
     turn().await;
     witness::watch();
-    assert_eq!(theirs.send(&said).unwrap(), said.len());
+    assert_eq!(theirs.send(&frames).unwrap(), frames.len());
     for frontend in &frontends {
         assert_eq!(frontend.caller.send(REQUEST).unwrap(), REQUEST.len());
     }

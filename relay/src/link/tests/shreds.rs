@@ -21,12 +21,12 @@ fn byte_at(session: SessionId, at: usize) -> u8 {
 
 /// Queues a session's payload in pieces of one byte and more.
 fn speak(session: &Session, id: SessionId) {
-    let (mut said, mut len) = (0, 1);
-    while said < EACH {
-        let end = EACH.min(said + len);
-        let piece: Bytes = (said..end).map(|at| byte_at(id, at)).collect();
+    let (mut sent, mut len) = (0, 1);
+    while sent < EACH {
+        let end = EACH.min(sent + len);
+        let piece: Bytes = (sent..end).map(|at| byte_at(id, at)).collect();
         session.send(piece).unwrap();
-        (said, len) = (end, len * 3);
+        (sent, len) = (end, len * 3);
     }
 }
 

@@ -109,25 +109,25 @@ impl Link {
 
     /// Bytes that the agent's mux sends now.
     pub(crate) fn agent_says(&mut self) -> Bytes {
-        let mut said = BytesMut::new();
+        let mut sent = BytesMut::new();
         let mut out = Transmit::new();
         while self.agent.poll_transmit(self.clock.now(), &mut out) {
-            said.extend_from_slice(&bytes(&out));
+            sent.extend_from_slice(&bytes(&out));
             out.advance(out.len());
         }
-        said.freeze()
+        sent.freeze()
     }
 
-    /// Events that the agent's mux produces from `said`.
-    pub(crate) fn agent_hears(&mut self, mut said: Bytes) -> Vec<Event> {
+    /// Events that the agent's mux produces from `input`.
+    pub(crate) fn agent_hears(&mut self, mut input: Bytes) -> Vec<Event> {
         let now = self.clock.now();
-        std::iter::from_fn(|| self.agent.handle_input(now, &mut said).unwrap()).collect()
+        std::iter::from_fn(|| self.agent.handle_input(now, &mut input).unwrap()).collect()
     }
 
     /// Moves the agent's bytes to the relay's mux.
     pub(crate) fn pump_up(&mut self) {
-        let mut said = self.agent_says();
-        self.relay.receive(&mut said, |_, _| {}).unwrap();
+        let mut sent = self.agent_says();
+        self.relay.receive(&mut sent, |_, _| {}).unwrap();
     }
 
     /// Moves the relay's bytes to the agent's mux; returns the events there.

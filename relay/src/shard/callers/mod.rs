@@ -107,8 +107,8 @@ impl Callers {
         if !config.http.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
             return Some(peer);
         }
-        let said = proxied::source(socket);
-        match self.kit.in_time(config.preamble_timeout, said).await {
+        let source = proxied::source(socket);
+        match self.kit.in_time(config.preamble_timeout, source).await {
             Some(Some(Source::Address(source))) => Some(source),
             Some(Some(Source::Proxy)) => Some(peer),
             Some(None) | None => {

@@ -162,7 +162,7 @@ pub(crate) struct Greeting {
     /// The nonce that the relay asked the agent to sign.
     pub(crate) nonce: [u8; 32],
     /// All bytes received from the agent, from its preface on.
-    pub(crate) said: Bytes,
+    pub(crate) input: Bytes,
 }
 
 /// Tunnels whose callers are turned away.

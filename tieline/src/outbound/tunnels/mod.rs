@@ -317,8 +317,8 @@ impl RelayHttp {
     /// Explains an answer that is not a list.
     fn refusal(&self, head: &Parts, body: &[u8]) -> Problem {
         // A code for programs, and a message for people.
-        let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-        let message = said["message"].as_str();
+        let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let message = answer["message"].as_str();
         let message: Option<String> = message.map(|text| text.chars().take(300).collect());
         let Some(message) = message else {
             return match head.status {
@@ -346,7 +346,7 @@ impl RelayHttp {
                      ends; ask the relay's operator for a new one"
                 ),
             ),
-            StatusCode::FORBIDDEN if said["error"] == "insufficient_scope" => self.problem(
+            StatusCode::FORBIDDEN if answer["error"] == "insufficient_scope" => self.problem(
                 ListErrorKind::NoScope,
                 &format!("the token is not for callers: {CALLER_TOKEN}"),
             ),

@@ -98,13 +98,13 @@ impl ConfigFile {
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let source = Source { path, text };
         let table = DeTable::parse(text).map_err(|error| {
-            let said = error.message().replace('\n', "; ");
+            let message = error.message().replace('\n', "; ");
             match error.span() {
                 Some(span) => {
-                    let hint = source.quotes_missing(&span).unwrap_or(said);
+                    let hint = source.quotes_missing(&span).unwrap_or(message);
                     source.wrong(&span, format!("this is not TOML: {hint}"))
                 }
-                None => wrong(path, format!("this is not TOML: {said}")),
+                None => wrong(path, format!("this is not TOML: {message}")),
             }
         })?;
         let mut keys = Table::new(&source, table);

@@ -146,8 +146,8 @@ fn credit_and_heartbeats_ride_in_the_one_send_of_what_many_sessions_say() {
     for id in &sessions {
         pair.agent.send(*id, vec![1; 10_000].into(), false).unwrap();
     }
-    let said = take_output(&mut pair.agent, pair.now);
-    for event in give_input(&mut pair.relay, pair.now, said).unwrap() {
+    let output = take_output(&mut pair.agent, pair.now);
+    for event in give_input(&mut pair.relay, pair.now, output).unwrap() {
         if let Event::Data {
             session, payload, ..
         } = event

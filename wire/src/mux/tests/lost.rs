@@ -85,13 +85,13 @@ fn a_lost_link_that_an_agent_tells_of_after_it_registered_is_ignored() {
 fn only_an_agent_tells_of_lost_links_and_only_behind_its_hello() {
     let mut pair = Pair::connected();
     let lost = pair.agent.lost(NONCE);
-    let said = raw_message(Kind::Lost, 0, &lost);
-    let error = give_input(&mut pair.agent, pair.now, said.clone()).unwrap_err();
+    let report = raw_message(Kind::Lost, 0, &lost);
+    let error = give_input(&mut pair.agent, pair.now, report.clone()).unwrap_err();
     assert_eq!(error.reason, LinkEnd::Protocol);
     let hello = RelayHello::new(NONCE, 1);
     let mut relay = Mux::relay(hello, Settings::default(), pair.now);
     give_input(&mut relay, pair.now, PREFACE.to_vec()).unwrap();
-    let error = give_input(&mut relay, pair.now, said).unwrap_err();
+    let error = give_input(&mut relay, pair.now, report).unwrap_err();
     assert_eq!(error.reason, LinkEnd::Protocol);
 }
 
