@@ -180,9 +180,18 @@ macro_rules! words {
     }};
 }
 
-/// Makes [`ShardMetrics`], and the lists of families that show it. A row has a field, the family's name, and its help
-/// text, which documents the field too; counters with one value per value of a label also have the label. Counters of
-/// reasons have a method of the same name that counts.
+/// Makes [`ShardMetrics`], and the lists of families that `text` shows. A row has a field, the family's name, and its
+/// help text, which documents the field too.
+///
+/// | rows of | form | field |
+/// |---|---|---|
+/// | `gauges`, `counters` | `field: name, help;` | one value |
+/// | `by_reason` | `field by Reason: name, help;` | a counter for each reason; the method `field(reason)` counts |
+/// | `by_label` | `field by label WORDS: name, help;` | a counter for each word; its method is written below |
+///
+/// So `link_evicted by Eviction: "relay_link_evictions_total", "Links removed by the relay.";` makes the field
+/// `link_evicted: Counters<..>`, the method `link_evicted(&self, reason: Eviction)`, and one row of [`BY_LABEL`], which
+/// shows `relay_link_evictions_total{reason="stale"} 3` and the other reasons.
 macro_rules! shard_metrics {
     (
         gauges { $($(#[$gauge_doc:meta])* $gauge:ident: $gauge_name:literal, $gauge_help:literal;)* }
