@@ -33,7 +33,7 @@ pub(crate) use gateway::Gateway;
 pub(crate) use gateway::listing::{Listed, Listing};
 pub(crate) use gateway::seal::Sealer;
 pub(crate) use gateway::settings::{DRAIN_GRACE, Origins, Peer, Settings};
-pub(crate) use inbound::route::{hint, hinted_token, is_ours_anywhere};
+pub(crate) use inbound::url::{hint, hinted_token, is_ours_anywhere};
 pub(crate) use policy::credentials::{hide_tokens, holds_token};
 pub(crate) use serve::serve;
 pub(crate) use target::Target;

@@ -1,6 +1,6 @@
 //! Which paths of a target callers may request.
 
-use super::route::split_well_known;
+use super::url::split_well_known;
 
 /// Rounds of percent-decoding; a path that still changes after them is treated as an attack.
 const DECODINGS_MAX: usize = 4;

@@ -19,7 +19,7 @@ use super::relay_names::AuthorityOwner;
 use super::rewrite::Mapping;
 use crate::directory::AgentBinding;
 use crate::listen::http::gateway::seal::{Marked, Sealer};
-use crate::listen::http::inbound::route::{Route, split_well_known};
+use crate::listen::http::inbound::url::{UrlParts, split_well_known};
 use crate::registry::AgentTag;
 
 /// Prefix of the target's own origin in a mark's text.
@@ -60,18 +60,18 @@ impl Login {
     }
 }
 
-/// Further paths of the requested metadata on the target; empty if the route is not for metadata.
+/// Further paths of the requested metadata on the target; empty if the URL is not for metadata.
 ///
 /// A target that is configured with its public URL has its metadata under the full public path. A target
 /// with several resources has one document under each resource's path; a target with a single resource may
 /// have its document directly under the well-known path.
-pub(crate) fn places(route: &Route<'_>) -> Vec<PathAndQuery> {
-    let Route {
+pub(crate) fn places(url: &UrlParts<'_>) -> Vec<PathAndQuery> {
+    let UrlParts {
         well_known,
         prefix,
         rest,
         ..
-    } = *route;
+    } = *url;
     if well_known.is_empty() {
         return Vec::new();
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tieline_hop::rewrite::default_port;
 use tieline_wire::TunnelId;
 
-use crate::listen::http::inbound::route::{Named, UrlMeaning, named, split};
+use crate::listen::http::inbound::url::{HostMeaning, UrlMeaning, host_meaning, split};
 use crate::listen::http::target::Origin;
 
 /// The relay's names that one request shows.
@@ -49,11 +49,11 @@ impl RelayNames {
         if !is_known && !domain.is_some_and(|it| self.is_below(&origin, https, it)) {
             return AuthorityOwner::Foreign;
         }
-        match named(text, domain, false) {
-            Named::Tunnel(label) => AuthorityOwner::Tunnel(label),
-            Named::Relay => AuthorityOwner::Relay,
-            Named::Other if is_known => AuthorityOwner::Relay,
-            Named::Other => AuthorityOwner::Foreign,
+        match host_meaning(text, domain, false) {
+            HostMeaning::Tunnel(label) => AuthorityOwner::Tunnel(label),
+            HostMeaning::Relay => AuthorityOwner::Relay,
+            HostMeaning::Other if is_known => AuthorityOwner::Relay,
+            HostMeaning::Other => AuthorityOwner::Foreign,
         }
     }
 
@@ -100,16 +100,16 @@ pub(crate) enum Carried<'a> {
 /// of the request.
 pub(crate) fn carried<'a>(path: &'a str, tunnel: &TunnelId, prefix: &str) -> Carried<'a> {
     let is_this = |name: &str| TunnelId::parse(name).is_ok_and(|name| name == *tunnel);
-    let route = match split(Named::Relay, path) {
-        Some(UrlMeaning::Tunnel(route)) => Some(route).filter(|route| is_this(route.tunnel)),
-        Some(UrlMeaning::Kind { any, named, .. }) => named
-            .filter(|route| is_this(route.tunnel))
+    let url = match split(HostMeaning::Relay, path) {
+        Some(UrlMeaning::Tunnel(url)) => Some(url).filter(|url| is_this(url.tunnel)),
+        Some(UrlMeaning::Kind { any, tunnel, .. }) => tunnel
+            .filter(|url| is_this(url.tunnel))
             .or_else(|| Some(any).filter(|any| is_under(prefix, any.prefix))),
         Some(UrlMeaning::Health | UrlMeaning::Tunnels { .. }) | None => return Carried::Nothing,
     };
-    route.map_or(Carried::Another, |route| Carried::This {
-        well_known: route.well_known,
-        rest: route.rest,
+    url.map_or(Carried::Another, |url| Carried::This {
+        well_known: url.well_known,
+        rest: url.rest,
     })
 }
 

@@ -16,7 +16,7 @@ use super::reference::{Reference, has_dots, path_len, resolved, rooted};
 use super::relay_names::{AuthorityOwner, Carried, RelayNames, carried};
 use crate::directory::path_of_tunnel;
 use crate::listen::http::inbound::exposure::is_exposed;
-use crate::listen::http::inbound::route::split_well_known;
+use crate::listen::http::inbound::url::split_well_known;
 use crate::listen::http::problem::Problem;
 use crate::listen::http::target::{Origin, Target};
 use crate::listen::http::target_query::TargetQuery;

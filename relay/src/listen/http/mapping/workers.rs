@@ -28,13 +28,13 @@ impl Mapping {
         ))
     }
 
-    /// The widened scope for a script of this tunnel, mapped from the scope that the target wants; `None`
+    /// The widened scope for a script of this tunnel, mapped from the scope `wanted` by the target; `None`
     /// if the scope must stay below the script's own directory.
-    pub(crate) fn worker_scope(&self, named: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn worker_scope(&self, wanted: &[u8]) -> Option<Vec<u8>> {
         if self.prefix.is_empty() {
-            return Some(named.to_vec());
+            return Some(wanted.to_vec());
         }
-        let path = self.own_path(named).filter(|_| !self.is_any)?;
+        let path = self.own_path(wanted).filter(|_| !self.is_any)?;
         let path = &path[..path_len(&path)];
         let is_below = path.starts_with(b"/") && str::from_utf8(path).is_ok_and(|it| !climbs(it));
         is_below.then(|| [self.prefix.as_bytes(), path].concat())

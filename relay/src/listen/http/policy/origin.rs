@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tieline_hop::{browser, cors};
 
 use crate::listen::http::gateway::settings::Origins;
-use crate::listen::http::inbound::route::{host, is_ours_anywhere};
+use crate::listen::http::inbound::url::{host, is_ours_anywhere};
 use crate::listen::http::problem::Problem;
 
 /// Methods that a page may use, besides the method that its preflight names.
@@ -94,13 +94,13 @@ pub(crate) fn is_blind(headers: &HeaderMap, is_here: bool, origins: &Origins) ->
 
 fn is_same(origin: &[u8], authority: &str, is_known: bool, https: bool) -> bool {
     let scheme: &[u8] = if https { b"https://" } else { b"http://" };
-    let Some(named) = origin.strip_prefix(scheme) else {
+    let Some(origin_authority) = origin.strip_prefix(scheme) else {
         return false;
     };
     let default = if https { ":443" } else { ":80" };
     let short = authority.strip_suffix(default).unwrap_or(authority);
     let is_ours = is_known || host(authority).is_some_and(is_ours_anywhere);
-    is_ours && named.eq_ignore_ascii_case(short.as_bytes())
+    is_ours && origin_authority.eq_ignore_ascii_case(short.as_bytes())
 }
 
 /// True for a CORS preflight, by which a browser asks whether a script may send its request.

@@ -10,7 +10,7 @@ use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::settings::Peer;
 use crate::listen::http::inbound::claims;
 use crate::listen::http::inbound::forwarded::Client;
-use crate::listen::http::inbound::route::{Named, host, is_ours_anywhere, named};
+use crate::listen::http::inbound::url::{HostMeaning, host, host_meaning, is_ours_anywhere};
 use crate::listen::http::policy::origin::{self, Page};
 use crate::listen::http::problem::Problem;
 
@@ -18,7 +18,7 @@ use crate::listen::http::problem::Problem;
 pub(super) struct RequestContext<'a> {
     /// Authority that the request names.
     pub(super) authority: Option<&'a str>,
-    pub(super) named: Named<'a>,
+    pub(super) host_meaning: HostMeaning<'a>,
     pub(super) client: Client,
 }
 
@@ -39,13 +39,13 @@ impl<G: Gateway> Front<G> {
         let client = Client::of(&parts.headers, address, https, &settings.trusted_proxies);
         let domain = settings.domain.as_deref();
         let is_local = client.is_this_machine();
-        let named = named(authority.unwrap_or_default(), domain, is_local);
-        if named == Named::Other {
+        let host_meaning = host_meaning(authority.unwrap_or_default(), domain, is_local);
+        if host_meaning == HostMeaning::Other {
             return Err(Problem::misdirected());
         }
         Ok(RequestContext {
             authority,
-            named,
+            host_meaning,
             client,
         })
     }

@@ -15,7 +15,7 @@ use super::context::RequestContext;
 use crate::directory::TunnelSelector;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::seal::{Marked, Sealer};
-use crate::listen::http::inbound::route::{Route, UrlMeaning};
+use crate::listen::http::inbound::url::{UrlMeaning, UrlParts};
 use crate::listen::http::mapping::login::{self, Login};
 use crate::listen::http::mapping::relay_names::RelayNames;
 use crate::listen::http::mapping::rewrite::Mapping;
@@ -27,22 +27,22 @@ use crate::listen::http::target_query::{NoTarget, TargetQuery};
 /// Session id of MCP's Streamable HTTP transport, since revision 2025-03-26.
 const MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
-/// Meaning of a request's URL.
-pub(super) struct Named<'a> {
+/// What a request's URL asks for.
+pub(super) struct Requested<'a> {
     selector: TunnelSelector,
     /// Kind of application in the URL, if there is one.
     dcc: Option<&'a str>,
-    pub(super) route: Route<'a>,
+    pub(super) url: UrlParts<'a>,
     /// The segment after the kind, if it could name a tunnel but no tunnel of that kind; for the error answer.
     or_tunnel: Option<TunnelId>,
 }
 
-impl<'a> Named<'a> {
-    fn new(selector: TunnelSelector, route: Route<'a>) -> Self {
+impl<'a> Requested<'a> {
+    fn new(selector: TunnelSelector, url: UrlParts<'a>) -> Self {
         Self {
             selector,
             dcc: None,
-            route,
+            url,
             or_tunnel: None,
         }
     }
@@ -79,34 +79,34 @@ impl Destination {
 }
 
 impl<G: Gateway> Front<G> {
-    /// Interprets the URL.
-    pub(super) fn named<'a>(
+    /// Interprets the URL's meaning for `caller`.
+    pub(super) fn requested<'a>(
         &self,
-        way: Option<UrlMeaning<'a>>,
+        meaning: Option<UrlMeaning<'a>>,
         caller: &G::Caller,
-    ) -> Result<Named<'a>, Problem> {
-        let tunnel = |route: &Route<'_>| TunnelId::parse(route.tunnel).ok();
-        match way {
-            Some(UrlMeaning::Tunnel(route)) => match tunnel(&route) {
-                Some(tunnel) => Ok(Named::new(TunnelSelector::Tunnel(tunnel), route)),
+    ) -> Result<Requested<'a>, Problem> {
+        let id = |url: &UrlParts<'_>| TunnelId::parse(url.tunnel).ok();
+        match meaning {
+            Some(UrlMeaning::Tunnel(url)) => match id(&url) {
+                Some(tunnel) => Ok(Requested::new(TunnelSelector::Tunnel(tunnel), url)),
                 None => Err(Problem::not_delivered(
                     SessionEnd::UnknownTunnel,
-                    route.tunnel,
+                    url.tunnel,
                 )),
             },
-            Some(UrlMeaning::Kind { dcc, any, named }) => {
-                let named = named.and_then(|route| Some((tunnel(&route)?, route)));
-                match named {
-                    Some((tunnel, route)) if self.gateway.is_kind(caller, &tunnel, dcc) => {
-                        Ok(Named {
+            Some(UrlMeaning::Kind { dcc, any, tunnel }) => {
+                let tunnel = tunnel.and_then(|url| Some((id(&url)?, url)));
+                match tunnel {
+                    Some((tunnel, url)) if self.gateway.is_kind(caller, &tunnel, dcc) => {
+                        Ok(Requested {
                             dcc: Some(dcc),
-                            ..Named::new(TunnelSelector::Tunnel(tunnel), route)
+                            ..Requested::new(TunnelSelector::Tunnel(tunnel), url)
                         })
                     }
-                    named => Ok(Named {
+                    other => Ok(Requested {
                         dcc: Some(dcc),
-                        or_tunnel: named.map(|(tunnel, _)| tunnel),
-                        ..Named::new(TunnelSelector::Kind(dcc.to_owned()), any)
+                        or_tunnel: other.map(|(tunnel, _)| tunnel),
+                        ..Requested::new(TunnelSelector::Kind(dcc.to_owned()), any)
                     }),
                 }
             }
@@ -122,13 +122,13 @@ impl<G: Gateway> Front<G> {
         parts: &Parts,
         asked: &RequestContext<'_>,
         admitted: &AdmittedCaller<G>,
-        named: Named<'_>,
+        requested: Requested<'_>,
     ) -> Result<Destination, Problem> {
-        let route = named.route;
+        let url = requested.url;
         let subject = self.gateway.subject(&admitted.caller);
         let (mut wanted, session, login_origin) =
-            self.wanted(parts, named.selector, &route, subject)?;
-        wanted.dcc = named.dcc.map(Arc::from);
+            self.wanted(parts, requested.selector, &url, subject)?;
+        wanted.dcc = requested.dcc.map(Arc::from);
         let is_any = matches!(wanted.selector, TunnelSelector::Kind(_));
         if is_any && matches!(session, McpSession::Unmarked) {
             return Err(Problem::session_gone());
@@ -137,9 +137,9 @@ impl<G: Gateway> Front<G> {
         session.check(&target)?;
         let mut mapping = Mapping {
             target,
-            prefix: route.prefix.to_owned(),
+            prefix: url.prefix.to_owned(),
             path: wanted.path.clone(),
-            bare: wanted.is_invited || !route.rest.starts_with('/'),
+            bare: wanted.is_invited || !url.rest.starts_with('/'),
             ours: self.ours(&parts.headers, asked),
             https: asked.client.https,
             is_any,
@@ -147,7 +147,7 @@ impl<G: Gateway> Front<G> {
             login_origin,
         };
         if let Err(problem) = mapping.check_exposed(&wanted) {
-            return Err(match named.or_tunnel {
+            return Err(match requested.or_tunnel {
                 Some(tunnel) => self.unknown(tunnel, admitted).await,
                 None => problem,
             });
@@ -169,7 +169,7 @@ impl<G: Gateway> Front<G> {
             is_head: parts.method == Method::HEAD,
             session,
             places: match parts.method == Method::GET {
-                true => login::places(&route),
+                true => login::places(&url),
                 false => Vec::new(),
             },
         })
@@ -211,11 +211,11 @@ impl<G: Gateway> Front<G> {
         &self,
         parts: &Parts,
         selector: TunnelSelector,
-        route: &Route<'_>,
+        url: &UrlParts<'_>,
         subject: Option<&str>,
     ) -> Result<(TargetQuery, McpSession, Option<String>), Problem> {
         let sealer = self.gateway.sealer();
-        let path = route.path();
+        let path = url.path();
         let (mut binding, mut session) = (None, McpSession::None);
         if let Some(value) = parts.headers.get(MCP_SESSION) {
             session = McpSession::Unmarked;

@@ -20,7 +20,7 @@ use crate::listen::http::frontend::unread_body::UnreadBody;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::inbound::claims;
 use crate::listen::http::inbound::forwarded::Client;
-use crate::listen::http::inbound::route::{UrlMeaning, split};
+use crate::listen::http::inbound::url::{UrlMeaning, split};
 use crate::listen::http::mapping::login;
 use crate::listen::http::outbound::request::{Progress, RequestBody};
 use crate::listen::http::policy::audit_record::AuditRecord;
@@ -91,17 +91,17 @@ impl<G: Gateway> Front<G> {
             return Err(origin::refusal());
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-        let way = split(asked.named, path);
-        if let Some(answer) = for_any_caller(&parts, way.as_ref()) {
+        let meaning = split(asked.host_meaning, path);
+        if let Some(answer) = for_any_caller(&parts, meaning.as_ref()) {
             audit_record.forget();
             return Ok(own(answer, state));
         }
         let admitted = self.admit(&parts.headers, asked.client.address, state, audit_record)?;
         let caller = &admitted.caller;
-        if way.as_ref().is_some_and(UrlMeaning::is_well_known) {
+        if meaning.as_ref().is_some_and(UrlMeaning::is_well_known) {
             Problem::check_metadata(&parts.method)?;
         }
-        if let Some(UrlMeaning::Tunnels { after }) = way
+        if let Some(UrlMeaning::Tunnels { after }) = meaning
             && parts.method == Method::GET
             && self.may_list(caller, &asked, &parts.headers)
         {
@@ -109,9 +109,11 @@ impl<G: Gateway> Front<G> {
             let public = self.public_urls(&asked, &parts.headers);
             return Ok(own(listing.into_response(&public), state));
         }
-        let named = self.named(way, caller)?;
-        audit_record.leads_to(named.route.tunnel);
-        let mut destination = self.destination(&parts, &asked, &admitted, named).await?;
+        let requested = self.requested(meaning, caller)?;
+        audit_record.leads_to(requested.url.tunnel);
+        let mut destination = self
+            .destination(&parts, &asked, &admitted, requested)
+            .await?;
         destination.mapping.check_worker(&parts.headers)?;
         audit_record.leads_to(destination.mapping.target.tunnel.as_str());
         let client = asked.client;
@@ -199,11 +201,11 @@ impl<G: Gateway> Front<G> {
 }
 
 /// The answer to a CORS preflight or a health check, which any caller gets.
-fn for_any_caller(parts: &Parts, way: Option<&UrlMeaning<'_>>) -> Option<Response<Bytes>> {
+fn for_any_caller(parts: &Parts, meaning: Option<&UrlMeaning<'_>>) -> Option<Response<Bytes>> {
     if origin::is_preflight(&parts.method, &parts.headers) {
         return Some(origin::preflight(&parts.headers));
     }
-    (way == Some(&UrlMeaning::Health)).then(problem::alive)
+    (meaning == Some(&UrlMeaning::Health)).then(problem::alive)
 }
 
 /// Bytes of a request's head, plus 32 per field as in RFC 9113, section 6.5.2.

@@ -118,10 +118,10 @@ fn a_session_is_its_callers_alone() {
     run(async {
         let mut relay = shared();
         relay.settings().takes_tokens = true;
-        let named = |name: &str| format!("Authorization: Bearer {name}\r\n");
+        let with_token = |name: &str| format!("Authorization: Bearer {name}\r\n");
         let mut caller = relay.caller();
         caller
-            .send(request("POST", "/w/maya/mcp", &named("maya")))
+            .send(request("POST", "/w/maya/mcp", &with_token("maya")))
             .await;
         let mut target = relay.target().await;
         target.head().await;
@@ -133,7 +133,7 @@ fn a_session_is_its_callers_alone() {
             .lines()
             .find_map(|it| it.strip_prefix("mcp-session-id: "));
         let session = with_session(sealed.unwrap());
-        let asked = request("POST", "/w/maya/mcp", &(named("maya") + &session));
+        let asked = request("POST", "/w/maya/mcp", &(with_token("maya") + &session));
         assert!(goes_on(&mut relay, &asked).await.is_ok());
         let asked = request("POST", "/w/maya/mcp", &session);
         assert_eq!(goes_on(&mut relay, &asked).await, Err("404".to_owned()));

@@ -103,7 +103,7 @@ pub(super) fn target_at(authority: &str, base_path: &str, generation: Generation
 }
 
 /// A caller, identified by its token.
-struct Named(Option<String>);
+struct TestCaller(Option<String>);
 
 struct Shared {
     wants_tokens: Cell<bool>,
@@ -134,7 +134,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn is_revoked(&self, caller: &Named) -> bool {
+    fn is_revoked(&self, caller: &TestCaller) -> bool {
         caller.0.is_some() && caller.0 == *self.revoked.borrow()
     }
 
@@ -151,17 +151,17 @@ struct Shard(Rc<Shared>);
 
 impl Gateway for Shard {
     type Stream = Session;
-    type Caller = Named;
+    type Caller = TestCaller;
 
-    fn authenticate(&self, token: Option<&str>) -> Result<Named, TokenRefusal> {
+    fn authenticate(&self, token: Option<&str>) -> Result<TestCaller, TokenRefusal> {
         self.0.admitted.set(self.0.admitted.get() + 1);
         match token {
             None if self.0.wants_tokens.get() => Err(TokenRefusal::Missing),
-            None => Ok(Named(None)),
+            None => Ok(TestCaller(None)),
             Some("revoked") => Err(TokenRefusal::Revoked),
             Some("an agent's") => Err(TokenRefusal::Scope(Scope::Caller)),
             Some("early") => Err(TokenRefusal::Unavailable("no keys yet".to_owned())),
-            Some(name) => Ok(Named(Some(name.to_owned()))),
+            Some(name) => Ok(TestCaller(Some(name.to_owned()))),
         }
     }
 
@@ -169,11 +169,11 @@ impl Gateway for Shard {
         OwnTokens::of(self.0.known.borrow().as_ref()?, NOW_SECONDS)
     }
 
-    fn is_current(&self, caller: &Named) -> bool {
+    fn is_current(&self, caller: &TestCaller) -> bool {
         !self.0.is_revoked(caller)
     }
 
-    fn poll_revoked(&self, cx: &mut Context<'_>, caller: &Named) -> Poll<()> {
+    fn poll_revoked(&self, cx: &mut Context<'_>, caller: &TestCaller) -> Poll<()> {
         if self.0.is_revoked(caller) {
             return Poll::Ready(());
         }
@@ -181,7 +181,7 @@ impl Gateway for Shard {
         Poll::Pending
     }
 
-    fn subject<'a>(&self, caller: &'a Named) -> Option<&'a str> {
+    fn subject<'a>(&self, caller: &'a TestCaller) -> Option<&'a str> {
         caller.0.as_deref()
     }
 
@@ -191,7 +191,7 @@ impl Gateway for Shard {
 
     async fn find(
         &self,
-        caller: &Named,
+        caller: &TestCaller,
         wanted: &TargetQuery,
         stale: Option<&Target>,
         _: impl Fn(&TunnelId, AgentTag) -> bool,
@@ -237,7 +237,7 @@ impl Gateway for Shard {
         Ok(Rc::new(target))
     }
 
-    async fn list(&self, caller: &Named, after: &str) -> Listing {
+    async fn list(&self, caller: &TestCaller, after: &str) -> Listing {
         self.0.looked_up.set(self.0.looked_up.get() + 1);
         let tunnels = self.0.tunnels.borrow();
         let is_theirs = |name: &str| caller.0.as_deref().is_none_or(|it| it == name);
@@ -252,14 +252,14 @@ impl Gateway for Shard {
         }
     }
 
-    fn is_kind(&self, _: &Named, tunnel: &TunnelId, dcc: &str) -> bool {
+    fn is_kind(&self, _: &TestCaller, tunnel: &TunnelId, dcc: &str) -> bool {
         self.0.looked_up.set(self.0.looked_up.get() + 1);
         tunnel.as_str() == dcc && self.0.tunnels.borrow().contains_key(dcc)
     }
 
     async fn open(
         &self,
-        _: &Named,
+        _: &TestCaller,
         target: &Target,
         _: Option<&Arc<str>>,
     ) -> Result<Session, SessionEnd> {
@@ -318,7 +318,7 @@ impl Gateway for Shard {
     fn note(
         &self,
         _: Call,
-        _: Option<&Named>,
+        _: Option<&TestCaller>,
         status: Option<StatusCode>,
         problem: Option<&'static str>,
     ) {

@@ -34,7 +34,7 @@ fn target() -> Target {
     target_of(Scheme::Http, "127.0.0.1:8765").unwrap()
 }
 
-fn named(public: &'static str) -> RelayNames {
+fn relay_names(public: &'static str) -> RelayNames {
     RelayNames {
         public: Some(Bytes::from_static(public.as_bytes())),
         ..RelayNames::default()
@@ -47,7 +47,7 @@ fn mapping_to(target: Target, path: &str) -> Mapping {
         prefix: "/w/maya".to_owned(),
         path: path.to_owned(),
         bare: false,
-        ours: named("relay.example:9080"),
+        ours: relay_names("relay.example:9080"),
         https: true,
         is_any: false,
         referer: None,
@@ -65,7 +65,7 @@ fn of_a_host() -> Mapping {
         prefix: String::new(),
         ours: RelayNames {
             domain: Some("relay.example".to_owned()),
-            ..named("maya.relay.example")
+            ..relay_names("maya.relay.example")
         },
         ..mapping("/mcp")
     }

@@ -6,8 +6,8 @@ fn hinted(head: &str) -> Option<String> {
     hint(head.as_bytes(), None).map(|tunnel| tunnel.as_str().to_owned())
 }
 
-fn tunnel<'a>(prefix: &'a str, tunnel: &'a str, rest: &'a str) -> Route<'a> {
-    Route {
+fn tunnel<'a>(prefix: &'a str, tunnel: &'a str, rest: &'a str) -> UrlParts<'a> {
+    UrlParts {
         prefix,
         tunnel,
         well_known: "",
@@ -32,8 +32,8 @@ fn a_token_is_hinted_at_once_its_line_is_whole() {
 
 #[test]
 fn a_path_splits_at_its_tunnel() {
-    let split = |path| split(Named::Relay, path);
-    for (path, route) in [
+    let split = |path| split(HostMeaning::Relay, path);
+    for (path, url) in [
         (
             "/w/maya-1/mcp?x=/w/other/",
             tunnel("/w/maya-1", "maya-1", "/mcp?x=/w/other/"),
@@ -42,7 +42,7 @@ fn a_path_splits_at_its_tunnel() {
         ("/w/maya", tunnel("/w/maya", "maya", "")),
         ("/tunnel/Maya/", tunnel("/tunnel/Maya", "Maya", "/")),
     ] {
-        assert_eq!(split(path), Some(UrlMeaning::Tunnel(route)), "{path}");
+        assert_eq!(split(path), Some(UrlMeaning::Tunnel(url)), "{path}");
     }
     for path in [
         "/", "/w", "/w/", "/w//mcp", "/W/maya/", "w/maya", "*", "", "/tunnel/", "/dcc", "/dcc/",
@@ -57,47 +57,58 @@ fn a_path_splits_at_its_tunnel() {
 
 #[test]
 fn a_question_to_the_server_as_a_whole_stays_one() {
-    let Some(UrlMeaning::Tunnel(route)) = split(Named::Tunnel("maya"), "*") else {
+    let Some(UrlMeaning::Tunnel(url)) = split(HostMeaning::Tunnel("maya"), "*") else {
         panic!("a tunnel")
     };
-    assert_eq!(route.path(), "*");
+    assert_eq!(url.path(), "*");
 }
 
 #[test]
 fn a_kind_is_followed_by_a_tunnel_or_by_the_targets_path() {
-    let split = |path| split(Named::Relay, path);
-    let Some(UrlMeaning::Kind { dcc, any, named }) = split("/dcc/maya/seat-1/mcp") else {
+    let split = |path| split(HostMeaning::Relay, path);
+    let Some(UrlMeaning::Kind {
+        dcc,
+        any,
+        tunnel: one,
+    }) = split("/dcc/maya/seat-1/mcp")
+    else {
         panic!("a kind")
     };
     assert_eq!(dcc, "maya");
     assert_eq!(any, tunnel("/dcc/maya", "", "/seat-1/mcp"));
-    assert_eq!(named, Some(tunnel("/dcc/maya/seat-1", "seat-1", "/mcp")));
-    let Some(UrlMeaning::Kind { any, named, .. }) = split("/dcc/maya/?x") else {
+    assert_eq!(one, Some(tunnel("/dcc/maya/seat-1", "seat-1", "/mcp")));
+    let Some(UrlMeaning::Kind {
+        any, tunnel: one, ..
+    }) = split("/dcc/maya/?x")
+    else {
         panic!("a kind")
     };
-    assert_eq!((any, named), (tunnel("/dcc/maya", "", "/?x"), None));
+    assert_eq!((any, one), (tunnel("/dcc/maya", "", "/?x"), None));
 }
 
 #[test]
 fn metadata_at_the_hosts_root_is_the_tunnels_own() {
     let path = "/.well-known/oauth-protected-resource/w/maya/mcp?x";
-    let Some(UrlMeaning::Tunnel(route)) = split(Named::Relay, path) else {
+    let Some(UrlMeaning::Tunnel(url)) = split(HostMeaning::Relay, path) else {
         panic!("a tunnel")
     };
-    assert_eq!((route.prefix, route.tunnel), ("/w/maya", "maya"));
-    assert_eq!(route.path(), "/.well-known/oauth-protected-resource/mcp?x");
-    let bare = split(Named::Relay, "/.well-known/openid-configuration/w/maya");
-    let Some(UrlMeaning::Tunnel(route)) = bare else {
+    assert_eq!((url.prefix, url.tunnel), ("/w/maya", "maya"));
+    assert_eq!(url.path(), "/.well-known/oauth-protected-resource/mcp?x");
+    let bare = split(
+        HostMeaning::Relay,
+        "/.well-known/openid-configuration/w/maya",
+    );
+    let Some(UrlMeaning::Tunnel(url)) = bare else {
         panic!("a tunnel")
     };
-    assert_eq!(route.path(), "/.well-known/openid-configuration");
+    assert_eq!(url.path(), "/.well-known/openid-configuration");
     for path in [
         "/.well-known/oauth-protected-resource",
         "/.well-known/oauth-protected-resource/",
         "/.well-known/oauth-protected-resourcex/w/maya/",
         "/.well-known/security.txt/w/maya",
     ] {
-        assert_eq!(split(Named::Relay, path), None, "{path}");
+        assert_eq!(split(HostMeaning::Relay, path), None, "{path}");
     }
 }
 
@@ -113,38 +124,52 @@ fn the_target_gets_a_path_in_any_case() {
 fn a_label_in_front_of_the_domain_names_a_tunnel() {
     let domain = Some("relay.example");
     for (authority, expected) in [
-        ("relay.example", Named::Relay),
-        ("Relay.Example:9080", Named::Relay),
-        ("relay.example.", Named::Relay),
-        ("127.0.0.1:9080", Named::Relay),
-        ("[::1]:9080", Named::Relay),
-        ("localhost", Named::Relay),
-        ("maya-1.relay.example:443", Named::Tunnel("maya-1")),
-        ("Maya.relay.example", Named::Tunnel("Maya")),
-        ("a.maya.relay.example", Named::Other),
-        (".relay.example", Named::Other),
-        ("evil.example", Named::Other),
-        ("xrelay.example", Named::Other),
-        ("relay.example.evil.example", Named::Other),
-        ("user@relay.example", Named::Other),
-        ("maya.relay.example:x", Named::Other),
-        ("", Named::Other),
-        ("ä.relay.example", Named::Other),
+        ("relay.example", HostMeaning::Relay),
+        ("Relay.Example:9080", HostMeaning::Relay),
+        ("relay.example.", HostMeaning::Relay),
+        ("127.0.0.1:9080", HostMeaning::Relay),
+        ("[::1]:9080", HostMeaning::Relay),
+        ("localhost", HostMeaning::Relay),
+        ("maya-1.relay.example:443", HostMeaning::Tunnel("maya-1")),
+        ("Maya.relay.example", HostMeaning::Tunnel("Maya")),
+        ("a.maya.relay.example", HostMeaning::Other),
+        (".relay.example", HostMeaning::Other),
+        ("evil.example", HostMeaning::Other),
+        ("xrelay.example", HostMeaning::Other),
+        ("relay.example.evil.example", HostMeaning::Other),
+        ("user@relay.example", HostMeaning::Other),
+        ("maya.relay.example:x", HostMeaning::Other),
+        ("", HostMeaning::Other),
+        ("ä.relay.example", HostMeaning::Other),
     ] {
-        assert_eq!(named(authority, domain, true), expected, "{authority}");
+        assert_eq!(
+            host_meaning(authority, domain, true),
+            expected,
+            "{authority}"
+        );
     }
-    assert_eq!(named("evil.example", None, false), Named::Relay);
+    assert_eq!(
+        host_meaning("evil.example", None, false),
+        HostMeaning::Relay
+    );
     for unreadable in ["u@localhost", "u@evil.example", "localhost:x", "a b"] {
-        assert_eq!(named(unreadable, None, false), Named::Other, "{unreadable}");
+        assert_eq!(
+            host_meaning(unreadable, None, false),
+            HostMeaning::Other,
+            "{unreadable}"
+        );
     }
     // A web page could use a name with a dot that resolves to this machine.
-    assert_eq!(named("evil.example:9080", None, true), Named::Other);
+    assert_eq!(
+        host_meaning("evil.example:9080", None, true),
+        HostMeaning::Other
+    );
     for ours in ["localhost:9080", "127.0.0.1:9080", "[::1]", "render-01", ""] {
-        assert_eq!(named(ours, None, true), Named::Relay, "{ours}");
+        assert_eq!(host_meaning(ours, None, true), HostMeaning::Relay, "{ours}");
     }
-    let way = split(Named::Tunnel("maya"), "/w/other/mcp");
+    let meaning = split(HostMeaning::Tunnel("maya"), "/w/other/mcp");
     let expected = tunnel("", "maya", "/w/other/mcp");
-    assert_eq!(way, Some(UrlMeaning::Tunnel(expected)));
+    assert_eq!(meaning, Some(UrlMeaning::Tunnel(expected)));
 }
 
 #[test]
@@ -215,9 +240,9 @@ proptest! {
 
     #[test]
     fn no_host_makes_the_reader_panic(host in "\\PC{0,40}", domain in "[a-z]{1,9}(\\.[a-z]{1,9})?") {
-        let _ = named(&host, Some(&domain), true);
+        let _ = host_meaning(&host, Some(&domain), true);
         let tunnels = format!("x.{domain}");
-        prop_assert_eq!(named(&tunnels, Some(&domain), false), Named::Tunnel("x"));
+        prop_assert_eq!(host_meaning(&tunnels, Some(&domain), false), HostMeaning::Tunnel("x"));
     }
 
     #[test]
@@ -233,6 +258,6 @@ proptest! {
 
     #[test]
     fn no_path_makes_the_split_panic(path in "[/a-z?.%]{0,40}") {
-        let _ = split(Named::Relay, &path);
+        let _ = split(HostMeaning::Relay, &path);
     }
 }

@@ -20,7 +20,7 @@ const WELL_KNOWN: [&str; 3] = [
 
 /// Meaning of a request's host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Named<'a> {
+pub(crate) enum HostMeaning<'a> {
     /// The relay itself: the path names the tunnel.
     Relay,
     /// A tunnel, by its label below the relay's domain.
@@ -36,26 +36,30 @@ pub(crate) enum Named<'a> {
 /// `is_local` says that the caller runs on this machine and is not a proxy. A web page in a local browser
 /// can use a name that resolves to loopback (DNS rebinding), and would then seem to have the relay's own
 /// origin; such names contain a dot, and are refused.
-pub(crate) fn named<'a>(authority: &'a str, domain: Option<&str>, is_local: bool) -> Named<'a> {
+pub(crate) fn host_meaning<'a>(
+    authority: &'a str,
+    domain: Option<&str>,
+    is_local: bool,
+) -> HostMeaning<'a> {
     let Some(domain) = domain else {
         let is_ours = |host: &str| is_ours_anywhere(host) || !host.contains('.');
         return match host(authority) {
-            Some(host) if is_local && !is_ours(host) => Named::Other,
-            None if !authority.is_empty() => Named::Other,
-            _ => Named::Relay,
+            Some(host) if is_local && !is_ours(host) => HostMeaning::Other,
+            None if !authority.is_empty() => HostMeaning::Other,
+            _ => HostMeaning::Relay,
         };
     };
     let Some(host) = host(authority) else {
-        return Named::Other;
+        return HostMeaning::Other;
     };
     if is_ours_anywhere(host) || host.eq_ignore_ascii_case(domain) {
-        return Named::Relay;
+        return HostMeaning::Relay;
     }
     match host.split_once('.') {
         Some((label, rest)) if !label.is_empty() && rest.eq_ignore_ascii_case(domain) => {
-            Named::Tunnel(label)
+            HostMeaning::Tunnel(label)
         }
-        _ => Named::Other,
+        _ => HostMeaning::Other,
     }
 }
 
@@ -83,7 +87,7 @@ pub(crate) fn is_ours_anywhere(host: &str) -> bool {
 
 /// Parts of a URL that leads to a tunnel or to a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route<'a> {
+pub(crate) struct UrlParts<'a> {
     /// Prefix of the target's path in public URLs, as the caller wrote it: `/w/<tunnel>`; empty if the host
     /// names the tunnel.
     pub(crate) prefix: &'a str,
@@ -95,7 +99,7 @@ pub(crate) struct Route<'a> {
     pub(crate) rest: &'a str,
 }
 
-impl Route<'_> {
+impl UrlParts<'_> {
     /// Path and query for the target.
     pub(crate) fn path(&self) -> String {
         // `OPTIONS *` (RFC 9112, section 3.2.4): only where the host names the tunnel.
@@ -112,13 +116,12 @@ impl Route<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UrlMeaning<'a> {
     /// One tunnel.
-    Tunnel(Route<'a>),
-    /// Any tunnel of the kind `dcc`, or the tunnel in `named`, from the next segment, if it is of that
-    /// kind.
+    Tunnel(UrlParts<'a>),
+    /// Any tunnel of the kind `dcc`, or the tunnel that the next segment names, if it is of that kind.
     Kind {
         dcc: &'a str,
-        any: Route<'a>,
-        named: Option<Route<'a>>,
+        any: UrlParts<'a>,
+        tunnel: Option<UrlParts<'a>>,
     },
     /// The relay's health check.
     Health,
@@ -130,19 +133,19 @@ impl UrlMeaning<'_> {
     /// Whether the URL is for metadata at the relay's root.
     pub(crate) fn is_well_known(&self) -> bool {
         match self {
-            Self::Tunnel(route) | Self::Kind { any: route, .. } => !route.well_known.is_empty(),
+            Self::Tunnel(url) | Self::Kind { any: url, .. } => !url.well_known.is_empty(),
             Self::Health | Self::Tunnels { .. } => false,
         }
     }
 }
 
 /// Interprets a path, with or without its query; `None` if it names neither a tunnel nor a page of the relay.
-pub(crate) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<UrlMeaning<'a>> {
-    match named {
-        Named::Relay => {}
-        Named::Other => return None,
-        Named::Tunnel(tunnel) => {
-            return Some(UrlMeaning::Tunnel(Route {
+pub(crate) fn split<'a>(host: HostMeaning<'a>, path: &'a str) -> Option<UrlMeaning<'a>> {
+    match host {
+        HostMeaning::Relay => {}
+        HostMeaning::Other => return None,
+        HostMeaning::Tunnel(tunnel) => {
+            return Some(UrlMeaning::Tunnel(UrlParts {
                 prefix: "",
                 tunnel,
                 well_known: "",
@@ -164,18 +167,18 @@ pub(crate) fn split<'a>(named: Named<'a>, path: &'a str) -> Option<UrlMeaning<'a
     let (well_known, path) = split_well_known(path);
     let (first, behind) = segment(path, 0)?;
     let (second, behind_second) = segment(path, behind)?;
-    let route = |tunnel, end| Route {
+    let url = |tunnel, end| UrlParts {
         prefix: &path[..end],
         tunnel,
         well_known,
         rest: &path[end..],
     };
     match first {
-        "w" | "tunnel" => Some(UrlMeaning::Tunnel(route(second, behind_second))),
+        "w" | "tunnel" => Some(UrlMeaning::Tunnel(url(second, behind_second))),
         "dcc" => Some(UrlMeaning::Kind {
             dcc: second,
-            any: route("", behind_second),
-            named: segment(path, behind_second).map(|(name, end)| route(name, end)),
+            any: url("", behind_second),
+            tunnel: segment(path, behind_second).map(|(name, end)| url(name, end)),
         }),
         _ => None,
     }
@@ -199,7 +202,7 @@ fn segment(path: &str, start: usize) -> Option<(&str, usize)> {
 
 /// Guesses from a connection's first bytes which tunnel its first request names; `None` if undecidable.
 ///
-/// Only a hint for the choice of a shard: the route itself comes from hyper's parse of the whole head.
+/// Only a hint for the choice of a shard: hyper's parse of the whole head decides on the tunnel.
 pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
     // A server ignores empty lines before the request line (RFC 9112, section 2.2).
     let start = head.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
@@ -222,24 +225,24 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
         }
         _ => (None, target),
     };
-    let named = match domain {
-        None => Named::Relay,
+    let host = match domain {
+        None => HostMeaning::Relay,
         Some(_) => {
             let authority = authority.or_else(|| field(fields, b"host:"))?;
-            named(authority, domain, false)
+            host_meaning(authority, domain, false)
         }
     };
-    let route = match split(named, path)? {
-        UrlMeaning::Tunnel(route)
+    let url = match split(host, path)? {
+        UrlMeaning::Tunnel(url)
         | UrlMeaning::Kind {
-            named: Some(route), ..
-        } => route,
+            tunnel: Some(url), ..
+        } => url,
         UrlMeaning::Kind { .. } | UrlMeaning::Health | UrlMeaning::Tunnels { .. } => return None,
     };
-    if route.rest.is_empty() && target_bytes.is_none() {
+    if url.rest.is_empty() && target_bytes.is_none() {
         return None;
     }
-    TunnelId::parse(route.tunnel).ok()
+    TunnelId::parse(url.tunnel).ok()
 }
 
 /// The bearer token in a connection's first bytes, if its line is complete. Only a hint: the caller is
@@ -263,5 +266,5 @@ fn field<'a>(lines: &'a [u8], name: &[u8]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-#[path = "../tests/route.rs"]
+#[path = "../tests/url.rs"]
 mod tests;
