@@ -46,7 +46,7 @@ impl PublicUrls {
     }
 
     /// The URLs for a request to `authority`; `public_url` wins over `authority` if it is set.
-    pub(crate) fn asked(
+    pub(crate) fn for_request(
         public_url: Option<&PublicUrl>,
         domain: Option<&str>,
         https: bool,
@@ -101,9 +101,14 @@ mod tests {
         urls.of_tunnel(&TunnelId::parse("maya").unwrap(), "/mcp", Some(dialled))
     }
 
-    fn asked(url: Option<&str>, domain: Option<&str>, https: bool, host: &str) -> Vec<String> {
+    fn for_request(
+        url: Option<&str>,
+        domain: Option<&str>,
+        https: bool,
+        host: &str,
+    ) -> Vec<String> {
         let url = url.map(|url| PublicUrl::parse(url).unwrap());
-        let urls = PublicUrls::asked(url.as_ref(), domain, https, Some(host));
+        let urls = PublicUrls::for_request(url.as_ref(), domain, https, Some(host));
         urls.of_tunnel(&TunnelId::parse("maya").unwrap(), "", None)
     }
 
@@ -174,23 +179,23 @@ mod tests {
             );
         }
         assert!(urls(nothing, &[], "x:1").is_empty());
-        let zero = asked(None, None, false, "0.0.0.0:9080");
+        let zero = for_request(None, None, false, "0.0.0.0:9080");
         assert_eq!(zero, ["http://localhost:9080/w/maya"]);
     }
 
     #[test]
     fn a_request_is_told_urls_of_the_name_that_it_used() {
-        let plain = asked(None, None, true, "relay.example");
+        let plain = for_request(None, None, true, "relay.example");
         assert_eq!(plain, ["https://relay.example/w/maya"]);
-        let domain = asked(None, Some("relay.example"), false, "127.0.0.1:9080");
+        let domain = for_request(None, Some("relay.example"), false, "127.0.0.1:9080");
         let expected = [
             "http://maya.relay.example:9080/",
             "http://127.0.0.1:9080/w/maya",
         ];
         assert_eq!(domain[0], expected[0].trim_end_matches('/'));
         assert_eq!(domain[1], expected[1]);
-        let set = asked(Some("https://relay.example"), None, false, "10.0.0.1:9080");
+        let set = for_request(Some("https://relay.example"), None, false, "10.0.0.1:9080");
         assert_eq!(set, ["https://relay.example/w/maya"]);
-        assert!(asked(None, None, false, "a b").is_empty());
+        assert!(for_request(None, None, false, "a b").is_empty());
     }
 }

@@ -71,15 +71,15 @@ impl Client {
 
     /// The authority that the caller requested, if a trusted proxy reports it.
     pub(crate) fn host<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
-        let said = headers.get(HOST).filter(|_| self.is_trusted)?.as_bytes();
+        let value = headers.get(HOST).filter(|_| self.is_trusted)?.as_bytes();
         // Each of several proxies appends its own value; the first value is the caller's.
-        let first = said.split(|b| *b == b',').next()?.trim_ascii();
+        let first = value.split(|b| *b == b',').next()?.trim_ascii();
         (!first.is_empty()).then_some(first)
     }
 
     /// Adds the caller, `host` and the public `prefix` of the target's paths to a request for the target. The
     /// caller's own fields of this kind were dropped before.
-    pub(crate) fn tell(
+    pub(crate) fn add_to(
         &self,
         headers: &mut HeaderMap,
         peer: &PeerName,
@@ -189,7 +189,7 @@ mod tests {
 
     const PEER: &str = "192.0.2.7:40000";
 
-    fn told(lines: &[(&'static str, &str)], trusted: &[&str]) -> (Client, HeaderMap) {
+    fn forwarded(lines: &[(&'static str, &str)], trusted: &[&str]) -> (Client, HeaderMap) {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
@@ -199,7 +199,7 @@ mod tests {
         let client = Client::of(&headers, peer, false, &trusted);
         drop_from_request(&mut headers, client.is_trusted, None);
         let host = Bytes::from_static(b"relay.example:9080");
-        client.tell(
+        client.add_to(
             &mut headers,
             &PeerName::of(peer),
             Some(host),
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_target_hears_who_asked_for_which_host() {
-        let (client, headers) = told(&[], &[]);
+        let (client, headers) = forwarded(&[], &[]);
         assert_eq!(client.address, "192.0.2.7".parse::<IpAddr>().unwrap());
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
         assert_eq!(headers["x-forwarded-proto"], "http");
@@ -231,7 +231,7 @@ mod tests {
             ("x-forwarded-prefix", "/evil"),
             ("x-forwarded-port", "1"),
         ];
-        let (client, headers) = told(spoofed, &["10.0.0.0/8"]);
+        let (client, headers) = forwarded(spoofed, &["10.0.0.0/8"]);
         assert_eq!(client.address, "192.0.2.7".parse::<IpAddr>().unwrap());
         assert!(!client.https);
         assert_eq!(client.host(&headers), None);
@@ -251,7 +251,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "public.example"),
         ];
-        let (client, headers) = told(lines, &["192.0.2.0/24", "10.0.0.0/8"]);
+        let (client, headers) = forwarded(lines, &["192.0.2.0/24", "10.0.0.0/8"]);
         // The first address in the chain was claimed by an untrusted client.
         assert_eq!(client.address, "198.51.100.1".parse::<IpAddr>().unwrap());
         assert!(client.https);
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn an_unreadable_chain_ends_at_what_was_read() {
-        let (client, _) = told(
+        let (client, _) = forwarded(
             &[("x-forwarded-for", "203.0.113.9, garbage, 10.1.1.1")],
             &["192.0.2.0/24", "10.0.0.0/8"],
         );

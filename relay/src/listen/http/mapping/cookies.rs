@@ -9,8 +9,8 @@ const HOST_PREFIX: &[u8] = b"__Host-";
 const SECURE_PREFIX: &[u8] = b"__Secure-";
 
 /// Maps a target's cookie for its caller. `prefix` is the public prefix of the target's paths, and may be
-/// empty; `asked` is the path of the request at the target.
-pub(crate) fn for_caller(value: &[u8], prefix: &str, asked: &str) -> Vec<u8> {
+/// empty; `request_path` is the path of the request at the target.
+pub(crate) fn for_caller(value: &[u8], prefix: &str, request_path: &str) -> Vec<u8> {
     let mut parts = value.split(|b| *b == b';');
     let pair = parts.next().unwrap_or_default();
     let attributes: Vec<_> = parts.map(Attribute::of).collect();
@@ -20,7 +20,7 @@ pub(crate) fn for_caller(value: &[u8], prefix: &str, asked: &str) -> Vec<u8> {
     let public = (!prefix.is_empty()).then(|| match path {
         Some(path) if is_under(path, prefix.as_bytes()) => path.to_vec(),
         Some(path) => below(prefix, path),
-        None => below(prefix, default_path(asked).as_bytes()),
+        None => below(prefix, default_path(request_path).as_bytes()),
     });
     let mut out = Vec::with_capacity(value.len() + prefix.len() + 16);
     if public.is_some() && is_for_host(pair) {
@@ -117,8 +117,8 @@ fn is_under(path: &[u8], prefix: &[u8]) -> bool {
 }
 
 /// Default path of a cookie without `Path` (RFC 6265, section 5.1.4).
-fn default_path(asked: &str) -> &str {
-    let path = asked.split('?').next().unwrap_or_default();
+fn default_path(request_path: &str) -> &str {
+    let path = request_path.split('?').next().unwrap_or_default();
     match path.rfind('/') {
         None | Some(0) => "/",
         Some(end) => &path[..end],
@@ -146,8 +146,8 @@ mod tests {
 
     use super::*;
 
-    fn kept(value: &str, prefix: &str, asked: &str) -> String {
-        String::from_utf8(for_caller(value.as_bytes(), prefix, asked)).unwrap()
+    fn kept(value: &str, prefix: &str, request_path: &str) -> String {
+        String::from_utf8(for_caller(value.as_bytes(), prefix, request_path)).unwrap()
     }
 
     #[test]
@@ -178,13 +178,16 @@ mod tests {
 
     #[test]
     fn a_cookie_without_a_path_counts_where_its_request_was() {
-        for (asked, path) in [
+        for (request_path, path) in [
             ("/", "/w/a"),
             ("/x", "/w/a"),
             ("/x/", "/w/a/x"),
             ("/x/y/z?q=/", "/w/a/x/y"),
         ] {
-            assert_eq!(kept("a=1", "/w/a", asked), format!("a=1; Path={path}"));
+            assert_eq!(
+                kept("a=1", "/w/a", request_path),
+                format!("a=1; Path={path}")
+            );
         }
     }
 

@@ -65,10 +65,10 @@ impl RelayNames {
         let is_below = host
             .strip_suffix(domain.as_bytes())
             .is_some_and(|label| label.is_empty() || label.ends_with(b"."));
-        let asked = self.public.as_deref();
-        let asked = asked.and_then(|it| Origin::parse(it, default_port(https)));
+        let public = self.public.as_deref();
+        let public = public.and_then(|it| Origin::parse(it, default_port(https)));
         let is_port = origin.port == default_port(https);
-        is_below && (is_port || asked.is_some_and(|asked| asked.port == origin.port))
+        is_below && (is_port || public.is_some_and(|public| public.port == origin.port))
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
         RelayNames {
             public: Some(Bytes::from_static(public.as_bytes())),
             inner: Some(Bytes::from_static(b"inner:9080")),
-            public_authority: Some(Bytes::from_static(b"told.example")),
+            public_authority: Some(Bytes::from_static(b"public.example")),
             domain: domain.map(str::to_owned),
         }
     }
@@ -139,8 +139,8 @@ mod tests {
             (false, "relay.example:9080"),
             (true, "Relay.Example:9080"),
             (false, "inner:9080"),
-            (true, "told.example"),
-            (true, "told.example:443"),
+            (true, "public.example"),
+            (true, "public.example:443"),
         ] {
             assert_eq!(
                 ours.whose(https, authority.as_bytes()),

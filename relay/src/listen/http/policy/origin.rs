@@ -111,14 +111,14 @@ pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 /// Answer to a CORS preflight. It reveals nothing about the tunnel, which may be hidden from the page.
-pub(crate) fn preflight(asked: &HeaderMap) -> Response<Bytes> {
+pub(crate) fn preflight(request: &HeaderMap) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods(asked));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods(request));
     // All requested fields are allowed: the origin was checked before, and fields that targets must not
     // see are removed from the request itself.
-    let fields = cors::joined(&FIELDS, asked.get_all(ACCESS_CONTROL_REQUEST_HEADERS));
+    let fields = cors::joined(&FIELDS, request.get_all(ACCESS_CONTROL_REQUEST_HEADERS));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, fields);
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
     let on = [
@@ -130,8 +130,8 @@ pub(crate) fn preflight(asked: &HeaderMap) -> Response<Bytes> {
 }
 
 /// Allowed methods, including the requested method.
-fn methods(asked: &HeaderMap) -> HeaderValue {
-    let method = asked
+fn methods(request: &HeaderMap) -> HeaderValue {
+    let method = request
         .get(ACCESS_CONTROL_REQUEST_METHOD)
         .map(HeaderValue::as_bytes)
         .filter(|name| name.len() <= METHOD_BYTES_MAX)
@@ -170,7 +170,7 @@ pub(crate) fn refusal() -> Problem {
 mod tests {
     use super::*;
 
-    fn asked(lines: &[(HeaderName, &str)]) -> HeaderMap {
+    fn header_map(lines: &[(HeaderName, &str)]) -> HeaderMap {
         lines
             .iter()
             .map(|(name, value)| (name.clone(), value.parse().unwrap()))
@@ -179,7 +179,7 @@ mod tests {
 
     fn page_of(origin: &str, authority: &str, is_known: bool, listed: &[&str]) -> Page {
         let origins = Origins(listed.iter().map(|&it| it.to_owned()).collect());
-        let headers = asked(&[(ORIGIN, origin)]);
+        let headers = header_map(&[(ORIGIN, origin)]);
         page(&headers, authority, is_known, false, &origins)
     }
 
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(page_of(origin, "r", false, &["*"]), allowed(origin));
         let other = "https://app.example.evil.example";
         assert_eq!(page_of(other, "r", false, list), Page::Refused);
-        let two = asked(&[(ORIGIN, origin), (ORIGIN, "https://evil.example")]);
+        let two = header_map(&[(ORIGIN, origin), (ORIGIN, "https://evil.example")]);
         let mut both = two;
         both.append(ORIGIN, HeaderValue::from_static("https://evil.example"));
         let origins = Origins(vec![origin.to_owned()]);
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_preflight_allows_what_mcp_clients_send_and_what_is_asked_for() {
-        let ask = asked(&[
+        let request = header_map(&[
             (ORIGIN, "https://app.example"),
             (ACCESS_CONTROL_REQUEST_METHOD, "REPORT"),
             (
@@ -239,9 +239,9 @@ mod tests {
                 "authorization,Mcp-Param-Region, x-api-key,x-target-authorization,b@d",
             ),
         ]);
-        assert!(is_preflight(&Method::OPTIONS, &ask));
-        assert!(!is_preflight(&Method::POST, &ask));
-        let answer = preflight(&ask);
+        assert!(is_preflight(&Method::OPTIONS, &request));
+        assert!(!is_preflight(&Method::POST, &request));
+        let answer = preflight(&request);
         let list = |name: HeaderName| answer.headers()[name].to_str().unwrap().to_owned();
         let fields = list(ACCESS_CONTROL_ALLOW_HEADERS);
         for wanted in [
@@ -267,9 +267,9 @@ mod tests {
     fn a_method_that_is_none_is_not_repeated() {
         let long = "X".repeat(METHOD_BYTES_MAX + 1);
         for method in ["GET", "G\"T", "", &long] {
-            let ask = asked(&[(ACCESS_CONTROL_REQUEST_METHOD, method)]);
+            let request = header_map(&[(ACCESS_CONTROL_REQUEST_METHOD, method)]);
             assert_eq!(
-                methods(&ask),
+                methods(&request),
                 "GET, HEAD, POST, PUT, PATCH, DELETE",
                 "{method}"
             );
@@ -316,8 +316,8 @@ mod tests {
                 &[]
             ));
         }
-        let said = [("origin", "https://app.example"), picture[0]];
-        assert!(!blind(&said, true, &[]) && !blind(&[], true, &[]));
+        let named = [("origin", "https://app.example"), picture[0]];
+        assert!(!blind(&named, true, &[]) && !blind(&[], true, &[]));
     }
 
     #[test]
@@ -325,7 +325,7 @@ mod tests {
         let marked = |page, vary: &[&str]| {
             let vary = vary.iter().map(|value| (VARY, *value));
             let exposed = (http::header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-total");
-            let mut headers = asked(&vary.chain([exposed]).collect::<Vec<_>>());
+            let mut headers = header_map(&vary.chain([exposed]).collect::<Vec<_>>());
             mark(&mut headers, page);
             headers
         };

@@ -23,8 +23,8 @@ pub(super) struct RequestContext<'a> {
 }
 
 impl<G: Gateway> Front<G> {
-    /// Reads who sends a request, and to which authority.
-    pub(super) fn asked<'a>(&self, parts: &'a Parts) -> Result<RequestContext<'a>, Problem> {
+    /// Reads a request's authority, its meaning, and its caller.
+    pub(super) fn context<'a>(&self, parts: &'a Parts) -> Result<RequestContext<'a>, Problem> {
         // `check_request` has refused a request whose two authorities differ.
         let authority = match parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
@@ -51,12 +51,12 @@ impl<G: Gateway> Front<G> {
     }
 
     /// The web page behind a request, for CORS.
-    pub(super) fn page(&self, headers: &HeaderMap, asked: &RequestContext<'_>) -> Page {
-        let authority = asked.authority.unwrap_or_default();
+    pub(super) fn page(&self, headers: &HeaderMap, context: &RequestContext<'_>) -> Page {
+        let authority = context.authority.unwrap_or_default();
         let is_known = self.settings.domain.is_some();
-        let https = asked.client.https;
+        let https = context.client.https;
         let origins = &self.settings.origins;
-        let is_here = asked.client.is_this_machine();
+        let is_here = context.client.is_this_machine();
         // Remote callers of a relay that takes tokens are not checked: a browser adds only cookies by
         // itself, and those belong to the target.
         let is_ambient = is_here || !self.settings.takes_tokens;
@@ -71,31 +71,31 @@ impl<G: Gateway> Front<G> {
     pub(super) fn may_list(
         &self,
         caller: &G::Caller,
-        asked: &RequestContext<'_>,
+        context: &RequestContext<'_>,
         headers: &HeaderMap,
     ) -> bool {
         let is_direct = || {
-            let host = asked.authority.and_then(host);
+            let host = context.authority.and_then(host);
             host.is_some_and(is_ours_anywhere) && !claims::is_forwarded(headers)
         };
         let is_known = self.gateway.subject(caller).is_some();
-        is_known || (asked.client.is_this_machine() && is_direct())
+        is_known || (context.client.is_this_machine() && is_direct())
     }
 
     /// Base of the URLs in answers to this caller.
     pub(super) fn public_urls(
         &self,
-        asked: &RequestContext<'_>,
+        context: &RequestContext<'_>,
         headers: &HeaderMap,
     ) -> PublicUrls {
         let settings = &self.settings;
-        let outer = asked.client.host(headers);
+        let outer = context.client.host(headers);
         let authority = outer.and_then(|host| str::from_utf8(host).ok());
-        let authority = authority.or(asked.authority);
-        PublicUrls::asked(
+        let authority = authority.or(context.authority);
+        PublicUrls::for_request(
             settings.public_url.as_ref(),
             settings.domain.as_deref(),
-            asked.client.https,
+            context.client.https,
             authority,
         )
     }

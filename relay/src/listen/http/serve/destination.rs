@@ -120,7 +120,7 @@ impl<G: Gateway> Front<G> {
     pub(super) async fn destination(
         &self,
         parts: &Parts,
-        asked: &RequestContext<'_>,
+        context: &RequestContext<'_>,
         admitted: &AdmittedCaller<G>,
         requested: Requested<'_>,
     ) -> Result<Destination, Problem> {
@@ -140,8 +140,8 @@ impl<G: Gateway> Front<G> {
             prefix: url.prefix.to_owned(),
             path: wanted.path.clone(),
             bare: wanted.is_invited || !url.rest.starts_with('/'),
-            ours: self.ours(&parts.headers, asked),
-            https: asked.client.https,
+            ours: self.ours(&parts.headers, context),
+            https: context.client.https,
             is_any,
             referer: None,
             login_origin,
@@ -176,9 +176,9 @@ impl<G: Gateway> Front<G> {
     }
 
     /// The relay's names that this request shows.
-    fn ours(&self, headers: &HeaderMap, asked: &RequestContext<'_>) -> RelayNames {
-        let inner = asked.authority.map(str::as_bytes);
-        let outer = asked.client.host(headers);
+    fn ours(&self, headers: &HeaderMap, context: &RequestContext<'_>) -> RelayNames {
+        let inner = context.authority.map(str::as_bytes);
+        let outer = context.client.host(headers);
         RelayNames {
             public: outer.or(inner).map(Bytes::copy_from_slice),
             inner: outer.and(inner).map(Bytes::copy_from_slice),

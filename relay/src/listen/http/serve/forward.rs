@@ -84,42 +84,42 @@ impl<G: Gateway> Front<G> {
             return Err(Problem::overload());
         }
         headers::check_request(&parts.method, &parts.uri, parts.version, &parts.headers)?;
-        let asked = self.asked(&parts)?;
-        audit_record.comes_from(asked.client.address);
-        *page = self.page(&parts.headers, &asked);
+        let context = self.context(&parts)?;
+        audit_record.comes_from(context.client.address);
+        *page = self.page(&parts.headers, &context);
         if *page == Page::Refused {
             return Err(origin::refusal());
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-        let meaning = split(asked.host_meaning, path);
+        let meaning = split(context.host_meaning, path);
         if let Some(answer) = for_any_caller(&parts, meaning.as_ref()) {
             audit_record.forget();
             return Ok(own(answer, state));
         }
-        let admitted = self.admit(&parts.headers, asked.client.address, state, audit_record)?;
+        let admitted = self.admit(&parts.headers, context.client.address, state, audit_record)?;
         let caller = &admitted.caller;
         if meaning.as_ref().is_some_and(UrlMeaning::is_well_known) {
             Problem::check_metadata(&parts.method)?;
         }
         if let Some(UrlMeaning::Tunnels { after }) = meaning
             && parts.method == Method::GET
-            && self.may_list(caller, &asked, &parts.headers)
+            && self.may_list(caller, &context, &parts.headers)
         {
             let listing = self.gateway.list(caller, after).await;
-            let public = self.public_urls(&asked, &parts.headers);
+            let public = self.public_urls(&context, &parts.headers);
             return Ok(own(listing.into_response(&public), state));
         }
         let requested = self.requested(meaning, caller)?;
         audit_record.leads_to(requested.url.tunnel);
         let mut destination = self
-            .destination(&parts, &asked, &admitted, requested)
+            .destination(&parts, &context, &admitted, requested)
             .await?;
         destination.mapping.check_worker(&parts.headers)?;
         audit_record.leads_to(destination.mapping.target.tunnel.as_str());
-        let client = asked.client;
-        let asking = (&parts.method, &parts.headers);
+        let client = context.client;
+        let head = (&parts.method, &parts.headers);
         let body = self
-            .body_for(&destination.mapping, asking, body, state)
+            .body_for(&destination.mapping, head, body, state)
             .await?;
         let request = self.prepare(parts, body, &mut destination, client)?;
         audit_record.searched();
@@ -184,7 +184,7 @@ impl<G: Gateway> Front<G> {
         }
         let mapping = &destination.mapping;
         let (public, prefix) = (mapping.ours.public.clone(), mapping.prefix_of_one());
-        client.tell(&mut parts.headers, &self.peer_name, public, prefix);
+        client.add_to(&mut parts.headers, &self.peer_name, public, prefix);
         destination.unseal(&mut parts.headers);
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(path);

@@ -62,15 +62,15 @@ fn a_session_is_known_by_a_name_that_leads_to_its_agent() {
             let sealed = begin(&mut relay, path, "abc.1").await;
             assert_ne!(sealed, "abc.1");
             for method in ["GET", "POST", "DELETE"] {
-                let asked = request(method, path, &with_session(&sealed));
-                let head = goes_on(&mut relay, &asked).await.unwrap();
+                let next = request(method, path, &with_session(&sealed));
+                let head = goes_on(&mut relay, &next).await.unwrap();
                 assert!(head.contains("\r\nmcp-session-id: abc.1\r\n"), "{head}");
             }
             // The target repeats the id, and the caller gets the same marked id again.
             assert_eq!(begin(&mut relay, path, "abc.1").await, sealed);
             relay.shard.0.agent.set(OTHER);
-            let asked = request("POST", path, &with_session(&sealed));
-            assert_eq!(goes_on(&mut relay, &asked).await, Err("404".to_owned()));
+            let next = request("POST", path, &with_session(&sealed));
+            assert_eq!(goes_on(&mut relay, &next).await, Err("404".to_owned()));
             relay.shard.0.agent.set(AgentTag::default());
         }
     });
@@ -83,15 +83,15 @@ fn a_session_that_the_relay_did_not_name_is_unknown() {
         let sealed = begin(&mut relay, "/w/maya/mcp", "abc").await;
         for id in ["abc", "", "a.b.c", &sealed[1..], &sealed.to_uppercase()] {
             for path in ["/w/maya/mcp", "/dcc/maya/mcp"] {
-                let asked = request("POST", path, &with_session(id));
-                let answer = goes_on(&mut relay, &asked).await;
+                let next = request("POST", path, &with_session(id));
+                let answer = goes_on(&mut relay, &next).await;
                 assert_eq!(answer, Err("404".to_owned()), "{id} at {path}");
             }
         }
         // Another run of the relay has another key for its marks.
         let mut other = shared();
-        let asked = request("POST", "/w/maya/mcp", &with_session(&sealed));
-        assert_eq!(goes_on(&mut other, &asked).await, Err("404".to_owned()));
+        let next = request("POST", "/w/maya/mcp", &with_session(&sealed));
+        assert_eq!(goes_on(&mut other, &next).await, Err("404".to_owned()));
     });
 }
 
@@ -101,8 +101,8 @@ fn a_session_of_the_only_agent_keeps_its_own_name() {
         let mut relay = Relay::new();
         assert_eq!(begin(&mut relay, "/w/maya/mcp", "abc").await, "abc");
         for id in ["abc", "a.b.c"] {
-            let asked = request("POST", "/w/maya/mcp", &with_session(id));
-            let head = goes_on(&mut relay, &asked).await.unwrap();
+            let next = request("POST", "/w/maya/mcp", &with_session(id));
+            let head = goes_on(&mut relay, &next).await.unwrap();
             assert!(
                 head.contains(&format!("\r\nmcp-session-id: {id}\r\n")),
                 "{head}"
@@ -133,10 +133,10 @@ fn a_session_is_its_callers_alone() {
             .lines()
             .find_map(|it| it.strip_prefix("mcp-session-id: "));
         let session = with_session(sealed.unwrap());
-        let asked = request("POST", "/w/maya/mcp", &(with_token("maya") + &session));
-        assert!(goes_on(&mut relay, &asked).await.is_ok());
-        let asked = request("POST", "/w/maya/mcp", &session);
-        assert_eq!(goes_on(&mut relay, &asked).await, Err("404".to_owned()));
+        let next = request("POST", "/w/maya/mcp", &(with_token("maya") + &session));
+        assert!(goes_on(&mut relay, &next).await.is_ok());
+        let next = request("POST", "/w/maya/mcp", &session);
+        assert_eq!(goes_on(&mut relay, &next).await, Err("404".to_owned()));
     });
 }
 
@@ -199,14 +199,14 @@ fn an_endpoint_of_one_of_several_agents_leads_to_that_one() {
         ] {
             let url = endpoint(&mut relay, path, "messages?id=1").await;
             assert!(url.starts_with(start), "{url}");
-            let asked = request("POST", &url, "");
-            let head = goes_on(&mut relay, &asked).await.unwrap();
+            let next = request("POST", &url, "");
+            let head = goes_on(&mut relay, &next).await.unwrap();
             assert!(
                 head.starts_with("POST /messages?id=1 HTTP/1.1\r\n"),
                 "{head}"
             );
             relay.shard.0.agent.set(OTHER);
-            assert_eq!(goes_on(&mut relay, &asked).await, Err("404".to_owned()));
+            assert_eq!(goes_on(&mut relay, &next).await, Err("404".to_owned()));
             relay.shard.0.agent.set(AgentTag::default());
         }
     });
@@ -219,8 +219,8 @@ fn a_mark_for_one_agent_opens_no_door_with_that_for_another() {
         let url = endpoint(&mut relay, "/w/maya/sse", "/messages?id=1").await;
         relay.shard.0.agent.set(OTHER);
         let session = begin(&mut relay, "/w/maya/mcp", "1").await;
-        let asked = request("POST", &url, &with_session(&session));
-        let both = goes_on(&mut relay, &asked).await;
+        let next = request("POST", &url, &with_session(&session));
+        let both = goes_on(&mut relay, &next).await;
         assert_eq!(both, Err("404".to_owned()));
     });
 }

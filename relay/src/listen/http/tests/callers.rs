@@ -234,7 +234,7 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         }
         // Any sign of an undeclared proxy ends this right: behind it, all callers look local.
-        for asked in [
+        for request in [
             list("", "X-Forwarded-For: 192.0.2.7\r\n").replace("Host: r", "Host: localhost"),
             list("", "Via: 1.1 caddy\r\n").replace("Host: r", "Host: localhost"),
             list("", "CF-Connecting-IP: 192.0.2.7\r\n").replace("Host: r", "Host: localhost"),
@@ -242,7 +242,7 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
             list("", ""),
         ] {
             let mut caller = open.caller();
-            caller.send(asked).await;
+            caller.send(request).await;
             assert!(caller.head().await.starts_with("HTTP/1.1 404 "));
         }
     });

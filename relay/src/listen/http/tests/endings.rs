@@ -27,7 +27,7 @@ async fn own_answer(caller: &mut Peer) -> (u16, String, Option<String>) {
     (status, word("error").unwrap(), word("down"))
 }
 
-fn told(status: u16, word: &str, down: Option<&str>) -> (u16, String, Option<String>) {
+fn expected(status: u16, word: &str, down: Option<&str>) -> (u16, String, Option<String>) {
     (status, word.to_owned(), down.map(str::to_owned))
 }
 
@@ -39,33 +39,33 @@ fn what_cannot_be_reached_is_told_apart() {
         for (opens, answer) in [
             (
                 Opens::Not(SessionEnd::TunnelOffline),
-                told(503, "tunnel_offline", agent),
+                expected(503, "tunnel_offline", agent),
             ),
             (
                 Opens::Not(SessionEnd::LinkLost),
-                told(503, "tunnel_offline", agent),
+                expected(503, "tunnel_offline", agent),
             ),
             (
                 Opens::Not(SessionEnd::TargetRefused),
-                told(502, "target_refused", target),
+                expected(502, "target_refused", target),
             ),
             (
                 Opens::Not(SessionEnd::TargetUnreachable),
-                told(502, "target_unreachable", target),
+                expected(502, "target_unreachable", target),
             ),
             (
                 Opens::Not(SessionEnd::TargetTimeout),
-                told(504, "target_timeout", target),
+                expected(504, "target_timeout", target),
             ),
             (
                 Opens::Not(SessionEnd::SessionLimit),
-                told(503, "overload", None),
+                expected(503, "overload", None),
             ),
             (
                 Opens::Not(SessionEnd::Internal),
-                told(502, "tunnel_failed", agent),
+                expected(502, "tunnel_failed", agent),
             ),
-            (Opens::Never, told(504, "target_timeout", target)),
+            (Opens::Never, expected(504, "target_timeout", target)),
         ] {
             relay.set("maya", opens);
             assert_eq!(refusal(&relay, GET).await, answer);
@@ -73,11 +73,11 @@ fn what_cannot_be_reached_is_told_apart() {
         let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: r\r\n\r\n");
         for path in ["/w/houdini/", "/w/-/", "/w/m%61ya/"] {
             let answer = refusal(&relay, &request(path)).await;
-            assert_eq!(answer, told(404, "unknown_tunnel", None));
+            assert_eq!(answer, expected(404, "unknown_tunnel", None));
         }
         for path in ["/", "/mcp", "/w", "/w/", "/w//x"] {
             let answer = refusal(&relay, &request(path)).await;
-            assert_eq!(answer, told(404, "not_found", None));
+            assert_eq!(answer, expected(404, "not_found", None));
         }
         let answered = relay.shard.0.answered.borrow();
         assert_eq!(answered.last(), Some(&(404, Some("not_found"))));
@@ -106,7 +106,7 @@ fn a_websocket_is_refused_and_an_offer_of_http_2_ignored() {
             )
         };
         let answer = refusal(&relay, &upgrade("WebSocket")).await;
-        assert_eq!(answer, told(501, "upgrade_unsupported", None));
+        assert_eq!(answer, expected(501, "upgrade_unsupported", None));
         assert!(!relay.has_opened());
         let mut caller = relay.caller();
         caller.send(upgrade("h2c")).await;
@@ -123,27 +123,27 @@ fn a_target_that_ends_before_the_head_is_told() {
     run(async {
         let gone = Some("target");
         for (part, reset, answer) in [
-            ("", None, told(502, "target_closed", gone)),
-            ("HTTP/1.1 200 O", None, told(502, "target_closed", gone)),
+            ("", None, expected(502, "target_closed", gone)),
+            ("HTTP/1.1 200 O", None, expected(502, "target_closed", gone)),
             (
                 "",
                 Some(SessionEnd::TargetReset),
-                told(502, "target_closed", gone),
+                expected(502, "target_closed", gone),
             ),
             (
                 "",
                 Some(SessionEnd::TargetRefused),
-                told(502, "target_refused", gone),
+                expected(502, "target_refused", gone),
             ),
             (
                 "",
                 Some(SessionEnd::LinkLost),
-                told(502, "tunnel_failed", Some("agent")),
+                expected(502, "tunnel_failed", Some("agent")),
             ),
             (
                 "SSH-2.0-OpenSSH_9.6\r\n",
                 None,
-                told(502, "target_invalid", gone),
+                expected(502, "target_invalid", gone),
             ),
         ] {
             let mut relay = Relay::new();

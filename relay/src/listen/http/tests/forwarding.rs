@@ -27,7 +27,7 @@ fn a_request_reaches_the_target_under_the_targets_own_name() {
 #[test]
 fn the_path_passes_byte_by_byte() {
     run(async {
-        for (asked, passed) in [
+        for (url, path) in [
             ("/w/maya", "/"),
             ("/w/maya?x", "/?x"),
             ("/w/maya/", "/"),
@@ -37,18 +37,18 @@ fn the_path_passes_byte_by_byte() {
             let mut relay = Relay::new();
             relay
                 .caller()
-                .send(format!("GET {asked} HTTP/1.1\r\nHost: r\r\n\r\n"))
+                .send(format!("GET {url} HTTP/1.1\r\nHost: r\r\n\r\n"))
                 .await;
             let mut caller = relay.caller();
             caller
-                .send(format!("GET {asked} HTTP/1.1\r\nHost: r\r\n\r\n"))
+                .send(format!("GET {url} HTTP/1.1\r\nHost: r\r\n\r\n"))
                 .await;
             let mut target = relay.target().await;
             assert!(
                 target
                     .head()
                     .await
-                    .starts_with(&format!("GET {passed} HTTP/1.1\r\n"))
+                    .starts_with(&format!("GET {path} HTTP/1.1\r\n"))
             );
         }
     });

@@ -59,16 +59,16 @@ async fn ask(
     sender: &mut Sender,
     request: Request<Body>,
 ) -> (PendingResponse, Peer) {
-    let asked = tokio::task::spawn_local(sender.send_request(request));
+    let pending = tokio::task::spawn_local(sender.send_request(request));
     let mut target = relay.target().await;
     target.head().await;
-    (asked, target)
+    (pending, target)
 }
 
 /// Sends the target's answer, and reads it at the caller.
-async fn answered(asked: PendingResponse, target: &mut Peer) {
+async fn answered(pending: PendingResponse, target: &mut Peer) {
     target.send(OK).await;
-    assert_eq!(text(asked.await.unwrap().unwrap()).await, "ok");
+    assert_eq!(text(pending.await.unwrap().unwrap()).await, "ok");
 }
 
 #[test]
@@ -293,14 +293,14 @@ fn with_token(uri: &str, token: &str) -> Request<Body> {
 /// Revokes the caller `maya`, and checks that its request ends on both sides.
 async fn is_cut_off(
     relay: &Relay,
-    asked: PendingResponse,
+    pending: PendingResponse,
     mut target: Peer,
     ended: JoinHandle<Ended>,
 ) {
     relay.shard.0.revoke("maya");
     assert!(target.is_reset().await);
     assert_eq!(ended.await.unwrap(), Ended::Revoked);
-    assert!(asked.await.unwrap().is_err());
+    assert!(pending.await.unwrap().is_err());
 }
 
 #[test]
@@ -377,14 +377,14 @@ fn a_body_whose_end_comes_late_leaves_its_connection_to_the_next_one() {
             });
             let mut request = request("POST", MAYA, body.boxed_unsync());
             request.headers_mut().insert("content-length", 2.into());
-            let asked = tokio::task::spawn_local(sender.send_request(request));
+            let pending = tokio::task::spawn_local(sender.send_request(request));
             let target = match &mut target {
                 Some(target) => target,
                 none => none.insert(relay.target().await),
             };
             target.head().await;
             target.expect("{}").await;
-            answered(asked, target).await;
+            answered(pending, target).await;
             ending.await.unwrap();
         }
         assert!(!relay.has_opened());

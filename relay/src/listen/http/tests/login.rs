@@ -24,8 +24,8 @@ async fn document(relay: &mut Relay, path: &str, place: &str, document: &Value) 
     loop {
         let mut target = relay.target().await;
         let head = target.head().await;
-        let asked = head.split(' ').nth(1).unwrap().to_owned();
-        if asked != place {
+        let requested = head.split(' ').nth(1).unwrap().to_owned();
+        if requested != place {
             target.send(answer("404 Not Found", "{}")).await;
             continue;
         }
@@ -58,13 +58,13 @@ fn metadata_is_found_where_a_target_has_it() {
         for place in ["/mcp", "/w/maya/mcp", ""] {
             let mut relay = relay();
             let place = format!("{known}{place}");
-            let asked = format!("{known}/w/maya/mcp");
-            assert_eq!(document(&mut relay, &asked, &place, &theirs).await, public);
+            let path = format!("{known}/w/maya/mcp");
+            assert_eq!(document(&mut relay, &path, &place, &theirs).await, public);
         }
         let mut relay = relay();
-        let asked = format!("{METADATA}/w/maya/");
-        let told = json!({"issuer": "http://relay.example/w/maya/"});
-        assert_eq!(document(&mut relay, &asked, METADATA, &told).await, told);
+        let path = format!("{METADATA}/w/maya/");
+        let public = json!({"issuer": "http://relay.example/w/maya/"});
+        assert_eq!(document(&mut relay, &path, METADATA, &public).await, public);
     });
 }
 
@@ -92,9 +92,9 @@ fn metadata_that_is_nowhere_is_answered_by_the_first_place() {
 /// Path of the token endpoint in the metadata of a target with the issuer `issuer`.
 async fn endpoint(relay: &mut Relay, issuer: &str) -> String {
     let theirs = json!({"issuer": issuer, "token_endpoint": format!("{issuer}/token")});
-    let told = document(relay, &format!("{METADATA}/w/maya"), METADATA, &theirs).await;
-    assert_eq!(told["issuer"], "http://relay.example/w/maya");
-    let endpoint = told["token_endpoint"].as_str().unwrap();
+    let public = document(relay, &format!("{METADATA}/w/maya"), METADATA, &theirs).await;
+    assert_eq!(public["issuer"], "http://relay.example/w/maya");
+    let endpoint = public["token_endpoint"].as_str().unwrap();
     let path = endpoint.strip_prefix("http://relay.example").unwrap();
     assert!(
         path.starts_with("/w/maya/~") && path.ends_with("/token"),
@@ -108,7 +108,7 @@ const RESOURCE: &str = "resource=http%3A%2F%2Frelay.example%2Fw%2Fmaya%2Fmcp";
 #[test]
 fn what_a_client_says_of_the_resource_is_told_in_the_targets_words() {
     run(async {
-        for (issuer, told) in [
+        for (issuer, resource) in [
             (
                 "http://localhost:8765",
                 "resource=http%3A%2F%2Flocalhost%3A8765%2Fmcp",
@@ -127,7 +127,7 @@ fn what_a_client_says_of_the_resource_is_told_in_the_targets_words() {
                 .await;
             let mut target = relay.target().await;
             let head = target.head().await;
-            let expected = format!("GET /token?a=%20b&{told}&c HTTP/1.1\r\n");
+            let expected = format!("GET /token?a=%20b&{resource}&c HTTP/1.1\r\n");
             assert!(head.starts_with(&expected), "{head}");
             let iss = "iss=http%3A%2F%2Frelay.example%2Fw%2Fmaya";
             let issuer = issuer.replace(':', "%3A").replace('/', "%2F");
@@ -152,7 +152,7 @@ fn what_a_client_says_of_the_resource_is_told_in_the_targets_words() {
                 .await;
             let mut target = relay.target().await;
             let head = target.head().await;
-            let expected = format!("grant_type=authorization_code&{told}");
+            let expected = format!("grant_type=authorization_code&{resource}");
             let line = format!("content-length: {}\r\n", expected.len());
             assert!(head.contains(&line), "{head}");
             target.expect(expected).await;

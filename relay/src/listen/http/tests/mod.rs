@@ -17,7 +17,7 @@ mod rest;
 mod site;
 mod streams;
 mod unread;
-mod ways;
+mod url_forms;
 mod withheld;
 
 use std::cell::{Cell, RefCell};

@@ -32,14 +32,14 @@ fn only_a_request_that_was_not_sent_is_told_to_come_back() {
 
 #[test]
 fn an_answer_of_the_relay_says_whether_the_target_had_the_request() {
-    let said = |problem: Problem| {
+    let answer = |problem: Problem| {
         let response = problem.into_response();
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         (response.status().as_u16(), body["request"].clone())
     };
     for reason in SessionEnd::ALL {
         for delivery in [Delivery::NotSent, Delivery::Sent] {
-            let (status, request) = said(Problem::session(*reason, "maya", delivery));
+            let (status, request) = answer(Problem::session(*reason, "maya", delivery));
             let is_told = status != 404;
             assert_eq!(
                 request == delivery.word(),
@@ -48,7 +48,7 @@ fn an_answer_of_the_relay_says_whether_the_target_had_the_request() {
             );
         }
     }
-    assert!(said(Problem::not_found()).1.is_null());
+    assert!(answer(Problem::not_found()).1.is_null());
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn chunk(text: &str) -> String {
 }
 
 /// Sends a request; returns the caller, and the target after the request's head.
-async fn asked(relay: &mut Relay, request: &str) -> (Peer, Peer, JoinHandle<Ended>) {
+async fn requested(relay: &mut Relay, request: &str) -> (Peer, Peer, JoinHandle<Ended>) {
     let (mut caller, ended) = relay.connect();
     caller.send(request).await;
     let mut target = relay.target().await;
@@ -19,9 +19,9 @@ async fn asked(relay: &mut Relay, request: &str) -> (Peer, Peer, JoinHandle<Ende
     (caller, target, ended)
 }
 
-/// As [`asked`], after the first event of a stream and a pause.
+/// As [`requested`], after the first event of a stream and a pause.
 async fn paused(relay: &mut Relay, request: &str) -> (Peer, Peer, JoinHandle<Ended>) {
-    let (mut caller, mut target, ended) = asked(relay, request).await;
+    let (mut caller, mut target, ended) = requested(relay, request).await;
     target.send(STREAM.to_owned() + &chunk("data: 1\n\n")).await;
     caller.head().await;
     caller.expect(chunk("data: 1\n\n")).await;
@@ -79,7 +79,7 @@ fn a_stream_that_paused_goes_on_to_its_end_and_so_does_the_caller() {
 fn an_answer_that_has_its_events_at_once_leaves_its_connection_to_the_next_one() {
     run(async {
         let mut relay = Relay::new();
-        let (mut caller, mut target, _) = asked(&mut relay, &post("{}")).await;
+        let (mut caller, mut target, _) = requested(&mut relay, &post("{}")).await;
         target.send(STREAM).await;
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(900)).await;
@@ -176,7 +176,7 @@ fn a_request_that_is_still_on_its_way_arrives_whole_beside_a_quiet_stream() {
         let mut relay = Relay::new();
         // More bytes than the target's socket holds: the rest waits while the answer pauses.
         let body = "x".repeat(SOCKET_BYTES + 10_000);
-        let (mut caller, mut target, _) = asked(&mut relay, &post(&body)).await;
+        let (mut caller, mut target, _) = requested(&mut relay, &post(&body)).await;
         target.send(STREAM.to_owned() + &chunk("data: 1\n\n")).await;
         caller.head().await;
         seconds(5).await;
@@ -186,7 +186,7 @@ fn a_request_that_is_still_on_its_way_arrives_whole_beside_a_quiet_stream() {
 
         let whole = post("hello");
         let (begun, rest) = whole.split_at(whole.len() - 3);
-        let (mut caller, mut target, _) = asked(&mut relay, begun).await;
+        let (mut caller, mut target, _) = requested(&mut relay, begun).await;
         target.send(STREAM.to_owned() + &chunk("data: 1\n\n")).await;
         caller.head().await;
         seconds(5).await;
@@ -205,7 +205,7 @@ fn no_byte_of_a_stream_is_lost_wherever_it_pauses() {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let request = [GET, &post("{}")][random.usize(..2)].to_owned();
-            let (mut caller, mut target, _) = asked(&mut relay, &request).await;
+            let (mut caller, mut target, _) = requested(&mut relay, &request).await;
             let (mut sent, mut wire) = (String::new(), STREAM.to_owned());
             for event in 0..random.usize(..20) {
                 let text = format!("data: {event}{}\n\n", "y".repeat(random.usize(..3000)));

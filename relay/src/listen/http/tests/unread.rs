@@ -47,9 +47,9 @@ fn a_head_that_cannot_be_read_is_refused_in_json_and_noted() {
                 assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
                 assert!(head.contains("\r\nvary: Origin\r\n"), "{head}");
                 let body = caller.rest().await;
-                let told: serde_json::Value = serde_json::from_str(&body).unwrap();
-                assert_eq!(told["error"], word);
-                assert!(!told["message"].as_str().unwrap().is_empty());
+                let refusal: serde_json::Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(refusal["error"], word);
+                assert!(!refusal["message"].as_str().unwrap().is_empty());
                 assert_eq!(ended.await.unwrap(), Ended::Malformed);
                 let shard = &relay.shard.0;
                 assert_eq!(shard.answered.borrow().last(), Some(&(status, Some(word))));

@@ -17,7 +17,7 @@ async fn refused(relay: &Relay, request: &str) -> (u16, String) {
 }
 
 /// The request line that the target receives.
-async fn asked(relay: &mut Relay, request: &str) -> String {
+async fn request_line(relay: &mut Relay, request: &str) -> String {
     let mut caller = relay.caller();
     caller.send(request).await;
     let mut target = relay.target().await;
@@ -41,7 +41,7 @@ fn every_way_to_a_tunnel_leads_to_the_same_path() {
             ("http://maya.relay.example/mcp?x", "maya.relay.example"),
             ("http://Maya.relay.example/mcp?x", "maya.RELAY.example"),
         ] {
-            let line = asked(&mut relay, &get(path, host)).await;
+            let line = request_line(&mut relay, &get(path, host)).await;
             assert_eq!(line, "GET /mcp?x HTTP/1.1", "{path} at {host}");
         }
         let metadata = "/.well-known/oauth-protected-resource";
@@ -50,7 +50,7 @@ fn every_way_to_a_tunnel_leads_to_the_same_path() {
             (format!("{metadata}/mcp"), "maya.relay.example"),
             (format!("/w/maya{metadata}/mcp"), "relay.example"),
         ] {
-            let line = asked(&mut relay, &get(&path, host)).await;
+            let line = request_line(&mut relay, &get(&path, host)).await;
             assert_eq!(
                 line,
                 format!("GET {metadata}/mcp HTTP/1.1"),
@@ -128,7 +128,7 @@ fn a_kind_leads_to_any_tunnel_of_it() {
         ] {
             let rest = path.strip_prefix("/dcc/maya").unwrap();
             let slash = if rest.starts_with('/') { "" } else { "/" };
-            let line = asked(&mut relay, &get(path, "r")).await;
+            let line = request_line(&mut relay, &get(path, "r")).await;
             assert_eq!(line, format!("GET {slash}{rest} HTTP/1.1"));
         }
     });
@@ -153,7 +153,7 @@ fn what_lies_outside_the_exposed_path_reaches_no_target() {
         }
         assert!(!relay.has_opened());
         for path in ["/w/maya/mcp", "/w/maya/mcp/x?y=../z"] {
-            asked(&mut relay, &get(path, "r")).await;
+            request_line(&mut relay, &get(path, "r")).await;
         }
     });
 }
@@ -188,7 +188,7 @@ fn the_relay_says_that_it_lives_and_nothing_else() {
         caller.send(get("/health", "relay.example")).await;
         assert!(caller.head().await.starts_with("HTTP/1.1 200 "));
         caller.expect("{\"status\":\"ok\"}").await;
-        let line = asked(&mut relay, &get("/health", "maya.relay.example")).await;
+        let line = request_line(&mut relay, &get("/health", "maya.relay.example")).await;
         assert_eq!(line, "GET /health HTTP/1.1");
     });
 }
