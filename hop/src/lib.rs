@@ -36,7 +36,7 @@ pub use caller::{Caller, CallerSocket, CallerState};
 pub use connection::Connection;
 pub use escape::escape_path;
 pub use failure::{Delivery, Failure, Fault, copy_head};
-pub use pool::{Fit, Keeper, Lease, Pool, PooledConnection};
+pub use pool::{Keeper, Lease, Pool, PooledConnection, Usable};
 pub use refusal::{Refusal, close_after, json_answer};
 pub use scanner::Intake;
 pub use tries::{Answered, FailureOf, Sent, Tries, Unanswered, exchange};

@@ -16,7 +16,7 @@ pub trait PooledConnection: 'static {
 
 /// Whether a kept connection serves a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fit {
+pub enum Usable {
     /// It serves this request.
     Now,
     /// It may serve another request.
@@ -47,15 +47,15 @@ impl<C: PooledConnection> Pool<C> {
         self.idle.borrow().iter().any(is_sought)
     }
 
-    /// Takes the most recently used connection that fits, which is the least likely to have timed out; ends those that
-    /// never fit again.
-    pub fn take(&self, mut fit: impl FnMut(&C) -> Fit) -> Option<C> {
+    /// Takes the most recently used usable connection, which is the least likely to have timed out; ends those that
+    /// are never usable again.
+    pub fn take(&self, mut usable: impl FnMut(&C) -> Usable) -> Option<C> {
         let mut idle = self.idle.borrow_mut();
         for place in (0..idle.len()).rev() {
-            match fit(&idle[place]) {
-                Fit::Now => return Some(idle.remove(place)),
-                Fit::Later => {}
-                Fit::Never => idle.remove(place).release(),
+            match usable(&idle[place]) {
+                Usable::Now => return Some(idle.remove(place)),
+                Usable::Later => {}
+                Usable::Never => idle.remove(place).release(),
             }
         }
         None
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_that_fits_is_taken_and_each_other_ends_in_order() {
+    fn the_last_usable_one_is_taken_and_each_other_ends_in_order() {
         let released = Rc::new(Cell::new(0));
         let pool = Pool::new(3);
         for number in [1, 20, 300, 4000] {
@@ -142,9 +142,9 @@ mod tests {
         assert_eq!(released.get(), 1);
         assert!(pool.has(|it| it.0 == 20) && !pool.has(|it| it.0 == 1));
         let taken = pool.take(|it| match it.0 {
-            4000 => Fit::Never,
-            300 => Fit::Later,
-            _ => Fit::Now,
+            4000 => Usable::Never,
+            300 => Usable::Later,
+            _ => Usable::Now,
         });
         assert_eq!(taken.map(|it| it.0), Some(20));
         assert_eq!(released.get(), 4001);

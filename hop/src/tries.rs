@@ -20,7 +20,7 @@ pub trait Tries {
     /// What is kept of a request to send it again.
     type Copy;
 
-    /// Takes a kept connection that is fit for the request.
+    /// Takes a kept connection that is usable for the request.
     fn take(&mut self, is_repeatable: bool) -> Option<Self::Connection>;
 
     /// Opens a connection for `request`, which it may change for another place.

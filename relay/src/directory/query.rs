@@ -54,7 +54,7 @@ pub(crate) struct Query<'a> {
     pub(crate) binding: Option<&'a AgentBinding>,
     pub(crate) stale: Option<Stale<'a>>,
     /// Whether the caller may know of a tunnel, by the description of one of its agents.
-    pub(crate) fit: &'a dyn Fn(&TunnelId, &TunnelInfo) -> bool,
+    pub(crate) may_know: &'a dyn Fn(&TunnelId, &TunnelInfo) -> bool,
     /// Whether the target of an agent refused a connection for this caller; the agent is not chosen again.
     pub(crate) tried: &'a dyn Fn(&TunnelId, AgentTag) -> bool,
     /// Whether a target, as its agent describes it, serves what the caller asks for; `None` if the caller uses every
@@ -67,13 +67,16 @@ pub(crate) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// A question without preferences among the agents that `fit` lets the caller know of.
-    pub(crate) fn new(among: Among<'a>, fit: &'a dyn Fn(&TunnelId, &TunnelInfo) -> bool) -> Self {
+    /// A question without preferences among the agents that the caller `may_know` of.
+    pub(crate) fn new(
+        among: Among<'a>,
+        may_know: &'a dyn Fn(&TunnelId, &TunnelInfo) -> bool,
+    ) -> Self {
         Self {
             among,
             binding: None,
             stale: None,
-            fit,
+            may_know,
             tried: &|_, _| false,
             serves: None,
             kept: &|_, _| false,

@@ -82,14 +82,14 @@ impl Gateway for ShardGateway {
     ) -> Result<Rc<Target>, NoTarget> {
         let shard = &self.0;
         let began = shard.kit.clock.now();
-        let fit = |tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
+        let may_know = &|tunnel: &TunnelId, info: &TunnelInfo| caller.may_reach(tunnel, info);
         let identity = caller.identity().map(|it| &**it);
         let owners = match &wanted.selector {
             TunnelSelector::Kind(_) if wanted.binding.is_none() => OwnerGroup::of_caller(identity),
             _ => Vec::new(),
         };
         let is_open = |tunnel: &TunnelId, info: &TunnelInfo| {
-            fit(tunnel, info) && !shard.agents.is_paused(tunnel)
+            may_know(tunnel, info) && !shard.agents.is_paused(tunnel)
         };
         let serves = |info: &TunnelInfo| wanted.is_exposed_by(info);
         let query = Query {
@@ -122,7 +122,7 @@ impl Gateway for ShardGateway {
                 Resolved::Gone => return Err(NoTarget::AgentGone),
                 Resolved::Unknown => {
                     // The caller's query leaves paused tunnels out.
-                    let anything = Query { fit: &fit, ..query };
+                    let anything = Query { may_know, ..query };
                     let routes = shard.directory.routes();
                     if !matches!(routes.resolve(&anything), Resolved::Unknown) {
                         return Err(NoTarget::Refused(SessionEnd::TunnelPaused));

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tieline_hop::{Delivery, Fit, Keeper};
+use tieline_hop::{Delivery, Keeper, Usable};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
@@ -54,7 +54,7 @@ impl Pool {
         }
     }
 
-    /// Takes the most recently used idle connection that is fit for another request.
+    /// Takes the most recently used idle connection that is usable for another request.
     pub(super) fn take(&self, is_repeatable: bool) -> Option<Connection> {
         let limit = if is_repeatable {
             IDLE_MAX
@@ -64,11 +64,11 @@ impl Pool {
         let now = Instant::now();
         self.idle.take(|kept| {
             if kept.is_closed() || !kept.is_fresh(now, IDLE_MAX) {
-                return Fit::Never;
+                return Usable::Never;
             }
             match kept.is_ready() && kept.is_fresh(now, limit) {
-                true => Fit::Now,
-                false => Fit::Later,
+                true => Usable::Now,
+                false => Usable::Later,
             }
         })
     }

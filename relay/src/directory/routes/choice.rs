@@ -66,31 +66,36 @@ impl<T> Choice<'_, T> {
 type Weight = (bool, bool, usize, bool);
 
 impl<T> Routes<T> {
-    /// Where to open a session to an agent of `tunnel`, for a caller on `shard`; a link on that shard is preferred.
+    /// Where a caller on `shard` opens a session to an agent of `tunnel` that it `may_know` of; a link on that shard is
+    /// preferred.
     pub(crate) fn upstream(
         &self,
         tunnel: &TunnelId,
         agent: AgentTag,
         shard: usize,
-        fit: impl Fn(&TunnelInfo) -> bool,
+        may_know: impl Fn(&TunnelInfo) -> bool,
     ) -> Lookup {
         let Some(known) = self.routes.get(tunnel) else {
             return Lookup::Unknown;
         };
-        if !known.infos().any(&fit) {
+        if !known.infos().any(&may_know) {
             return Lookup::Unknown;
         }
         let mut agents = known.update.agents.iter();
-        let serving = agents.find(|it| it.tag == agent && fit(&it.info));
+        let serving = agents.find(|it| it.tag == agent && may_know(&it.info));
         serving.map_or(Lookup::Offline, |it| {
             Lookup::Live(self.upstream_of(it, shard))
         })
     }
 
-    /// Whether a caller may know of a tunnel with this name.
-    pub(crate) fn is_known(&self, tunnel: &TunnelId, fit: impl Fn(&TunnelInfo) -> bool) -> bool {
+    /// Whether there is a tunnel with this name that the caller `may_know` of.
+    pub(crate) fn is_known(
+        &self,
+        tunnel: &TunnelId,
+        may_know: impl Fn(&TunnelInfo) -> bool,
+    ) -> bool {
         let known = self.routes.get(tunnel);
-        known.is_some_and(|known| known.infos().any(fit))
+        known.is_some_and(|known| known.infos().any(may_know))
     }
 
     /// A link of `agent`: one on `shard` if there is one; several take turns.
@@ -122,13 +127,13 @@ impl<T> Routes<T> {
         if !is_there {
             return Resolved::Gone;
         }
-        let fit = |info: &TunnelInfo| (query.fit)(&binding.tunnel, info);
-        if !known.infos().any(fit) {
+        let may_know = |info: &TunnelInfo| (query.may_know)(&binding.tunnel, info);
+        if !known.infos().any(may_know) {
             return Resolved::Unknown;
         }
         let agents = &known.update.agents;
         match agents.iter().position(|agent| agent.tag == binding.agent) {
-            Some(place) if !fit(&agents[place].info) => Resolved::Unknown,
+            Some(place) if !may_know(&agents[place].info) => Resolved::Unknown,
             Some(place) if known.is_stale(place, query) => Resolved::Stale,
             Some(place) => self.chosen(known, place, query),
             None => {
@@ -143,8 +148,8 @@ impl<T> Routes<T> {
         let Some(known) = self.routes.get(tunnel) else {
             return Resolved::Unknown;
         };
-        let fit = |info: &TunnelInfo| (query.fit)(tunnel, info);
-        if !known.infos().any(fit) {
+        let may_know = |info: &TunnelInfo| (query.may_know)(tunnel, info);
+        if !known.infos().any(may_know) {
             return Resolved::Unknown;
         }
         if let Some(since) = known.offline_since {
@@ -152,7 +157,7 @@ impl<T> Routes<T> {
         }
         let agents = &known.update.agents;
         let places = in_turn(&self.turns.agents, agents.len());
-        let places = places.filter(|place| fit(&agents[*place].info));
+        let places = places.filter(|place| may_know(&agents[*place].info));
         let fresh = places.filter(|place| !known.is_over(*place, query));
         lightest(fresh, |place| self.weight(known, *place, query))
             .map_or(Resolved::Stale, |place| self.chosen(known, place, query))
@@ -161,8 +166,8 @@ impl<T> Routes<T> {
     fn resolve_kind(&self, kind: &str, whose: &[OwnerGroup], query: &Query<'_>) -> Resolved<'_, T> {
         let kinds = self.kinds.get(kind, whose);
         let known = |tunnel: &TunnelId| self.routes.get(tunnel);
-        let fit =
-            |known: &KnownRoute<T>, info: &TunnelInfo| (query.fit)(&known.update.tunnel, info);
+        let may_know =
+            |known: &KnownRoute<T>, info: &TunnelInfo| (query.may_know)(&known.update.tunnel, info);
         let count = kinds.iter().map(|kind| kind.live.len()).sum();
         let turn = self.turns.kinds.get();
         self.turns.kinds.set(turn.wrapping_add(1));
@@ -175,7 +180,7 @@ impl<T> Routes<T> {
         });
         let mut is_there = false;
         let fresh = agents
-            .filter(|(known, place)| fit(known, &known.update.agents[*place].info))
+            .filter(|(known, place)| may_know(known, &known.update.agents[*place].info))
             .inspect(|_| is_there = true)
             .take(CANDIDATES_MAX)
             .filter(|(known, place)| !known.is_over(*place, query));
@@ -187,7 +192,7 @@ impl<T> Routes<T> {
             useless => {
                 let offline = kinds.iter().flat_map(|kind| &kind.offline);
                 let offline = offline.filter_map(known);
-                let mut offline = offline.filter(|known| fit(known, &known.update.info));
+                let mut offline = offline.filter(|known| may_know(known, &known.update.info));
                 let is_of_use = |known: &&KnownRoute<T>| query.is_served_by(&known.update.info);
                 match useless {
                     Some((known, place)) => match latest(offline.filter(is_of_use)) {

@@ -144,12 +144,12 @@ impl<T> Routes<T> {
         }
     }
 
-    /// A `row` for each `fit` one among the next [`LIST_COUNT`] tunnels whose names follow `after`; and the last name
-    /// looked at, if more follow. `row` is told whether an agent serves the tunnel.
+    /// A `row` for each tunnel that the caller `may_know` of, among the next [`LIST_COUNT`] whose names follow `after`;
+    /// and the last name looked at, if more follow. `row` is told whether an agent serves the tunnel.
     pub(crate) fn list<R>(
         &self,
         after: &str,
-        fit: impl Fn(&TunnelId, &TunnelInfo) -> bool,
+        may_know: impl Fn(&TunnelId, &TunnelInfo) -> bool,
         row: impl Fn(&TunnelId, &TunnelInfo, bool) -> R,
     ) -> (Vec<R>, Option<String>) {
         let mut behind = self
@@ -159,8 +159,8 @@ impl<T> Routes<T> {
         for tunnel in behind.by_ref().take(LIST_COUNT) {
             last = Some(tunnel);
             let known = self.routes.get(tunnel);
-            let fitting = known.and_then(|known| known.infos().find(|info| fit(tunnel, info)));
-            if let (Some(known), Some(info)) = (known, fitting) {
+            let info = known.and_then(|known| known.infos().find(|info| may_know(tunnel, info)));
+            if let (Some(known), Some(info)) = (known, info) {
                 let online = known.offline_since.is_none();
                 listed.push(row(tunnel, info, online));
             }
@@ -169,16 +169,16 @@ impl<T> Routes<T> {
         (listed, last.filter(|_| behind.next().is_some()))
     }
 
-    /// Whether a tunnel with this name and kind of application is `fit`.
+    /// Whether there is a tunnel with this name and kind of application that the caller `may_know` of.
     pub(crate) fn is_kind(
         &self,
         tunnel: &TunnelId,
         kind: &str,
-        fit: impl Fn(&TunnelInfo) -> bool,
+        may_know: impl Fn(&TunnelInfo) -> bool,
     ) -> bool {
         self.routes
             .get(tunnel)
-            .is_some_and(|known| known.update.info.dcc == kind && known.infos().any(fit))
+            .is_some_and(|known| known.update.info.dcc == kind && known.infos().any(may_know))
     }
 
     /// The shard of a link to `tunnel`, if the tunnel has exactly one agent.

@@ -24,7 +24,7 @@ fn found_by(routes: &Routes, caller: &Identity, whose: &[OwnerGroup]) -> Found {
     let wanted = wanted(kind());
     let query = Query {
         among: Among::of(&wanted.selector, whose),
-        fit: &|tunnel, info| may_reach(caller, tunnel, info.owner.as_deref()),
+        may_know: &|tunnel, info| may_reach(caller, tunnel, info.owner.as_deref()),
         ..query(&wanted)
     };
     answer(routes, &query)

@@ -67,7 +67,7 @@ fn only_agents_that_the_caller_may_reach_are_chosen() {
             let found = answer(
                 &routes,
                 &Query {
-                    fit: &|_, info| is_ours(info),
+                    may_know: &|_, info| is_ours(info),
                     ..query(&wanted(selector.clone()))
                 },
             );
@@ -76,7 +76,7 @@ fn only_agents_that_the_caller_may_reach_are_chosen() {
         let found = answer(
             &routes,
             &Query {
-                fit: &|_, _| false,
+                may_know: &|_, _| false,
                 ..query(&wanted(selector))
             },
         );
@@ -267,10 +267,10 @@ fn an_agent_that_was_tried_is_not_chosen_again() {
         assert_ne!(tried[0].agent, tried[1].agent);
     }
     let maya = tunnel("maya");
-    let choose = |tried: &[u8], fit: bool| {
+    let choose = |tried: &[u8], may_know: bool| {
         let query = Query {
             tried: &|_, agent| tried.contains(&agent.0[0]),
-            fit: &|_, _| fit,
+            may_know: &|_, _| may_know,
             ..Query::new(Among::Tunnel(&maya), &|_, _| true)
         };
         match routes.resolve(&query) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tieline_hop::{Delivery, Fault, Fit, Keeper, PooledConnection};
+use tieline_hop::{Delivery, Fault, Keeper, PooledConnection, Usable};
 use tieline_wire::{SessionEnd, TunnelId};
 
 use super::reasons::{is_away, is_of_target, of_agent};
@@ -149,7 +149,7 @@ impl<G: Gateway> Connection<G> {
         self.target.tunnel == *tunnel && self.target.agent == agent
     }
 
-    fn is_fit(&self, target: &Target, now: Instant, is_repeatable: bool) -> bool {
+    fn is_usable(&self, target: &Target, now: Instant, is_repeatable: bool) -> bool {
         let limit = if is_repeatable {
             IDLE_MAX
         } else {
@@ -199,7 +199,7 @@ impl<G: Gateway> Pool<G> {
         self.idle.has(is_it)
     }
 
-    /// Takes a kept connection to `target` that is fit for another request.
+    /// Takes a kept connection to `target` that is usable for another request.
     pub(crate) fn take(
         &self,
         whose: Option<Digest>,
@@ -210,11 +210,11 @@ impl<G: Gateway> Pool<G> {
         self.idle.take(|kept| {
             let is_same = kept.whose == whose && kept.dcc.as_ref() == dcc;
             if !is_same || !kept.is_to(&target.tunnel, target.agent) {
-                return Fit::Later;
+                return Usable::Later;
             }
-            match kept.is_fit(target, now, is_repeatable) {
-                true => Fit::Now,
-                false => Fit::Never,
+            match kept.is_usable(target, now, is_repeatable) {
+                true => Usable::Now,
+                false => Usable::Never,
             }
         })
     }
@@ -231,8 +231,8 @@ impl<G: Gateway> Pool<G> {
             is_last.set(true);
             if let Some(idle) = idle.upgrade() {
                 idle.take(|it| match Rc::ptr_eq(&it.is_last, &is_last) {
-                    true => Fit::Never,
-                    false => Fit::Later,
+                    true => Usable::Never,
+                    false => Usable::Later,
                 });
             }
         }

@@ -89,8 +89,8 @@ impl<G: Gateway> TargetTries<'_, G> {
             self.tried.push(before);
             let other = front.gateway.other(&admitted.caller, wanted, &self.tried);
             mapping.target = other.ok_or_else(refused)?;
-            let is_fit = session.check(&mapping.target).is_ok();
-            if !is_fit || mapping.check_exposed(wanted).is_err() {
+            let takes_session = session.check(&mapping.target).is_ok();
+            if !takes_session || mapping.check_exposed(wanted).is_err() {
                 return Err(refused());
             }
             Ok(())

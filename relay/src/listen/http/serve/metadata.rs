@@ -82,7 +82,7 @@ impl<G: Gateway> Front<G> {
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, body) = answer.into_parts();
         let mapping = destination.mapping;
-        self.fit(&mut parts, None, &mapping, &admitted)?;
+        self.adapt_head(&mut parts, None, &mapping, &admitted)?;
         let lease = Lease::new(Rc::clone(&self.pool), connection, admitted);
         let body = Limited::new(body, documents::DOCUMENT_BYTES_MAX);
         let body = body.collect().await.map_err(|error| {

@@ -1,7 +1,7 @@
 //! Serves one frontend connection: from the caller's first byte to the reason for the end.
 //!
 //! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads the request into a
-//! `context`, finds the `destination`, makes the request fit for it, sends it through `metadata` (`exchange`), and lets
+//! `context`, finds the `destination`, adapts the request for it, sends it through `metadata` (`exchange`), and lets
 //! the answer `pass`. `metadata` repeats requests for OAuth metadata, and maps URLs in such answers and in forms. What
 //! the requests of a connection share is its [`Front`].
 

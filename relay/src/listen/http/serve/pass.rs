@@ -1,4 +1,4 @@
-//! Passes a target's answer on to the caller: its head made fit, its body as it comes.
+//! Passes a target's answer on to the caller: its head adapted, its body as it comes.
 
 use std::rc::Rc;
 
@@ -36,7 +36,7 @@ impl<G: Gateway> Front<G> {
         let (mut parts, body) = answer.into_parts();
         let length = body.size_hint().exact();
         let mapping = destination.mapping;
-        self.fit(&mut parts, length, &mapping, &admitted)?;
+        self.adapt_head(&mut parts, length, &mapping, &admitted)?;
         let is_stream = events::is_event_stream(&parts.headers);
         let is_plain = events::Coding::of(&parts.headers) == Some(events::Coding::Plain);
         let mapped = match is_stream && destination.is_get && length != Some(0) {
@@ -63,8 +63,8 @@ impl<G: Gateway> Front<G> {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// Checks a target's answer head and makes it fit for the caller; `length` is that of the body, if known.
-    pub(super) fn fit(
+    /// Checks a target's answer head and adapts it for the caller; `length` is that of the body, if known.
+    pub(super) fn adapt_head(
         &self,
         parts: &mut Parts,
         length: Option<u64>,
