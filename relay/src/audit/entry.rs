@@ -240,7 +240,7 @@ impl Call {
     }
 
     /// A call from `address` whose request head could not be read.
-    pub(crate) fn unread(address: IpAddr) -> Self {
+    pub(crate) fn with_refused_head(address: IpAddr) -> Self {
         Self {
             method: None,
             path: None,

@@ -185,7 +185,7 @@ impl Problem {
     }
 
     /// The request's head could not be parsed.
-    pub(super) fn unread(status: StatusCode, why: &str) -> Self {
+    pub(super) fn refused_head(status: StatusCode, why: &str) -> Self {
         let (word, message) = match status {
             StatusCode::URI_TOO_LONG => (
                 "uri_too_long",

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_hop::{CallerSocket, Intake};
 
+use super::refused_head::{self, HeldAnswer};
 use super::resets::Resets;
 use super::state::FrontendState;
-use super::unread::{self, Last};
 use crate::io::poll_read_through;
 use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 
@@ -45,15 +45,15 @@ impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
     }
 
     /// The connection itself, once hyper has dropped its clone, and the answer bytes held back from the caller.
-    pub(crate) fn into_inner(caller: CallerIo<IO>) -> (IO, Last) {
+    pub(crate) fn into_inner(caller: CallerIo<IO>) -> (IO, HeldAnswer) {
         let inner = caller.into_inner();
         let (outlet, intake) = inner.expect("hyper's half is dropped before");
-        let last = Last {
-            held: outlet.held,
+        let held = HeldAnswer {
+            bytes: outlet.held,
             is_url_long: intake.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2,
             rule: intake.broken_rule(),
         };
-        (outlet.io, last)
+        (outlet.io, held)
     }
 
     /// Resolves as soon as the first bytes tell whether the caller speaks HTTP/2.
@@ -82,7 +82,7 @@ impl<IO: Write + Unpin> Outlet<IO> {
         ready!(self.poll_release(cx))?;
         let start = match self.is_http2 {
             true => None,
-            false => unread::begins_at(bytes),
+            false => refused_head::answer_start(bytes),
         };
         if start == Some(0) {
             self.held.extend_from_slice(bytes);
@@ -101,7 +101,7 @@ impl<IO: Write + Unpin> Outlet<IO> {
         let Some(last) = slices.iter().rposition(filled) else {
             return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         };
-        if self.is_http2 || unread::begins_at(&slices[last]).is_none() {
+        if self.is_http2 || refused_head::answer_start(&slices[last]).is_none() {
             ready!(self.poll_release(cx))?;
             return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         }

@@ -65,7 +65,7 @@ pub(crate) struct FrontendState {
     /// The relay drains.
     is_draining: Cell<bool>,
     /// hyper's error message for a head that it refused.
-    pub(crate) unread: RefCell<Option<String>>,
+    pub(crate) head_error: RefCell<Option<String>>,
     /// HTTP/2: the connection that this stream belongs to.
     connection: Option<StreamOf>,
     /// Whether the connection speaks HTTP/2, where requests are streams.
@@ -211,7 +211,7 @@ impl FrontendState {
             (Some(Cut::Hidden), _) => Ended::Truncated,
             (None, Ok(())) => Ended::Closed,
             (None, Err(error)) if error.is_parse() => {
-                self.unread.replace(Some(error.to_string()));
+                self.head_error.replace(Some(error.to_string()));
                 Ended::Malformed
             }
             // A caller may close an HTTP/2 connection without streams at any time, even in the middle of a GOAWAY.

@@ -21,8 +21,8 @@ use hyper::rt::{Read, Write};
 
 use super::frontend::caller::Outlet;
 use super::frontend::deadline::{Watchdog, linger};
+use super::frontend::refused_head;
 use super::frontend::state::FrontendState;
-use super::frontend::unread;
 use super::gateway::Gateway;
 use super::gateway::ended::Ended;
 use super::gateway::settings::{Peer, Settings};
@@ -80,13 +80,14 @@ where
         }
         Err(ended) => ended,
     };
-    let (mut io, last) = Outlet::into_inner(caller);
-    if !last.held.is_empty() {
-        let ended = (ended, state.unread.take());
-        unread::tell(&mut io, &gateway, peer.address.ip(), last, ended).await;
+    let (mut io, held) = Outlet::into_inner(caller);
+    if !held.bytes.is_empty() {
+        let ended = (ended, state.head_error.take());
+        refused_head::write_answer(&mut io, &gateway, peer.address.ip(), held, ended).await;
     }
-    let unread = ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());
-    if unread {
+    let has_unread_bytes =
+        ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());
+    if has_unread_bytes {
         linger(&mut io, &gateway).await;
     }
     (io, ended)

@@ -13,10 +13,10 @@ mod login;
 mod pages;
 mod peer;
 mod quiet_streams;
+mod refused_head;
 mod rest;
 mod site;
 mod streams;
-mod unread;
 mod url_forms;
 mod withheld;
 

@@ -27,12 +27,12 @@ const ANSWER_BYTES_MAX: usize = 128;
 const START: &[u8] = b"HTTP/1.";
 
 /// Time limit for writing the last answer.
-const TELL_MAX: Duration = Duration::from_secs(5);
+const WRITE_MAX: Duration = Duration::from_secs(5);
 
-/// State of a connection when hyper has dropped it.
-pub(crate) struct Last {
+/// The answer that was held back until hyper dropped the connection, and what is known of the last head.
+pub(crate) struct HeldAnswer {
     /// hyper's own answer to a head that it refused, or bytes that look like one; not written yet.
-    pub(crate) held: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// Whether the URL of the last head takes more than half of the limit for a head.
     pub(super) is_url_long: bool,
     /// The rule for which the scanner made hyper refuse the head.
@@ -40,7 +40,7 @@ pub(crate) struct Last {
 }
 
 /// Offset of hyper's own answer in `bytes`, if they end with one.
-pub(super) fn begins_at(bytes: &[u8]) -> Option<usize> {
+pub(super) fn answer_start(bytes: &[u8]) -> Option<usize> {
     if !bytes.ends_with(b"\r\n\r\n") {
         return None;
     }
@@ -67,35 +67,40 @@ fn status_in(line: &str) -> Option<StatusCode> {
     line.split(' ').nth(1)?.parse().ok()
 }
 
-/// Writes the held-back `last` answer and closes the connection. If hyper refused a head, an answer of
-/// the relay with the reason replaces hyper's.
-pub(crate) async fn tell<IO: Write + Unpin, G: Gateway>(
+/// Writes the held-back answer and closes the connection. If hyper refused a head, an answer of the relay
+/// with the reason replaces hyper's.
+pub(crate) async fn write_answer<IO: Write + Unpin, G: Gateway>(
     io: &mut IO,
     gateway: &G,
     address: IpAddr,
-    last: Last,
+    held: HeldAnswer,
     ended: (Ended, Option<String>),
 ) {
-    let status = str::from_utf8(&last.held).ok().and_then(status_in);
+    let status = str::from_utf8(&held.bytes).ok().and_then(status_in);
     // hyper has one limit for the whole head; the URL decides between 414 and 431.
-    let status = status.map(|status| match (status, last.is_url_long) {
+    let status = status.map(|status| match (status, held.is_url_long) {
         (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true) => StatusCode::URI_TOO_LONG,
         (status, _) => status,
     });
     let bytes = match (status, ended) {
         (Some(status), (Ended::Malformed, Some(why))) => {
-            let problem = Problem::unread(status, last.rule.unwrap_or_else(|| rule_of(&why)));
+            let problem = Problem::refused_head(status, held.rule.unwrap_or_else(|| rule_of(&why)));
             let word = problem.word;
             gateway.answered(status, Some(word));
             if gateway.is_audited() {
-                gateway.note(Call::unread(address), None, Some(status), Some(word));
+                gateway.note(
+                    Call::with_refused_head(address),
+                    None,
+                    Some(status),
+                    Some(word),
+                );
             }
             let mut response = problem.into_response();
             // The page's origin is unknown, so this answer gets no CORS permission.
             origin::mark(response.headers_mut(), Page::Own);
             in_http1(&response)
         }
-        _ => last.held,
+        _ => held.bytes,
     };
     write(io, gateway, &bytes).await;
 }
@@ -138,7 +143,7 @@ async fn write<IO: Write + Unpin, G: Gateway>(io: &mut IO, gateway: &G, bytes: &
         }
         Pin::new(&mut *io).poll_shutdown(cx).map(|_| ())
     }));
-    gateway.within(TELL_MAX, writing).await;
+    gateway.within(WRITE_MAX, writing).await;
 }
 
 #[cfg(test)]
@@ -154,17 +159,17 @@ mod tests {
             "431 Request Header Fields Too Large",
         ] {
             let answer = format!("HTTP/1.1 {status}\r\n{end}");
-            assert_eq!(begins_at(answer.as_bytes()), Some(0));
+            assert_eq!(answer_start(answer.as_bytes()), Some(0));
             let behind = format!("the end of another one{answer}");
-            assert_eq!(begins_at(behind.as_bytes()), Some(22));
+            assert_eq!(answer_start(behind.as_bytes()), Some(22));
             let longer = answer.replace(end, &format!("server: x\r\n{end}"));
-            assert_eq!(begins_at(longer.as_bytes()), None);
-            assert_eq!(begins_at(&answer.as_bytes()[..answer.len() - 1]), None);
+            assert_eq!(answer_start(longer.as_bytes()), None);
+            assert_eq!(answer_start(&answer.as_bytes()[..answer.len() - 1]), None);
         }
         assert_eq!(
-            begins_at(format!("HTTP/1.1 404 Not Found\r\n{end}").as_bytes()),
+            answer_start(format!("HTTP/1.1 404 Not Found\r\n{end}").as_bytes()),
             None
         );
-        assert_eq!(begins_at(b"\r\n\r\n"), None);
+        assert_eq!(answer_start(b"\r\n\r\n"), None);
     }
 }
