@@ -66,7 +66,7 @@ use doors::Listeners;
 use inspector::Inspector;
 use io::Chosen;
 use limits::{Limits, LiveTunnels, PerAddress};
-use listen::http::Sealer;
+use listen::http::MarkKey;
 use metrics::ShardMetrics;
 use shard::{
     ADDRESS_QUESTIONS_MAX, CallerCount, Mailbox, MailboxSender, Message, Peers, Seed, Stop,
@@ -540,7 +540,7 @@ fn peers(
         loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
         callers: CallerCount::default(),
         live_tunnels: Arc::default(),
-        sealer: Sealer::keyed(&kept.seal_key),
+        mark_key: MarkKey::of(&kept.seal_key),
         epoch_seconds: kept.epoch_seconds,
         live_of_accounts: Arc::new(LiveTunnels::new(&config)),
         book,

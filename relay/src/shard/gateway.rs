@@ -25,7 +25,7 @@ use crate::directory::{Among, OwnerGroup, Query, Resolved, TunnelSelector};
 use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
 use crate::limits::{Limited, RatePass};
 use crate::listen::http::{
-    Gateway, Listed, Listing, NoTarget, Sealer, Target, TargetQuery, hide_tokens,
+    Gateway, Listed, Listing, MarkKey, NoTarget, Target, TargetQuery, hide_tokens,
 };
 use crate::metrics::FrontendKind;
 use crate::registry::{AgentTag, TunnelInfo};
@@ -69,8 +69,8 @@ impl Gateway for ShardGateway {
         caller.identity().map(|it| it.sub())
     }
 
-    fn sealer(&self) -> &Rc<Sealer> {
-        &self.0.callers.sealer
+    fn mark_key(&self) -> &Rc<MarkKey> {
+        &self.0.callers.mark_key
     }
 
     async fn find(

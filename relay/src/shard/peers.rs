@@ -38,8 +38,8 @@ pub(crate) struct Peers {
     pub(crate) live_tunnels: Arc<AtomicUsize>,
     /// Makes the public URLs of tunnels that agents are told.
     pub(crate) public_urls: PublicUrls,
-    /// Seals references to one agent; one key for all shards, since a caller may return on any of them.
-    pub(crate) sealer: listen::http::Sealer,
+    /// Key of the marks that lead to one agent; one key for all shards, since a caller may return on any of them.
+    pub(crate) mark_key: listen::http::MarkKey,
     /// Number of this relay start: seconds since 1970, or higher if an earlier start had a higher number.
     pub(crate) epoch_seconds: u64,
     /// Number of live names of each registrant, with its limit.

@@ -31,7 +31,7 @@ mod target_query;
 
 pub(crate) use gateway::Gateway;
 pub(crate) use gateway::listing::{Listed, Listing};
-pub(crate) use gateway::seal::Sealer;
+pub(crate) use gateway::marks::MarkKey;
 pub(crate) use gateway::settings::{DRAIN_GRACE, Origins, Peer, Settings};
 pub(crate) use inbound::url::{hint, hinted_token, is_ours_anywhere};
 pub(crate) use policy::credentials::{hide_tokens, holds_token};

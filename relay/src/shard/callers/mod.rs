@@ -33,7 +33,7 @@ pub(super) struct Callers {
     /// Block that raw frontends are read into.
     pub(super) read_block: Rc<ReadBlock>,
     pub(super) http_settings: Rc<http::Settings>,
-    pub(super) sealer: Rc<http::Sealer>,
+    pub(super) mark_key: Rc<http::MarkKey>,
 }
 
 impl Callers {
@@ -42,7 +42,7 @@ impl Callers {
             served: Rc::default(),
             read_block: Rc::default(),
             http_settings: Rc::new(http_settings(&kit.peers.config)),
-            sealer: Rc::new(kit.peers.sealer.clone()),
+            mark_key: Rc::new(kit.peers.mark_key.clone()),
             kit: Rc::clone(kit),
         }
     }

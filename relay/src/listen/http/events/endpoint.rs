@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use tieline_hop::events;
 
-use crate::listen::http::gateway::seal::{Marked, Sealer};
+use crate::listen::http::gateway::marks::{MarkKey, MarkKind};
 use crate::listen::http::inbound::exposure::is_exposed;
 use crate::listen::http::mapping::rewrite::Mapping;
 
 /// Data for mapping the endpoints in one stream.
 pub(crate) struct Endpoint {
     pub(crate) mapping: Mapping,
-    pub(crate) sealer: Rc<Sealer>,
+    pub(crate) mark_key: Rc<MarkKey>,
     /// Token subject of the stream's caller.
     pub(crate) caller: Option<String>,
 }
@@ -38,8 +38,8 @@ impl events::Endpoint for Endpoint {
             true => path,
             false => {
                 let caller = self.caller.as_deref();
-                self.sealer
-                    .path(Marked::Path, &target.binding(), caller, &path)
+                self.mark_key
+                    .mark_path(MarkKind::Path, &target.binding(), caller, &path)
             }
         };
         Some([prefix, public].concat().into_bytes())

@@ -97,7 +97,7 @@ pub(crate) async fn write_answer<IO: Write + Unpin, G: Gateway>(
             }
             let mut response = problem.into_response();
             // The page's origin is unknown, so this answer gets no CORS permission.
-            origin::mark(response.headers_mut(), Page::Own);
+            origin::add_cors(response.headers_mut(), Page::Own);
             in_http1(&response)
         }
         _ => held.bytes,

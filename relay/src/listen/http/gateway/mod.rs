@@ -1,12 +1,12 @@
 //! What the HTTP front needs from its shard: sessions, routes, callers, tasks and time.
 //!
 //! The shard implements [`Gateway`] (`shard/gateway`), and the tests of the front a scripted one. The other files hold
-//! what crosses this border: `settings` and `listing` come in, `ended` goes out, and `seal` makes the marks by which
+//! what crosses this border: `settings` and `listing` come in, `ended` goes out, and `marks` makes the marks by which
 //! a request returns to its agent.
 
 pub(super) mod ended;
 pub(super) mod listing;
-pub(super) mod seal;
+pub(super) mod marks;
 pub(super) mod settings;
 
 use std::future::poll_fn;
@@ -22,7 +22,7 @@ use hyper::rt::{Read, Write};
 use tieline_wire::{SessionEnd, SharedBudget, TunnelId};
 
 use self::listing::Listing;
-use self::seal::Sealer;
+use self::marks::MarkKey;
 use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
 use crate::limits::{Limited, RatePass};
@@ -63,8 +63,8 @@ pub(crate) trait Gateway: Clone + 'static {
     /// The caller's token subject; `None` for an anonymous caller.
     fn subject<'a>(&self, caller: &'a Self::Caller) -> Option<&'a str>;
 
-    /// Makes and checks the marks that bind MCP session ids and paths to one agent.
-    fn sealer(&self) -> &Rc<Sealer>;
+    /// Key of the marks that bind MCP session ids and paths to one agent.
+    fn mark_key(&self) -> &Rc<MarkKey>;
 
     /// Finds a target without opening a session. A tunnel whose agent left a moment ago is waited for;
     /// with `stale`, so is a route newer than that target's. Among equally busy agents, one with a

@@ -18,7 +18,7 @@ use super::reference::path_len;
 use super::relay_names::AuthorityOwner;
 use super::rewrite::Mapping;
 use crate::directory::AgentBinding;
-use crate::listen::http::gateway::seal::{Marked, Sealer};
+use crate::listen::http::gateway::marks::{MarkKey, MarkKind};
 use crate::listen::http::inbound::url::{UrlParts, split_well_known};
 use crate::registry::AgentTag;
 
@@ -40,10 +40,10 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    /// Opens a marked path, which follows the tunnel's prefix, with its query.
-    pub(crate) fn of(sealer: &Sealer, tunnel: &TunnelId, path: &str) -> Option<Self> {
+    /// Checks a marked path, which follows the tunnel's prefix, with its query.
+    pub(crate) fn of(mark_key: &MarkKey, tunnel: &TunnelId, path: &str) -> Option<Self> {
         let (path, query) = path.split_at(path_len(path.as_bytes()));
-        let (binding, text) = sealer.open_path(Marked::Login, tunnel, None, path)?;
+        let (binding, text) = mark_key.check_path(MarkKind::Login, tunnel, None, path)?;
         let (origin, path) = match text.strip_prefix(ORIGIN) {
             Some(rest) => {
                 let (origin, path) = rest.split_at(rest.find('/')?);
@@ -104,7 +104,7 @@ pub(crate) fn ask_for_whole(headers: &mut HeaderMap) {
 
 impl Mapping {
     /// A metadata document with public URLs; `None` if it is unchanged.
-    pub(crate) fn document(&self, sealer: &Sealer, document: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn document(&self, mark_key: &MarkKey, document: &[u8]) -> Option<Vec<u8>> {
         let issuer = documents::text(document, "issuer");
         let origin = issuer.as_deref().and_then(|issuer| self.own_origin(issuer));
         // Below a kind, authorization servers are mapped to this tunnel: only its agent knows its tokens.
@@ -120,7 +120,7 @@ impl Mapping {
                 return one.public_url(url);
             }
             let is_endpoint = field.ends_with("_endpoint") || field == "jwks_uri";
-            let marked = is_endpoint.then(|| self.marked(sealer, url, origin));
+            let marked = is_endpoint.then(|| self.marked(mark_key, url, origin));
             marked.flatten().or_else(|| self.public_url(url))
         })
     }
@@ -147,7 +147,7 @@ impl Mapping {
 
     /// The public form of an endpoint with a mark; `None` if it needs no mark. A mark is needed if the path is
     /// not exposed, if several agents serve the URL, or if the target does not know its public URL (`origin`).
-    fn marked(&self, sealer: &Sealer, url: &str, origin: Option<&str>) -> Option<String> {
+    fn marked(&self, mark_key: &MarkKey, url: &str, origin: Option<&str>) -> Option<String> {
         let (https, rest) = split_scheme(url.as_bytes())?;
         let path = String::from_utf8(self.own_path(url.as_bytes())?).ok()?;
         let is_open = !self.is_of_several() && self.is_open(&path);
@@ -165,10 +165,10 @@ impl Mapping {
                 ..self.target.binding()
             },
         };
-        let sealed = sealer.path(Marked::Login, &binding, None, &text);
+        let marked = mark_key.mark_path(MarkKind::Login, &binding, None, &text);
         if self.own(rest, https).is_some() {
             let start = String::from_utf8(self.start(self.scheme())).ok()?;
-            return Some([start, self.prefix_of_one(), sealed].concat());
+            return Some([start, self.prefix_of_one(), marked].concat());
         }
         let (authority, path) = split_authority(rest);
         let prefix = match self.ours.whose(https, authority) {
@@ -176,7 +176,7 @@ impl Mapping {
             AuthorityOwner::Relay => self.prefix_of_one(),
             AuthorityOwner::Tunnel(_) | AuthorityOwner::Foreign => String::new(),
         };
-        Some([&url[..url.len() - path.len()], &prefix, &sealed].concat())
+        Some([&url[..url.len() - path.len()], &prefix, &marked].concat())
     }
 
     /// A query or form with `resource` (RFC 8707) mapped to the target's own URL; `None` if it is unchanged.

@@ -34,7 +34,7 @@ pub(crate) struct Mapping {
     /// Path and query of the request at the target.
     pub(crate) path: String,
     /// Whether the caller's path is not `prefix` followed by `path`: the caller asked for `/w/<tunnel>` alone, or for a
-    /// path that the relay had sealed. A relative reference then means another URL to the caller than to the target.
+    /// path that the relay had marked. A relative reference then means another URL to the caller than to the target.
     pub(crate) bare: bool,
     /// The relay's names that the request shows.
     pub(crate) ours: RelayNames,

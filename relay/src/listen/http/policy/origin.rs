@@ -147,7 +147,7 @@ fn methods(request: &HeaderMap) -> HeaderValue {
 
 /// Adds the CORS permission for an allowed page, and `Vary: Origin` to every answer: a cache must not give a
 /// page an answer that was made for another origin, or for a request without `Origin`.
-pub(crate) fn mark(headers: &mut HeaderMap, page: Page) {
+pub(crate) fn add_cors(headers: &mut HeaderMap, page: Page) {
     if let Page::Allowed(origin) = page {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         cors::expose(headers);
@@ -322,15 +322,15 @@ mod tests {
 
     #[test]
     fn a_cache_is_told_that_answers_depend_on_the_page() {
-        let marked = |page, vary: &[&str]| {
+        let with_cors = |page, vary: &[&str]| {
             let vary = vary.iter().map(|value| (VARY, *value));
             let exposed = (http::header::ACCESS_CONTROL_EXPOSE_HEADERS, "x-total");
             let mut headers = header_map(&vary.chain([exposed]).collect::<Vec<_>>());
-            mark(&mut headers, page);
+            add_cors(&mut headers, page);
             headers
         };
         let (app, theirs) = ("https://app.example", &["Accept-Encoding"][..]);
-        let headers = marked(Page::Allowed(app.parse().unwrap()), theirs);
+        let headers = with_cors(Page::Allowed(app.parse().unwrap()), theirs);
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], app);
         assert_eq!(headers[VARY], "Origin, Accept-Encoding");
         let exposed = headers[http::header::ACCESS_CONTROL_EXPOSE_HEADERS]
@@ -338,10 +338,10 @@ mod tests {
             .unwrap();
         assert!(exposed.starts_with("Mcp-Session-Id, ") && exposed.ends_with(", x-total"));
         for page in [Page::Own, Page::Refused] {
-            let headers = marked(page.clone(), theirs);
+            let headers = with_cors(page.clone(), theirs);
             assert_eq!(headers[VARY], "Origin, Accept-Encoding");
             assert!(!headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
-            assert_eq!(marked(page, &[])[VARY], "Origin");
+            assert_eq!(with_cors(page, &[])[VARY], "Origin");
         }
     }
 }

@@ -14,7 +14,7 @@ use super::Front;
 use super::context::RequestContext;
 use crate::directory::TunnelSelector;
 use crate::listen::http::gateway::Gateway;
-use crate::listen::http::gateway::seal::{Marked, Sealer};
+use crate::listen::http::gateway::marks::{MarkKey, MarkKind};
 use crate::listen::http::inbound::url::{UrlMeaning, UrlParts};
 use crate::listen::http::mapping::login::{self, Login};
 use crate::listen::http::mapping::relay_names::RelayNames;
@@ -71,7 +71,7 @@ impl Destination {
     }
 
     /// Restores the target's own MCP session id in the request.
-    pub(super) fn unseal(&self, headers: &mut HeaderMap) {
+    pub(super) fn restore_session(&self, headers: &mut HeaderMap) {
         if let McpSession::Marked(id) = &self.session {
             headers.insert(MCP_SESSION, id.clone());
         }
@@ -214,13 +214,13 @@ impl<G: Gateway> Front<G> {
         url: &UrlParts<'_>,
         subject: Option<&str>,
     ) -> Result<(TargetQuery, McpSession, Option<String>), Problem> {
-        let sealer = self.gateway.sealer();
+        let mark_key = self.gateway.mark_key();
         let path = url.path();
         let (mut binding, mut session) = (None, McpSession::None);
         if let Some(value) = parts.headers.get(MCP_SESSION) {
             session = McpSession::Unmarked;
-            let opened = value.to_str().ok();
-            if let Some((to, id)) = opened.and_then(|it| sealer.open_session(subject, it))
+            let marked = value.to_str().ok();
+            if let Some((to, id)) = marked.and_then(|it| mark_key.check_session(subject, it))
                 && let Ok(id) = HeaderValue::from_str(id)
             {
                 (binding, session) = (Some(to), McpSession::Marked(id));
@@ -229,12 +229,12 @@ impl<G: Gateway> Front<G> {
         // POST only: a client of the older transport sends its messages to the endpoint by POST.
         let invited = match &selector {
             TunnelSelector::Tunnel(tunnel) if parts.method == Method::POST => {
-                sealer.open_path(Marked::Path, tunnel, subject, &path)
+                mark_key.check_path(MarkKind::Path, tunnel, subject, &path)
             }
             _ => None,
         };
         let login = match &selector {
-            TunnelSelector::Tunnel(tunnel) => Login::of(sealer, tunnel, &path),
+            TunnelSelector::Tunnel(tunnel) => Login::of(mark_key, tunnel, &path),
             TunnelSelector::Kind(_) => None,
         };
         let is_invited = invited.is_some() || login.is_some();
@@ -318,9 +318,9 @@ pub(super) fn no_target(why: NoTarget, selector: &TunnelSelector) -> Problem {
 }
 
 /// Marks the MCP session ids in an answer, so that later requests with them go to the same agent.
-pub(super) fn seal_sessions(
+pub(super) fn mark_sessions(
     headers: &mut HeaderMap,
-    sealer: &Sealer,
+    mark_key: &MarkKey,
     target: &Target,
     subject: Option<&str>,
 ) {
@@ -328,10 +328,10 @@ pub(super) fn seal_sessions(
         return;
     };
     for id in ids.iter_mut() {
-        let sealed = id.to_str().ok();
-        let sealed = sealed.map(|it| sealer.session(&target.binding(), subject, it));
-        if let Some(Ok(sealed)) = sealed.map(|it| HeaderValue::from_str(&it)) {
-            *id = sealed;
+        let marked = id.to_str().ok();
+        let marked = marked.map(|it| mark_key.mark_session(&target.binding(), subject, it));
+        if let Some(Ok(marked)) = marked.map(|it| HeaderValue::from_str(&it)) {
+            *id = marked;
         }
     }
 }

@@ -61,7 +61,7 @@ impl<G: Gateway> Front<G> {
                 (own(problem.into_response(), &state), Some(word))
             }
         };
-        origin::mark(response.headers_mut(), page);
+        origin::add_cors(response.headers_mut(), page);
         if self.gateway.is_draining() && !is_http2 {
             close_after(response.headers_mut());
         }
@@ -185,7 +185,7 @@ impl<G: Gateway> Front<G> {
         let mapping = &destination.mapping;
         let (public, prefix) = (mapping.ours.public.clone(), mapping.prefix_of_one());
         client.add_to(&mut parts.headers, &self.peer_name, public, prefix);
-        destination.unseal(&mut parts.headers);
+        destination.restore_session(&mut parts.headers);
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(path);
         parts.extensions = Extensions::new();

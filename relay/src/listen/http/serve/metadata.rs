@@ -93,7 +93,7 @@ impl<G: Gateway> Front<G> {
         })?;
         lease.finish();
         let document = body.to_bytes();
-        let mapped = mapping.document(self.gateway.sealer(), &document);
+        let mapped = mapping.document(self.gateway.mark_key(), &document);
         parts.headers.remove(CONTENT_LENGTH);
         if mapped.is_some() {
             // The ETag identifies the document that the target wrote (RFC 9110, section 8.8.3).

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tieline_hop::{cors, events, headers};
 
 use super::Front;
-use super::destination::{Destination, seal_sessions};
+use super::destination::{Destination, mark_sessions};
 use crate::listen::http::events::endpoint::Endpoint;
 use crate::listen::http::events::stream::Events;
 use crate::listen::http::frontend::state::FrontendState;
@@ -43,7 +43,7 @@ impl<G: Gateway> Front<G> {
             true => {
                 let endpoint = Endpoint {
                     mapping,
-                    sealer: Rc::clone(self.gateway.sealer()),
+                    mark_key: Rc::clone(self.gateway.mark_key()),
                     caller: self.gateway.subject(&admitted.caller).map(str::to_owned),
                 };
                 let mapped = events::Events::begin(&mut parts.headers, endpoint);
@@ -79,7 +79,7 @@ impl<G: Gateway> Front<G> {
         mapping.apply(headers);
         if mapping.is_of_several() {
             let subject = self.gateway.subject(&admitted.caller);
-            seal_sessions(headers, self.gateway.sealer(), &mapping.target, subject);
+            mark_sessions(headers, self.gateway.mark_key(), &mapping.target, subject);
         }
         // Set for hyper's server, which chooses the version of the answer by the caller.
         parts.version = Version::HTTP_11;

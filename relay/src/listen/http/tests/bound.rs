@@ -59,17 +59,17 @@ fn a_session_is_known_by_a_name_that_leads_to_its_agent() {
     run(async {
         let mut relay = shared();
         for path in ["/w/maya/mcp", "/dcc/maya/mcp"] {
-            let sealed = begin(&mut relay, path, "abc.1").await;
-            assert_ne!(sealed, "abc.1");
+            let marked = begin(&mut relay, path, "abc.1").await;
+            assert_ne!(marked, "abc.1");
             for method in ["GET", "POST", "DELETE"] {
-                let next = request(method, path, &with_session(&sealed));
+                let next = request(method, path, &with_session(&marked));
                 let head = goes_on(&mut relay, &next).await.unwrap();
                 assert!(head.contains("\r\nmcp-session-id: abc.1\r\n"), "{head}");
             }
             // The target repeats the id, and the caller gets the same marked id again.
-            assert_eq!(begin(&mut relay, path, "abc.1").await, sealed);
+            assert_eq!(begin(&mut relay, path, "abc.1").await, marked);
             relay.shard.0.agent.set(OTHER);
-            let next = request("POST", path, &with_session(&sealed));
+            let next = request("POST", path, &with_session(&marked));
             assert_eq!(goes_on(&mut relay, &next).await, Err("404".to_owned()));
             relay.shard.0.agent.set(AgentTag::default());
         }
@@ -80,8 +80,8 @@ fn a_session_is_known_by_a_name_that_leads_to_its_agent() {
 fn a_session_that_the_relay_did_not_name_is_unknown() {
     run(async {
         let mut relay = shared();
-        let sealed = begin(&mut relay, "/w/maya/mcp", "abc").await;
-        for id in ["abc", "", "a.b.c", &sealed[1..], &sealed.to_uppercase()] {
+        let marked = begin(&mut relay, "/w/maya/mcp", "abc").await;
+        for id in ["abc", "", "a.b.c", &marked[1..], &marked.to_uppercase()] {
             for path in ["/w/maya/mcp", "/dcc/maya/mcp"] {
                 let next = request("POST", path, &with_session(id));
                 let answer = goes_on(&mut relay, &next).await;
@@ -90,7 +90,7 @@ fn a_session_that_the_relay_did_not_name_is_unknown() {
         }
         // Another run of the relay has another key for its marks.
         let mut other = shared();
-        let next = request("POST", "/w/maya/mcp", &with_session(&sealed));
+        let next = request("POST", "/w/maya/mcp", &with_session(&marked));
         assert_eq!(goes_on(&mut other, &next).await, Err("404".to_owned()));
     });
 }
@@ -129,10 +129,10 @@ fn a_session_is_its_callers_alone() {
             .send("HTTP/1.1 200 OK\r\nmcp-session-id: abc\r\ncontent-length: 0\r\n\r\n")
             .await;
         let head = caller.head().await;
-        let sealed = head
+        let marked = head
             .lines()
             .find_map(|it| it.strip_prefix("mcp-session-id: "));
-        let session = with_session(sealed.unwrap());
+        let session = with_session(marked.unwrap());
         let next = request("POST", "/w/maya/mcp", &(with_token("maya") + &session));
         assert!(goes_on(&mut relay, &next).await.is_ok());
         let next = request("POST", "/w/maya/mcp", &session);

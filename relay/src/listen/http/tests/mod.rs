@@ -107,7 +107,7 @@ struct TestCaller(Option<String>);
 
 struct Shared {
     wants_tokens: Cell<bool>,
-    sealer: Rc<Sealer>,
+    mark_key: Rc<MarkKey>,
     /// Whether tunnels may have several agents, and the tag of the connected agent.
     is_shared: Cell<bool>,
     agent: Cell<AgentTag>,
@@ -185,8 +185,8 @@ impl Gateway for Shard {
         caller.0.as_deref()
     }
 
-    fn sealer(&self) -> &Rc<Sealer> {
-        &self.0.sealer
+    fn mark_key(&self) -> &Rc<MarkKey> {
+        &self.0.mark_key
     }
 
     async fn find(
@@ -353,7 +353,7 @@ impl Relay {
         Self {
             shard: Shard(Rc::new(Shared {
                 wants_tokens: Cell::default(),
-                sealer: Rc::new(Sealer::keyed(&std::array::from_fn(|_| fastrand::u8(..)))),
+                mark_key: Rc::new(MarkKey::of(&std::array::from_fn(|_| fastrand::u8(..)))),
                 is_shared: Cell::default(),
                 agent: Cell::default(),
                 admitted: Cell::default(),

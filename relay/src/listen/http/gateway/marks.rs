@@ -21,13 +21,13 @@ const MARK_CHARS: usize = (MARK_BYTES * 8).div_ceil(6);
 /// Prefix of a mark in a path.
 const IN_PATH: &str = "/~";
 
-/// Makes marks and checks them.
+/// Key that makes marks and checks them.
 #[derive(Clone, Debug)]
-pub(crate) struct Sealer(hmac::Key);
+pub(crate) struct MarkKey(hmac::Key);
 
 /// Kind of name that a mark belongs to.
 #[derive(Clone, Copy)]
-pub(crate) enum Marked {
+pub(crate) enum MarkKind {
     /// An MCP session id.
     Session = 1,
     /// The path of an endpoint of MCP's older transport.
@@ -37,65 +37,76 @@ pub(crate) enum Marked {
     Login = 3,
 }
 
-impl Sealer {
+impl MarkKey {
     /// For a given key: instances with the same key accept each other's marks.
-    pub(crate) fn keyed(key: &[u8; 32]) -> Self {
+    pub(crate) fn of(key: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
     /// Marks an MCP session id for `caller`: the target's id, the mark, the tunnel.
-    pub(crate) fn session(&self, binding: &AgentBinding, caller: Option<&str>, id: &str) -> String {
-        let mark = self.mark(Marked::Session, binding, caller, id);
+    pub(crate) fn mark_session(
+        &self,
+        binding: &AgentBinding,
+        caller: Option<&str>,
+        id: &str,
+    ) -> String {
+        let mark = self.mark(MarkKind::Session, binding, caller, id);
         [id, ".", &mark, ".", binding.tunnel.as_str()].concat()
     }
 
     /// Checks a marked session id; returns its agent and the target's id.
-    pub(crate) fn open_session<'a>(
+    pub(crate) fn check_session<'a>(
         &self,
         caller: Option<&str>,
-        sealed: &'a str,
+        marked: &'a str,
     ) -> Option<(AgentBinding, &'a str)> {
-        let (rest, tunnel) = sealed.rsplit_once('.')?;
+        let (rest, tunnel) = marked.rsplit_once('.')?;
         let (id, mark) = rest.rsplit_once('.')?;
         let tunnel = TunnelId::parse(tunnel).ok()?;
-        let binding = self.check(Marked::Session, tunnel, caller, id, mark)?;
+        let binding = self.check(MarkKind::Session, tunnel, caller, id, mark)?;
         Some((binding, id))
     }
 
     /// Marks a path of a target for `caller`; the result follows the tunnel's prefix.
-    pub(crate) fn path(
+    pub(crate) fn mark_path(
         &self,
-        on: Marked,
+        kind: MarkKind,
         binding: &AgentBinding,
         caller: Option<&str>,
         path: &str,
     ) -> String {
-        let mark = self.mark(on, binding, caller, path);
+        let mark = self.mark(kind, binding, caller, path);
         [IN_PATH, &mark, path].concat()
     }
 
     /// Checks a marked path; returns its agent and the target's path.
-    pub(crate) fn open_path<'a>(
+    pub(crate) fn check_path<'a>(
         &self,
-        on: Marked,
+        kind: MarkKind,
         tunnel: &TunnelId,
         caller: Option<&str>,
-        sealed: &'a str,
+        marked: &'a str,
     ) -> Option<(AgentBinding, &'a str)> {
-        let rest = sealed.strip_prefix(IN_PATH)?;
+        let rest = marked.strip_prefix(IN_PATH)?;
         let (mark, path) = rest.split_at_checked(MARK_CHARS)?;
-        let binding = self.check(on, tunnel.clone(), caller, path, mark)?;
+        let binding = self.check(kind, tunnel.clone(), caller, path, mark)?;
         Some((binding, path))
     }
 
-    fn mark(&self, on: Marked, binding: &AgentBinding, caller: Option<&str>, text: &str) -> String {
-        let code = hmac::sign(&self.0, &said(on, binding, caller, text));
+    fn mark(
+        &self,
+        kind: MarkKind,
+        binding: &AgentBinding,
+        caller: Option<&str>,
+        text: &str,
+    ) -> String {
+        let code = hmac::sign(&self.0, &hmac_input(kind, binding, caller, text));
         BASE64URL_NOPAD.encode(&[&binding.agent.0, code.as_ref()].concat())
     }
 
     fn check(
         &self,
-        on: Marked,
+        kind: MarkKind,
         tunnel: TunnelId,
         caller: Option<&str>,
         text: &str,
@@ -107,16 +118,16 @@ impl Sealer {
             tunnel,
             agent: AgentTag(*agent),
         };
-        hmac::verify(&self.0, &said(on, &binding, caller, text), code).ok()?;
+        hmac::verify(&self.0, &hmac_input(kind, &binding, caller, text), code).ok()?;
         Some(binding)
     }
 }
 
 /// Input of the HMAC. It is unambiguous, since all parts but the last have a known length.
-fn said(on: Marked, binding: &AgentBinding, caller: Option<&str>, text: &str) -> Vec<u8> {
+fn hmac_input(kind: MarkKind, binding: &AgentBinding, caller: Option<&str>, text: &str) -> Vec<u8> {
     let sized = |part: &str| part.len().to_be_bytes();
     let (tunnel, name) = (binding.tunnel.as_str(), caller.unwrap_or_default());
-    let head = [on as u8, u8::from(caller.is_some())];
+    let head = [kind as u8, u8::from(caller.is_some())];
     let parts: [&[u8]; 7] = [
         &head,
         &binding.agent.0,
@@ -142,44 +153,44 @@ mod tests {
         }
     }
 
-    fn sealer() -> Sealer {
-        keyed(7)
+    fn key() -> MarkKey {
+        key_of(7)
     }
 
-    fn keyed(key: u8) -> Sealer {
-        Sealer::keyed(&[key; 32])
+    fn key_of(byte: u8) -> MarkKey {
+        MarkKey::of(&[byte; 32])
     }
 
     #[test]
-    fn what_was_sealed_leads_back_to_its_agent_for_the_same_caller_only() {
-        let sealed = sealer().session(&binding("maya"), Some("ada"), "a.b-1");
-        let open = |caller| sealer().open_session(caller, &sealed);
-        assert_eq!(open(Some("ada")), Some((binding("maya"), "a.b-1")));
-        assert_eq!(open(Some("bob")), None);
-        assert_eq!(open(None), None);
-        assert!(keyed(8).open_session(Some("ada"), &sealed).is_none());
+    fn what_was_marked_leads_back_to_its_agent_for_the_same_caller_only() {
+        let marked = key().mark_session(&binding("maya"), Some("ada"), "a.b-1");
+        let check = |caller| key().check_session(caller, &marked);
+        assert_eq!(check(Some("ada")), Some((binding("maya"), "a.b-1")));
+        assert_eq!(check(Some("bob")), None);
+        assert_eq!(check(None), None);
+        assert!(key_of(8).check_session(Some("ada"), &marked).is_none());
 
-        let path = sealer().path(Marked::Path, &binding("maya"), None, "/messages/?id=1");
-        let open = |tunnel: &str, path: &str| {
+        let path = key().mark_path(MarkKind::Path, &binding("maya"), None, "/messages/?id=1");
+        let check = |tunnel: &str, path: &str| {
             let tunnel = TunnelId::parse(tunnel).unwrap();
-            let opened = sealer().open_path(Marked::Path, &tunnel, None, path);
-            opened.map(|(binding, path)| (binding.agent, path.to_owned()))
+            let checked = key().check_path(MarkKind::Path, &tunnel, None, path);
+            checked.map(|(binding, path)| (binding.agent, path.to_owned()))
         };
-        let opened = Some((binding("maya").agent, "/messages/?id=1".to_owned()));
-        assert_eq!(open("maya", &path), opened);
-        assert_eq!(open("comfy", &path), None);
-        assert_eq!(open("maya", &(path.clone() + "&admin")), None);
+        let checked = Some((binding("maya").agent, "/messages/?id=1".to_owned()));
+        assert_eq!(check("maya", &path), checked);
+        assert_eq!(check("comfy", &path), None);
+        assert_eq!(check("maya", &(path.clone() + "&admin")), None);
     }
 
     #[test]
     fn a_mark_on_one_thing_is_none_on_another() {
-        let session = sealer().session(&binding("maya"), None, "/x");
+        let session = key().mark_session(&binding("maya"), None, "/x");
         let mark = session.split('.').nth(1).unwrap();
         assert_eq!(mark.len(), MARK_CHARS);
         let path = ["/~", mark, "/x"].concat();
         assert!(
-            sealer()
-                .open_path(Marked::Path, &binding("maya").tunnel, None, &path)
+            key()
+                .check_path(MarkKind::Path, &binding("maya").tunnel, None, &path)
                 .is_none()
         );
     }
@@ -187,17 +198,17 @@ mod tests {
     proptest! {
         #[test]
         fn a_mark_that_was_changed_is_worth_nothing(at in 0_usize..MARK_CHARS, to in "[A-Za-z0-9_-]") {
-            let sealed = sealer().session(&binding("maya"), Some("ada"), "id");
-            let mut changed = sealed.clone();
+            let marked = key().mark_session(&binding("maya"), Some("ada"), "id");
+            let mut changed = marked.clone();
             changed.replace_range(3 + at..4 + at, &to);
-            let opened = sealer().open_session(Some("ada"), &changed);
-            prop_assert_eq!(opened.is_some(), changed == sealed);
+            let checked = key().check_session(Some("ada"), &changed);
+            prop_assert_eq!(checked.is_some(), changed == marked);
         }
 
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,80}") {
-            let _ = sealer().open_session(None, &text);
-            let _ = sealer().open_path(Marked::Path, &binding("maya").tunnel, None, &text);
+            let _ = key().check_session(None, &text);
+            let _ = key().check_path(MarkKind::Path, &binding("maya").tunnel, None, &text);
         }
     }
 }
