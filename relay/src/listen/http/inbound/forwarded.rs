@@ -185,7 +185,7 @@ fn address_in(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listen::http::inbound::claims::drop_from_request;
+    use crate::listen::http::inbound::proxy_fields::drop_from_request;
 
     const PEER: &str = "192.0.2.7:40000";
 

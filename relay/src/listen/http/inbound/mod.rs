@@ -3,7 +3,7 @@
 //! `serve` reads each request with these functions before a target is known; `mapping` reads with `url` the URLs that
 //! targets write.
 
-pub(super) mod claims;
 pub(super) mod exposure;
 pub(super) mod forwarded;
+pub(super) mod proxy_fields;
 pub(super) mod url;

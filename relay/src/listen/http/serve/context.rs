@@ -8,8 +8,8 @@ use super::Front;
 use crate::directory::PublicUrls;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::settings::Peer;
-use crate::listen::http::inbound::claims;
 use crate::listen::http::inbound::forwarded::Client;
+use crate::listen::http::inbound::proxy_fields;
 use crate::listen::http::inbound::url::{HostMeaning, host, host_meaning, is_ours_anywhere};
 use crate::listen::http::policy::origin::{self, Page};
 use crate::listen::http::problem::Problem;
@@ -76,7 +76,7 @@ impl<G: Gateway> Front<G> {
     ) -> bool {
         let is_direct = || {
             let host = context.authority.and_then(host);
-            host.is_some_and(is_ours_anywhere) && !claims::is_forwarded(headers)
+            host.is_some_and(is_ours_anywhere) && !proxy_fields::is_forwarded(headers)
         };
         let is_known = self.gateway.subject(caller).is_some();
         is_known || (context.client.is_this_machine() && is_direct())

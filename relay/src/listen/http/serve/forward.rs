@@ -18,8 +18,8 @@ use super::pass::AnswerBody;
 use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::frontend::unread_body::UnreadBody;
 use crate::listen::http::gateway::Gateway;
-use crate::listen::http::inbound::claims;
 use crate::listen::http::inbound::forwarded::Client;
+use crate::listen::http::inbound::proxy_fields;
 use crate::listen::http::inbound::url::{UrlMeaning, split};
 use crate::listen::http::mapping::login;
 use crate::listen::http::outbound::request::{Progress, RequestBody};
@@ -178,7 +178,7 @@ impl<G: Gateway> Front<G> {
         }
         destination.mapping.read(&mut parts.headers);
         let own = self.settings.target_authorization.as_ref();
-        claims::drop_from_request(&mut parts.headers, client.is_trusted, own);
+        proxy_fields::drop_from_request(&mut parts.headers, client.is_trusted, own);
         if self.settings.takes_tokens {
             leave_credential(&mut parts.headers, own);
         }

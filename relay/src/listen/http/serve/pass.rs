@@ -14,7 +14,7 @@ use crate::listen::http::events::endpoint::Endpoint;
 use crate::listen::http::events::stream::Events;
 use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::gateway::Gateway;
-use crate::listen::http::inbound::claims;
+use crate::listen::http::inbound::proxy_fields;
 use crate::listen::http::mapping::rewrite::Mapping;
 use crate::listen::http::outbound::pool::{Connection, Lease};
 use crate::listen::http::policy::callers::AdmittedCaller;
@@ -74,7 +74,7 @@ impl<G: Gateway> Front<G> {
         let headers = &mut parts.headers;
         headers::check_answer(parts.status, headers).map_err(Problem::target_invalid)?;
         headers::for_caller(headers, length);
-        claims::drop_from_answer(headers);
+        proxy_fields::drop_from_answer(headers);
         cors::drop_permissions(headers);
         mapping.apply(headers);
         if mapping.is_of_several() {

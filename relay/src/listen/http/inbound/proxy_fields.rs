@@ -54,7 +54,7 @@ const ABOUT_REQUESTS: [&str; 34] = [
 const ABOUT_REQUESTS_PREFIXES: [&str; 2] = ["x-forwarded-", "x-accel-"];
 
 /// Fields in which proxies describe themselves. Targets do not take caller data from them, so they pass.
-const OF_WAYS: [&str; 6] = [
+const ABOUT_PROXIES: [&str; 6] = [
     "via",
     "cdn-loop",
     "x-amzn-trace-id",
@@ -64,7 +64,7 @@ const OF_WAYS: [&str; 6] = [
 ];
 
 /// Prefixes of further such fields, each of one proxy product or network.
-const OF_WAYS_PREFIXES: [&str; 15] = [
+const ABOUT_PROXIES_PREFIXES: [&str; 15] = [
     "akamai-",
     "cf-",
     "fastly-",
@@ -83,7 +83,7 @@ const OF_WAYS_PREFIXES: [&str; 15] = [
 ];
 
 /// Fields that are kept from a trusted proxy, in exactly this spelling.
-const OF_PROXIES: [&str; 3] = ["forwarded", "x-real-ip", "x-forwarded-"];
+const KEPT_FROM_TRUSTED: [&str; 3] = ["forwarded", "x-real-ip", "x-forwarded-"];
 
 /// Fields that a hop reads or writes itself, dropped in any other spelling: CGI and WSGI cannot tell
 /// `Content_Length` from `Content-Length`, nor `X_Forwarded_For` from `X-Forwarded-For`.
@@ -156,13 +156,15 @@ impl Initials {
 pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
         let dashed = dashed(name.as_str());
-        let is_way = OF_WAYS.contains(&&*dashed);
-        is_way || OF_WAYS_PREFIXES.iter().any(|it| dashed.starts_with(it)) || is_claim(&dashed)
+        let begins = |it: &&str| dashed.starts_with(it);
+        ABOUT_PROXIES.contains(&&*dashed)
+            || ABOUT_PROXIES_PREFIXES.iter().any(begins)
+            || is_about_request(&dashed)
     })
 }
 
 /// True for a field in which only a proxy describes a request; `dashed` is its name with dashes.
-fn is_claim(dashed: &str) -> bool {
+fn is_about_request(dashed: &str) -> bool {
     let begins = |it: &&str| dashed.starts_with(it);
     ABOUT_REQUESTS.contains(&dashed) || ABOUT_REQUESTS_PREFIXES.iter().any(begins)
 }
@@ -185,9 +187,9 @@ pub(crate) fn drop_from_request(
         let dashed = dashed(name);
         let is_changed = dashed != name;
         let begins = |it: &&str| dashed.starts_with(it);
-        if is_claim(&dashed) {
-            let is_proxys = |it: &&str| *it == dashed || (it.ends_with('-') && begins(it));
-            return is_changed || !is_trusted || !OF_PROXIES.iter().any(is_proxys);
+        if is_about_request(&dashed) {
+            let is_kept = |it: &&str| *it == dashed || (it.ends_with('-') && begins(it));
+            return is_changed || !is_trusted || !KEPT_FROM_TRUSTED.iter().any(is_kept);
         }
         own_dashed.as_ref() == Some(&dashed) || (is_changed && OF_HOPS.contains(&&*dashed))
     });
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn no_spelling_of_a_proxys_claim_passes() {
+    fn no_spelling_of_a_proxys_field_passes() {
         for name in [
             "X-Forwarded-For",
             "X_Forwarded_For",
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_claim_passes_also_with_underscores() {
+    fn what_is_not_a_proxys_field_passes_also_with_underscores() {
         let names = [
             "x_custom",
             "content-length",
@@ -304,7 +306,7 @@ mod tests {
 
     #[test]
     fn every_field_of_a_proxy_marks_a_request_as_forwarded() {
-        let listed = ABOUT_REQUESTS.iter().chain(&OF_WAYS).copied();
+        let listed = ABOUT_REQUESTS.iter().chain(&ABOUT_PROXIES).copied();
         let others = [
             "CF-Connecting-IP",
             "CF_Ray",
