@@ -16,12 +16,12 @@ const WAITING_UNKNOWN_MAX: usize = 4 * 1024;
 
 /// The waiting callers of one shard.
 #[derive(Default)]
-pub(crate) struct Waiting {
+pub(crate) struct WaitingCallers {
     callers: HashMap<TunnelSelector, Vec<oneshot::Sender<()>>>,
     count: usize,
 }
 
-impl Waiting {
+impl WaitingCallers {
     /// Ready at the next change of the route for `selector`; `None` if too many callers wait, with a lower limit for
     /// unknown names.
     pub(crate) fn changed(
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn who_waits_is_bounded_and_who_left_does_not_count() {
-        let mut waiting = Waiting::default();
+        let mut waiting = WaitingCallers::default();
         let mut callers: Vec<_> = (0..WAITING_MAX)
             .map(|_| waiting.changed(&kind("maya"), true).unwrap())
             .collect();
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_woken_caller_makes_room() {
-        let mut waiting = Waiting::default();
+        let mut waiting = WaitingCallers::default();
         let mut maya = waiting.changed(&kind("maya"), true).unwrap();
         let mut other = waiting.changed(&kind("other"), true).unwrap();
         waiting.wake(&kind("maya"));

@@ -193,10 +193,10 @@ impl Shard {
         match self.directory.routes().resolve(&query) {
             Resolved::To(choice) => Ok((choice.agent, choice.is_only() && tried.is_empty())),
             Resolved::Unknown | Resolved::Gone => Err(NoSession::UnknownTunnel),
-            Resolved::Offline(_) | Resolved::Stale if self.agents.is_paused(tunnel) => {
+            Resolved::Offline(_) | Resolved::Exhausted if self.agents.is_paused(tunnel) => {
                 Err(NoSession::TunnelPaused)
             }
-            Resolved::Offline(_) | Resolved::Stale => Err(NoSession::TunnelOffline),
+            Resolved::Offline(_) | Resolved::Exhausted => Err(NoSession::TunnelOffline),
         }
     }
 

@@ -115,7 +115,7 @@ impl Gateway for ShardGateway {
                     return choice.target.map(Rc::clone).ok_or(unusable);
                 }
                 // The link of the `stale` target is lost, and the route update that says so is on its way.
-                Resolved::Stale => (began, true),
+                Resolved::Exhausted => (began, true),
                 Resolved::Offline(since) => (since, true),
                 // Right after the relay's start the agents have yet to reconnect.
                 Resolved::Gone if shard.is_fresh() => (began, false),

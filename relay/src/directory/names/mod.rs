@@ -17,7 +17,7 @@ use std::time::Duration;
 use tieline_wire::{Generation, Moment, Refusal, RefusalReason, TunnelId};
 
 use self::absent::Absent;
-use self::name::{Claimant, Name, Waiting};
+use self::name::{Claimant, Name, OpenClaims};
 pub(crate) use self::owners::Owners;
 use super::claim::{Claim, Forgotten, ReleaseKind};
 use super::route::RouteUpdate;
@@ -273,10 +273,10 @@ impl Names {
         if current == generation {
             // Open claims of the older generation get no answer: their links are fenced, and a registration ends with
             // its link.
-            name.waiting.retain(|waiting| {
-                let is_over = waiting.agent == before;
-                if is_over && !fence.contains(&waiting.link) {
-                    fence.push(waiting.link);
+            name.open_claims.retain(|open| {
+                let is_over = open.agent == before;
+                if is_over && !fence.contains(&open.link) {
+                    fence.push(open.link);
                 }
                 !is_over
             });
@@ -298,7 +298,7 @@ impl Names {
         }
         let deadline = now + CLAIM_TIMEOUT;
         self.deadlines.push_back((deadline, claim.tunnel.clone()));
-        let waiting = Waiting {
+        let open = OpenClaims {
             link: claim.link,
             agent,
             generation: current,
@@ -307,7 +307,7 @@ impl Names {
             missing: (0..self.rules.shards).collect(),
             deadline,
         };
-        name.wait(waiting);
+        name.wait(open);
         Decision::Claimed {
             update: name.update(&claim.tunnel),
             fence,
@@ -347,19 +347,19 @@ impl Names {
             return Vec::new();
         };
         let mut confirmed = Vec::new();
-        name.waiting.retain_mut(|waiting| {
-            if waiting.revision <= revision {
-                waiting.missing.retain(|missing| *missing != shard);
+        name.open_claims.retain_mut(|open| {
+            if open.revision <= revision {
+                open.missing.retain(|missing| *missing != shard);
             }
-            if waiting.missing.is_empty() {
-                let (link, generation) = (waiting.link, waiting.generation);
-                confirmed.extend(waiting.requests.drain(..).map(|request| Confirmed {
+            if open.missing.is_empty() {
+                let (link, generation) = (open.link, open.generation);
+                confirmed.extend(open.requests.drain(..).map(|request| Confirmed {
                     link,
                     request,
                     generation,
                 }));
             }
-            !waiting.missing.is_empty()
+            !open.missing.is_empty()
         });
         if !confirmed.is_empty() && !name.granted {
             name.granted = true;
@@ -380,11 +380,11 @@ impl Names {
             return Released::default();
         };
         let mut requests = Vec::new();
-        name.waiting.retain_mut(|waiting| {
-            if waiting.link == link {
-                requests.append(&mut waiting.requests);
+        name.open_claims.retain_mut(|open| {
+            if open.link == link {
+                requests.append(&mut open.requests);
             }
-            waiting.link != link
+            open.link != link
         });
         let Some(holder) = name
             .holders
@@ -454,11 +454,8 @@ impl Names {
             let Some((_, tunnel)) = self.deadlines.pop_front() else {
                 break;
             };
-            let waiting = self.names.get(&tunnel).map(|name| &name.waiting);
-            let overdue = waiting
-                .into_iter()
-                .flatten()
-                .filter(|it| it.deadline <= now);
+            let open = self.names.get(&tunnel).map(|name| &name.open_claims);
+            let overdue = open.into_iter().flatten().filter(|it| it.deadline <= now);
             late.extend(overdue.map(|it| (tunnel.clone(), it.link)));
         }
         let withdrawn = late

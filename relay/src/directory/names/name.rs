@@ -32,7 +32,7 @@ pub(super) struct Name {
     pub(super) revision: u64,
     /// The latest description of the target.
     pub(super) info: Arc<TunnelInfo>,
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) open_claims: Vec<OpenClaims>,
     /// Whether an agent was told that it holds the name.
     pub(super) granted: bool,
     /// Entry among the names without an agent, while no agent is connected.
@@ -42,7 +42,7 @@ pub(super) struct Name {
 }
 
 /// Open claims of one link.
-pub(super) struct Waiting {
+pub(super) struct OpenClaims {
     pub(super) link: LinkRef,
     /// The agent of the link, and the generation that the claims get.
     pub(super) agent: AgentTag,
@@ -72,7 +72,7 @@ impl Name {
             holders: Vec::new(),
             revision: 0,
             info: Arc::clone(&claim.info),
-            waiting: Vec::new(),
+            open_claims: Vec::new(),
             granted: false,
             absent: None,
             counted: None,
@@ -85,7 +85,7 @@ impl Name {
             holders: vec![Holder::restored(binding, Arc::clone(&update.info))],
             revision: update.revision,
             info: Arc::clone(&update.info),
-            waiting: Vec::new(),
+            open_claims: Vec::new(),
             granted: false,
             absent: None,
             counted: None,
@@ -243,7 +243,7 @@ impl Name {
             holder.shrink(&info);
         }
         self.holders.shrink_to_fit();
-        self.waiting = Vec::new();
+        self.open_claims = Vec::new();
         self.info = info;
     }
 
@@ -272,13 +272,13 @@ impl Name {
 
     /// Adds a link's claim to those that wait for every shard. If the link waits already, both claims are acknowledged
     /// together, and the deadline stays that of the first.
-    pub(super) fn wait(&mut self, new: Waiting) {
-        match self.waiting.iter_mut().find(|it| it.link == new.link) {
+    pub(super) fn wait(&mut self, new: OpenClaims) {
+        match self.open_claims.iter_mut().find(|it| it.link == new.link) {
             Some(old) => {
                 old.requests.extend(new.requests);
                 (old.revision, old.missing) = (new.revision, new.missing);
             }
-            None => self.waiting.push(new),
+            None => self.open_claims.push(new),
         }
     }
 

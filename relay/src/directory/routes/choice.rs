@@ -40,7 +40,7 @@ pub(crate) enum Resolved<'a, T> {
     /// Since this moment no agent serves the tunnel, or the agent that the caller is bound to is away.
     Offline(Moment),
     /// The only agents that could serve the caller were tried, or have links that are known to be lost.
-    Stale,
+    Exhausted,
     /// The agent that the caller is bound to is not connected and was not recently.
     Gone,
     /// The chosen agent.
@@ -134,7 +134,7 @@ impl<T> Routes<T> {
         let agents = &known.update.agents;
         match agents.iter().position(|agent| agent.tag == binding.agent) {
             Some(place) if !may_know(&agents[place].info) => Resolved::Unknown,
-            Some(place) if known.is_stale(place, query) => Resolved::Stale,
+            Some(place) if known.is_stale(place, query) => Resolved::Exhausted,
             Some(place) => self.chosen(known, place, query),
             None => {
                 let mut departed = known.departed.iter();
@@ -160,7 +160,9 @@ impl<T> Routes<T> {
         let places = places.filter(|place| may_know(&agents[*place].info));
         let fresh = places.filter(|place| !known.is_over(*place, query));
         lightest(fresh, |place| self.weight(known, *place, query))
-            .map_or(Resolved::Stale, |place| self.chosen(known, place, query))
+            .map_or(Resolved::Exhausted, |place| {
+                self.chosen(known, place, query)
+            })
     }
 
     fn resolve_kind(&self, kind: &str, whose: &[OwnerGroup], query: &Query<'_>) -> Resolved<'_, T> {
@@ -199,7 +201,7 @@ impl<T> Routes<T> {
                         Some(since) => Resolved::Offline(since),
                         None => self.chosen(known, place, query),
                     },
-                    None if is_there => Resolved::Stale,
+                    None if is_there => Resolved::Exhausted,
                     None => latest(&mut offline).map_or(Resolved::Unknown, Resolved::Offline),
                 }
             }

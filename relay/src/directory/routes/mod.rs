@@ -17,7 +17,7 @@ pub(crate) use self::choice::{Lookup, Resolved};
 use super::kinds::Kinds;
 use super::query::TunnelSelector;
 use super::route::{RouteUpdate, Served, ServingAgent};
-use super::waiting::Waiting;
+use super::waiting::WaitingCallers;
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Tunnels that one listing turn looks at: some 100 us of a shard's time.
@@ -39,7 +39,7 @@ pub(crate) struct Routes<T> {
     /// Round-robin positions for the choice among agents and links.
     turns: RoundRobin,
     /// Callers that wait for a change.
-    pub(crate) waiting: Waiting,
+    pub(crate) waiting: WaitingCallers,
     /// Kept connections to agents, dropped once the agent no longer serves the tunnel.
     kept: HashMap<TunnelId, Vec<KeptConnection>>,
 }
@@ -75,7 +75,7 @@ impl<T> Routes<T> {
             names: BTreeSet::new(),
             kinds: Kinds::default(),
             turns: RoundRobin::default(),
-            waiting: Waiting::default(),
+            waiting: WaitingCallers::default(),
             kept: HashMap::new(),
         }
     }

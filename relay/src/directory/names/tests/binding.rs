@@ -434,7 +434,10 @@ fn a_name_without_an_agent_keeps_a_few_hundred_bytes() {
     assert!(Arc::ptr_eq(&name.info, &update.info));
     let holder = &name.holders[0];
     assert!(Arc::ptr_eq(&holder.info, &update.info));
-    assert_eq!((name.holders.capacity(), name.waiting.capacity()), (1, 0));
+    assert_eq!(
+        (name.holders.capacity(), name.open_claims.capacity()),
+        (1, 0)
+    );
     let fixed = size_of::<Name>() + size_of_val(holder) + size_of::<TunnelInfo>();
     assert!(fixed < 700, "{fixed}");
     // Short texts are kept.

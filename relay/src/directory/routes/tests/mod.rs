@@ -41,7 +41,7 @@ fn routes() -> Routes {
 enum Found {
     Unknown,
     Offline(Moment),
-    Stale,
+    Exhausted,
     Gone,
     Unusable,
     Target(Rc<Seen>),
@@ -70,7 +70,7 @@ fn answer(routes: &Routes, query: &Query<'_>) -> Found {
     match routes.resolve(query) {
         Resolved::Unknown => Found::Unknown,
         Resolved::Offline(since) => Found::Offline(since),
-        Resolved::Stale => Found::Stale,
+        Resolved::Exhausted => Found::Exhausted,
         Resolved::Gone => Found::Gone,
         Resolved::To(choice) => match choice.target {
             Some(seen) => Found::Target(Rc::clone(seen)),

@@ -194,7 +194,7 @@ fn a_link_that_is_known_to_be_gone_is_not_found_again() {
         panic!("the tunnel was not found")
     };
     for selector in [maya(), kind()] {
-        assert!(matches!(find(&routes, &stale, selector), Found::Stale));
+        assert!(matches!(find(&routes, &stale, selector), Found::Exhausted));
     }
     // Another agent may take the request, and so may the same agent over a newer link.
     let two = vec![agent(1, &[(0, 1)], ""), agent(2, &[(0, 2)], "")];
@@ -260,7 +260,7 @@ fn an_agent_that_was_tried_is_not_chosen_again() {
             };
             match answer(&routes, &query) {
                 Found::Target(target) if left > 0 => tried.push(target),
-                Found::Stale if left == 0 => break,
+                Found::Exhausted if left == 0 => break,
                 other => panic!("{other:?} with {left} left"),
             }
         }
