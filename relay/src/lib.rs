@@ -52,7 +52,7 @@ mod takeover;
 
 pub use auth::{issue_token, new_token};
 pub use config::{
-    Allowance, AuditConfig, Auth, CallerAuth, Config, DriverChoice, HttpConfig, JwksSource,
+    Allowance, AuditConfig, Auth, CallerAuth, CallersConfig, Config, DriverChoice, JwksSource,
     JwtAuth, LimitsConfig, ProviderAuth, TokensAuth,
 };
 pub use error::{ConfigError, ListenKind, StartError};

@@ -71,8 +71,8 @@ impl TestRelay {
     /// grace period.
     pub fn with() -> RelayBuilder {
         let mut config = Config::default();
-        config.http.offline_grace = Duration::ZERO;
-        config.http.start_grace = Duration::ZERO;
+        config.callers.offline_grace = Duration::ZERO;
+        config.callers.start_grace = Duration::ZERO;
         RelayBuilder(config)
     }
 

@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(15);
 pub(super) fn relay() -> Result<TestRelay> {
     let relay = TestRelay::with().shards(2);
     relay
-        .config(|config| config.http.offline_grace = GRACE)
+        .config(|config| config.callers.offline_grace = GRACE)
         .start()
 }
 
@@ -125,7 +125,7 @@ async fn a_request_that_its_target_may_have_had_is_not_sent_again_and_its_caller
 async fn a_request_that_was_sent_and_finds_no_agent_again_is_told_as_sent() -> Result<()> {
     for is_kept in [false, true] {
         let relay = TestRelay::with().config(|config| {
-            config.http.offline_grace = Duration::from_millis(50);
+            config.callers.offline_grace = Duration::from_millis(50);
         });
         let relay = relay.start()?;
         let key = WireKey::new()?;

@@ -13,7 +13,7 @@ const GRACE: Duration = Duration::from_secs(15);
 fn patient() -> Result<TestRelay> {
     let relay = TestRelay::with().shards(2);
     relay
-        .config(|config| config.http.offline_grace = GRACE)
+        .config(|config| config.callers.offline_grace = GRACE)
         .start()
 }
 
@@ -66,7 +66,7 @@ async fn a_request_waits_for_an_agent_that_is_back_within_the_grace() -> Result<
 #[tokio::test]
 async fn after_the_grace_a_tunnel_without_its_agent_is_a_503_at_once() -> Result<()> {
     let relay = TestRelay::with()
-        .config(|config| config.http.offline_grace = Duration::from_millis(300))
+        .config(|config| config.callers.offline_grace = Duration::from_millis(300))
         .start()?;
     let target = web_target().await?;
     let agent = TestAgent::of(&target).named("maya").start(&relay).await?;
@@ -113,7 +113,7 @@ async fn a_caller_that_leaves_while_it_waits_is_forgotten() -> Result<()> {
 #[tokio::test]
 async fn right_after_the_relays_start_an_unknown_tunnel_counts_as_offline() -> Result<()> {
     let relay = TestRelay::with()
-        .config(|config| config.http.start_grace = Duration::from_secs(3600))
+        .config(|config| config.callers.start_grace = Duration::from_secs(3600))
         .start()?;
     let (code, head) = status(&relay, "/w/nobody/mcp").await?;
     ensure!(
@@ -133,8 +133,8 @@ async fn right_after_the_relays_start_a_request_waits_for_an_agent_that_is_on_it
     let relay = TestRelay::with()
         .shards(2)
         .config(|config| {
-            config.http.offline_grace = GRACE;
-            config.http.start_grace = Duration::from_secs(3600);
+            config.callers.offline_grace = GRACE;
+            config.callers.start_grace = Duration::from_secs(3600);
         })
         .start()?;
     let target = web_target().await?;
@@ -169,8 +169,8 @@ async fn who_waits_for_an_agent_that_never_comes_is_told_after_the_grace() -> Re
     let grace = Duration::from_millis(400);
     let relay = TestRelay::with()
         .config(|config| {
-            config.http.offline_grace = grace;
-            config.http.start_grace = Duration::from_secs(3600);
+            config.callers.offline_grace = grace;
+            config.callers.start_grace = Duration::from_secs(3600);
         })
         .start()?;
     let began = Instant::now();

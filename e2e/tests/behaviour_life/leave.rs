@@ -29,7 +29,7 @@ async fn slow_target(permits: Arc<Semaphore>) -> Result<Target> {
 fn relay() -> Result<TestRelay> {
     TestRelay::with()
         .shards(2)
-        .config(|config| config.http.offline_grace = Duration::from_secs(20))
+        .config(|config| config.callers.offline_grace = Duration::from_secs(20))
         .start()
 }
 

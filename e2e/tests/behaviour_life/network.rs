@@ -115,7 +115,7 @@ impl Rig {
     pub(super) async fn start(grace: Duration) -> Result<Self> {
         let relay = TestRelay::with().shards(2);
         let relay = relay
-            .config(move |config| config.http.offline_grace = grace)
+            .config(move |config| config.callers.offline_grace = grace)
             .start()?;
         let network = Network::start(&relay).await?;
         let runs: Arc<Mutex<Vec<String>>> = Arc::default();

@@ -35,7 +35,7 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
     relay
         .config(|config| {
             config.auth = auth;
-            config.http.offline_grace = GRACE;
+            config.callers.offline_grace = GRACE;
         })
         .start()
 }

@@ -92,7 +92,7 @@ async fn heard(agent: &mut WireAgent, end: &str) -> Result<()> {
 fn hasty() -> Result<TestRelay> {
     let relay = TestRelay::with().shards(2);
     relay
-        .config(|config| config.http.offline_grace = Duration::from_millis(500))
+        .config(|config| config.callers.offline_grace = Duration::from_millis(500))
         .start()
 }
 

@@ -257,7 +257,7 @@ async fn callers_are_told_urls_as_a_trusted_proxy_says_that_they_came() -> Resul
         .config(|config| {
             config.auth = auth;
             config.caller_auth = CallerAuth::Token;
-            config.http.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+            config.callers.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         })
         .start()?;
     let home = TempDir::new()?;

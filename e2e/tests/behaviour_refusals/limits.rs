@@ -117,7 +117,7 @@ async fn an_address_has_so_many_sessions_at_a_time_over_either_port(
 async fn an_address_asks_so_often_as_a_trusted_proxy_tells_it(driver: DriverChoice) -> Result<()> {
     let relay = relay(driver, |config| {
         config.limits.address.requests_per_second = 1;
-        config.http.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
+        config.callers.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
     })?;
     let target = hello().await?;
     let _agent = TestAgent::of(&target).named("maya-1").start(&relay).await?;

@@ -27,8 +27,8 @@ fn relay(driver: DriverChoice) -> Result<TestRelay> {
     let relay = TestRelay::with().shards(2).driver(driver);
     relay
         .config(|config| {
-            config.http.proxy_protocol = true;
-            config.http.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
+            config.callers.proxy_protocol = true;
+            config.callers.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
             config.preamble_timeout = Duration::from_millis(300);
         })
         .start()

@@ -152,7 +152,7 @@ async fn requests_wait_for_a_kicked_tunnel_and_get_it_over_the_same_link(
 ) -> Result<()> {
     let relay = TestRelay::with().shards(2).driver(driver);
     let relay = relay
-        .config(|config| config.http.offline_grace = GRACE)
+        .config(|config| config.callers.offline_grace = GRACE)
         .start()?;
     let web = Target::http_requests(|mut http, _| async move {
         http.respond("200 OK", "", b"hello").await?;

@@ -50,7 +50,7 @@ impl Settings {
         config.shard_budget_bytes = self
             .shard_budget_bytes
             .unwrap_or_else(|| memory::shard_budget(config.memory_limit_bytes, config.shards));
-        config.http = self.http.config();
+        config.callers = self.callers.config();
         if let Some(path) = self.auth.auth_denylist {
             config.denylist = read_denylist(&path)?;
             config.denylist_file = Some(path);

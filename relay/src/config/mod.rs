@@ -6,9 +6,9 @@
 
 mod audit;
 mod auth;
+mod callers;
 mod denylist;
 mod file;
-mod http;
 mod limits;
 mod load;
 mod memory;
@@ -36,10 +36,10 @@ use tieline_token::KeySet;
 use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 
 pub use self::audit::AuditConfig;
+pub use self::callers::CallersConfig;
 pub use self::denylist::{Denied, Denylist};
 pub(crate) use self::file::{Stamp, read_jwks};
 pub use self::file::{read_denylist, read_tokens};
-pub use self::http::HttpConfig;
 pub use self::limits::{Allowance, LimitsConfig};
 pub use self::load::load;
 pub use self::public_url::PublicUrl;
@@ -126,8 +126,8 @@ pub struct Config {
     pub shard_budget_bytes: u64,
     /// Memory that the whole relay may use, in bytes, if the machine or a cgroup limits it.
     pub memory_limit_bytes: Option<u64>,
-    /// Settings of the HTTP front: permissions of callers, and timeouts.
-    pub http: HttpConfig,
+    /// Settings for callers: permissions, trusted proxies, and waits.
+    pub callers: CallersConfig,
     /// Settings of the audit log; `None` for no audit log.
     pub audit: Option<AuditConfig>,
     /// Rate and count limits of token holders and addresses.
@@ -299,7 +299,7 @@ impl Config {
             bulk_run_bytes: BULK_RUN_BYTES,
             shard_budget_bytes: memory::shard_budget(memory_limit_bytes, shards),
             memory_limit_bytes,
-            http: HttpConfig::default(),
+            callers: CallersConfig::default(),
             audit: None,
             limits: LimitsConfig::default(),
             state_dir: None,
@@ -345,7 +345,7 @@ impl Config {
                 "caller_auth token wants tokens that the relay can check: add --auth tokens or jwt",
             );
         }
-        if self.caller_auth == CallerAuth::None && self.http.target_authorization.is_some() {
+        if self.caller_auth == CallerAuth::None && self.callers.target_authorization.is_some() {
             return conflict(
                 "target_authorization_header does nothing here: without --caller-auth token the \
                  target gets Authorization itself",
@@ -385,7 +385,7 @@ impl Config {
             ms(600_000),
         )?;
         in_range("drain_timeout", self.drain_timeout, ms(0), ms(3_600_000))?;
-        self.http.check()
+        self.callers.check()
     }
 
     /// Refuses one address for two kinds of listeners. Shards share their ports (`SO_REUSEPORT`), so the

@@ -144,7 +144,7 @@ pub(super) fn unusable(config: &Config, http: &[SocketAddr]) -> Option<String> {
     let is_local = |it: &SocketAddr| it.ip().to_canonical().is_loopback();
     let is_any = |it: &SocketAddr| it.ip().to_canonical().is_unspecified();
     let first = http.first()?;
-    if !config.http.trusted_proxies.is_empty() {
+    if !config.callers.trusted_proxies.is_empty() {
         return Some(format!(
             "callers come through a proxy, and agents are told URLs of {first} itself: {remedy}"
         ));

@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, Args, Command, ValueHint};
 
 use super::audit::AuditSettings;
 use super::auth::AuthSettings;
-use super::http::HttpSettings;
+use super::callers::CallersSettings;
 use super::limits::LimitsSettings;
 use super::values::{Never, expected, never, number, switch, time};
 use super::{DriverChoice, PublicUrl, names};
@@ -68,7 +68,7 @@ pub(super) struct Settings {
     #[command(flatten)]
     pub(super) auth: AuthSettings,
     #[command(flatten)]
-    pub(super) http: HttpSettings,
+    pub(super) callers: CallersSettings,
     /// Silence after which a link is evicted [default: 45s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) stale_timeout: Option<Duration>,

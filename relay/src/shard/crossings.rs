@@ -77,7 +77,7 @@ impl Shard {
             SessionPlace::NoTarget(reason) => return verdict.reset_unsent(reason.into()),
         };
         let block = Rc::clone(&self.callers.read_block);
-        let grace = self.kit.peers.config.http.offline_grace;
+        let grace = self.kit.peers.config.callers.offline_grace;
         self.kit.tasks.spawn(async move {
             let socket = Rc::new(Socket::new(fd));
             // Dropped before the socket: if the task set drops this task, the caller must not mistake the socket's

@@ -256,7 +256,7 @@ impl Gateway for ShardGateway {
             GatewayStream::Crossing(mut crossing) => crossing.told.take(),
         };
         let told = told.filter(|_| !shard.kit.draining.get())?;
-        let grace = shard.kit.peers.config.http.offline_grace;
+        let grace = shard.kit.peers.config.callers.offline_grace;
         timeout(grace, told).await.ok()?.ok()
     }
 

@@ -131,7 +131,7 @@ impl Shard {
         };
         let kit = Kit::new(index, metrics, Arc::clone(&peers));
         let now = kit.clock.now();
-        let times = (now, now + peers.config.http.start_grace);
+        let times = (now, now + peers.config.callers.start_grace);
         let make = listen::http::Target::new;
         let directory = Directory::new(index, rules, &restored, make, times);
         drop(restored);

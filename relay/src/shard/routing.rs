@@ -46,7 +46,7 @@ impl Shard {
         since: Moment,
         is_known: bool,
     ) -> bool {
-        let end = since + self.kit.peers.config.http.offline_grace;
+        let end = since + self.kit.peers.config.callers.offline_grace;
         let left = end.saturating_since(self.kit.clock.now());
         if left.is_zero() || self.kit.draining.get() {
             return false;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tieline_wire::{AgentKey, InstanceId, MachineId, Scheme, TunnelId};
 
 use super::*;
-use crate::config::{DriverChoice, HttpConfig};
+use crate::config::{CallersConfig, DriverChoice};
 use crate::directory::{Claim, home};
 use crate::listen::http::DRAIN_GRACE;
 use crate::registry::{LinkId, LinkRef, TunnelInfo};
@@ -73,9 +73,9 @@ fn flood_beside_io(driver: DriverChoice) {
     let relay = Relay::start(Config {
         shards: SHARDS,
         driver,
-        http: HttpConfig {
+        callers: CallersConfig {
             start_grace: Duration::ZERO,
-            ..HttpConfig::default()
+            ..CallersConfig::default()
         },
         ..Config::default()
     })

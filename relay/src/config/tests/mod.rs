@@ -228,7 +228,7 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!(url.unwrap().to_string(), "https://relay.example");
     assert_eq!(config.spin_us, 50);
     assert_eq!(config.caller_auth, CallerAuth::Token);
-    let http = HttpConfig {
+    let callers = CallersConfig {
         allow_origins: vec!["https://app.example".to_owned(), "null".to_owned()],
         trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
         proxy_protocol: true,
@@ -237,7 +237,7 @@ fn every_setting_of_a_file_arrives() {
         start_grace: Duration::from_secs(2),
         sse_keepalive: Duration::ZERO,
     };
-    assert_eq!(config.http, http);
+    assert_eq!(config.callers, callers);
     assert_eq!(config.stale_timeout, Duration::from_secs(90));
     assert_eq!(config.preamble_timeout, Duration::from_millis(250));
     assert_eq!(config.drain_timeout, Duration::ZERO);

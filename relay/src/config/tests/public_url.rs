@@ -64,11 +64,11 @@ fn an_operator_hears_of_urls_that_callers_cannot_use() {
     assert_eq!(told(named, "0.0.0.0:9080"), None);
     let set: fn(&mut Config) = |config| {
         config.public_url = PublicUrl::parse("https://relay.example").ok();
-        config.http.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        config.callers.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     };
     assert_eq!(told(set, "0.0.0.0:9080"), None);
     let proxied: fn(&mut Config) = |config| {
-        config.http.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        config.callers.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     };
     assert!(told(proxied, "127.0.0.1:9080").is_some());
 }

@@ -40,7 +40,7 @@ impl Agents {
     /// The address has too many such connections.
     pub(in crate::shard) fn stranger(&self, peer: SocketAddr) -> Result<AddressCount, Limited> {
         let address = peer.ip().to_canonical();
-        let mut proxies = self.kit.peers.config.http.trusted_proxies.iter();
+        let mut proxies = self.kit.peers.config.callers.trusted_proxies.iter();
         let Some(counted) = &self.kit.peers.new_links else {
             return Ok(AddressCount::default());
         };

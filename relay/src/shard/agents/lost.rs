@@ -34,7 +34,7 @@ impl Agents {
         if !lost_report.is_wanted() {
             return;
         }
-        let grace = self.kit.peers.config.http.offline_grace;
+        let grace = self.kit.peers.config.callers.offline_grace;
         let mut lost = self.lost.borrow_mut();
         match (&entry.agent, entry.nonce) {
             (Some(hello), Some(nonce)) if !grace.is_zero() && lost.0.len() < KEPT_MAX => {

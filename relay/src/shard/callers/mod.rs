@@ -103,8 +103,8 @@ impl Callers {
     pub(super) async fn source(&self, socket: &Socket, peer: SocketAddr) -> Option<SocketAddr> {
         let config = &self.kit.peers.config;
         let address = peer.ip().to_canonical();
-        let mut trusted = config.http.trusted_proxies.iter();
-        if !config.http.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
+        let mut trusted = config.callers.trusted_proxies.iter();
+        if !config.callers.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
             return Some(peer);
         }
         let source = proxied::source(socket);
@@ -204,17 +204,17 @@ impl Drop for FrontendCount {
 /// Settings of the HTTP front, from the relay's configuration. Names every field, so that a new setting cannot be
 /// forgotten here.
 fn http_settings(config: &Config) -> http::Settings {
-    let front = &config.http;
+    let callers = &config.callers;
     let fixed = http::Settings::default();
     http::Settings {
         domain: config.domain.clone(),
         public_url: config.public_url.clone(),
         public_authority: config.public_url.as_ref().map(|url| url.authority().into()),
-        origins: http::Origins(front.allow_origins.clone()),
-        trusted_proxies: front.trusted_proxies.clone(),
-        sse_keepalive: front.sse_keepalive,
+        origins: http::Origins(callers.allow_origins.clone()),
+        trusted_proxies: callers.trusted_proxies.clone(),
+        sse_keepalive: callers.sse_keepalive,
         takes_tokens: config.caller_auth == CallerAuth::Token,
-        target_authorization: front.target_authorization.clone(),
+        target_authorization: callers.target_authorization.clone(),
         // Not configurable: enough for any head; more would only help callers that send slowly on purpose.
         head_timeout: fixed.head_timeout,
         // Not configurable: a caller whose idle connection was closed opens another one.

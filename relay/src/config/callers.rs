@@ -1,4 +1,4 @@
-//! Settings of the HTTP front.
+//! Settings for callers: web pages and proxies that are trusted, the target's own credential, and waits.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,9 +16,9 @@ const ORIGIN: &str = "an origin such as https://app.example, or *";
 const NETWORK: &str = "a network such as 10.0.0.0/8, or an address";
 const FREE_FIELD: &str = "the name of a header field that is free, such as X-Target-Authorization";
 
-/// Settings of the HTTP front.
+/// Settings for callers.
 #[derive(Debug, Default, Args)]
-pub(super) struct HttpSettings {
+pub(super) struct CallersSettings {
     /// Origin of web pages that may use tunnels, as in https://app.example; repeats, `*` for any
     #[arg(long, value_name = "ORIGIN", value_parser = expected(ORIGIN, origin))]
     allow_origin: Option<Vec<String>>,
@@ -42,23 +42,24 @@ pub(super) struct HttpSettings {
     sse_keepalive: Option<Duration>,
 }
 
-impl HttpSettings {
-    pub(super) fn config(self) -> HttpConfig {
-        let mut http = HttpConfig::default();
-        set(&mut http.allow_origins, self.allow_origin);
-        set(&mut http.trusted_proxies, self.trusted_proxies);
-        set(&mut http.proxy_protocol, self.proxy_protocol);
-        http.target_authorization = self.target_authorization_header;
-        set(&mut http.offline_grace, self.offline_grace);
-        set(&mut http.start_grace, self.start_grace);
-        set(&mut http.sse_keepalive, self.sse_keepalive);
-        http
+impl CallersSettings {
+    pub(super) fn config(self) -> CallersConfig {
+        let mut callers = CallersConfig::default();
+        set(&mut callers.allow_origins, self.allow_origin);
+        set(&mut callers.trusted_proxies, self.trusted_proxies);
+        set(&mut callers.proxy_protocol, self.proxy_protocol);
+        callers.target_authorization = self.target_authorization_header;
+        set(&mut callers.offline_grace, self.offline_grace);
+        set(&mut callers.start_grace, self.start_grace);
+        set(&mut callers.sse_keepalive, self.sse_keepalive);
+        callers
     }
 }
 
-/// Settings of the HTTP front: permissions of callers, and timeouts.
+/// Settings for callers over HTTP and raw TCP: permissions, trusted proxies, and waits. Those about web pages, header
+/// fields and event streams concern HTTP only.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpConfig {
+pub struct CallersConfig {
     /// Origins of web pages that may use tunnels, besides the relay's own; `*` for any.
     pub allow_origins: Vec<String>,
     /// Networks of proxies whose X-Forwarded-* fields are trusted.
@@ -76,7 +77,7 @@ pub struct HttpConfig {
     pub sse_keepalive: Duration,
 }
 
-impl Default for HttpConfig {
+impl Default for CallersConfig {
     fn default() -> Self {
         Self {
             allow_origins: Vec::new(),
@@ -90,7 +91,7 @@ impl Default for HttpConfig {
     }
 }
 
-impl HttpConfig {
+impl CallersConfig {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.proxy_protocol && self.trusted_proxies.is_empty() {
             let text = "proxy_protocol: without trusted_proxies any caller could claim another caller's \
