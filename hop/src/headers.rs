@@ -181,6 +181,13 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
         .is_some_and(|value| is(value.as_bytes(), b"100-continue"))
 }
 
+/// The token in a value of `Authorization`, if its scheme is Bearer (RFC 6750, section 2.1).
+#[must_use]
+pub fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
 /// Idle timeout that the next hop announces in `Keep-Alive`.
 #[must_use]
 pub fn kept_alive_for(headers: &HeaderMap) -> Option<Duration> {
@@ -259,6 +266,17 @@ mod tests {
         let mut headers = headers(lines);
         for_next_hop(&mut headers, Version::HTTP_11, length);
         headers
+    }
+
+    #[test]
+    fn a_bearer_token_is_read_in_any_spelling() {
+        for value in ["Bearer t", "bearer t", "BEARER  t ", "Bearer \tt"] {
+            assert_eq!(bearer(value), Some("t"), "{value:?}");
+        }
+        assert_eq!(bearer("Bearer "), Some(""));
+        for value in ["Basic t", "Bearer", "Bearer\tt", " Bearer t", "t", ""] {
+            assert_eq!(bearer(value), None, "{value:?}");
+        }
     }
 
     #[test]

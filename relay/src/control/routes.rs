@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
+use tieline_hop::headers::bearer;
 use tokio::time;
 
 use super::admin::{Admin, refuse, uncached};
@@ -90,9 +91,8 @@ async fn refuse_strangers(State(token): State<Secret>, request: Request, next: N
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    if presented.is_some_and(|(_, text)| token.is(text.trim_start())) {
+        .and_then(bearer);
+    if presented.is_some_and(|text| token.is(text)) {
         if let Some(standing) = request.extensions().get::<Arc<ConnectionState>>() {
             standing.trust();
         }

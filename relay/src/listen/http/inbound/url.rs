@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use http::uri::Authority;
+use tieline_hop::headers::bearer;
 use tieline_wire::TunnelId;
 
 /// Longest method that [`hint`] skips.
@@ -248,9 +249,7 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
 /// The bearer token in a connection's first bytes, if its line is complete. Only a hint: the caller is
 /// decided by hyper's parse.
 pub(crate) fn hinted_token(head: &[u8]) -> Option<&str> {
-    let value = field(head, b"authorization:")?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    field(head, b"authorization:").and_then(bearer)
 }
 
 /// The first value of a header field among the complete lines after the first line; `name` includes the

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use ring::digest::{SHA256, digest};
+use tieline_hop::headers::bearer;
 
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::problem::Problem;
@@ -44,7 +45,11 @@ impl<G: Gateway> Callers<G> {
         headers: &HeaderMap,
         takes_tokens: bool,
     ) -> Result<(Rc<AdmittedCaller<G>>, bool), Problem> {
-        let token = if takes_tokens { bearer(headers)? } else { None };
+        let token = if takes_tokens {
+            only_bearer(headers)?
+        } else {
+            None
+        };
         // Compared by digest, so that the time of a comparison reveals nothing about a token.
         let key = token.map(|token| {
             let mut key = Digest::default();
@@ -81,8 +86,8 @@ impl<G: Gateway> Callers<G> {
     }
 }
 
-/// The bearer token of a request (RFC 6750, section 2.1).
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+/// The bearer token of a request.
+fn only_bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -90,10 +95,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     if values.next().is_some() {
         return Err(Problem::bad_request("there are two Authorization headers"));
     }
-    let parts = value.to_str().ok().and_then(|text| text.split_once(' '));
-    Ok(parts
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim()))
+    Ok(value.to_str().ok().and_then(bearer))
 }
 
 /// Removes the caller's credential from a request, and moves the target's credential from
@@ -118,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_bearer_token_is_read_and_nothing_else() {
-        let token = |values: &[&'static str]| bearer(&headers(values)).unwrap().map(str::to_owned);
+        let token =
+            |values: &[&'static str]| only_bearer(&headers(values)).unwrap().map(str::to_owned);
         assert_eq!(token(&["Bearer t"]).as_deref(), Some("t"));
         assert_eq!(token(&["bearer  t "]).as_deref(), Some("t"));
         for other in [&["Basic dTpw"][..], &["Bearer"], &["t"], &[]] {
@@ -126,7 +129,7 @@ mod tests {
         }
         let mut two = headers(&["Bearer a"]);
         two.append(AUTHORIZATION, HeaderValue::from_static("Bearer b"));
-        assert!(bearer(&two).is_err());
+        assert!(only_bearer(&two).is_err());
     }
 
     #[test]
