@@ -28,7 +28,7 @@ impl Shard {
     /// Reads the first bytes of a connection on an agent listener: they open a link or a bulk lane.
     pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
         let shard = Rc::clone(self);
-        let place = self.agents.stranger(peer);
+        let place = self.agents.count_new_link(peer);
         let deadline = match place {
             Ok(_) => HANDSHAKE_TIMEOUT,
             Err(_) => REFUSED_TIMEOUT,

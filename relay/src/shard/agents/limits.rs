@@ -38,7 +38,10 @@ impl Agents {
     ///
     /// # Errors
     /// The address has too many such connections.
-    pub(in crate::shard) fn stranger(&self, peer: SocketAddr) -> Result<AddressCount, Limited> {
+    pub(in crate::shard) fn count_new_link(
+        &self,
+        peer: SocketAddr,
+    ) -> Result<AddressCount, Limited> {
         let address = peer.ip().to_canonical();
         let mut proxies = self.kit.peers.config.callers.trusted_proxies.iter();
         let Some(counted) = &self.kit.peers.new_links else {
