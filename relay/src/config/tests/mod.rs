@@ -1,3 +1,4 @@
+mod all_settings;
 mod auth;
 mod refused;
 mod tables;
@@ -179,85 +180,6 @@ fn callers_need_a_token_once_agents_do_at_whatever_address() {
             "{flags}"
         );
     }
-}
-
-#[test]
-fn every_setting_of_a_file_arrives() {
-    let folder = folder();
-    secret_file(folder.path(), &[b'x'; 40], 0o600);
-    let text = r#"
-        agent_listen = ["0.0.0.0:1", "[::1]:1"]
-        tcp_listen = "127.0.0.1:2"
-        http_listen = []
-        admin_listen = "off"
-        domain = "Relay.Example.com"
-        shards = 2
-        driver = "epoll"
-        spin_us = 50
-        auth = "jwt"
-        caller_auth = "token"
-        allow_origin = ["https://App.example", "null"]
-        trusted_proxies = "10.1.2.3/8"
-        proxy_protocol = true
-        target_authorization_header = "X-Target-Authorization"
-        offline_grace = "1s"
-        start_grace = "2s"
-        sse_keepalive = "0s"
-        jwt_secret_file = "secret"
-        jwt_issuer = "studio"
-        stale_timeout = "1m30s"
-        preamble_timeout = "250ms"
-        drain_timeout = "0s"
-        max_tunnels = 7
-        sessions_max = 8
-        bulk_run_bytes = 9
-        shard_budget_bytes = 10000000
-        log = "debug"
-        json = true
-    "#;
-    let options = Case::file(folder.path(), text).load().unwrap();
-    let config = options.config;
-    assert_eq!(config.agent_listen.len(), 2);
-    assert_eq!(config.tcp_listen.len(), 1);
-    assert!(config.http_listen.is_empty() && config.admin_listen.is_empty());
-    assert_eq!(config.domain.as_deref(), Some("relay.example.com"));
-    assert_eq!((config.shards, config.driver), (2, DriverChoice::Epoll));
-    let url = Case::flags("--public-url https://Relay.example/")
-        .config()
-        .public_url;
-    assert_eq!(url.unwrap().to_string(), "https://relay.example");
-    assert_eq!(config.spin_us, 50);
-    assert_eq!(config.caller_auth, CallerAuth::Token);
-    let callers = CallersConfig {
-        allow_origins: vec!["https://app.example".to_owned(), "null".to_owned()],
-        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
-        proxy_protocol: true,
-        target_authorization: Some("x-target-authorization".parse().unwrap()),
-        offline_grace: Duration::from_secs(1),
-        start_grace: Duration::from_secs(2),
-        sse_keepalive: Duration::ZERO,
-    };
-    assert_eq!(config.callers, callers);
-    assert_eq!(config.stale_timeout, Duration::from_secs(90));
-    assert_eq!(config.preamble_timeout, Duration::from_millis(250));
-    assert_eq!(config.drain_timeout, Duration::ZERO);
-    assert_eq!((config.max_tunnels, config.sessions_max), (7, 8));
-    assert_eq!(
-        (config.bulk_run_bytes, config.shard_budget_bytes),
-        (9, 10_000_000)
-    );
-    assert_eq!(
-        (options.log.as_deref(), options.json),
-        (Some("debug"), true)
-    );
-    let Auth::Jwt(jwt) = &config.auth else {
-        panic!("{:?}", config.auth)
-    };
-    assert_eq!(jwt.issuer.as_deref(), Some("studio"));
-    assert!(
-        !format!("{config:?}").contains("120"),
-        "the secret's bytes are shown"
-    );
 }
 
 #[test]
