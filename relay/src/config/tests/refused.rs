@@ -155,6 +155,26 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
 }
 
 #[test]
+fn times_of_the_http_front_have_ranges() {
+    for (flag, longest, longer) in [
+        ("offline-grace", "60s", "61s"),
+        ("start-grace", "3600s", "3601s"),
+        ("sse-keepalive", "3600s", "3601s"),
+    ] {
+        let key = flag.replace('-', "_");
+        let error = Case::flags(&format!("--{flag} {longer}")).error();
+        let wanted = format!("{key} is {longer}, and must be 0ns to {longest}");
+        assert_eq!(error, wanted);
+        let error = Case::flags(&format!("--{flag}=-1s")).error();
+        let wanted = format!("--{flag}: \"-1s\" is not a time such as");
+        assert!(error.starts_with(&wanted), "{error}");
+        for good in ["0s", longest] {
+            Case::flags(&format!("--{flag} {good}")).config();
+        }
+    }
+}
+
+#[test]
 fn what_is_not_built_says_so() {
     for flags in [
         "--quic-listen 127.0.0.1:1",
