@@ -10,7 +10,7 @@
 //! | 3 | an agent is chosen and a session opened | `shard/frontends` (`place_raw`), `shard/place` |
 //! | 4 | bytes go from the socket into the mux, within the session's credit | `poll_up` here, `session/handle` |
 //! | 5 | the mux's frames go to the agent in one send | `link` (`write`) |
-//! | 6 | the agent's frames come back, and payload goes straight to the caller's socket | `link` (`read`), `session/state` |
+//! | 6 | frames come back, and payload goes straight to the caller's socket | `link` (`read`), `session/state` |
 //! | 7 | payload that the socket did not take waits for room | `session/inbox`, `poll_down` here |
 
 use std::cell::{Cell, RefCell};
