@@ -20,7 +20,7 @@ pub(crate) struct MethodFlags {
     /// Unmeasured load before each measurement
     #[arg(long, value_parser = parse_duration, default_value = "300ms")]
     pub(crate) warm_up: Duration,
-    /// Most noisy rounds to run again per scenario; a round is noisy if other processes took much CPU
+    /// Most rounds to run again per scenario because other processes took much CPU in them
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) repeat_noisy: usize,
     /// Generator threads; more than one disables pinning to cores

@@ -18,21 +18,21 @@ use crate::config::{Layer, Origin, Raw, every_setting};
 /// Claims of a token to make, as given on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct TokenOrder {
-    /// Holder of the token.
+    /// Person or machine that the token is for: its holder.
     #[arg(long = "sub", value_name = "NAME")]
     pub subject: String,
     /// Applications (DCCs) that the token allows; empty allows any.
     #[arg(
         long,
         value_name = "DCC",
-        help = "Allowed application; repeats [default: any]"
+        help = "Allowed kind of application, as in maya; may be repeated [default: any]"
     )]
     pub dcc: Vec<String>,
     /// Patterns of tunnel names that the token allows; empty allows any.
     #[arg(
         long = "tunnel",
         value_name = "PATTERN",
-        help = "Allowed tunnel names, as in 'maya-*'; repeats [default: any]",
+        help = "Allowed tunnel names, as in 'maya-*'; may be repeated [default: any]",
         value_parser = tunnel_pattern
     )]
     pub tunnels: Vec<String>,
@@ -40,7 +40,7 @@ pub struct TokenOrder {
     #[arg(
         long = "scope",
         value_name = "SCOPE",
-        help = "What the token may be used for; repeats [default: agent and caller]",
+        help = "What the token may be used for; may be repeated [default: agent and caller]",
         value_parser = PossibleValuesParser::new(Scope::ALL.map(Scope::word))
     )]
     pub scopes: Vec<String>,
@@ -60,7 +60,7 @@ pub struct TokenOrder {
     #[arg(
         long = "group",
         value_name = "NAME",
-        help = "Group of the holder, whose members reach each other's tunnels; repeats",
+        help = "Group of the holder, whose members reach each other's tunnels; may be repeated",
         value_parser = NonEmptyStringValueParser::new()
     )]
     pub groups: Vec<String>,
@@ -68,7 +68,7 @@ pub struct TokenOrder {
     #[arg(
         long,
         value_name = "PATTERN",
-        help = "Tunnels of other holders that the holder may reach, as in 'farm-*'; repeats",
+        help = "Tunnels of other holders that the holder may reach, as in 'farm-*'; may be repeated",
         value_parser = tunnel_pattern
     )]
     pub reach: Vec<String>,
@@ -88,13 +88,13 @@ struct Issue {
     /// Lifetime, as in 8h
     #[arg(long, value_name = "TIME")]
     ttl: String,
-    /// File with the relay's secret
+    /// File with the secret that signs the token, that of the relay's --jwt-secret-file
     #[arg(long, value_name = "FILE")]
     jwt_secret_file: PathBuf,
     /// Issuer to name in the token, for relays with --jwt-issuer
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
-    /// Relay that the token is meant for, one of its --jwt-audience; repeats
+    /// Relay that the token is meant for, one of its --jwt-audience; may be repeated
     #[arg(long, value_name = "NAME")]
     audience: Vec<String>,
 }

@@ -78,7 +78,7 @@ pub(super) struct AuthSettings {
 /// Settings of the provider.
 #[derive(Debug, Default, Args)]
 struct ProviderSettings {
-    /// With auth provider: its address; the relay asks at URL/api/verify
+    /// With auth provider: URL of the server that decides about agents' tokens; the relay asks at URL/api/verify
     #[arg(long, value_name = "URL", value_parser = expected("an http or https URL", HttpUrl::parse))]
     auth_provider_url: Option<HttpUrl>,
     /// File with the secret that identifies the relay to the provider
@@ -95,13 +95,13 @@ struct ProviderSettings {
 /// Settings of signed tokens.
 #[derive(Debug, Default, Args)]
 struct JwtSettings {
-    /// Secret for HS256 tokens, 32 bytes or more
+    /// File with the secret that signs HS256 tokens, 32 bytes or more
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     jwt_secret_file: Option<PathBuf>,
-    /// Public key in PEM for RS256, ES256 or EdDSA tokens
+    /// File with the public key (PEM) of RS256, ES256 or EdDSA tokens
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     jwt_public_key_file: Option<PathBuf>,
-    /// Key set for signed tokens, as JWKS (RFC 7517)
+    /// Key set of signed tokens (JWKS, RFC 7517): a file, or a URL to fetch it from
     #[arg(
         long,
         value_name = "FILE|URL",
@@ -112,7 +112,7 @@ struct JwtSettings {
     /// Accept only tokens of this issuer
     #[arg(long, value_name = "NAME", value_parser = name)]
     jwt_issuer: Option<String>,
-    /// Accept only tokens whose audience has this name; repeats
+    /// Accept only tokens whose audience has this name; may be repeated
     #[arg(long, value_name = "NAME", value_parser = name)]
     jwt_audience: Option<Vec<String>>,
 }

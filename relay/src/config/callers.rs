@@ -19,22 +19,22 @@ const FREE_FIELD: &str = "the name of a header field that is free, such as X-Tar
 /// Settings for callers.
 #[derive(Debug, Default, Args)]
 pub(super) struct CallersSettings {
-    /// Origin of web pages that may use tunnels, as in https://app.example; repeats, `*` for any
+    /// Origin of web pages that may use tunnels, as in https://app.example, or `*` for any; may be repeated
     #[arg(long, value_name = "ORIGIN", value_parser = expected(ORIGIN, origin))]
     allow_origin: Option<Vec<String>>,
-    /// Networks of proxies whose X-Forwarded-* fields are trusted, as in 10.0.0.0/8; repeats
+    /// Network of proxies whose X-Forwarded-* fields are trusted, as in 10.0.0.0/8; may be repeated
     #[arg(long, value_name = "NET", value_parser = expected(NETWORK, network))]
     trusted_proxies: Option<Vec<IpNet>>,
     /// Connections from trusted proxies begin with the PROXY protocol, version 2
     #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
     proxy_protocol: Option<bool>,
-    /// Request field that reaches the target as Authorization, where Authorization has the relay's token
+    /// Header field in which callers send the target's own Authorization, where Authorization has the relay's token
     #[arg(long, value_name = "FIELD", value_parser = expected(FREE_FIELD, free_field))]
     target_authorization_header: Option<HeaderName>,
-    /// How long requests wait for a lost agent to come back [default: 5s]
+    /// How long requests wait for a disconnected agent to come back [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     offline_grace: Option<Duration>,
-    /// Time after the start in which unknown tunnels count as offline [default: 30s]
+    /// Time after the start in which requests to unknown tunnels wait too, since agents still come back [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     start_grace: Option<Duration>,
     /// Idle time before an event stream gets a keep-alive comment; 0s: never [default: 15s]

@@ -24,7 +24,7 @@ pub(super) struct LimitsSettings {
     /// Requests and new sessions per second of each token holder [default: no limit]
     #[arg(long, value_name = "N", value_parser = number::<u32>)]
     limits_sub_requests_per_second: Option<u32>,
-    /// Payload per second of each token holder [default: no limit]
+    /// Payload bytes per second of each token holder [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
     limits_sub_bytes_per_second: Option<u64>,
     /// Tunnels at a time of each token holder; 0: no limit [default: an eighth of max_tunnels]
@@ -42,7 +42,7 @@ pub(super) struct LimitsSettings {
     /// Requests and new sessions per second of each address [default: no limit]
     #[arg(long, value_name = "N", value_parser = number::<u32>)]
     limits_address_requests_per_second: Option<u32>,
-    /// Payload per second of each address [default: no limit]
+    /// Payload bytes per second of each address [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
     limits_address_bytes_per_second: Option<u64>,
     /// Links of each address that have no tunnel yet; 0: no limit [default: 1024]

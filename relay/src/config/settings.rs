@@ -23,20 +23,20 @@ use super::{DriverChoice, PublicUrl, names};
 /// before the start, so a value that names no file may be a secret, which errors must not show.
 #[derive(Debug, Default, Args)]
 pub(super) struct Settings {
-    /// Address that agents connect to; repeats [default: 127.0.0.1:9001]
+    /// Address that agents connect to; may be repeated [default: 127.0.0.1:9001]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(super) agent_listen: Option<Vec<SocketAddr>>,
-    /// Address for raw TCP callers; repeats, or `off` [default: 127.0.0.1:9002]
+    /// Address for callers over raw TCP, or `off`; may be repeated [default: 127.0.0.1:9002]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(super) tcp_listen: Option<Vec<SocketAddr>>,
-    /// Address for HTTP callers; repeats, or `off` [default: 127.0.0.1:9080]
+    /// Address for callers over HTTP, or `off`; may be repeated [default: 127.0.0.1:9080]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(super) http_listen: Option<Vec<SocketAddr>>,
     /// Address for QUIC agents and callers
     // The default makes the parser see, and refuse, an empty list too.
     #[arg(long, value_name = "ADDR", value_parser = never(Never::Unbuilt("QUIC")), default_missing_value = "", hide = true)]
     quic_listen: Option<Vec<Infallible>>,
-    /// Address of the admin pages: tunnels, health, metrics; repeats, or `off` [default: 127.0.0.1:9003]
+    /// Address of the admin pages (tunnels, health, metrics), or `off`; may be repeated [default: 127.0.0.1:9003]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(super) admin_listen: Option<Vec<SocketAddr>>,
     /// File with the token that admin_listen requires as `Authorization: Bearer ...`
@@ -52,48 +52,49 @@ pub(super) struct Settings {
     /// which needs DNS for *.relay.example
     #[arg(long, value_name = "NAME", value_parser = names::domain)]
     pub(super) domain: Option<String>,
-    /// Beginning of public URLs, as in https://relay.example [default: http, and domain or the
-    /// HTTP listener's address, with its port]
+    /// Beginning of public URLs, as in https://relay.example [default: http:// with domain, or with the
+    /// HTTP listener's address, and its port]
     #[arg(long, value_name = "URL", value_parser = PublicUrl::parse)]
     pub(super) public_url: Option<PublicUrl>,
-    /// Threads that move bytes [default: one per core]
+    /// Number of shards, the threads that move bytes [default: one per core]
     #[arg(long, value_name = "N", value_parser = number::<usize>)]
     pub(super) shards: Option<usize>,
-    /// auto, uring or epoll [default: auto]
+    /// Kernel interface for I/O: uring, epoll, or auto, which is uring where the kernel allows it [default: auto]
     #[arg(long, value_name = "DRIVER", value_parser = expected("auto, uring or epoll", driver))]
     pub(super) driver: Option<DriverChoice>,
-    /// Microseconds that a shard polls before it sleeps [default: 0]
+    /// Microseconds that a shard polls for work before it sleeps: costs CPU time, saves latency [default: 0]
     #[arg(long, value_name = "N", value_parser = number::<u32>)]
     pub(super) spin_us: Option<u32>,
     #[command(flatten)]
     pub(super) auth: AuthSettings,
     #[command(flatten)]
     pub(super) callers: CallersSettings,
-    /// Silence after which a link is evicted [default: 45s]
+    /// Silence of an agent after which its link, the connection to it, is ended [default: 45s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) stale_timeout: Option<Duration>,
-    /// Time for a frontend to name its tunnel [default: 5s]
+    /// Time in which a new caller must name its tunnel, over raw TCP or in an HTTP request [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) preamble_timeout: Option<Duration>,
-    /// Time for sessions to end at shutdown [default: 10s]
+    /// Time that running sessions have to end when the relay stops [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) drain_timeout: Option<Duration>,
-    /// Limit of registered tunnels [default: 65536]
+    /// Most tunnels at a time [default: 65536]
     #[arg(long, value_name = "N", value_parser = number::<usize>)]
     pub(super) max_tunnels: Option<usize>,
-    /// Limit of sessions on one link [default: 65536]
+    /// Most sessions at a time on one link [default: 65536]
     #[arg(long, value_name = "N", value_parser = number::<u32>)]
     pub(super) sessions_max: Option<u32>,
-    /// Bytes of large pieces in a row before a session gets a bulk lane; 0: never [default: 262144]
+    /// Bytes in large pieces in a row after which a raw TCP session gets a bulk lane, a connection of its own to
+    /// the agent; 0: never [default: 262144]
     #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
     pub(super) bulk_run_bytes: Option<u64>,
-    /// Payload that one shard's sessions may buffer per direction, less where memory is short [default: 268435456]
+    /// Bytes that the sessions of one shard may buffer per direction, less where memory is short [default: 268435456]
     #[arg(long, value_name = "BYTES", value_parser = number::<u64>)]
     pub(super) shard_budget_bytes: Option<u64>,
-    /// Folder that keeps name bindings over a restart [default: none, bindings end with the relay]
+    /// Folder that keeps over a restart which agent each tunnel name belongs to [default: none, a restart forgets it]
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
-    /// Take over from the relay that runs with this state_dir, if there is one; that relay drains
+    /// Replace the relay that runs with this state_dir, if there is one; that relay ends after its sessions
     #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
     pub(super) take_over: Option<bool>,
     /// Log filter, as in `info,tieline_relay=debug` [default: RUST_LOG or info]

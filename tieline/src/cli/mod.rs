@@ -1,4 +1,4 @@
-//! Parses the command line; `config` and `command` decide what it means.
+//! Parses the command line; `settings` and `command` decide what it means.
 
 pub(crate) mod environment;
 

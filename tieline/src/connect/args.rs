@@ -29,7 +29,7 @@ pub struct ConnectArgs {
     /// File (mode 0600) with the token to add to every request, if the relay asks for one
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// File with the certificates (PEM) to check an https:// relay by, instead of the system's; the relay
+    /// File with the certificates (PEM) to verify an https:// relay with, instead of the system's; the relay
     /// itself has no TLS yet, so this is for a web server in front of it
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,

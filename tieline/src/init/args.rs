@@ -43,8 +43,8 @@ pub struct InitArgs {
     /// Reach the tunnel through tieline connect on this machine, so that no secret is written
     #[arg(long, conflicts_with_all = ["relay", "url"])]
     pub via_connect: bool,
-    /// File (mode 0600) with the token for asking --relay; for the relay of --url only if typed as a flag.
-    /// The token is not written into any file
+    /// File (mode 0600) with the token for asking the relay about the tunnel; a file that the variable names is
+    /// used with --relay only. The token is not written into any file
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// Path of the MCP server behind --tunnel; by default the one that the relay knows, else /mcp

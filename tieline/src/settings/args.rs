@@ -36,7 +36,7 @@ pub struct ServeArgs {
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Word to list beside the tunnel; may be repeated
+    /// Word that lists of tunnels show beside this one, such as gpu; may be repeated
     #[arg(
         long = "capability",
         value_name = "C",
@@ -47,21 +47,21 @@ pub struct ServeArgs {
     /// Text that a derived tunnel name is made from; by default the target
     #[arg(long, env = "TIELINE_LABEL")]
     pub label: Option<String>,
-    /// Number of links, spread over the relay's cores [default: 1]
+    /// Number of links (connections to the relay), spread over the relay's cores [default: 1]
     #[arg(long, value_name = "N", env = "TIELINE_LINKS")]
     pub links: Option<u16>,
     /// Time that calls in flight get to finish after a signal to stop, at most 1h; a second signal ends
     /// them at once [default: 30s]
     #[arg(long, value_name = "TIME", env = "TIELINE_DRAIN_TIMEOUT", value_parser = parse_time)]
     pub drain_timeout: Option<Duration>,
-    /// Use one link, and end with it instead of dialling again
+    /// Use one link (connection to the relay), and end with it instead of dialling again
     #[arg(long)]
     pub once: bool,
     /// When a newer run of this agent takes over, wait for the end of that run and then come back,
     /// instead of ending with exit code 3; tieline service install sets this flag
     #[arg(long, conflicts_with = "once")]
     pub stand_by: bool,
-    /// Once a tunnel is up, neither look at its target nor ask the relay whether callers need a token
+    /// Once a tunnel is up, neither probe its target nor ask the relay whether callers need a token
     #[arg(long)]
     pub no_look: bool,
     /// Print one JSON object per line
