@@ -15,8 +15,8 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 
 use super::driver::Interest;
 use super::readiness::{Direction, Readiness};
-use super::socket::Socket;
 use super::steering;
+use super::stream::Stream;
 
 /// Connections that may wait to be accepted; the kernel lowers the limit to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -40,7 +40,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const TAKEN_TIMEOUT: Duration = Duration::from_millis(500);
 const TAKEN_PAUSE: Duration = Duration::from_millis(5);
 
-/// What the peer of an accepted connection sees if the connection is closed without [`Socket::finish`],
+/// What the peer of an accepted connection sees if the connection is closed without [`Stream::finish`],
 /// for example by the kernel after the process was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unfinished {
@@ -199,11 +199,11 @@ impl Listener {
     }
 
     /// Accepts the next connection.
-    pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         loop {
             poll_fn(|cx| self.readiness.poll(Direction::In, cx)).await;
             match self.accept_once() {
-                Ok((fd, peer)) => return Ok((Socket::new(fd), peer)),
+                Ok((fd, peer)) => return Ok((Stream::new(fd), peer)),
                 Err(Errno::AGAIN) => self.readiness.spend(Direction::In),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -212,10 +212,10 @@ impl Listener {
     }
 
     /// Accepts a connection that is waiting, if there is one.
-    pub(crate) fn accept_waiting(&self) -> Option<(Socket, SocketAddr)> {
+    pub(crate) fn accept_waiting(&self) -> Option<(Stream, SocketAddr)> {
         loop {
             match self.accept_once() {
-                Ok((fd, peer)) => return Some((Socket::new(fd), peer)),
+                Ok((fd, peer)) => return Some((Stream::new(fd), peer)),
                 // The caller disconnected, or a signal arrived: another connection may be waiting.
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
                 Err(_) => return None,

@@ -14,6 +14,7 @@ mod runtime;
 mod signal;
 mod socket;
 mod steering;
+mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timer;
@@ -24,12 +25,13 @@ pub(crate) use driver::{Chosen, choose};
 pub(crate) use fd_limit::raise_fd_limit;
 pub(crate) use listener::{Accepted, Listener, Unfinished, bind, lacks_descriptors, listen, more};
 pub(crate) use pipe::{Pipe, Pipes};
-pub(crate) use poll::{PollSocket, poll_read_through};
+pub(crate) use poll::{PollStream, poll_read_through};
 pub(crate) use rights::{Channel, Entrance};
 #[cfg(test)]
 pub(crate) use runtime::run;
 pub(crate) use runtime::{Spin, run_spinning, spawn, turn};
 pub(crate) use signal::Signal;
 pub(crate) use socket::{Received, Socket, pair};
+pub(crate) use stream::{Detached, Stream};
 pub(crate) use timer::{sleep, timeout};
 pub(crate) use waker::{Parker, Waker};

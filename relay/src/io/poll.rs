@@ -1,4 +1,4 @@
-//! A socket for hyper: polled reads and writes.
+//! A stream for hyper: polled reads and writes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,14 +6,15 @@ use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
-use super::socket::{Received, Socket};
+use super::socket::Received;
+use super::stream::Stream;
 
-/// A socket that implements hyper's traits.
-pub(crate) struct PollSocket(Socket);
+/// A stream that implements hyper's traits.
+pub(crate) struct PollStream(Stream);
 
-impl PollSocket {
-    pub(crate) const fn new(socket: Socket) -> Self {
-        Self(socket)
+impl PollStream {
+    pub(crate) const fn new(stream: Stream) -> Self {
+        Self(stream)
     }
 
     /// Reads into `buffer`; ready with the byte count, 0 at the peer's end.
@@ -53,7 +54,7 @@ impl PollSocket {
     fn poll_send(
         &self,
         cx: &mut Context<'_>,
-        send: impl Fn(&Socket) -> io::Result<usize>,
+        send: impl Fn(&Stream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_writable(cx));
@@ -65,7 +66,7 @@ impl PollSocket {
     }
 }
 
-impl Read for PollSocket {
+impl Read for PollStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,7 +76,7 @@ impl Read for PollSocket {
     }
 }
 
-impl Write for PollSocket {
+impl Write for PollStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -84,7 +85,7 @@ impl Write for PollSocket {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.poll_send(cx, |socket| socket.send(bytes))
+        self.poll_send(cx, |stream| stream.send(bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -108,7 +109,7 @@ impl Write for PollSocket {
         if slices.iter().all(|slice| slice.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        self.poll_send(cx, |socket| socket.send_vectored(slices))
+        self.poll_send(cx, |stream| stream.send_vectored(slices))
     }
 }
 

@@ -147,7 +147,7 @@ impl Socket {
     }
 
     /// Reads without removing the bytes, without waiting.
-    pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<Received> {
+    pub(super) fn peek(&self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
             match rustix::net::recv(
                 &self.fd,

@@ -1,20 +1,19 @@
-//! One agent's connection: moves bytes between its socket and the mux, and reports events to the shard.
+//! One agent's connection: moves bytes between its stream and the mux, and reports events to the shard.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
-use tieline_wire::limits::GATHER_BYTES_MAX;
+use bytes::{Buf, BytesMut};
+use tieline_wire::limits::{GATHER_BYTES_MAX, PREFACE};
 use tieline_wire::{
     AgentHello, Event, LinkEnd, Lost, Mux, Register, SendBatching, Transmit, TunnelId,
 };
 use tracing::debug;
 
-use crate::io::{Received, Socket, turn};
+use crate::io::{Detached, Received, Stream, turn};
 use crate::session::SharedMux;
 
 /// Largest single read from a link, in bytes.
@@ -57,42 +56,38 @@ pub(crate) enum Stay {
 
 /// How a link leaves its shard.
 pub(crate) enum Left {
-    /// The socket is closed, and every session was reset.
+    /// The stream is closed, and every session was reset.
     Ended(LinkEnd),
-    /// The link moves to shard `to`, which reads the agent's `input` so far again.
-    Moved {
-        to: usize,
-        fd: OwnedFd,
-        input: Bytes,
-    },
+    /// The link moves to shard `to`; its stream returns again what the agent has sent behind its preface.
+    Moved { to: usize, stream: Detached },
 }
 
 /// Receive buffer that all links of a shard share: each read is processed whole before the next one.
 #[derive(Default)]
 pub(crate) struct LinkBlock(RefCell<BytesMut>);
 
-/// Moves bytes until the link ends or moves, and returns which. If the link ends, the socket is closed and every
-/// session reset before this returns. `input` is what the agent sent before the link came here.
+/// Moves bytes until the link ends or moves, and returns which. If the link ends, the stream is closed and every
+/// session reset before this returns. `may_move`: the link has not moved before.
 pub(crate) async fn run(
-    socket: Socket,
-    input: Bytes,
+    stream: Stream,
+    may_move: bool,
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
     block: &LinkBlock,
 ) -> Left {
     let end = {
         let heard = Cell::new(false);
-        let reader = pin!(read(&socket, input, link, host, block, &heard));
-        let writer = pin!(async { Err(write(&socket, link).await) });
+        let reader = pin!(read(&stream, may_move, link, host, block, &heard));
+        let writer = pin!(async { Err(write(&stream, link).await) });
         both(reader, writer, || heard.take() && link.has_words()).await
     };
     let reason = match end {
-        Ok((to, input)) => {
-            let fd = socket.into_fd();
-            return Left::Moved { to, fd, input };
+        Ok(to) => {
+            let stream = stream.detach();
+            return Left::Moved { to, stream };
         }
         Err(reason) => {
-            socket.shutdown();
+            stream.shutdown();
             reason
         }
     };
@@ -124,28 +119,26 @@ async fn both<T>(
     .await
 }
 
-/// Reads until the link moves; returns the shard that it moves to, and the agent's input so far.
+/// Reads until the link moves; returns the shard that it moves to. What the agent has sent behind its preface is put
+/// back then.
 ///
 /// # Errors
 /// Reason of the link's end.
 async fn read(
-    socket: &Socket,
-    input: Bytes,
+    stream: &Stream,
+    may_move: bool,
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
     block: &LinkBlock,
     heard: &Cell<bool>,
-) -> Result<(usize, Bytes), LinkEnd> {
-    let mut again = Some(input).filter(|input| !input.is_empty());
+) -> Result<usize, LinkEnd> {
     // The bytes that another shard could read again; kept until the agent is known.
-    let mut kept = again.is_none().then(BytesMut::new);
+    let mut kept = may_move.then(BytesMut::new);
     loop {
-        let mut input = if let Some(input) = again.take() {
-            input
-        } else {
-            socket.readable().await;
+        let mut input = {
+            stream.readable().await;
             let mut block = block.0.borrow_mut();
-            match socket.recv(&mut block, READ_BYTES_MAX) {
+            match stream.recv(&mut block, READ_BYTES_MAX) {
                 Ok(Received::Bytes(_)) => block.split().freeze(),
                 Ok(Received::Nothing) => continue,
                 Ok(Received::End) | Err(_) => return Err(LinkEnd::LinkLost),
@@ -159,10 +152,12 @@ async fn read(
         let outcome = link.receive(&mut input, |mux, event| {
             pass_on(host, mux, event, may_move, &mut stay);
         });
-        if let Some(kept) = kept.take_if(|_| stay.is_some())
+        if let Some(mut kept) = kept.take_if(|_| stay.is_some())
             && let Some(Ok(Stay::OnShard(to))) = stay
         {
-            return Ok((to, kept.freeze()));
+            kept.advance(PREFACE.len());
+            stream.put_back(kept.freeze());
+            return Ok(to);
         }
         // First, because an error behind a refused hello is not the reason of the link's end.
         if let Some(Err(reason)) = stay {
@@ -207,7 +202,7 @@ fn pass_on(
     }
 }
 
-async fn write(socket: &Socket, link: &Rc<SharedMux>) -> LinkEnd {
+async fn write(stream: &Stream, link: &Rc<SharedMux>) -> LinkEnd {
     let mut transmit = Transmit::new();
     loop {
         poll_fn(|cx| link.poll_sendable(cx)).await;
@@ -217,7 +212,7 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> LinkEnd {
         }
         let mut turn = 0;
         while gather(link, &mut transmit) {
-            let Ok(sent) = transmit.send_with(|slices| socket.send_vectored(slices)) else {
+            let Ok(sent) = transmit.send_with(|slices| stream.send_vectored(slices)) else {
                 break;
             };
             turn += sent;
@@ -226,7 +221,7 @@ async fn write(socket: &Socket, link: &Rc<SharedMux>) -> LinkEnd {
             }
             turn = 0;
             // A peer that does not read gets no farewell: the link ends with the bytes that fitted.
-            if link.closing().is_some() || !writable(socket, link).await {
+            if link.closing().is_some() || !writable(stream, link).await {
                 break;
             }
         }
@@ -249,9 +244,9 @@ fn gather(link: &SharedMux, transmit: &mut Transmit) -> bool {
     waits || link.transmit(transmit)
 }
 
-/// Waits until the socket takes more; false if it failed or the link must end.
-async fn writable(socket: &Socket, link: &Rc<SharedMux>) -> bool {
-    let mut writable = pin!(socket.writable());
+/// Waits until the stream takes more; false if it failed or the link must end.
+async fn writable(stream: &Stream, link: &Rc<SharedMux>) -> bool {
+    let mut writable = pin!(stream.writable());
     link.set_blocked(true);
     let going_on = poll_fn(|cx| {
         if writable.as_mut().poll(cx).is_ready() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::io::{Listener, Socket, lacks_descriptors, sleep, turn};
+use crate::io::{Listener, Stream, lacks_descriptors, sleep, turn};
 
 pub(crate) mod agent;
 pub(crate) mod http;
@@ -76,29 +76,29 @@ impl Room {
         }
     }
 
-    /// Whether `socket`, whose descriptor is already open, is below the limit.
-    pub(crate) fn takes(self, socket: &Socket) -> bool {
-        let number = socket.as_fd().as_raw_fd();
+    /// Whether the descriptor of `stream`, which is already open, is below the limit.
+    pub(crate) fn takes(self, stream: &Stream) -> bool {
+        let number = stream.as_fd().as_raw_fd();
         u64::try_from(number).is_ok_and(|number| number < self.full_from)
     }
 }
 
 /// Accepts connections until the listener is shut down, and hands each to `arrived`, which must not block.
-/// `arrived` gets no socket if there was no descriptor for the connection.
+/// `arrived` gets no stream if there was no descriptor for the connection.
 pub(crate) async fn accept(
     listener: Rc<Listener>,
     room: Room,
-    mut arrived: impl FnMut(Option<Socket>, SocketAddr, Arrival),
+    mut arrived: impl FnMut(Option<Stream>, SocketAddr, Arrival),
 ) {
     let mut warnings = AcceptWarnings::default();
     loop {
         let error = match listener.accept().await {
-            Ok((socket, peer)) if room.takes(&socket) => {
-                arrived(Some(socket), peer, Arrival::Taken);
+            Ok((stream, peer)) if room.takes(&stream) => {
+                arrived(Some(stream), peer, Arrival::Taken);
                 continue;
             }
-            Ok((socket, peer)) => {
-                arrived(Some(socket), peer, Arrival::Refused);
+            Ok((stream, peer)) => {
+                arrived(Some(stream), peer, Arrival::Refused);
                 warnings.refused(None);
                 // Connections that are being served run before the next refusal.
                 turn().await;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::BytesMut;
 use proxy_header::{Error, ParseConfig, ProxyHeader};
 
-use crate::io::{Received, Socket};
+use crate::io::{Received, Stream};
 
 /// Size of the fixed part: signature, version, family and length.
 const FIXED_BYTES: usize = 16;
@@ -30,13 +30,13 @@ pub(crate) enum Source {
 }
 
 /// Reads exactly the header; `None` if it is malformed or too long, or the proxy closed the connection.
-pub(crate) async fn source(socket: &Socket) -> Option<Source> {
+pub(crate) async fn source(stream: &Stream) -> Option<Source> {
     let mut read = BytesMut::new();
     let mut wanted = FIXED_BYTES;
     loop {
-        socket.readable().await;
+        stream.readable().await;
         let missing = wanted - read.len();
-        match socket.recv(&mut read, missing).ok()? {
+        match stream.recv(&mut read, missing).ok()? {
             Received::Bytes(_) => {}
             Received::Nothing => continue,
             Received::End => return None,

@@ -1,11 +1,11 @@
 //! Raw TCP frontends: `[u16 big endian: length][tunnel id]`, then the target's bytes. A newline and a
 //! token may follow the tunnel id; the length covers all three.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use tieline_wire::TunnelId;
 use tieline_wire::limits::{TOKEN_BYTES_MAX, TUNNEL_ID_BYTES_MAX};
 
-use crate::io::{Received, Socket};
+use crate::io::{Received, Stream};
 
 /// Size of the length field.
 const LENGTH_BYTES: usize = 2;
@@ -25,16 +25,15 @@ pub(crate) struct Preamble {
     pub(crate) name: String,
     /// The caller's token, if it sent one.
     pub(crate) token: Option<String>,
-    /// Bytes read after the preamble.
-    pub(crate) early: Bytes,
 }
 
-/// Reads the preamble; `None` if it is malformed or the caller closed the connection.
-pub(crate) async fn preamble(socket: &Socket) -> Option<Preamble> {
+/// Reads the preamble, and puts back what was read behind it; `None` if the preamble is malformed or the caller closed
+/// the connection.
+pub(crate) async fn preamble(stream: &Stream) -> Option<Preamble> {
     let mut read = BytesMut::new();
     loop {
-        socket.readable().await;
-        match socket.recv(&mut read, READ_BYTES_MAX).ok()? {
+        stream.readable().await;
+        match stream.recv(&mut read, READ_BYTES_MAX).ok()? {
             Received::Bytes(_) => {}
             Received::Nothing => continue,
             Received::End => return None,
@@ -48,13 +47,14 @@ pub(crate) async fn preamble(socket: &Socket) -> Option<Preamble> {
                 token,
                 len,
             } => {
-                // Copied: a slice would keep the whole read buffer alive as long as the session.
-                return Some(Preamble {
+                let preamble = Preamble {
                     tunnel,
                     name: name.to_owned(),
                     token: token.map(str::to_owned),
-                    early: Bytes::copy_from_slice(&read[len..]),
-                });
+                };
+                read.advance(len);
+                stream.put_back(read.freeze());
+                return Some(preamble);
             }
         }
     }

@@ -14,7 +14,7 @@ use super::inbox::InboxEnd;
 use super::lanes::{Lane, LaneState};
 use super::lost_report::LostLinkReport;
 use super::{MuxState, SessionState, SharedMux};
-use crate::io::{Signal, Socket};
+use crate::io::{Signal, Stream};
 use crate::limits::RatePass;
 use crate::metrics::Direction;
 
@@ -77,9 +77,9 @@ impl Session {
         }
     }
 
-    /// Lets arriving payload go straight to `socket` while the inbox is empty.
-    pub(crate) fn deliver_to(&self, socket: Rc<Socket>) {
-        self.shared.inbox.borrow_mut().sink = Some(socket);
+    /// Lets arriving payload go straight to `stream` while the inbox is empty.
+    pub(crate) fn deliver_to(&self, stream: Rc<Stream>) {
+        self.shared.inbox.borrow_mut().sink = Some(stream);
     }
 
     /// Ready with the number of payload bytes that may be sent now.

@@ -1,11 +1,11 @@
-//! Payload that arrived for a session and waits for the frontend's socket.
+//! Payload that arrived for a session and waits for the frontend's stream.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tieline_wire::{Backlog, Charge, SessionEnd, SharedBudget};
 
-use crate::io::Socket;
+use crate::io::Stream;
 
 /// How the target's direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,16 +14,16 @@ pub(super) enum InboxEnd {
     Reset(SessionEnd),
 }
 
-/// Payload that waits for the frontend's socket; bounded by the session's window.
+/// Payload that waits for the frontend's stream; bounded by the session's window.
 #[derive(Default)]
 pub(super) struct Inbox {
-    /// A copy of what no socket took at once, so that a stalled session does not pin the link's receive buffer.
+    /// A copy of what no stream took at once, so that a stalled session does not pin the link's receive buffer.
     pub(super) queue: Backlog,
     pub(super) end: Option<InboxEnd>,
     /// Whether the target's direction goes on over the lane once the queue is empty.
     pub(super) moved: bool,
-    /// The socket that payload goes to directly.
-    pub(super) sink: Option<Rc<Socket>>,
+    /// The stream that payload goes to directly.
+    pub(super) sink: Option<Rc<Stream>>,
     /// Bytes in the queue.
     len: usize,
     /// Budget charge for the bytes left of an ended session, which no window counts any more.
@@ -31,11 +31,11 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// Delivers payload; returns how many bytes the socket took at once.
+    /// Delivers payload; returns how many bytes the stream took at once.
     pub(super) fn deliver(&mut self, payload: &[u8]) -> usize {
         let taken = match &self.sink {
             // An error recurs at the holder's next write and ends the session there.
-            Some(socket) if self.queue.is_empty() => socket.send(payload).unwrap_or(0),
+            Some(stream) if self.queue.is_empty() => stream.send(payload).unwrap_or(0),
             _ => 0,
         };
         self.queue.push(&payload[taken..]);
@@ -43,7 +43,7 @@ impl Inbox {
         taken
     }
 
-    /// Removes `count` bytes that the frontend's socket took.
+    /// Removes `count` bytes that the frontend's stream took.
     pub(super) fn advance(&mut self, count: usize) {
         self.queue.advance(count);
         self.len -= count;

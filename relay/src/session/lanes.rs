@@ -12,7 +12,7 @@ use tieline_wire::limits::LANE_PREFACE;
 use tieline_wire::{BulkNonce, Moment};
 
 use super::SessionState;
-use crate::io::{Pipe, Pipes, Socket};
+use crate::io::{Pipe, Pipes, Socket, Stream};
 use crate::metrics::ShardMetrics;
 
 /// Lanes of one shard, on offer or open. Each takes a socket and two pipes: five descriptors, and half a mebibyte of
@@ -85,7 +85,7 @@ impl Lanes {
 
     /// Gives an agent's connection to the session that it was offered for; false if there is no valid offer with this
     /// nonce. The connection closes then, and the session goes on over its link.
-    pub(crate) fn arrived(self: &Rc<Self>, socket: Socket, nonce: &BulkNonce, now: Moment) -> bool {
+    pub(crate) fn arrived(self: &Rc<Self>, stream: Stream, nonce: &BulkNonce, now: Moment) -> bool {
         let offer = self.offers.borrow_mut().remove(nonce);
         let Some(shared) = offer
             .filter(|offer| offer.until > now)
@@ -93,12 +93,12 @@ impl Lanes {
         else {
             return false;
         };
-        match self.open(socket) {
-            Ok(lane) => {
+        match stream.into_plain().map(|socket| self.open(socket)) {
+            Some(Ok(lane)) => {
                 shared.take_lane(Rc::new(lane));
                 true
             }
-            Err(_) => false,
+            Some(Err(_)) | None => false,
         }
     }
 

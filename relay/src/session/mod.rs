@@ -121,14 +121,11 @@ impl SharedMux {
         })
     }
 
-    /// Takes over a link that was begun on another shard with the same hello. The agent has the relay's greeting and
-    /// gets no second one; returns the part of `input` behind the preface, which is to be received again.
-    pub(crate) fn greeted(&self, mut input: Bytes) -> Bytes {
-        let mut preface = input.split_to(PREFACE.len().min(input.len()));
-        // The preface was valid on the other shard; the rest would show a damaged one.
-        let _ = self.receive(&mut preface, |_, _| {});
+    /// Takes over a link that was begun on another shard with the same hello. The agent's preface was valid there; the
+    /// agent has the relay's greeting and gets no second one.
+    pub(crate) fn skip_greeting(&self) {
+        let _ = self.receive(&mut Bytes::from_static(&PREFACE), |_, _| {});
         self.transmit(&mut Transmit::new());
-        input
     }
 
     /// Opens a session for `caller`, counted in `sessions`; payload may follow at once.

@@ -10,7 +10,7 @@ use tracing::error;
 
 use super::Shard;
 use crate::error::ListenKind;
-use crate::io::{Listener, Received, Socket, timeout};
+use crate::io::{Listener, Received, Stream, timeout};
 use crate::listen::{self, Arrival};
 use crate::metrics::FrontendKind;
 
@@ -55,30 +55,30 @@ impl Shard {
         self.doors.tasks.spawn(listen::accept(
             listener,
             room,
-            move |socket, peer, arrival| match (socket, arrival) {
-                (Some(socket), Arrival::Taken) => shard.connected(kind, socket, peer),
-                (socket, _) => shard.no_room(kind, socket, peer),
+            move |stream, peer, arrival| match (stream, arrival) {
+                (Some(stream), Arrival::Taken) => shard.connected(kind, stream, peer),
+                (stream, _) => shard.no_room(kind, stream, peer),
             },
         ));
     }
 
     /// Dispatches a connection by the kind of its listener.
-    pub(super) fn connected(self: &Rc<Self>, kind: ListenKind, socket: Socket, peer: SocketAddr) {
+    pub(super) fn connected(self: &Rc<Self>, kind: ListenKind, stream: Stream, peer: SocketAddr) {
         match kind {
-            ListenKind::Agent => self.agent_arrived(socket, peer),
-            ListenKind::Tcp => self.raw_arrived(socket, peer),
-            ListenKind::Http => self.http_arrived(socket, peer),
+            ListenKind::Agent => self.agent_arrived(stream, peer),
+            ListenKind::Tcp => self.raw_arrived(stream, peer),
+            ListenKind::Http => self.http_arrived(stream, peer),
             ListenKind::Admin => {}
         }
     }
 
-    /// Refuses a connection for lack of descriptors; `None` as its socket means that it was reset already.
-    fn no_room(&self, kind: ListenKind, socket: Option<Socket>, peer: SocketAddr) {
+    /// Refuses a connection for lack of descriptors; `None` as its stream means that it was reset already.
+    fn no_room(&self, kind: ListenKind, stream: Option<Stream>, peer: SocketAddr) {
         match kind {
             ListenKind::Agent => {
                 self.kit.metrics.link_refused(LinkRefusal::Overload);
-                if let Some(socket) = socket {
-                    socket.abort();
+                if let Some(stream) = stream {
+                    stream.abort();
                 }
             }
             ListenKind::Tcp => {
@@ -92,11 +92,11 @@ impl Shard {
                 let answers = Rc::strong_count(&self.doors.overload_answers) - 1;
                 let room = listen::Room::for_refusals(self.kit.peers.open_files_max);
                 let may_be_answered =
-                    |socket: &Socket| answers < OVERLOAD_ANSWERS_MAX && room.takes(socket);
-                if let Some(socket) = socket.filter(may_be_answered) {
+                    |stream: &Stream| answers < OVERLOAD_ANSWERS_MAX && room.takes(stream);
+                if let Some(stream) = stream.filter(may_be_answered) {
                     let is_told = Rc::clone(&self.doors.overload_answers);
                     self.kit.tasks.spawn(async move {
-                        let _ = timeout(TOLD_TIMEOUT, tell(socket)).await;
+                        let _ = timeout(TOLD_TIMEOUT, tell(stream)).await;
                         drop(is_told);
                     });
                 }
@@ -106,15 +106,15 @@ impl Shard {
     }
 }
 
-async fn tell(socket: Socket) {
+async fn tell(stream: Stream) {
     // The send buffer of a new connection has room for the whole answer.
-    if socket.send(ANSWER).is_ok_and(|taken| taken == ANSWER.len()) {
-        socket.finish();
+    if stream.send(ANSWER).is_ok_and(|taken| taken == ANSWER.len()) {
+        stream.finish();
     }
     let mut request = BytesMut::new();
     while request.len() < READ_BYTES_MAX {
-        socket.readable().await;
-        match socket.recv(&mut request, READ_BYTES_MAX) {
+        stream.readable().await;
+        match stream.recv(&mut request, READ_BYTES_MAX) {
             Ok(Received::Bytes(_) | Received::Nothing) => {}
             Ok(Received::End) | Err(_) => return,
         }

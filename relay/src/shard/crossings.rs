@@ -4,14 +4,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tieline_wire::{NoSession, SessionEnd};
 
 use super::Shard;
 use super::mail::message::{CrossingReply, CrossingRequest, Verdict};
 use super::place::SessionPlace;
 use crate::directory::TunnelSelector;
-use crate::io::{Socket, timeout};
+use crate::io::{Stream, timeout};
 use crate::metrics::FrontendKind;
 use crate::registry::TunnelInfo;
 use crate::session::SessionCaller;
@@ -79,12 +78,12 @@ impl Shard {
         let block = Rc::clone(&self.callers.read_block);
         let grace = self.kit.peers.config.callers.offline_grace;
         self.kit.tasks.spawn(async move {
-            let socket = Rc::new(Socket::new(fd));
-            // Dropped before the socket: if the task set drops this task, the caller must not mistake the socket's
+            let stream = Rc::new(Stream::new(fd));
+            // Dropped before the stream: if the task set drops this task, the caller must not mistake the stream's
             // close for an orderly end.
             let mut unfinished = Unfinished(Some(&verdict));
             let (delivery, cancelled) = (session.delivery(), || verdict.is_cancelled());
-            let spliced = splice(Rc::clone(&socket), session, Bytes::new(), block, cancelled);
+            let spliced = splice(Rc::clone(&stream), session, block, cancelled);
             let reset = spliced.await;
             unfinished.0 = None;
             match reset {
@@ -93,7 +92,7 @@ impl Shard {
                 None => {}
             }
             drop(unfinished);
-            drop(socket);
+            drop(stream);
             // The caller has read the end of the socket pair by now, and may wait for this report.
             if let Some(told) = delivery.report_of_agent()
                 && let Ok(Ok(bytes)) = timeout(grace, told).await

@@ -94,8 +94,8 @@ impl Shard {
             sleep(DOOR_GRACE.min(stop.drain)).await;
         }
         for (kind, listener, _) in listeners {
-            while let Some((socket, peer)) = listener.accept_waiting() {
-                self.connected(kind, socket, peer);
+            while let Some((stream, peer)) = listener.accept_waiting() {
+                self.connected(kind, stream, peer);
             }
             listener.shut();
         }

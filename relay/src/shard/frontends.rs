@@ -2,11 +2,9 @@
 
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tieline_wire::{CallerRefusal, NoSession, SessionEnd, TunnelId};
 use tracing::debug;
 
@@ -18,7 +16,7 @@ use super::mail::message::{Message, RawFrontend};
 use super::place::SessionPlace;
 use crate::auth::Identity;
 use crate::directory::{Among, Query, Resolved};
-use crate::io::{PollSocket, Socket};
+use crate::io::{Detached, PollStream, Stream};
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, TunnelInfo};
@@ -27,31 +25,29 @@ use crate::splice::splice;
 
 impl Shard {
     /// Accepts a raw frontend: reads its preamble, authenticates its caller and routes it to a session.
-    pub(super) fn raw_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+    pub(super) fn raw_arrived(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
         self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
         self.kit.tasks.spawn(async move {
             let refused = |peer, reason| shard.callers.raw_refused(peer, None, None, reason);
-            let Some(peer) = shard.callers.source(&socket, peer).await else {
+            let Some(peer) = shard.callers.source(&stream, peer).await else {
                 return refused(peer, CallerRefusal::Preamble);
             };
             let Ok(mut pass) = shard.callers.arrive(peer.ip()) else {
                 return refused(peer, CallerRefusal::Limited);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
-            match shard.kit.in_time(deadline, tcp::preamble(&socket)).await {
+            match shard.kit.in_time(deadline, tcp::preamble(&stream)).await {
                 Some(Some(preamble)) => {
                     if let Some(caller) = shard.callers.raw_caller(&preamble, peer, &mut pass) {
-                        let tcp::Preamble { tunnel, early, .. } = preamble;
                         let raw = RawFrontend {
-                            tunnel,
-                            early,
+                            tunnel: preamble.tunnel,
                             peer,
                             pass,
                             arrived,
                             tried: Vec::new(),
                         };
-                        shard.route_raw(socket, raw, None, caller).await;
+                        shard.route_raw(stream, raw, None, caller).await;
                     }
                 }
                 Some(None) | None => {
@@ -65,7 +61,7 @@ impl Shard {
     /// Takes a raw frontend that another shard routed here.
     pub(super) fn raw_moved_here(
         self: &Rc<Self>,
-        fd: OwnedFd,
+        stream: Detached,
         identity: Option<Arc<Identity>>,
         raw: Box<RawFrontend>,
     ) {
@@ -75,7 +71,7 @@ impl Shard {
             match shard.callers.caller_from(identity) {
                 Ok(caller) => {
                     let near = Some(shard.kit.index);
-                    shard.route_raw(Socket::new(fd), *raw, near, caller).await;
+                    shard.route_raw(stream.attach(), *raw, near, caller).await;
                 }
                 Err(reason) => {
                     let tunnel = Some(&raw.tunnel);
@@ -91,7 +87,7 @@ impl Shard {
     /// Agents with a link on the shard `near` are preferred.
     async fn route_raw(
         self: &Rc<Self>,
-        socket: Socket,
+        stream: Stream,
         mut raw: RawFrontend,
         near: Option<usize>,
         caller: Caller,
@@ -99,12 +95,12 @@ impl Shard {
         match self.place_raw(&mut raw, near, &caller).await {
             SessionPlace::Here(session) => {
                 let here = self.callers.count(raw.arrived);
-                self.serve_raw(socket, session, raw.early, caller, here);
+                self.serve_raw(stream, session, caller, here);
             }
             SessionPlace::Shard(to) => {
                 let (tunnel, peer) = (raw.tunnel.clone(), raw.peer);
                 let message = Message::Frontend {
-                    fd: socket.into_fd(),
+                    stream: stream.detach(),
                     identity: caller.identity().cloned(),
                     raw: Box::new(raw),
                 };
@@ -204,41 +200,45 @@ impl Shard {
     /// session may last for days.
     fn serve_raw(
         self: &Rc<Self>,
-        socket: Socket,
+        stream: Stream,
         session: Session,
-        early: Bytes,
         caller: Caller,
         here: FrontendCount,
     ) {
-        session.want_lane();
-        let (socket, block) = (Rc::new(socket), Rc::clone(&self.callers.read_block));
-        let spliced = splice(socket, session, early, block, || false);
+        if stream.plain().is_some() {
+            session.want_lane();
+        }
+        let (stream, block) = (Rc::new(stream), Rc::clone(&self.callers.read_block));
+        let spliced = splice(stream, session, block, || false);
         self.kit.tasks.spawn(caller.while_welcome(spliced, here));
     }
 
     /// Accepts an HTTP frontend: its first request hints at the shard to serve it.
-    pub(super) fn http_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+    pub(super) fn http_arrived(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
         self.kit.metrics.frontend_accepted(FrontendKind::Http);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
         self.kit.tasks.spawn(async move {
-            let Some(peer) = shard.callers.source(&socket, peer).await else {
+            let Some(peer) = shard.callers.source(&stream, peer).await else {
                 return shard.kit.metrics.frontend_refused(CallerRefusal::Preamble);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
             let hint = shard
                 .kit
-                .in_time(deadline, shard.hinted_shard(&socket))
+                .in_time(deadline, shard.hinted_shard(&stream))
                 .await;
             let Some(hint) = hint else {
                 debug!(%peer, "no request in time");
                 // The caller has sent no request, so an orderly close loses nothing.
-                socket.finish();
+                stream.finish();
                 shard.kit.metrics.frontend_refused(CallerRefusal::Preamble);
                 return;
             };
             if let Some(to) = hint {
-                let fd = socket.into_fd();
-                let message = Message::Http { fd, peer, arrived };
+                let message = Message::Http {
+                    stream: stream.detach(),
+                    peer,
+                    arrived,
+                };
                 if shard.kit.mail.hand_off(to, message).await {
                     shard.kit.metrics.handed_off(HandoffKind::Frontend);
                 } else {
@@ -246,27 +246,27 @@ impl Shard {
                 }
                 return;
             }
-            shard.serve_http(socket, peer, arrived).await;
+            shard.serve_http(stream, peer, arrived).await;
         });
     }
 
     /// Takes an HTTP frontend that another shard placed here.
     pub(super) fn http_moved_here(
         self: &Rc<Self>,
-        fd: OwnedFd,
+        stream: Detached,
         peer: SocketAddr,
         arrived: Arrived,
     ) {
         let shard = Rc::clone(self);
         self.kit
             .tasks
-            .spawn(async move { shard.serve_http(Socket::new(fd), peer, arrived).await });
+            .spawn(async move { shard.serve_http(stream.attach(), peer, arrived).await });
     }
 
-    async fn serve_http(self: &Rc<Self>, socket: Socket, peer: SocketAddr, arrived: Arrived) {
+    async fn serve_http(self: &Rc<Self>, stream: Stream, peer: SocketAddr, arrived: Arrived) {
         let _here = self.callers.count(arrived);
         let gateway = ShardGateway::new(Rc::clone(self), peer.ip());
-        let io = PollSocket::new(socket);
+        let io = PollStream::new(stream);
         let from = http::Peer {
             address: peer,
             https: false,

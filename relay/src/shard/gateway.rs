@@ -22,7 +22,7 @@ use crate::audit::Call;
 use crate::auth::{OwnTokens, TokenRefusal};
 use crate::clock::now_seconds;
 use crate::directory::{Among, OwnerGroup, Query, Resolved, TunnelSelector};
-use crate::io::{PollSocket, Socket, pair, sleep, timeout, turn};
+use crate::io::{PollStream, Stream, pair, sleep, timeout, turn};
 use crate::limits::{Limited, RatePass};
 use crate::listen::http::{
     Gateway, Listed, Listing, MarkKey, NoTarget, Target, TargetQuery, hide_tokens,
@@ -220,7 +220,6 @@ impl Gateway for ShardGateway {
         };
         shard.kit.metrics.crossings.inc();
         let (ours, theirs) = pair().map_err(|_| SessionEnd::Overload)?;
-        let socket = Socket::new(ours);
         let verdict = Arc::new(Verdict::default());
         let (reached, told) = oneshot::channel();
         let crossing = Message::Crossing {
@@ -240,9 +239,9 @@ impl Gateway for ShardGateway {
         if !shard.kit.mail.hand_off(to, crossing).await {
             return Err(SessionEnd::Overload);
         }
-        let socket = PollSocket::new(socket);
+        let stream = PollStream::new(Stream::new(ours));
         Ok(GatewayStream::Crossing(Crossing {
-            socket,
+            stream,
             verdict,
             told: Some(told),
             shut_down: false,
@@ -349,7 +348,7 @@ pub(super) enum GatewayStream {
 
 /// The frontend's end of a session on another shard's link.
 pub(super) struct Crossing {
-    socket: PollSocket,
+    stream: PollStream,
     verdict: Arc<Verdict>,
     /// Receives the number of bytes that had reached the agent when the link was lost, if the agent can tell.
     told: Option<oneshot::Receiver<u64>>,
@@ -374,7 +373,7 @@ impl Read for GatewayStream {
             Self::Local(stream) => return Pin::new(stream).poll_read(cx, buffer),
             Self::Crossing(crossing) => crossing,
         };
-        let outcome = ready!(crossing.socket.poll_read_some(cx, &mut buffer));
+        let outcome = ready!(crossing.stream.poll_read_some(cx, &mut buffer));
         match (outcome, crossing.verdict.reset_reason()) {
             // A reset looks like an end of the socket pair; the other shard records its reason before that.
             (Ok(0) | Err(_), Some(reason)) => {
@@ -398,7 +397,7 @@ impl Write for GatewayStream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Crossing(crossing) => Pin::new(&mut crossing.socket).poll_write(cx, bytes),
+            Self::Crossing(crossing) => Pin::new(&mut crossing.stream).poll_write(cx, bytes),
         }
     }
 
@@ -411,7 +410,7 @@ impl Write for GatewayStream {
             Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Crossing(crossing) => {
                 crossing.shut_down = true;
-                Pin::new(&mut crossing.socket).poll_shutdown(cx)
+                Pin::new(&mut crossing.stream).poll_shutdown(cx)
             }
         }
     }

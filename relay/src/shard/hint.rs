@@ -6,7 +6,7 @@ use super::Shard;
 use crate::auth::{may_reach, verify_caller};
 use crate::clock::now_seconds;
 use crate::config::CallerAuth;
-use crate::io::{Received, Socket};
+use crate::io::{Received, Stream};
 use crate::listen::http;
 use crate::registry::TunnelInfo;
 
@@ -15,18 +15,17 @@ const HINT_BYTES: usize = 4096;
 
 impl Shard {
     /// The other shard that should serve the frontend, if there is one.
-    pub(super) async fn hinted_shard(&self, socket: &Socket) -> Option<usize> {
+    pub(super) async fn hinted_shard(&self, stream: &Stream) -> Option<usize> {
         let domain = self.kit.peers.config.domain.as_deref();
         loop {
-            socket.readable().await;
-            let mut head = [0; HINT_BYTES];
-            match socket.peek(&mut head).ok()? {
-                Received::Bytes(len) => {
-                    let tunnel = http::hint(&head[..len], domain)?;
-                    return self.shard_for(&tunnel, http::hinted_token(&head[..len]));
+            stream.readable().await;
+            match stream.read_ahead(HINT_BYTES).ok()? {
+                (Received::Bytes(_), head) => {
+                    let tunnel = http::hint(&head, domain)?;
+                    return self.shard_for(&tunnel, http::hinted_token(&head));
                 }
-                Received::End => return None,
-                Received::Nothing => {}
+                (Received::End, _) => return None,
+                (Received::Nothing, _) => {}
             }
         }
     }

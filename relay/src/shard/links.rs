@@ -9,22 +9,22 @@ use tracing::{Instrument, info_span};
 
 use super::Shard;
 use super::agents::Host;
-use super::mail::message::{Greeting, Message};
-use crate::io::Socket;
+use super::mail::message::Message;
+use crate::io::Stream;
 use crate::limits::AddressCount;
 use crate::link::{self, Left, NOTSENT_BYTES};
 use crate::registry::LinkId;
 
 impl Shard {
+    /// Serves a link. `moved` is the nonce that the agent was asked to sign by the shard which the link comes from.
     pub(super) fn serve_link(
         self: &Rc<Self>,
-        socket: Socket,
+        stream: Stream,
         (peer, stranger): (SocketAddr, AddressCount),
-        greeting: Option<Greeting>,
+        moved: Option<[u8; 32]>,
     ) {
-        let greeted = greeting.is_some();
-        let Greeting { mut nonce, input } = greeting.unwrap_or_default();
-        if !greeted && SystemRandom::new().fill(&mut nonce).is_err() {
+        let mut nonce = moved.unwrap_or_default();
+        if moved.is_none() && SystemRandom::new().fill(&mut nonce).is_err() {
             // Without a random nonce a signed hello could be replayed.
             self.link_gone(self.kit.index);
             self.kit.metrics.link_refused(LinkRefusal::Internal);
@@ -32,7 +32,7 @@ impl Shard {
         }
         let mux = self.agents.new_mux(nonce);
         let id = self.agents.link_arrived(&mux, peer, stranger);
-        socket.tune_link(self.kit.peers.config.stale_timeout, NOTSENT_BYTES);
+        stream.tune_link(self.kit.peers.config.stale_timeout, NOTSENT_BYTES);
         let host = Host {
             agents: Rc::clone(&self.agents),
             id,
@@ -46,22 +46,25 @@ impl Shard {
             end: Some(LinkEnd::ShuttingDown),
         };
         let shard = Rc::clone(self);
-        let input = if greeted { mux.greeted(input) } else { input };
+        if moved.is_some() {
+            mux.skip_greeting();
+        }
         self.kit.tasks.spawn(
             async move {
                 // The guard's drop runs even if the task set drops this task.
                 let mut guard = guard;
-                match link::run(socket, input, &mux, &host, &host.agents.link_block).await {
+                let (may_move, block) = (moved.is_none(), &host.agents.link_block);
+                match link::run(stream, may_move, &mux, &host, block).await {
                     Left::Ended(reason) => guard.end = Some(reason),
-                    Left::Moved { to, fd, input } => {
+                    Left::Moved { to, stream } => {
                         // Counted there first: otherwise callers would be steered as if no shard had a link.
                         shard.link_expected(to);
                         guard.end = None;
                         let message = Message::Link {
-                            fd,
+                            stream,
                             peer,
                             stranger: shard.agents.take_stranger(id),
-                            greeting: Some(Box::new(Greeting { nonce, input })),
+                            nonce: Some(nonce),
                         };
                         drop(guard);
                         shard.move_link(to, message).await;

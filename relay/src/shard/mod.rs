@@ -18,7 +18,7 @@ use tracing::{debug, info_span};
 
 use crate::auth::Snapshot;
 use crate::directory::{Directory, Restored, Rules};
-use crate::io::{Chosen, Socket, Spin, run_spinning, sleep};
+use crate::io::{Chosen, Spin, run_spinning, sleep};
 use crate::listen;
 use crate::metrics::ShardMetrics;
 
@@ -164,14 +164,22 @@ impl Shard {
     fn handle(self: &Rc<Self>, message: Message) {
         match message {
             Message::Link {
-                fd,
+                stream,
                 peer,
                 stranger,
-                greeting,
-            } => self.serve_link(Socket::new(fd), (peer, stranger), greeting.map(|it| *it)),
-            Message::Lane { fd, nonce } => self.agents.lane_arrived(Socket::new(fd), &nonce),
-            Message::Frontend { fd, identity, raw } => self.raw_moved_here(fd, identity, raw),
-            Message::Http { fd, peer, arrived } => self.http_moved_here(fd, peer, arrived),
+                nonce,
+            } => self.serve_link(stream.attach(), (peer, stranger), nonce),
+            Message::Lane { stream, nonce } => self.agents.lane_arrived(stream.attach(), &nonce),
+            Message::Frontend {
+                stream,
+                identity,
+                raw,
+            } => self.raw_moved_here(stream, identity, raw),
+            Message::Http {
+                stream,
+                peer,
+                arrived,
+            } => self.http_moved_here(stream, peer, arrived),
             Message::Crossing { fd, request, back } => self.crossing_arrived(fd, request, back),
             Message::Claim(claim) => self.decide_claim(*claim),
             Message::Release { tunnel, link, kind } => self.name_released(&tunnel, link, kind),

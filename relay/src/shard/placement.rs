@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::Shard;
 use super::mail::message::Message;
-use crate::io::{Socket, timeout};
+use crate::io::{Stream, timeout};
 use crate::limits::AddressCount;
 use crate::listen::agent::{Opening, opening};
 use crate::metrics::HandoffKind;
@@ -26,7 +26,7 @@ const STEERINGS_MAX: usize = 16;
 
 impl Shard {
     /// Reads the first bytes of a connection on an agent listener: they open a link or a bulk lane.
-    pub(super) fn agent_arrived(self: &Rc<Self>, socket: Socket, peer: SocketAddr) {
+    pub(super) fn agent_arrived(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
         let shard = Rc::clone(self);
         let place = self.agents.count_new_link(peer);
         let deadline = match place {
@@ -34,12 +34,12 @@ impl Shard {
             Err(_) => REFUSED_TIMEOUT,
         };
         self.kit.tasks.spawn(async move {
-            match timeout(deadline, opening(&socket)).await {
+            match timeout(deadline, opening(&stream)).await {
                 Ok(Some(Opening::Link)) => match place {
-                    Ok(place) => shard.place_link(socket, peer, place).await,
-                    Err(_) => shard.refuse_link(&socket, peer),
+                    Ok(place) => shard.place_link(stream, peer, place).await,
+                    Err(_) => shard.refuse_link(&stream, peer),
                 },
-                Ok(Some(Opening::Lane(nonce))) => shard.agents.place_lane(socket, nonce).await,
+                Ok(Some(Opening::Lane(nonce))) => shard.agents.place_lane(stream, nonce).await,
                 Ok(None) => shard.kit.metrics.link_refused(LinkRefusal::LinkLost),
                 Err(_) => shard
                     .kit
@@ -50,10 +50,10 @@ impl Shard {
     }
 
     /// Refuses an agent's link because its address has too many, in one send.
-    fn refuse_link(&self, socket: &Socket, peer: SocketAddr) {
+    fn refuse_link(&self, stream: &Stream, peer: SocketAddr) {
         // A close in front of unread bytes is a reset, which could destroy the answer.
         let mut preface = BytesMut::with_capacity(PREFACE.len());
-        let _ = socket.recv(&mut preface, PREFACE.len());
+        let _ = stream.recv(&mut preface, PREFACE.len());
         let now = self.kit.clock.now();
         let mut mux = Mux::relay(RelayHello::new([0; 32], 0), Settings::default(), now);
         let reason = match mux.handle_input(now, &mut preface.freeze()) {
@@ -69,9 +69,9 @@ impl Shard {
         let mut out = Transmit::new();
         if mux.poll_transmit(now, &mut out) {
             // The connection ends now, whether or not the agent receives the reason.
-            let _ = out.send_with(|slices| socket.send_vectored(slices));
+            let _ = out.send_with(|slices| stream.send_vectored(slices));
         }
-        socket.shutdown();
+        stream.shutdown();
         self.kit.metrics.link_refused(reason.refusal());
         if self.agents.may_log() {
             info!(%peer, reason = reason.word(), "link refused: {reason}");
@@ -79,18 +79,18 @@ impl Shard {
     }
 
     /// Places a new link on the shard with the fewest links.
-    async fn place_link(self: &Rc<Self>, socket: Socket, peer: SocketAddr, stranger: AddressCount) {
+    async fn place_link(self: &Rc<Self>, stream: Stream, peer: SocketAddr, stranger: AddressCount) {
         let to = self.least_loaded();
         self.link_expected(to);
         if to == self.kit.index {
-            self.serve_link(socket, (peer, stranger), None);
+            self.serve_link(stream, (peer, stranger), None);
             return;
         }
         let message = Message::Link {
-            fd: socket.into_fd(),
+            stream: stream.detach(),
             peer,
             stranger,
-            greeting: None,
+            nonce: None,
         };
         self.move_link(to, message).await;
     }

@@ -8,7 +8,7 @@
 //! | 1 | the connection is accepted | `listen::accept`, `shard/accept` |
 //! | 2 | the preamble is read, the caller verified | `shard/frontends` (`raw_arrived`), `listen/tcp`, `shard/callers` |
 //! | 3 | an agent is chosen and a session opened | `shard/frontends` (`place_raw`), `shard/place` |
-//! | 4 | bytes go from the socket into the mux, within the session's credit | `poll_up` here, `session/handle` |
+//! | 4 | bytes go from the stream into the mux, within the session's credit | `poll_up` here, `session/handle` |
 //! | 5 | the mux's frames go to the agent in one send | `link` (`write`) |
 //! | 6 | frames come back, and payload goes straight to the caller's socket | `link` (`read`), `session/state` |
 //! | 7 | payload that the socket did not take waits for room | `session/inbox`, `poll_down` here |
@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tieline_wire::SessionEnd;
 
-use crate::io::{Received, Socket, sleep};
+use crate::io::{Received, Stream, sleep};
 use crate::session::{Incoming, Session};
 
 mod lane;
@@ -49,33 +49,31 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct ReadBlock(RefCell<BytesMut>);
 
 impl ReadBlock {
-    /// Reads from `socket` without waiting.
-    fn recv(&self, socket: &Socket, max: usize) -> io::Result<(Received, Bytes)> {
+    /// Reads from `stream` without waiting.
+    fn recv(&self, stream: &Stream, max: usize) -> io::Result<(Received, Bytes)> {
         let mut block = self.0.borrow_mut();
         if block.capacity() < max {
             block.reserve(BLOCK_BYTES);
         }
-        let received = socket.recv(&mut block, max)?;
+        let received = stream.recv(&mut block, max)?;
         Ok((received, block.split().freeze()))
     }
 }
 
 /// Runs until both directions have ended, or one failed. If the session was reset, returns the reason; payload from
-/// before the reset was written then, and the socket's close will be a reset.
+/// before the reset was written then, and the stream's close will be a reset.
 ///
-/// `early` is payload that was read behind the preamble. An end of the frontend's direction counts as a cancel while
-/// `cancelled` returns true.
+/// An end of the frontend's direction counts as a cancel while `cancelled` returns true.
 pub(crate) fn splice(
-    socket: Rc<Socket>,
+    stream: Rc<Stream>,
     session: Session,
-    mut early: Bytes,
     block: Rc<ReadBlock>,
     cancelled: impl Fn() -> bool,
 ) -> impl Future<Output = Option<SessionEnd>> {
-    session.deliver_to(Rc::clone(&socket));
+    session.deliver_to(Rc::clone(&stream));
     // Made here, so that it also takes effect if the future is never polled.
     let frontend = CutOff {
-        socket,
+        stream,
         over: Cell::new(false),
     };
     async move {
@@ -86,7 +84,6 @@ pub(crate) fn splice(
                 session: &session,
                 block: &block,
                 cancelled: &cancelled,
-                early: &mut early,
                 unread: &unread,
                 up: DirectionState::Link,
                 down: DirectionState::Link,
@@ -111,7 +108,7 @@ pub(crate) fn splice(
             Failure::Session(reason) => reason,
         };
         frontend.over.set(false);
-        Box::pin(flush(&frontend.socket)).await;
+        Box::pin(flush(&frontend.stream)).await;
         Some(reason)
     }
 }
@@ -119,14 +116,14 @@ pub(crate) fn splice(
 /// Makes the close of a frontend a reset unless its answer is `over`, even if its task is dropped: an answer that broke
 /// off must not look complete.
 struct CutOff {
-    socket: Rc<Socket>,
+    stream: Rc<Stream>,
     over: Cell<bool>,
 }
 
 impl Drop for CutOff {
     fn drop(&mut self) {
         if !self.over.get() {
-            self.socket.abort();
+            self.stream.abort();
         }
     }
 }
@@ -147,13 +144,11 @@ struct Directions<'a, C> {
     session: &'a Session,
     block: &'a ReadBlock,
     cancelled: &'a C,
-    /// Payload that goes to the target before anything else.
-    early: &'a mut Bytes,
     /// Whether the frontend is not read at present.
     unread: &'a Cell<bool>,
     up: DirectionState<'a>,
     down: DirectionState<'a>,
-    /// Whether the frontend's socket has no room for payload that waits for it.
+    /// Whether the frontend's stream has no room for payload that waits for it.
     is_full: bool,
     /// Checks the frontend while it is not read.
     looking: Option<Rare<'a, Failure>>,
@@ -191,7 +186,7 @@ impl<C: Fn() -> bool> Directions<'_, C> {
             return Poll::Ready(Ok(()));
         }
         if is_up_over || self.unread.get() {
-            let gone = || Box::pin(gone(&self.frontend.socket, self.cancelled)) as Rare<'_, _>;
+            let gone = || Box::pin(gone(&self.frontend.stream, self.cancelled)) as Rare<'_, _>;
             let looking = self.looking.get_or_insert_with(gone);
             return looking.as_mut().poll(cx).map(Err);
         }
@@ -201,19 +196,20 @@ impl<C: Fn() -> bool> Directions<'_, C> {
 
     /// Direction from the frontend to the target.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let (socket, session) = (&*self.frontend.socket, self.session);
+        let (stream, session) = (&*self.frontend.stream, self.session);
         loop {
             if let DirectionState::Lane(carrying) = &mut self.up {
                 return carrying.as_mut().poll(cx);
             }
-            if self.early.is_empty() {
-                ready!(socket.poll_readable(cx));
-                if let Some(lane) = session.lane() {
-                    self.unread.set(false);
-                    let carrying = lane::upward(socket, session, lane, self.unread);
-                    self.up = DirectionState::Lane(Box::pin(carrying));
-                    continue;
-                }
+            ready!(stream.poll_readable(cx));
+            if let Some(lane) = session.lane()
+                && let Some(socket) = stream.plain()
+                && !stream.is_read_ahead()
+            {
+                self.unread.set(false);
+                let carrying = lane::upward(socket, session, lane, self.unread);
+                self.up = DirectionState::Lane(Box::pin(carrying));
+                continue;
             }
             // Without credit the bytes stay in the kernel, whose receive window then slows the frontend down.
             let capacity = match session.poll_capacity(cx) {
@@ -226,22 +222,17 @@ impl<C: Fn() -> bool> Directions<'_, C> {
                 }
             };
             self.unread.set(false);
-            let payload = if self.early.is_empty() {
-                let max = capacity.min(READ_BYTES_MAX);
-                let received = self.block.recv(socket, max);
-                match received.map_err(frontend_failed)? {
-                    (Received::Bytes(_), payload) => payload,
-                    (Received::Nothing, _) => continue,
-                    (Received::End, _) if (self.cancelled)() => {
-                        return Poll::Ready(Err(Failure::Frontend(SessionEnd::Cancelled)));
-                    }
-                    (Received::End, _) => {
-                        session.finish();
-                        return Poll::Ready(Ok(()));
-                    }
+            let received = self.block.recv(stream, capacity.min(READ_BYTES_MAX));
+            let payload = match received.map_err(frontend_failed)? {
+                (Received::Bytes(_), payload) => payload,
+                (Received::Nothing, _) => continue,
+                (Received::End, _) if (self.cancelled)() => {
+                    return Poll::Ready(Err(Failure::Frontend(SessionEnd::Cancelled)));
                 }
-            } else {
-                self.early.split_to(self.early.len().min(capacity))
+                (Received::End, _) => {
+                    session.finish();
+                    return Poll::Ready(Ok(()));
+                }
             };
             if session.send(payload).is_err() {
                 return Poll::Ready(Ok(()));
@@ -251,27 +242,30 @@ impl<C: Fn() -> bool> Directions<'_, C> {
 
     /// Direction from the target to the frontend.
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let (socket, session) = (&*self.frontend.socket, self.session);
+        let (stream, session) = (&*self.frontend.stream, self.session);
         loop {
             if let DirectionState::Lane(carrying) = &mut self.down {
                 ready!(carrying.as_mut().poll(cx))?;
                 self.down = DirectionState::Link;
             }
             if self.is_full {
-                ready!(socket.poll_writable(cx));
+                ready!(stream.poll_writable(cx));
                 self.is_full = false;
             }
             match ready!(session.poll_incoming(cx)) {
                 Incoming::Bytes => {
-                    let taken = session.take(|bytes| socket.send(bytes));
+                    let taken = session.take(|bytes| stream.send(bytes));
                     self.is_full = taken.map_err(frontend_failed)? == 0;
                 }
                 Incoming::Lane(lane) => {
+                    let Some(socket) = stream.plain() else {
+                        return Poll::Ready(Err(Failure::Lane));
+                    };
                     let carrying = lane::downward(socket, session, lane);
                     self.down = DirectionState::Lane(Box::pin(carrying));
                 }
                 Incoming::Finished => {
-                    socket.finish();
+                    stream.finish();
                     self.frontend.over.set(true);
                     return Poll::Ready(Ok(()));
                 }
@@ -283,13 +277,13 @@ impl<C: Fn() -> bool> Directions<'_, C> {
 
 /// Ends once the frontend has reset its connection or cancelled. While the target stalls, the frontend is neither read
 /// nor written, so no other event would show it.
-async fn gone(socket: &Socket, cancelled: impl Fn() -> bool) -> Failure {
+async fn gone(stream: &Stream, cancelled: impl Fn() -> bool) -> Failure {
     loop {
         sleep(LOOK_INTERVAL).await;
         if cancelled() {
             return Failure::Frontend(SessionEnd::Cancelled);
         }
-        if socket.is_broken() {
+        if stream.is_broken() {
             return Failure::Frontend(SessionEnd::FrontendReset);
         }
     }
@@ -303,10 +297,10 @@ fn frontend_failed(error: io::Error) -> Failure {
 }
 
 /// Lets the kernel deliver the bytes that it accepted: a reset discards the rest (`SO_LINGER`, socket(7)).
-async fn flush(socket: &Socket) {
+async fn flush(stream: &Stream) {
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;
-    while socket.unsent() > 0 && waited < FLUSH_TIMEOUT {
+    while stream.unsent() > 0 && waited < FLUSH_TIMEOUT {
         // The kernel reports no event for an empty send queue.
         sleep(pause).await;
         waited += pause;

@@ -21,10 +21,8 @@ fn connected() -> (TcpStream, TcpStream) {
 
 /// Starts a task that joins a caller's connection and its session.
 fn splicing(accepted: TcpStream, session: Session) -> impl Future<Output = Option<SessionEnd>> {
-    let socket = Rc::new(Socket::new(accepted.into()));
-    spawn(splice(socket, session, Bytes::new(), Rc::default(), || {
-        false
-    }))
+    let stream = Rc::new(Stream::new(accepted.into()));
+    spawn(splice(stream, session, Rc::default(), || false))
 }
 
 /// The events at the agent after a caller resets its connection, once `before` was done to it, while the target neither
@@ -135,9 +133,9 @@ fn a_caller_whose_task_never_ran_hears_of_it() {
 fn a_splice_is_small() {
     run(Chosen::Epoll, async {
         let (_caller, accepted) = connected();
-        let socket = Rc::new(Socket::new(accepted.into()));
+        let stream = Rc::new(Stream::new(accepted.into()));
         let session = Link::established().open();
-        let spliced = splice(socket, session, Bytes::new(), Rc::default(), || false);
+        let spliced = splice(stream, session, Rc::default(), || false);
         assert!(size_of_val(&spliced) <= 224, "{}", size_of_val(&spliced));
     })
     .unwrap();
@@ -151,13 +149,13 @@ fn a_session_dropped_while_its_reads_and_writes_wait_ends_for_both_sides() {
             let mut link = Link::established();
             let (session, id) = link.open_to_targets(1).remove(0);
             let (caller, ours) = pair().unwrap();
-            let (caller, ours) = (Socket::new(caller), Socket::new(ours));
+            let (caller, ours) = (Stream::new(caller), Stream::new(ours));
             // The caller's socket takes a part of the answer, and then nothing more.
             SockRef::from(&ours).set_send_buffer_size(1).unwrap();
             link.agent.send(id, vec![7; 12_000].into(), false).unwrap();
             link.pump_up();
-            let socket = Rc::new(ours);
-            let spliced = splice(socket, session, Bytes::new(), Rc::default(), || false);
+            let stream = Rc::new(ours);
+            let spliced = splice(stream, session, Rc::default(), || false);
             drop_while_it_waits(spliced).await;
 
             let mut heard = BytesMut::new();

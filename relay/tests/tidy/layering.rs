@@ -277,6 +277,28 @@ pub(crate) fn the_directory_knows_names_alone(sources: &[Source]) -> Vec<Finding
     findings
 }
 
+/// Files of the relay outside `io` that may name the plain socket below a stream: the kernel moves the bytes of lanes.
+const PLAIN_SOCKET_FILES: &[&str] = &["relay/src/session/lanes.rs", "relay/src/splice/lane.rs"];
+
+pub(crate) fn bytes_move_through_streams(sources: &[Source]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources {
+        let may_name = source.path.starts_with("relay/src/io/")
+            || PLAIN_SOCKET_FILES.contains(&source.path.as_str());
+        if may_name || !source.path.starts_with("relay/src/") {
+            continue;
+        }
+        for path in source.paths().iter().filter(|path| !path.is_test) {
+            let in_crate = path.in_crate.as_deref().unwrap_or_default();
+            if matches!(in_crate, [io, .., name] if io == "io" && name == "Socket") {
+                let what = "`io::Socket`: move bytes through `io::Stream`, which may be TLS";
+                findings.push(Finding::new(source, path.line, what));
+            }
+        }
+    }
+    findings
+}
+
 pub(crate) fn pure_crates_stay_pure(sources: &[Source]) -> Vec<Finding> {
     const MODULES: &[&[&str]] = &[
         &["std", "net"],

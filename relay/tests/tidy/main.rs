@@ -115,6 +115,11 @@ fn shards_hold_no_lock_and_no_shared_map() {
 }
 
 #[test]
+fn bytes_move_through_streams() {
+    hold(layering::bytes_move_through_streams);
+}
+
+#[test]
 fn unsafe_stays_behind_its_doors() {
     hold(layering::unsafe_stays_behind_its_doors);
 }

@@ -3,9 +3,9 @@
 use crate::circles::folders_have_no_circles;
 use crate::documents::guides_name_what_exists;
 use crate::layering::{
-    crates_have_no_features, crates_keep_apart, imports_point_downwards, pure_crates_stay_pure,
-    rooms_import_downwards, shards_share_nothing, the_directory_knows_names_alone,
-    unsafe_stays_behind_its_doors,
+    bytes_move_through_streams, crates_have_no_features, crates_keep_apart,
+    imports_point_downwards, pure_crates_stay_pure, rooms_import_downwards, shards_share_nothing,
+    the_directory_knows_names_alone, unsafe_stays_behind_its_doors,
 };
 use crate::rules::{
     comments_name_their_nouns, files_say_what_they_hold, files_stay_short, functions_stay_short,
@@ -180,6 +180,16 @@ fn http_and_sockets_in_the_directory_are_caught() {
     let text = "use http::HeaderMap;\nuse crate::io::timeout;\nuse crate::registry::LinkRef;\n";
     catches(rule, "relay/src/directory/routes/mod.rs", text, &[1, 2]);
     passes(rule, "relay/src/shard/routing.rs", text);
+}
+
+#[test]
+fn a_plain_socket_above_the_streams_is_caught() {
+    let rule = bytes_move_through_streams;
+    let text = "use crate::io::{Socket, Stream};\nfn f(it: &crate::io::Socket) {}\n";
+    catches(rule, "relay/src/splice/mod.rs", text, &[1, 2]);
+    passes(rule, "relay/src/splice/lane.rs", text);
+    passes(rule, "relay/src/io/poll.rs", text);
+    passes(rule, "relay/src/link/mod.rs", "use crate::io::Stream;\n");
 }
 
 #[test]

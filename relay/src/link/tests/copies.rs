@@ -23,15 +23,15 @@ const REQUEST: &[u8] = &[b'u'; 700];
 /// A frontend and its caller's socket.
 struct Frontend {
     fd: RawFd,
-    caller: Socket,
+    caller: Stream,
 }
 
 impl Frontend {
     fn serve(session: Session, block: &Rc<ReadBlock>) -> Self {
-        let (caller, ours) = sockets();
+        let (caller, ours) = streams();
         let fd = ours.as_fd().as_raw_fd();
         let block = Rc::clone(block);
-        let spliced = splice(Rc::new(ours), session, Bytes::new(), block, || false);
+        let spliced = splice(Rc::new(ours), session, block, || false);
         spawn(spliced).detach();
         Self { fd, caller }
     }
@@ -52,7 +52,7 @@ fn answer(index: usize) -> Vec<u8> {
 /// frontends, the events that the agent received, and the sessions.
 async fn one_turn(link: &mut Link) -> (RawFd, Vec<Frontend>, Vec<Event>, Vec<SessionId>) {
     let (sessions, ids): (Vec<_>, Vec<_>) = link.open_to_targets(SESSIONS).into_iter().unzip();
-    let (ours, theirs) = sockets();
+    let (ours, theirs) = streams();
     let fd = ours.as_fd().as_raw_fd();
     serve(&link.relay, ours);
     let block = Rc::default();

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tieline_wire::limits::PREFACE;
+use bytes::Bytes;
 use tieline_wire::{Refusal, RefusalReason, RelayHello, Settings};
 
 use super::*;
@@ -36,17 +36,17 @@ fn on_each_driver(test: impl AsyncFn()) {
     }
 }
 
-fn sockets() -> (Socket, Socket) {
+fn streams() -> (Stream, Stream) {
     let (one, other) = pair().unwrap();
-    (Socket::new(one), Socket::new(other))
+    (Stream::new(one), Stream::new(other))
 }
 
-/// Serves an established link over `socket`.
-fn serve(link: &Rc<SharedMux>, socket: Socket) {
+/// Serves an established link over `stream`.
+fn serve(link: &Rc<SharedMux>, stream: Stream) {
     let link = Rc::clone(link);
     spawn(async move {
         let block = LinkBlock::default();
-        run(socket, Bytes::new(), &link, &Nobody, &block).await
+        run(stream, true, &link, &Nobody, &block).await
     })
     .detach();
 }

@@ -31,8 +31,8 @@ fn speak(session: &Session, id: SessionId) {
 }
 
 /// A link's socket with the smallest send buffer, and its peer.
-fn narrow() -> (Socket, Socket) {
-    let (ours, theirs) = sockets();
+fn narrow() -> (Stream, Stream) {
+    let (ours, theirs) = streams();
     SockRef::from(&ours.as_fd())
         .set_send_buffer_size(1)
         .unwrap();
@@ -96,7 +96,7 @@ fn a_link_dropped_while_its_reads_and_writes_wait_closes_its_socket() {
         }
         let (ours, theirs) = narrow();
         let block = LinkBlock::default();
-        drop_while_it_waits(run(ours, Bytes::new(), &link.relay, &Nobody, &block)).await;
+        drop_while_it_waits(run(ours, true, &link.relay, &Nobody, &block)).await;
 
         let mut heard = BytesMut::new();
         loop {
@@ -110,7 +110,7 @@ fn a_link_dropped_while_its_reads_and_writes_wait_closes_its_socket() {
         assert!(!heard.is_empty() && heard.len() < 4 * EACH);
         assert!(!link.agent_hears(heard.freeze()).is_empty());
         // The I/O driver still works.
-        let (a, b) = sockets();
+        let (a, b) = streams();
         a.send(b"on").unwrap();
         b.readable().await;
         assert_eq!(b.recv(&mut BytesMut::new(), 8).unwrap(), Received::Bytes(2));

@@ -209,7 +209,7 @@ fn an_agent_that_goes_is_held_to_what_it_says() {
 
 #[test]
 fn an_offer_of_a_lane_is_good_for_one_connection() {
-    use crate::io::{Chosen, Socket, pair, run};
+    use crate::io::{Chosen, Stream, pair, run};
 
     let link = Link::established();
     let session = link.open();
@@ -220,8 +220,8 @@ fn an_offer_of_a_lane_is_good_for_one_connection() {
         let mut arrived = [false; 2];
         for arrived in &mut arrived {
             let (ours, _theirs) = pair().unwrap();
-            let socket = Socket::new(ours);
-            *arrived = link.lanes.arrived(socket, &nonce, Clock::start().now());
+            let stream = Stream::new(ours);
+            *arrived = link.lanes.arrived(stream, &nonce, Clock::start().now());
         }
         assert_eq!(arrived, [true, false]);
         assert!(session.lane().is_some());
@@ -238,7 +238,7 @@ fn a_lane_outlives_the_time_that_a_caller_may_take_nothing() {
 
     use socket2::SockRef;
 
-    use crate::io::{Chosen, Socket, run};
+    use crate::io::{Chosen, Stream, run};
 
     let link = Link::established();
     let session = link.open();
@@ -248,11 +248,11 @@ fn a_lane_outlives_the_time_that_a_caller_may_take_nothing() {
     let _agent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
     run(Chosen::Epoll, async {
-        let socket = Socket::new(accepted.into());
+        let stream = Stream::new(accepted.into());
         // The agents' listener sets the same timeout.
         let limit = Some(Duration::from_secs(20));
-        SockRef::from(&socket).set_tcp_user_timeout(limit).unwrap();
-        assert!(link.lanes.arrived(socket, &nonce, Clock::start().now()));
+        SockRef::from(&stream).set_tcp_user_timeout(limit).unwrap();
+        assert!(link.lanes.arrived(stream, &nonce, Clock::start().now()));
         let lane = session.lane().unwrap();
         let limit = SockRef::from(&lane.socket).tcp_user_timeout().unwrap();
         assert_eq!(limit, None);

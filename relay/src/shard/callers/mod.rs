@@ -19,7 +19,7 @@ use crate::audit::{Entry, Kind};
 use crate::auth::{AccessEnd, Identity, Snapshot, TokenRefusal, verify_caller};
 use crate::clock::now_seconds;
 use crate::config::{CallerAuth, Config};
-use crate::io::Socket;
+use crate::io::Stream;
 use crate::limits::{Limited, RatePass};
 use crate::listen::proxied::{self, Source};
 use crate::listen::{http, tcp};
@@ -100,14 +100,14 @@ impl Callers {
 
     /// The caller's address: where a trusted proxy must send a PROXY protocol header, the address in that header.
     /// `None` if the proxy sends no valid header in time.
-    pub(super) async fn source(&self, socket: &Socket, peer: SocketAddr) -> Option<SocketAddr> {
+    pub(super) async fn source(&self, stream: &Stream, peer: SocketAddr) -> Option<SocketAddr> {
         let config = &self.kit.peers.config;
         let address = peer.ip().to_canonical();
         let mut trusted = config.callers.trusted_proxies.iter();
         if !config.callers.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
             return Some(peer);
         }
-        let source = proxied::source(socket);
+        let source = proxied::source(stream);
         match self.kit.in_time(config.preamble_timeout, source).await {
             Some(Some(Source::Address(source))) => Some(source),
             Some(Some(Source::Proxy)) => Some(peer),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tieline_wire::{
     AgentKey, BulkNonce, Generation, InstanceId, LinkEnd, Lost, Refusal, SessionEnd, TunnelId,
 };
@@ -17,32 +16,33 @@ use super::super::arrived::Arrived;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
 use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
+use crate::io::Detached;
 use crate::limits::{AddressCount, RatePass};
 use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkId, LinkRef};
 
 /// One message to a shard's mailbox.
 pub(crate) enum Message {
-    /// An agent's connection: unread, or with the greeting that another shard read before it moved the link here.
-    /// `stranger` counts the connection until its agent has a tunnel.
+    /// An agent's link, whose handshake is read here. `stranger` counts the connection until its agent has a tunnel.
+    /// `nonce` is what another shard asked the agent to sign, before the link moved here.
     Link {
-        fd: OwnedFd,
+        stream: Detached,
         peer: SocketAddr,
         stranger: AddressCount,
-        greeting: Option<Box<Greeting>>,
+        nonce: Option<[u8; 32]>,
     },
     /// A bulk lane whose hello was read.
-    Lane { fd: OwnedFd, nonce: BulkNonce },
+    Lane { stream: Detached, nonce: BulkNonce },
     /// A raw frontend that named a tunnel which its caller may reach; with the caller's identity, if callers need a
     /// token.
     Frontend {
-        fd: OwnedFd,
+        stream: Detached,
         identity: Option<Arc<Identity>>,
         raw: Box<RawFrontend>,
     },
-    /// An unread HTTP frontend.
+    /// An HTTP frontend, of which only the first bytes were read ahead.
     Http {
-        fd: OwnedFd,
+        stream: Detached,
         peer: SocketAddr,
         arrived: Arrived,
     },
@@ -124,11 +124,9 @@ pub(crate) enum Message {
     Panic,
 }
 
-/// A raw frontend that named its tunnel, apart from its socket and its authenticated caller, which belong to one shard.
+/// A raw frontend that named its tunnel, apart from its stream and its authenticated caller, which belong to one shard.
 pub(crate) struct RawFrontend {
     pub(crate) tunnel: TunnelId,
-    /// Payload that arrived behind the preamble.
-    pub(crate) early: Bytes,
     /// The caller's address.
     pub(crate) peer: SocketAddr,
     pub(crate) pass: RatePass,
@@ -154,15 +152,6 @@ pub(crate) struct CrossingReply {
     pub(crate) verdict: Arc<Verdict>,
     /// Sends the number of payload bytes that had reached the agent when the link was lost.
     pub(crate) reached: oneshot::Sender<u64>,
-}
-
-/// The handshake of a link that moves, to be read again by the shard that takes the link over.
-#[derive(Debug, Default)]
-pub(crate) struct Greeting {
-    /// The nonce that the relay asked the agent to sign.
-    pub(crate) nonce: [u8; 32],
-    /// All bytes received from the agent, from its preface on.
-    pub(crate) input: Bytes,
 }
 
 /// Tunnels whose callers are turned away.

@@ -1,0 +1,300 @@
+//! A connected byte stream of a shard, with the bytes that were read ahead of its reader.
+//!
+//! The shard that accepts a connection reads ahead to find out where the connection belongs, and may then move it; the
+//! reader of the connection gets those bytes first. Everything above `io` moves bytes through this type.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::socket::{Received, Socket};
+
+/// A connected stream of this shard. Owns no buffer but the bytes that were read ahead.
+pub(crate) struct Stream {
+    socket: Socket,
+    /// Bytes that came from the socket already, and that the next reads return. Boxed, because most streams have none.
+    ahead: RefCell<Option<Box<Bytes>>>,
+}
+
+/// A stream on its way to another shard: it belongs to no runtime.
+pub(crate) struct Detached {
+    fd: OwnedFd,
+    ahead: Option<Box<Bytes>>,
+}
+
+impl Stream {
+    /// Attaches a connected socket to this shard.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self {
+            socket: Socket::new(fd),
+            ahead: RefCell::default(),
+        }
+    }
+
+    /// Detaches the stream, for another shard.
+    pub(crate) fn detach(self) -> Detached {
+        Detached {
+            fd: self.socket.into_fd(),
+            ahead: self.ahead.into_inner(),
+        }
+    }
+
+    /// The socket itself, where its bytes are the stream's bytes: for splice(2) and for bulk lanes. Bytes that were read
+    /// ahead are not in it any more.
+    pub(crate) const fn plain(&self) -> Option<&Socket> {
+        Some(&self.socket)
+    }
+
+    /// The socket itself, for a bulk lane; `None` if bytes of it were read ahead.
+    pub(crate) fn into_plain(self) -> Option<Socket> {
+        self.ahead.into_inner().is_none().then_some(self.socket)
+    }
+
+    /// Ready while a read may return something.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.is_read_ahead() {
+            true => Poll::Ready(()),
+            false => self.socket.poll_readable(cx),
+        }
+    }
+
+    /// Ready while a write may take something.
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.socket.poll_writable(cx)
+    }
+
+    /// Waits until a read may return something.
+    pub(crate) async fn readable(&self) {
+        poll_fn(|cx| self.poll_readable(cx)).await;
+    }
+
+    /// Waits until a write may take something.
+    pub(crate) async fn writable(&self) {
+        poll_fn(|cx| self.poll_writable(cx)).await;
+    }
+
+    /// Whether the next read returns bytes that were read ahead.
+    pub(crate) fn is_read_ahead(&self) -> bool {
+        self.ahead.borrow().is_some()
+    }
+
+    /// Reads up to `max` bytes without waiting, and keeps them for the next reads. Returns all bytes read ahead so far,
+    /// behind what the read found.
+    pub(crate) fn read_ahead(&self, max: usize) -> io::Result<(Received, Bytes)> {
+        let mut ahead = self.ahead.borrow_mut();
+        let mut buffer = BytesMut::new();
+        let received = self.socket.recv(&mut buffer, max)?;
+        if !buffer.is_empty() {
+            let before = ahead.take().map(|before| *before);
+            let all = joined(before.unwrap_or_default(), buffer.freeze());
+            *ahead = Some(Box::new(all));
+        }
+        Ok((received, ahead.as_deref().cloned().unwrap_or_default()))
+    }
+
+    /// Makes the next reads return `bytes`, which were read before, and behind them what is still unread.
+    pub(crate) fn put_back(&self, bytes: Bytes) {
+        let mut ahead = self.ahead.borrow_mut();
+        let behind = ahead.take().map(|behind| *behind);
+        let all = joined(bytes, behind.unwrap_or_default());
+        *ahead = (!all.is_empty()).then(|| Box::new(all));
+    }
+
+    /// Appends up to `max` bytes to `buffer`, without waiting.
+    pub(crate) fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
+        if self.is_read_ahead() {
+            let bytes = self.take_ahead(max);
+            buffer.extend_from_slice(&bytes);
+            return Ok(Received::Bytes(bytes.len()));
+        }
+        self.socket.recv(buffer, max)
+    }
+
+    /// Reads into uninitialised memory, without waiting.
+    pub(crate) fn recv_uninit(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Received> {
+        if self.is_read_ahead() {
+            let bytes = self.take_ahead(buffer.len());
+            copy(&bytes, buffer);
+            return Ok(Received::Bytes(bytes.len()));
+        }
+        self.socket.recv_uninit(buffer)
+    }
+
+    /// Removes up to `max` of the bytes that were read ahead.
+    #[cold]
+    fn take_ahead(&self, max: usize) -> Bytes {
+        let mut ahead = self.ahead.borrow_mut();
+        match ahead.as_deref_mut() {
+            Some(bytes) if bytes.len() > max => bytes.split_to(max),
+            _ => ahead.take().map(|bytes| *bytes).unwrap_or_default(),
+        }
+    }
+
+    /// Writes what the kernel takes at once; 0 means: wait until the stream is writable.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.send(bytes)
+    }
+
+    /// Like [`Stream::send`], for several slices.
+    pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.send_vectored(slices)
+    }
+
+    /// Ends the sending direction in order, after all written bytes.
+    pub(crate) fn finish(&self) {
+        self.socket.finish();
+    }
+
+    /// Ends both directions; wakes the tasks that wait on the stream.
+    pub(crate) fn shutdown(&self) {
+        self.socket.shutdown();
+    }
+
+    /// Makes the coming close a reset (RST) instead of an end, and wakes tasks that wait to read.
+    pub(crate) fn abort(&self) {
+        self.socket.abort();
+    }
+
+    /// True once the peer has reset the connection, or the kernel has given it up.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.socket.is_broken()
+    }
+
+    /// Number of bytes that the kernel still holds for the peer.
+    pub(crate) fn unsent(&self) -> usize {
+        self.socket.unsent()
+    }
+
+    /// Sets options of a link, see [`Socket::tune_link`].
+    pub(crate) fn tune_link(&self, user_timeout: Duration, notsent_bytes: u32) {
+        self.socket.tune_link(user_timeout, notsent_bytes);
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Detached {
+    /// Attaches the stream to this shard.
+    pub(crate) fn attach(self) -> Stream {
+        Stream {
+            socket: Socket::new(self.fd),
+            ahead: RefCell::new(self.ahead),
+        }
+    }
+}
+
+/// Copies `bytes` to the beginning of `buffer`.
+fn copy(bytes: &[u8], buffer: &mut [MaybeUninit<u8>]) {
+    for (place, byte) in buffer.iter_mut().zip(bytes) {
+        place.write(*byte);
+    }
+}
+
+/// `first` and, behind it, `then`; copies only if both have bytes.
+fn joined(first: Bytes, then: Bytes) -> Bytes {
+    if first.is_empty() {
+        return then;
+    }
+    if then.is_empty() {
+        return first;
+    }
+    let len = first.len() + then.len();
+    first.chain(then).copy_to_bytes(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{Chosen, choose, pair, run};
+
+    fn streams() -> (Stream, Stream) {
+        let (one, other) = pair().unwrap();
+        (Stream::new(one), Stream::new(other))
+    }
+
+    /// Reads `stream` to its end, at most `max` bytes at a time.
+    async fn read_all(stream: &Stream, max: usize) -> Vec<u8> {
+        let mut all = BytesMut::new();
+        loop {
+            stream.readable().await;
+            match stream.recv(&mut all, max).unwrap() {
+                Received::Bytes(count) => assert!((1..=max).contains(&count)),
+                Received::End => return all.to_vec(),
+                Received::Nothing => {}
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_read_ahead_come_again_before_the_rest_also_on_another_runtime() {
+        let (best, _) = choose(None).unwrap();
+        for (driver, max) in [
+            (best, 64),
+            (best, 1),
+            (Chosen::Epoll, 64),
+            (Chosen::Epoll, 3),
+        ] {
+            let mut moving = None;
+            run(driver, async {
+                let (ours, theirs) = streams();
+                assert_eq!(theirs.send(b"head and body").unwrap(), 13);
+                theirs.finish();
+                ours.readable().await;
+                let (received, ahead) = ours.read_ahead(4).unwrap();
+                assert_eq!((received, &ahead[..]), (Received::Bytes(4), &b"head"[..]));
+                let (received, ahead) = ours.read_ahead(4).unwrap();
+                assert_eq!(
+                    (received, &ahead[..]),
+                    (Received::Bytes(4), &b"head and"[..])
+                );
+                moving = Some(ours.detach());
+            })
+            .unwrap();
+            run(driver, async {
+                let stream = moving.take().unwrap().attach();
+                assert!(stream.is_read_ahead());
+                assert_eq!(read_all(&stream, max).await, b"head and body");
+                assert!(!stream.is_read_ahead());
+            })
+            .unwrap();
+        }
+    }
+
+    #[test]
+    fn bytes_put_back_come_before_those_read_ahead() {
+        run(Chosen::Epoll, async {
+            let (ours, theirs) = streams();
+            assert_eq!(theirs.send(b" and body").unwrap(), 9);
+            theirs.finish();
+            ours.readable().await;
+            ours.read_ahead(4).unwrap();
+            ours.put_back(Bytes::from_static(b"head"));
+            let mut first = [MaybeUninit::uninit(); 6];
+            assert_eq!(ours.recv_uninit(&mut first).unwrap(), Received::Bytes(6));
+            assert_eq!(read_all(&ours, 64).await, b"nd body");
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn only_a_stream_without_bytes_read_ahead_becomes_a_lane() {
+        run(Chosen::Epoll, async {
+            let (ours, theirs) = streams();
+            ours.put_back(Bytes::new());
+            assert!(ours.into_plain().is_some());
+            theirs.put_back(Bytes::from_static(b"x"));
+            assert!(theirs.into_plain().is_none());
+        })
+        .unwrap();
+    }
+}
