@@ -192,7 +192,7 @@ impl Socket {
     }
 
     /// Removes the listener's limit on how long the peer may take nothing.
-    pub(crate) fn wait_for_ever(&self) {
+    pub(crate) fn remove_send_timeout(&self) {
         let _ = SockRef::from(&self.fd).set_tcp_user_timeout(None);
     }
 

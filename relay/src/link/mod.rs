@@ -79,7 +79,7 @@ pub(crate) async fn run(
         let heard = Cell::new(false);
         let reader = pin!(read(&stream, may_move, link, host, block, &heard));
         let writer = pin!(async { Err(write(&stream, link).await) });
-        both(reader, writer, || heard.take() && link.has_words()).await
+        both(reader, writer, || heard.take() && link.has_output()).await
     };
     let reason = match end {
         Ok(to) => {

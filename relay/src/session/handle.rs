@@ -279,7 +279,7 @@ impl Session {
     ///
     /// # Errors
     /// Reason of the session's reset.
-    pub(crate) async fn settled(&self) -> Result<(), SessionEnd> {
+    pub(crate) async fn until_opened(&self) -> Result<(), SessionEnd> {
         poll_fn(|cx| {
             poll_until(&self.shared.writable, cx, || match self.reset_reason() {
                 Some(reason) => Some(Err(reason)),

@@ -106,7 +106,7 @@ impl Lanes {
         let (up, down) = (self.pipes.take()?, self.pipes.take()?);
         socket.set_nonblocking()?;
         // A target may pause for longer than the time for which a caller may leave data unacknowledged.
-        socket.wait_for_ever();
+        socket.remove_send_timeout();
         // The send buffer of a new connection has room for eight bytes.
         if socket.send(&LANE_PREFACE)? != LANE_PREFACE.len() {
             return Err(io::ErrorKind::WriteZero.into());

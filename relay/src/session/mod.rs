@@ -48,7 +48,7 @@ pub(crate) use tunnel_sessions::{Load, TunnelSessions};
 
 /// Silence after which a link may be dead. A request over such a link is held back until the agent has acknowledged the
 /// session, so that it can be sent again if the link turns out to be lost. The cost is one round trip after silence.
-const SURE_FOR: Duration = Duration::from_secs(1);
+const RECENTLY_HEARD: Duration = Duration::from_secs(1);
 
 /// Longest deadline of an agent's `GoAway`: the agent's own longest drain timeout.
 const LEAVING_MAX: Duration = Duration::from_secs(3600);
@@ -144,7 +144,7 @@ impl SharedMux {
             mode: Mode::Bytes,
         })?;
         let now = self.clock.now();
-        let is_sure = state.mux.last_heard() + SURE_FOR >= now;
+        let is_sure = state.mux.last_heard() + RECENTLY_HEARD >= now;
         let is_held_back = !is_sure && matches!(caller.kind, FrontendKind::Http);
         let hold = sessions.hold(SessionRecord::new(id, now, caller));
         let shared = Rc::new(SessionState::new(hold, is_held_back));
@@ -455,7 +455,7 @@ impl SharedMux {
     }
 
     /// Whether there may be something to send.
-    pub(crate) fn has_words(&self) -> bool {
+    pub(crate) fn has_output(&self) -> bool {
         self.writer.is_raised()
     }
 

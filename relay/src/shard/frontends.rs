@@ -157,7 +157,7 @@ impl Shard {
                 // Payload is sent only once the target's connection stands: until then another agent may take the
                 // session.
                 (SessionPlace::Here(session), Ok((agent, false))) => {
-                    let end = session.settled().await.err();
+                    let end = session.until_opened().await.err();
                     let end = end.filter(|_| session.delivery().is_not_sent());
                     let Some(reason) = end.and_then(SessionEnd::no_target) else {
                         return SessionPlace::Here(session);

@@ -129,7 +129,7 @@ fn only_what_may_not_have_arrived_awaits_the_word_of_an_agent_that_may_tell() {
     // The agent has answered a ping that left behind the payload.
     let mut link = Link::established();
     let session = sending(&mut link, "question");
-    link.relay.tick(link.now() + SURE_FOR * 2).unwrap();
+    link.relay.tick(link.now() + RECENTLY_HEARD * 2).unwrap();
     link.pump_down();
     link.pump_up();
     assert!(!awaits(&link, &session, LinkEnd::LinkLost));
