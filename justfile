@@ -41,7 +41,7 @@ windows:
     if ! command -v x86_64-w64-mingw32-gcc >/dev/null; then
         export CC_x86_64_pc_windows_gnu=cc AR_x86_64_pc_windows_gnu=ar
     fi
-    cargo clippy --target "$target" -p tieline-wire -p tieline-token -p tieline-hop -p tieline-agent -p tieline --all-targets -- -D warnings
+    cargo clippy --target "$target" -p tieline-wire -p tieline-token -p tieline-hop -p tieline-transport -p tieline-agent -p tieline --all-targets -- -D warnings
 
 # Our own style rules (docs/STYLE.md), as tests
 [group('check')]

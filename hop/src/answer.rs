@@ -57,6 +57,9 @@ pub trait Reader: 'static {
     /// Has hyper flush, and wakes this task afterwards.
     fn await_flush(&self, cx: &Context<'_>);
 
+    /// Records how the end of the answer that begins would look if the answer were incomplete.
+    fn begins(&self, _cut: Cut) {}
+
     /// Records that the answer broke off.
     fn set_cut(&self, cut: Cut);
 
@@ -141,6 +144,7 @@ impl<R: Reader, L: Lend, E: EventStream> AnswerBody<R, L, E> {
             true => Cut::Visible,
             false => Cut::Hidden,
         };
+        reader.begins(cut);
         let body = Box::new(PassedBody {
             incoming,
             lease: Some(lease),
@@ -164,8 +168,17 @@ impl<R: Reader, L: Lend, E: EventStream> AnswerBody<R, L, E> {
 impl<R: Reader, L: Lend, E: EventStream> Drop for AnswerBody<R, L, E> {
     fn drop(&mut self) {
         // Unwritten pieces may keep what gives the answer up, and with it the body: drop the body now.
-        if let Content::Abandonable(body) = &self.content {
-            drop(body.take());
+        let body = match std::mem::replace(&mut self.content, Content::Own(None)) {
+            Content::Own(_) => None,
+            Content::Passed(body) => Some(body),
+            Content::Abandonable(body) => body.take(),
+        };
+        // hyper has dropped the rest of the answer, because the caller has ended its direction or is gone.
+        if let Some(body) = body
+            && body.lease.is_some()
+            && body.cut == Cut::Hidden
+        {
+            self.reader.set_cut(Cut::Hidden);
         }
         self.reader.answered();
     }

@@ -4,9 +4,9 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use crate::config::Config;
+use crate::config::{Config, ListenAddress};
 use crate::error::{ListenKind, StartError};
-use crate::io::{self, Accepted, Unfinished};
+use crate::io::{self, Accepted};
 use crate::takeover::BoundSocket;
 
 /// All listening addresses, with their sockets.
@@ -19,6 +19,8 @@ struct Address {
     kind: ListenKind,
     asked: SocketAddr,
     local: SocketAddr,
+    /// Whether connections begin with TLS, as the configuration has it; an earlier relay's sockets know nothing of it.
+    is_tls: bool,
     /// In the order in which they must start to listen.
     sockets: Vec<TcpListener>,
     /// Number of the sockets that an earlier relay passed on.
@@ -35,11 +37,15 @@ impl Listeners {
         let mut doors = Self::default();
         passed.sort_by_key(|door| door.place);
         for kind in ListenKind::ALL {
-            for asked in config.listen(kind) {
+            for ListenAddress {
+                address: asked,
+                is_tls,
+            } in config.listen(kind)
+            {
                 // The configuration may now name the port that the kernel chose for port 0 before.
                 let is_its = |door: &mut BoundSocket| {
-                    let is_at = || door.socket.local_addr().is_ok_and(|it| it == *asked);
-                    door.kind == kind && (door.asked == *asked || is_at())
+                    let is_at = || door.socket.local_addr().is_ok_and(|it| it == asked);
+                    door.kind == kind && (door.asked == asked || is_at())
                 };
                 let mut sockets: Vec<TcpListener> = passed
                     .extract_if(.., is_its)
@@ -51,7 +57,7 @@ impl Listeners {
                 };
                 let inherited = sockets.len();
                 let accepted = Accepted {
-                    unfinished: unfinished(kind),
+                    unfinished: kind.unfinished(),
                     notsent_bytes: config.notsent_bytes(),
                 };
                 let bound = match sockets.first() {
@@ -59,14 +65,15 @@ impl Listeners {
                         let missing = wanted.saturating_sub(inherited);
                         Ok((local, io::more(local, missing, accepted)?))
                     }),
-                    None => io::bind(*asked, wanted, accepted),
+                    None => io::bind(asked, wanted, accepted),
                 };
-                let (local, more) = bound.map_err(|source| listen_error(kind, *asked, source))?;
+                let (local, more) = bound.map_err(|source| listen_error(kind, asked, source))?;
                 sockets.extend(more);
                 doors.addresses.push(Address {
                     kind,
-                    asked: *asked,
+                    asked,
                     local,
+                    is_tls,
                     sockets,
                     inherited,
                 });
@@ -75,9 +82,14 @@ impl Listeners {
         Ok(doors)
     }
 
-    /// Bound addresses for `kind`.
-    pub(crate) fn addresses(&self, kind: ListenKind) -> Vec<SocketAddr> {
-        self.of_kind(kind).map(|it| it.local).collect()
+    /// Bound addresses.
+    pub(crate) fn addresses(&self) -> Vec<(ListenKind, ListenAddress)> {
+        let bound = |it: &Address| ListenAddress {
+            address: it.local,
+            is_tls: it.is_tls,
+        };
+        let all = self.addresses.iter();
+        all.map(|it| (it.kind, bound(it))).collect()
     }
 
     /// Makes all sockets listen that do not listen yet.
@@ -134,26 +146,34 @@ impl Listeners {
         self.addresses.iter().filter(move |it| it.kind == kind)
     }
 
-    /// The shards' sockets: kind, socket, its place, and the number of sockets of its address.
-    pub(crate) fn into_sockets(
-        self,
-    ) -> impl Iterator<Item = (ListenKind, TcpListener, usize, usize)> {
+    /// The shards' sockets.
+    pub(crate) fn into_sockets(self) -> impl Iterator<Item = ShardSocket> {
         let shards = self.addresses.into_iter();
         let shards = shards.filter(|it| it.kind != ListenKind::Admin);
         shards.flat_map(|it| {
-            let count = it.sockets.len();
-            let sockets = it.sockets.into_iter().enumerate();
-            sockets.map(move |(place, socket)| (it.kind, socket, place, count))
+            let sockets = it.sockets.len();
+            let all = it.sockets.into_iter().enumerate();
+            all.map(move |(place, socket)| ShardSocket {
+                kind: it.kind,
+                is_tls: it.is_tls,
+                socket,
+                place,
+                sockets,
+            })
         })
     }
 }
 
-/// How connections end if they break off. Links and admin answers mark their own ends; others must be reset.
-const fn unfinished(kind: ListenKind) -> Unfinished {
-    match kind {
-        ListenKind::Agent | ListenKind::Admin => Unfinished::Ends,
-        ListenKind::Tcp | ListenKind::Http => Unfinished::Resets,
-    }
+/// A listening socket for a shard.
+pub(crate) struct ShardSocket {
+    pub(crate) kind: ListenKind,
+    /// Whether its connections begin with TLS.
+    pub(crate) is_tls: bool,
+    pub(crate) socket: TcpListener,
+    /// Position among the sockets of its address.
+    pub(crate) place: usize,
+    /// Number of sockets of its address.
+    pub(crate) sockets: usize,
 }
 
 const fn listen_error(kind: ListenKind, address: SocketAddr, source: std::io::Error) -> StartError {

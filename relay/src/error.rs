@@ -5,6 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::io::Unfinished;
+
 /// Exit code after a failure.
 pub const EXIT_FAILED: u8 = 1;
 /// Exit code for wrong usage or a wrong configuration.
@@ -41,6 +43,15 @@ impl ListenKind {
             Self::Tcp => "tcp",
             Self::Http => "http",
             Self::Admin => "admin",
+        }
+    }
+
+    /// How connections of this kind end if they break off. Links and admin answers mark their own ends; others must be
+    /// reset.
+    pub(crate) const fn unfinished(self) -> Unfinished {
+        match self {
+            Self::Agent | Self::Admin => Unfinished::Ends,
+            Self::Tcp | Self::Http => Unfinished::Resets,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tieline_wire::TunnelId;
 use tokio::sync::oneshot;
 use tokio::time;
@@ -158,6 +159,15 @@ impl Inspect for Inspector {
         });
         // A shard that has stopped has no links.
         Box::pin(async move { asked.await.into_iter().flatten().sum() })
+    }
+
+    fn apply_tls(&self, config: Arc<ServerConfig>) -> Reply<()> {
+        let peers = Arc::clone(&self.peers);
+        Box::pin(async move {
+            for mailbox in peers.mailboxes.iter() {
+                deliver(mailbox, Message::Tls(Arc::clone(&config))).await;
+            }
+        })
     }
 
     fn rule(&self, question: Question, ruling: Ruling) -> Reply<()> {

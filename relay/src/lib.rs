@@ -29,6 +29,7 @@ use tracing::{error, info, warn};
 
 mod audit;
 mod auth;
+mod certificates;
 pub mod cli;
 mod clock;
 pub mod config;
@@ -52,24 +53,27 @@ mod takeover;
 
 pub use auth::{issue_token, new_token};
 pub use config::{
-    Allowance, AuditConfig, Auth, CallerAuth, CallersConfig, Config, DriverChoice, JwksSource,
-    JwtAuth, LimitsConfig, ProviderAuth, TokensAuth,
+    Allowance, AuditConfig, Auth, CallerAuth, CallersConfig, CertificateFiles, Config,
+    DriverChoice, JwksSource, JwtAuth, LimitsConfig, ListenAddress, ProviderAuth, TlsConfig,
+    TokensAuth,
 };
 pub use error::{ConfigError, ListenKind, StartError};
 pub use io::DriverReport;
 
 use audit::{Audit, Entry, Kind};
 use auth::{RequestQueue, Snapshot, request_queue};
+use certificates::Certificates;
 use control::{Changes, Control, Decided, Shown};
 use directory::{Owners, PublicUrls, Restored};
-use doors::Listeners;
+use doors::{Listeners, ShardSocket};
 use inspector::Inspector;
 use io::Chosen;
 use limits::{Limits, LiveTunnels, PerAddress};
 use listen::http::MarkKey;
 use metrics::ShardMetrics;
 use shard::{
-    ADDRESS_QUESTIONS_MAX, CallerCount, Mailbox, MailboxSender, Message, Peers, Seed, Stop,
+    ADDRESS_HANDSHAKES_MAX, ADDRESS_QUESTIONS_MAX, CallerCount, Mailbox, MailboxSender, Message,
+    Peers, Seed, Stop,
 };
 use state::{Folder, NoteQueue, State, StoredState};
 use takeover::{BoundSocket, Handover, Offer, Successor};
@@ -112,10 +116,34 @@ pub struct ShardLost {
     pub cause: String,
 }
 
+/// Bound addresses.
 struct Addresses {
     agent: Vec<SocketAddr>,
     tcp: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
+    /// Those above and of the admin pages.
+    all: Vec<(ListenKind, ListenAddress)>,
+}
+
+impl Addresses {
+    fn new(all: Vec<(ListenKind, ListenAddress)>) -> Self {
+        let of = |kind| -> Vec<SocketAddr> {
+            let those = all.iter().filter(|(other, _)| *other == kind);
+            those.map(|(_, it)| it.address).collect()
+        };
+        Self {
+            agent: of(ListenKind::Agent),
+            tcp: of(ListenKind::Tcp),
+            http: of(ListenKind::Http),
+            all,
+        }
+    }
+
+    /// The addresses for `kind`.
+    fn listening(&self, kind: ListenKind) -> Vec<ListenAddress> {
+        let those = self.all.iter().filter(|(other, _)| *other == kind);
+        those.map(|(_, it)| *it).collect()
+    }
 }
 
 impl Relay {
@@ -154,24 +182,23 @@ impl Relay {
         may_serve: impl FnOnce() -> bool,
     ) -> Result<Self, StartError> {
         config.check()?;
+        let certificates = Certificates::read(&config.tls)?;
         let fd_limit = io::raise_fd_limit();
         let (driver, report) = choose_driver(config.driver)?;
         say_start(&config, &report, fd_limit);
+        say_certificates(&config, certificates.as_ref());
         let (mut successor, doors) = ask_and_bind(&config)?;
-        let addresses = Addresses {
-            agent: doors.addresses(ListenKind::Agent),
-            tcp: doors.addresses(ListenKind::Tcp),
-            http: doors.addresses(ListenKind::Http),
-        };
+        let addresses = Addresses::new(doors.addresses());
         let (state, kept) = take_state(&config, successor.as_mut())?;
-        for told in config.warnings(&addresses.http) {
+        for told in config.warnings(&addresses.listening(ListenKind::Http)) {
             warn!("{told}");
         }
         let metrics: Vec<_> = (0..config.shards)
             .map(|_| Arc::new(ShardMetrics::new(config.shard_budget_bytes)))
             .collect();
         let book = state.as_ref().map(State::book).unwrap_or_default();
-        let (peers, inboxes, asked, writer) = peers(config, &kept, book, &addresses, fd_limit)?;
+        let (mut peers, inboxes, asked, writer) = peers(config, &kept, book, &addresses, fd_limit)?;
+        peers.tls = certificates.as_ref().map(Certificates::server_config);
         let peers = Arc::new(peers);
         let decided = Decided {
             paused: Arc::clone(&peers.paused),
@@ -194,7 +221,7 @@ impl Relay {
         let live = live.filter(|it| it.away_since.is_none()).count();
         // From here on, a failure drops `relay`, which stops what is running.
         relay.start_shards(driver, inboxes, &metrics, restored(kept), lost)?;
-        relay.start_control(asked, metrics, decided, &doors)?;
+        relay.start_control(asked, certificates, metrics, decided, &doors)?;
         if !may_serve() {
             return Err(StartError::Cancelled);
         }
@@ -255,6 +282,7 @@ impl Relay {
     fn start_control(
         &mut self,
         asked: RequestQueue,
+        certificates: Option<Certificates>,
         metrics: Vec<Arc<ShardMetrics>>,
         decided: Decided,
         doors: &Listeners,
@@ -271,7 +299,8 @@ impl Relay {
             accepting: Arc::clone(&peers.accepting),
         };
         let admin = doors.admin()?;
-        let control = Control::start(&peers.config, &peers.auth, asked, shown, decided, admin)?;
+        let (config, snapshot) = (&peers.config, &peers.auth);
+        let control = Control::start(config, snapshot, certificates, asked, shown, decided, admin)?;
         self.control = Some(control);
         Ok(())
     }
@@ -287,9 +316,17 @@ impl Relay {
             control.serve();
         }
         let mailboxes = &self.peers.mailboxes;
-        for (kind, socket, place, sockets) in doors.into_sockets() {
+        for ShardSocket {
+            kind,
+            is_tls,
+            socket,
+            place,
+            sockets,
+        } in doors.into_sockets()
+        {
             let listen = Message::Listen {
                 kind,
+                is_tls,
                 socket,
                 sockets,
             };
@@ -344,14 +381,20 @@ impl Relay {
         self.control.as_ref().map_or(&[], Control::addresses)
     }
 
+    /// Addresses of the listeners for `kind`, as [`Config::listen`] has them, with the ports that the kernel chose.
+    #[must_use]
+    pub fn listening(&self, kind: ListenKind) -> Vec<ListenAddress> {
+        self.addresses.listening(kind)
+    }
+
     /// Driver that the shards use.
     #[must_use]
     pub const fn driver(&self) -> &DriverReport {
         &self.driver
     }
 
-    /// Reads the files that decide about admission again, even if they look unchanged. Changed files are also found
-    /// without this call, within some seconds.
+    /// Reads the files that decide about admission again, and the certificates, even if they look unchanged. Changed
+    /// files are also found without this call, within some seconds.
     pub fn reload(&self) {
         if let Some(control) = &self.control {
             control.reload();
@@ -483,6 +526,22 @@ fn say_start(config: &Config, report: &DriverReport, fd_limit: Option<u64>) {
     config.say_memory();
 }
 
+/// Logs the certificates; warns if none is for the host names of public URLs.
+fn say_certificates(config: &Config, certificates: Option<&Certificates>) {
+    let Some(Certificates { table, .. }) = certificates else {
+        return;
+    };
+    info!(certificates = %table, "certificates read");
+    for told in table.authorities() {
+        warn!("{told}");
+    }
+    let is_public = config.http_listen.iter().any(|it| it.is_tls);
+    let domain = config.domain.as_deref().filter(|_| is_public);
+    if let Some(told) = domain.and_then(|domain| table.warning(domain)) {
+        warn!("{told}");
+    }
+}
+
 fn choose_driver(choice: DriverChoice) -> Result<(Chosen, DriverReport), StartError> {
     let wanted = match choice {
         DriverChoice::Auto => None,
@@ -535,7 +594,7 @@ fn peers(
     auth.deny(kept.revoked.iter().map(|(denied, _)| denied));
     let peers = Peers {
         asks,
-        public_urls: PublicUrls::new(&config, &addresses.http),
+        public_urls: PublicUrls::new(&config, &addresses.listening(ListenKind::Http)),
         mailboxes: mailboxes.into(),
         loads: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
         callers: CallerCount::default(),
@@ -548,9 +607,11 @@ fn peers(
         accepting: Arc::default(),
         open_files_max,
         auth: Arc::new(auth),
+        tls: None,
         audit,
         limits: Limits::new(&config.limits),
         new_links: PerAddress::new(config.limits.address_new_links),
+        handshakes: PerAddress::new(ADDRESS_HANDSHAKES_MAX),
         new_questions: match config.auth {
             Auth::Provider(_) => PerAddress::new(ADDRESS_QUESTIONS_MAX),
             _ => None,

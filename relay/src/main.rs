@@ -273,20 +273,14 @@ fn run(relay: &Relay, sender: &SyncSender<Happened>, desk: &mut Desk) -> anyhow:
 
 /// Prints the addresses that the relay listens on, and that it serves.
 fn say_ready(json: bool, relay: &Relay, shards: usize) {
-    for (kind, addresses) in [
-        (ListenKind::Agent, relay.agent_addresses()),
-        (ListenKind::Tcp, relay.tcp_addresses()),
-        (ListenKind::Http, relay.http_addresses()),
-        (ListenKind::Admin, relay.admin_addresses()),
-    ] {
-        for address in addresses {
-            let address = address.to_string();
-            let event = json!({ "event": "listening", "kind": kind.word(), "address": address });
-            say(
-                json,
-                &format!("listening  {:<5}  {address}", kind.word()),
-                &event,
-            );
+    for kind in ListenKind::ALL {
+        for listener in relay.listening(kind) {
+            let (kind, address) = (kind.word(), listener.address.to_string());
+            let mut event = json!({ "event": "listening", "kind": kind, "address": address });
+            if listener.is_tls {
+                event["tls"] = true.into();
+            }
+            say(json, &format!("listening  {kind:<5}  {listener}"), &event);
         }
     }
     let version = env!("CARGO_PKG_VERSION");

@@ -89,6 +89,12 @@ fn an_unknown_key_a_bad_address_and_a_missing_file_are_one_line_and_exit_2() {
         line,
         "tieline-relay: auth tokens wants a file of tokens: --auth-tokens-file FILE\n"
     );
+    let words = "--http-listen tls://127.0.0.1:0 --tls-cert absent --tls-key absent";
+    let line = one_line(relay(&words.split(' ').collect::<Vec<_>>()));
+    assert!(
+        line.starts_with("tieline-relay: cannot read absent: "),
+        "{line}"
+    );
 }
 
 #[test]

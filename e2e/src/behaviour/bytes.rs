@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ring::digest::{Context as Hasher, SHA256};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Pseudo-random bytes, reproducible from a seed, so that lost, repeated or reordered bytes change the
@@ -146,7 +146,7 @@ pub async fn echo_round_trip(stream: &mut TcpStream, message: &[u8]) -> Result<D
 }
 
 /// Reads to the end; returns the digest of the bytes, and how the stream ended.
-pub async fn read_to_close(stream: &mut TcpStream) -> (Digest, io::Result<()>) {
+pub async fn read_to_close(stream: &mut (impl AsyncRead + Unpin)) -> (Digest, io::Result<()>) {
     let mut digester = Digester::default();
     let mut buffer = vec![0; 64 * 1024];
     let end = loop {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Digest;
@@ -16,8 +16,8 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// An HTTP/1.1 connection, on the client's or the server's side.
 #[derive(Debug)]
-pub struct HttpStream {
-    stream: TcpStream,
+pub struct HttpStream<S = TcpStream> {
+    stream: S,
     /// Bytes read ahead and not parsed yet.
     ahead: BytesMut,
 }
@@ -137,15 +137,6 @@ fn headers<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<(String, Stri
 }
 
 impl HttpStream {
-    /// Wraps `stream`.
-    #[must_use]
-    pub fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            ahead: BytesMut::new(),
-        }
-    }
-
     /// Connects to a server.
     ///
     /// # Errors
@@ -156,14 +147,44 @@ impl HttpStream {
         Ok(Self::new(stream))
     }
 
-    /// Returns the TCP connection; bytes read ahead are lost.
+    /// Sends a GET request for `path` and does not wait for the answer.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub async fn get(&mut self, path: &str) -> Result<()> {
+        // A server on loopback may reject foreign Host names.
+        let host = self.stream.peer_addr()?;
+        self.write(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+            .await
+    }
+
+    /// Framing of the body after `head`, to be read with [`HttpStream::piece`].
+    ///
+    /// # Errors
+    /// Content-Length is not a number.
+    pub fn framing(head: &Head) -> Result<Framing> {
+        head.framing()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> HttpStream<S> {
+    /// Wraps `stream`.
     #[must_use]
-    pub fn into_stream(self) -> TcpStream {
+    pub fn new(stream: S) -> Self {
+        Self {
+            stream,
+            ahead: BytesMut::new(),
+        }
+    }
+
+    /// Returns the connection; bytes read ahead are lost.
+    #[must_use]
+    pub fn into_stream(self) -> S {
         self.stream
     }
 
-    /// The underlying TCP connection.
-    pub const fn stream(&mut self) -> &mut TcpStream {
+    /// The underlying connection.
+    pub const fn stream(&mut self) -> &mut S {
         &mut self.stream
     }
 
@@ -184,17 +205,6 @@ impl HttpStream {
         chunk.extend_from_slice(bytes);
         chunk.extend_from_slice(b"\r\n");
         self.write(chunk).await
-    }
-
-    /// Sends a GET request for `path` and does not wait for the answer.
-    ///
-    /// # Errors
-    /// The connection is closed.
-    pub async fn get(&mut self, path: &str) -> Result<()> {
-        // A server on loopback may reject foreign Host names.
-        let host = self.stream.peer_addr()?;
-        self.write(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
-            .await
     }
 
     /// Sends an answer with Content-Length.
@@ -264,14 +274,6 @@ impl HttpStream {
             digester.update(&piece);
         }
         Ok(digester.finish())
-    }
-
-    /// Framing of the body after `head`, to be read with [`HttpStream::piece`].
-    ///
-    /// # Errors
-    /// Content-Length is not a number.
-    pub fn framing(head: &Head) -> Result<Framing> {
-        head.framing()
     }
 
     /// Reads the next piece of a body; `None` at its end.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tieline_relay::{Config, DriverChoice, Relay};
+use tieline_relay::{Config, DriverChoice, ListenKind, Relay};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -95,9 +95,9 @@ impl TestRelay {
     /// The relay does not start again.
     pub fn restart(self) -> Result<Self> {
         let Self { relay, mut config } = self;
-        config.agent_listen = relay.agent_addresses().to_vec();
-        config.tcp_listen = relay.tcp_addresses().to_vec();
-        config.http_listen = relay.http_addresses().to_vec();
+        config.agent_listen = relay.listening(ListenKind::Agent);
+        config.tcp_listen = relay.listening(ListenKind::Tcp);
+        config.http_listen = relay.listening(ListenKind::Http);
         config.admin_listen = relay.admin_addresses().to_vec();
         drop(relay);
         Self::run(config)

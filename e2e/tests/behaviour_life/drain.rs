@@ -8,14 +8,15 @@ use tieline_e2e::behaviour::{
     Addresses, HttpStream, RelayBuilder, RelayProgram, SOON, Target, TestAgent, TestRelay,
     echo_round_trip, half_close, is_reset, read_to_close, soon,
 };
+use tieline_relay::ListenKind;
 use tokio::task::spawn_blocking;
 
 /// Builder of a second relay on the ports of `relay`.
 fn successor_of(relay: &TestRelay) -> impl Fn() -> RelayBuilder + use<> {
     let relay = relay.relay();
-    let agent = relay.agent_addresses().to_vec();
-    let tcp = relay.tcp_addresses().to_vec();
-    let http = relay.http_addresses().to_vec();
+    let agent = relay.listening(ListenKind::Agent);
+    let tcp = relay.listening(ListenKind::Tcp);
+    let http = relay.listening(ListenKind::Http);
     move || {
         TestRelay::with().shards(2).config(|config| {
             config.agent_listen.clone_from(&agent);

@@ -1,5 +1,6 @@
 //! Registrations that a token allows.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -208,10 +209,10 @@ async fn a_refused_token_exits_with_3_and_does_not_show_itself() -> Result<()> {
 #[tokio::test]
 async fn without_authentication_the_relay_is_for_this_machine_only() -> Result<()> {
     for outside in ["0.0.0.0:0", "[::]:0"] {
-        let outside = outside.parse()?;
+        let outside: SocketAddr = outside.parse()?;
         let open = |anywhere| {
             TestRelay::with().config(move |config| {
-                config.agent_listen = vec![outside];
+                config.agent_listen = vec![outside.into()];
                 config.auth = Auth::Open { anywhere };
             })
         };

@@ -140,7 +140,7 @@ async fn an_agent_that_dialled_another_name_ends_with_that_reason(
         .config(|config| {
             config.domain = Some("relay.example".to_owned());
             config.auth = Auth::Open { anywhere: true };
-            config.agent_listen = vec![SocketAddr::new(address, 0)];
+            config.agent_listen = vec![SocketAddr::new(address, 0).into()];
         })
         .start()?;
     let target = Target::echo().await?;

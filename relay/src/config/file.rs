@@ -162,8 +162,13 @@ fn read(path: &Path, bytes_max: u64, guard: Guard) -> Result<Vec<u8>, ConfigErro
     Ok(content)
 }
 
+/// Reads a file of certificates. Any user may read or change it: certificates are public, and useless with another key.
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    read_opened(path, FILE_BYTES_MAX).map(|(content, _)| content)
+}
+
 /// Reads a file that holds a secret.
-pub(super) fn read_secret_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
+pub(crate) fn read_secret_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
     read(path, FILE_BYTES_MAX, Guard::Secret)
 }
 

@@ -8,7 +8,7 @@ use super::secret::read_text_secret;
 use super::settings::Settings;
 use super::sources::read_settings;
 use super::values::set;
-use super::{Config, Options, conflict, memory};
+use super::{CertificateFiles, Config, Options, conflict, memory};
 use crate::error::ConfigError;
 
 /// Merges the sources: flags override the environment, which overrides the file.
@@ -16,19 +16,27 @@ use crate::error::ConfigError;
 /// # Errors
 /// [`ConfigError`] names the flag, variable, key or file.
 pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Options, ConfigError> {
-    let mut given = file.map_or_else(|| Ok(Layer::default()), read_settings)?;
+    let (mut given, certificates) = match file {
+        Some(file) => read_settings(file)?,
+        None => (Layer::default(), Vec::new()),
+    };
     given.0.extend(environment.0);
     given.0.extend(flags.0);
     let mut settings = Settings::parse(&given)?;
     let (log, json) = (settings.log.take(), settings.json.unwrap_or(false));
-    let config = settings.config(&given)?;
+    let config = settings.config(&given, certificates)?;
     config.check()?;
     Ok(Options { config, log, json })
 }
 
 impl Settings {
-    /// The configuration, not yet checked as a whole; `given` has the values' sources.
-    fn config(self, given: &Layer) -> Result<Config, ConfigError> {
+    /// The configuration, not yet checked as a whole; `given` has the values' sources, and `certificates` are those that
+    /// the settings file lists.
+    fn config(
+        self,
+        given: &Layer,
+        certificates: Vec<CertificateFiles>,
+    ) -> Result<Config, ConfigError> {
         let mut config = Config::standard();
         config.auth = self.auth.mode(given)?;
         config.caller_auth = self.auth.callers(&config.auth)?;
@@ -36,6 +44,7 @@ impl Settings {
         set(&mut config.tcp_listen, self.tcp_listen);
         set(&mut config.http_listen, self.http_listen);
         set(&mut config.admin_listen, self.admin_listen);
+        config.tls = self.tls.config(given, certificates)?;
         config.domain = self.domain;
         config.public_url = self.public_url;
         set(&mut config.shards, self.shards);

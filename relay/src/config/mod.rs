@@ -10,6 +10,7 @@ mod callers;
 mod denylist;
 mod file;
 mod limits;
+mod listen;
 mod load;
 mod memory;
 mod names;
@@ -20,6 +21,7 @@ mod raw;
 mod secret;
 mod settings;
 mod sources;
+mod tls;
 mod tokens;
 mod url;
 mod values;
@@ -38,16 +40,19 @@ use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 pub use self::audit::AuditConfig;
 pub use self::callers::CallersConfig;
 pub use self::denylist::{Denied, Denylist};
-pub(crate) use self::file::{Stamp, read_jwks};
+pub(crate) use self::file::{Stamp, read_certificates, read_jwks, read_secret_file};
 pub use self::file::{read_denylist, read_tokens};
 pub use self::limits::{Allowance, LimitsConfig};
+pub use self::listen::ListenAddress;
 pub use self::load::load;
 pub use self::public_url::PublicUrl;
+pub(crate) use self::public_url::listener_of_urls;
 pub use self::raw::Layer;
 pub(crate) use self::raw::{Origin, Raw};
 pub use self::secret::{Secret, read_named_secret, read_secret};
 pub(crate) use self::settings::every_setting;
 pub use self::sources::{CONFIG_VARIABLE, environment};
+pub use self::tls::{CertificateFiles, TlsConfig};
 pub(crate) use self::tokens::is_token_char;
 pub use self::tokens::{
     LISTED_CHARS_MAX, TOKEN_PREFIX, TokenEntry, TokenHash, TokenTable, is_listable, rfc3339,
@@ -81,16 +86,19 @@ pub const SPIN_US_MAX: u32 = 10_000;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Addresses that agents connect to; at least one.
-    pub agent_listen: Vec<SocketAddr>,
+    pub agent_listen: Vec<ListenAddress>,
     /// Addresses for raw TCP callers.
-    pub tcp_listen: Vec<SocketAddr>,
+    pub tcp_listen: Vec<ListenAddress>,
     /// Addresses for HTTP callers.
-    pub http_listen: Vec<SocketAddr>,
+    pub http_listen: Vec<ListenAddress>,
     /// Addresses of the admin pages: tunnels, health, metrics.
     pub admin_listen: Vec<SocketAddr>,
+    /// Certificates of the addresses with TLS.
+    pub tls: TlsConfig,
     /// The relay's own DNS name; each tunnel is also reached under a subdomain of it.
     pub domain: Option<String>,
-    /// Beginning of public URLs; by default `http`, and `domain` or the HTTP listener's address, with its port.
+    /// Beginning of public URLs; by default `https` if an HTTP listener has TLS, else `http`, and `domain` or the
+    /// listener's address, with its port.
     pub public_url: Option<PublicUrl>,
     /// Number of shards: threads that move bytes.
     pub shards: usize,
@@ -271,16 +279,17 @@ impl Config {
     }
 
     fn on_ports(agent: u16, tcp: u16, http: u16, admin: u16) -> Self {
-        let loopback = |port| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let shards = thread::available_parallelism()
             .map_or(1, usize::from)
             .min(SHARDS_MAX);
         let memory_limit_bytes = memory::limit();
         Self {
-            agent_listen: loopback(agent),
-            tcp_listen: loopback(tcp),
-            http_listen: loopback(http),
-            admin_listen: loopback(admin),
+            agent_listen: vec![loopback(agent).into()],
+            tcp_listen: vec![loopback(tcp).into()],
+            http_listen: vec![loopback(http).into()],
+            admin_listen: vec![loopback(admin)],
+            tls: TlsConfig::default(),
             domain: None,
             public_url: None,
             shards,
@@ -309,12 +318,12 @@ impl Config {
 
     /// The addresses to listen on for `kind`.
     #[must_use]
-    pub fn listen(&self, kind: ListenKind) -> &[SocketAddr] {
+    pub fn listen(&self, kind: ListenKind) -> Vec<ListenAddress> {
         match kind {
-            ListenKind::Agent => &self.agent_listen,
-            ListenKind::Tcp => &self.tcp_listen,
-            ListenKind::Http => &self.http_listen,
-            ListenKind::Admin => &self.admin_listen,
+            ListenKind::Agent => self.agent_listen.clone(),
+            ListenKind::Tcp => self.tcp_listen.clone(),
+            ListenKind::Http => self.http_listen.clone(),
+            ListenKind::Admin => self.admin_listen.iter().map(|it| (*it).into()).collect(),
         }
     }
 
@@ -323,15 +332,20 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the setting.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.agent_listen.is_empty() {
-            return conflict("`agent_listen` is empty: no agent could ever connect");
+        // Addresses with TLS take agents, too.
+        let mut callers = self.tcp_listen.iter().chain(&self.http_listen);
+        if self.agent_listen.is_empty() && !callers.any(|it| it.is_tls) {
+            return conflict(
+                "`agent_listen` is empty, and no other address has TLS: no agent could ever connect",
+            );
         }
         self.check_ports()?;
+        self.check_tls()?;
         if let Auth::Open { anywhere: false } = self.auth
             && let Some(open) = self
                 .agent_listen
                 .iter()
-                .find(|a| !a.ip().to_canonical().is_loopback())
+                .find(|it| !it.address.ip().to_canonical().is_loopback())
         {
             return conflict(format!(
                 "agent_listen {open} can be reached from other machines and auth is open: \
@@ -388,11 +402,12 @@ impl Config {
         self.callers.check()
     }
 
-    /// Refuses one address for two kinds of listeners. Shards share their ports (`SO_REUSEPORT`), so the
-    /// kernel would accept it and spread connections over both kinds.
+    /// Refuses one address for two kinds of listeners, and with TLS beside without. Shards share their ports
+    /// (`SO_REUSEPORT`), so the kernel would accept it and spread connections over both.
     fn check_ports(&self) -> Result<(), ConfigError> {
         let all = ListenKind::ALL.into_iter().flat_map(|kind| {
-            let fixed = self.listen(kind).iter().filter(|it| it.port() != 0);
+            let addresses = self.listen(kind).into_iter().map(|it| it.address);
+            let fixed = addresses.filter(|it| it.port() != 0);
             fixed.map(move |address| (kind, address))
         });
         let all: Vec<_> = all.collect();

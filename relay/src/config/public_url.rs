@@ -1,13 +1,12 @@
 //! The URL at which callers reach the relay; `directory/urls` makes the URLs of tunnels from it.
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use http::uri::Authority;
 use tieline_hop::rewrite::default_port;
 
-use super::Config;
 use super::names::is_host;
+use super::{Config, ListenAddress};
 use crate::host::{host_of, is_unspecified};
 
 /// Longest host in a URL (RFC 1035, 2.3.4); the host that an agent says it dialled may be longer.
@@ -135,29 +134,39 @@ impl fmt::Display for PublicUrl {
     }
 }
 
+/// The HTTP listener that public URLs lead to unless `public_url` is set. One with TLS comes before others, and an
+/// address that a URL can name before `0.0.0.0` and `[::]`.
+pub(crate) fn listener_of_urls(http: &[ListenAddress]) -> Option<ListenAddress> {
+    let has_tls = http.iter().any(|it| it.is_tls);
+    let mut those = http.iter().filter(|it| it.is_tls == has_tls);
+    let named = those
+        .clone()
+        .find(|it| !it.address.ip().to_canonical().is_unspecified());
+    named.or_else(|| those.next()).copied()
+}
+
 /// Warning for the operator, in one line, if agents elsewhere would be told URLs that callers cannot use.
-pub(super) fn unusable(config: &Config, http: &[SocketAddr]) -> Option<String> {
+pub(super) fn unusable(config: &Config, http: &[ListenAddress]) -> Option<String> {
     if config.public_url.is_some() {
         return None;
     }
     let remedy = "set public_url, as in https://relay.example";
-    let is_local = |it: &SocketAddr| it.ip().to_canonical().is_loopback();
-    let is_any = |it: &SocketAddr| it.ip().to_canonical().is_unspecified();
-    let first = http.first()?;
+    let is_local = |it: &ListenAddress| it.address.ip().to_canonical().is_loopback();
+    let listener = listener_of_urls(http)?;
     if !config.callers.trusted_proxies.is_empty() {
         return Some(format!(
-            "callers come through a proxy, and agents are told URLs of {first} itself: {remedy}"
+            "callers come through a proxy, and agents are told URLs of {listener} itself: {remedy}"
         ));
     }
-    if config.domain.is_none() && http.iter().all(is_any) {
+    if config.domain.is_none() && listener.address.ip().to_canonical().is_unspecified() {
         return Some(format!(
-            "{first} is an address that no URL can name, so agents are told URLs with the host that \
+            "{listener} is an address that no URL can name, so agents are told URLs with the host that \
              they dialled: {remedy}"
         ));
     }
     if !config.agent_listen.iter().all(is_local) && http.iter().all(is_local) {
         return Some(format!(
-            "agents of other machines are told URLs of {first}, which only this machine can reach: \
+            "agents of other machines are told URLs of {listener}, which only this machine can reach: \
              {remedy}"
         ));
     }

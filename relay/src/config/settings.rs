@@ -3,9 +3,9 @@
 //! [`Config`](super::Config) that are made from them.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, Args, Command, ValueHint};
@@ -14,8 +14,9 @@ use super::audit::AuditSettings;
 use super::auth::AuthSettings;
 use super::callers::CallersSettings;
 use super::limits::LimitsSettings;
+use super::tls::TlsSettings;
 use super::values::{Never, expected, never, number, switch, time};
-use super::{DriverChoice, PublicUrl, names};
+use super::{DriverChoice, ListenAddress, PublicUrl, listen, names};
 
 /// Every setting, in the order of `--help`; `None` where a setting is not given.
 ///
@@ -23,37 +24,35 @@ use super::{DriverChoice, PublicUrl, names};
 /// before the start, so a value that names no file may be a secret, which errors must not show.
 #[derive(Debug, Default, Args)]
 pub(super) struct Settings {
-    /// Address that agents connect to; may be repeated [default: 127.0.0.1:9001]
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    pub(super) agent_listen: Option<Vec<SocketAddr>>,
-    /// Address for callers over raw TCP, or `off`; may be repeated [default: 127.0.0.1:9002]
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    pub(super) tcp_listen: Option<Vec<SocketAddr>>,
-    /// Address for callers over HTTP, or `off`; may be repeated [default: 127.0.0.1:9080]
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    pub(super) http_listen: Option<Vec<SocketAddr>>,
+    /// Address that agents connect to, with tls:// in front for TLS; may be repeated [default: 127.0.0.1:9001]
+    #[arg(long, value_name = "ADDR", value_parser = ListenAddress::from_str)]
+    pub(super) agent_listen: Option<Vec<ListenAddress>>,
+    /// Address for callers over raw TCP, with tls:// in front for TLS, or `off`; may be repeated
+    /// [default: 127.0.0.1:9002]
+    #[arg(long, value_name = "ADDR", value_parser = ListenAddress::from_str)]
+    pub(super) tcp_listen: Option<Vec<ListenAddress>>,
+    /// Address for callers over HTTP, with tls:// in front for TLS, or `off`; may be repeated
+    /// [default: 127.0.0.1:9080]
+    #[arg(long, value_name = "ADDR", value_parser = ListenAddress::from_str)]
+    pub(super) http_listen: Option<Vec<ListenAddress>>,
     /// Address for QUIC agents and callers
     // The default makes the parser see, and refuse, an empty list too.
     #[arg(long, value_name = "ADDR", value_parser = never(Never::Unbuilt("QUIC")), default_missing_value = "", hide = true)]
     quic_listen: Option<Vec<Infallible>>,
     /// Address of the admin pages (tunnels, health, metrics), or `off`; may be repeated [default: 127.0.0.1:9003]
-    #[arg(long, value_name = "ADDR", value_parser = address)]
+    #[arg(long, value_name = "ADDR", value_parser = listen::plain)]
     pub(super) admin_listen: Option<Vec<SocketAddr>>,
     /// File with the token that admin_listen requires as `Authorization: Bearer ...`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) admin_token_file: Option<PathBuf>,
-    /// Certificate for tls:// addresses
-    #[arg(long, value_name = "FILE", value_parser = never(Never::Unbuilt("TLS")), hide = true)]
-    tls_cert: Option<Infallible>,
-    /// Private key of tls_cert
-    #[arg(long, value_name = "FILE", value_parser = never(Never::Unbuilt("TLS")), hide = true)]
-    tls_key: Option<Infallible>,
+    #[command(flatten)]
+    pub(super) tls: TlsSettings,
     /// The relay's DNS name, as in relay.example; each tunnel is also reached as TUNNEL.relay.example,
     /// which needs DNS for *.relay.example
     #[arg(long, value_name = "NAME", value_parser = names::domain)]
     pub(super) domain: Option<String>,
-    /// Beginning of public URLs, as in https://relay.example [default: http:// with domain, or with the
-    /// HTTP listener's address, and its port]
+    /// Beginning of public URLs, as in https://relay.example [default: https:// if an HTTP listener has TLS,
+    /// else http://, with domain or with the listener's address, and its port]
     #[arg(long, value_name = "URL", value_parser = PublicUrl::parse)]
     pub(super) public_url: Option<PublicUrl>,
     /// Number of shards, the threads that move bytes [default: one per core]
@@ -72,7 +71,8 @@ pub(super) struct Settings {
     /// Silence of an agent after which its link, the connection to it, is ended [default: 45s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) stale_timeout: Option<Duration>,
-    /// Time in which a new caller must name its tunnel, over raw TCP or in an HTTP request [default: 5s]
+    /// Time in which a new caller must name its tunnel, over raw TCP or in an HTTP request, and for a TLS
+    /// handshake [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) preamble_timeout: Option<Duration>,
     /// Time that running sessions have to end when the relay stops [default: 10s]
@@ -114,14 +114,6 @@ pub(crate) fn every_setting() -> Vec<Arg> {
     // Place 0 in `--help` is that of `--config`.
     let command = Settings::augment_args(Command::new("settings").next_display_order(1));
     command.get_arguments().cloned().collect()
-}
-
-fn address(text: &str) -> Result<SocketAddr, Box<dyn Error + Send + Sync>> {
-    if text.starts_with("tls://") {
-        return Err(Never::Unbuilt("a tls:// address").into());
-    }
-    let problem = "is not an address such as 127.0.0.1:9001 or [::1]:9001";
-    text.parse().map_err(|_| problem.into())
 }
 
 fn driver(text: &str) -> Option<DriverChoice> {

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::file::read_settings_table;
 use super::raw::{ENVIRONMENT_PREFIX, Layer, Origin, Raw, unfit, variable};
 use super::settings::every_setting;
-use super::{conflict, words};
+use super::{CertificateFiles, conflict, tls, words};
 use crate::error::ConfigError;
 
 /// The environment variable that names the configuration file.
@@ -75,9 +75,10 @@ fn is_service_link(rest: &str) -> bool {
     rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
 }
 
-/// Reads the settings in a TOML file.
-pub(super) fn read_settings(path: &Path) -> Result<Layer, ConfigError> {
-    let table = read_settings_table(path)?;
+/// Reads the settings in a TOML file, and the certificates that it lists.
+pub(super) fn read_settings(path: &Path) -> Result<(Layer, Vec<CertificateFiles>), ConfigError> {
+    let mut table = read_settings_table(path)?;
+    let certificates = tls::take_listed(&mut table, path)?;
     let settings = every_setting();
     let mut layer = Layer::default();
     let mut flat = Vec::new();
@@ -105,7 +106,7 @@ pub(super) fn read_settings(path: &Path) -> Result<Layer, ConfigError> {
         }
         layer.0.insert(key, raw);
     }
-    Ok(layer)
+    Ok((layer, certificates))
 }
 
 /// The texts of `value`; the error says what belongs in its place.

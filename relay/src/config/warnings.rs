@@ -1,13 +1,11 @@
 //! Warnings at the start about a configuration that is allowed, but probably not intended.
 
-use std::net::SocketAddr;
-
 use super::public_url::unusable;
-use super::{Auth, CallerAuth, Config};
+use super::{Auth, CallerAuth, Config, ListenAddress};
 
 impl Config {
     /// One line per warning; `http` has the bound addresses of the HTTP listeners.
-    pub(crate) fn warnings(&self, http: &[SocketAddr]) -> Vec<String> {
+    pub(crate) fn warnings(&self, http: &[ListenAddress]) -> Vec<String> {
         let lines = [
             unusable(self, http),
             self.admits_strangers(),
@@ -34,11 +32,16 @@ impl Config {
         let callers = [&self.tcp_listen, &self.http_listen];
         let takes_callers = self.caller_auth == CallerAuth::Token;
         let callers = callers.into_iter().flatten().filter(|_| takes_callers);
-        let mut all = self.agent_listen.iter().chain(callers);
-        let address = all.find(|address| !address.ip().to_canonical().is_loopback())?;
+        let mut plain = self
+            .agent_listen
+            .iter()
+            .chain(callers)
+            .filter(|it| !it.is_tls);
+        let address = plain.find(|it| !it.address.ip().to_canonical().is_loopback())?;
         Some(format!(
-            "tokens come to {address} in clear text, since this version has no TLS: let them cross only \
-             networks that you trust, or a VPN, or a proxy that ends TLS on this machine"
+            "tokens come to {address} in clear text: make it tls://{address}, with a certificate in tls_cert and \
+             tls_key, or let them cross only networks that you trust, or a VPN, or a proxy that ends TLS on this \
+             machine"
         ))
     }
 }
@@ -72,7 +75,7 @@ mod tests {
     #[test]
     fn tokens_in_clear_text_are_told_in_one_line() {
         let public = || vec!["0.0.0.0:1".parse().unwrap(), "[::]:1".parse().unwrap()];
-        let with = |caller_auth, change: fn(&mut Config, Vec<SocketAddr>)| {
+        let with = |caller_auth, change: fn(&mut Config, Vec<ListenAddress>)| {
             let lines = told(|config| {
                 config.auth = Auth::Tokens(TokensAuth::default());
                 config.caller_auth = caller_auth;
@@ -89,6 +92,11 @@ mod tests {
         assert_eq!(with(token, |config, it| config.tcp_listen = it), 1);
         assert_eq!(with(token, |config, it| config.agent_listen = it), 1);
         assert_eq!(with(token, |_, _| {}), 0);
+        let over_tls: fn(&mut Config, Vec<ListenAddress>) = |config, _| {
+            config.http_listen = vec!["tls://0.0.0.0:1".parse().unwrap()];
+            config.agent_listen = vec!["tls://0.0.0.0:2".parse().unwrap()];
+        };
+        assert_eq!(with(token, over_tls), 0);
         // Without caller_auth, callers do not send tokens of the relay.
         assert_eq!(
             with(CallerAuth::None, |config, it| config.http_listen = it),

@@ -4,6 +4,7 @@
 
 mod admin;
 mod auth;
+mod certificates;
 mod changes;
 mod connections;
 mod listing;
@@ -12,6 +13,7 @@ mod revoke;
 mod routes;
 mod serve;
 mod tunnel;
+mod watched;
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -20,15 +22,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use rustls::ServerConfig;
 use tieline_wire::TunnelId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::info_span;
 
 use self::admin::{Admin, Pauses};
 use self::auth::{Order, Orders, SnapshotUpdater};
+use self::certificates::CertificateUpdater;
 pub(crate) use self::changes::Changes;
 use crate::audit::Audit;
 use crate::auth::{Question, RequestQueue, Ruling, Snapshot};
+use crate::certificates::Certificates;
 use crate::config::{Config, Denied};
 use crate::directory::Forgotten;
 use crate::error::StartError;
@@ -58,6 +63,9 @@ pub(crate) trait Inspect: Send + Sync {
 
     /// Gives every shard a new admission snapshot; resolves to the number of links this ended.
     fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize>;
+
+    /// Gives every shard a new configuration of TLS. Waits until the shards' mailboxes have it.
+    fn apply_tls(&self, config: Arc<ServerConfig>) -> Reply<()>;
 
     /// Gives the provider's ruling to the shard that asked `question`. Waits until the shard's mailbox has it.
     fn rule(&self, question: Question, ruling: Ruling) -> Reply<()>;
@@ -102,17 +110,21 @@ pub(crate) struct Control {
     stop: watch::Sender<Phase>,
     addresses: Vec<SocketAddr>,
     orders: Orders,
+    /// Makes the updater of certificates read their files.
+    reload: Arc<Notify>,
 }
 
 impl Control {
-    /// Starts the thread that keeps admission up to date, beginning with `snapshot`. The pages about `shown` are
-    /// served on `listeners`, which must be non-blocking, from [`Control::serve`] on.
+    /// Starts the thread that keeps admission and certificates up to date, beginning with `snapshot` and
+    /// `certificates`. The pages about `shown` are served on `listeners`, which must be non-blocking, from
+    /// [`Control::serve`] on.
     ///
     /// # Errors
     /// [`StartError::Thread`] names the missing resource.
     pub(crate) fn start(
         config: &Config,
         snapshot: &Snapshot,
+        certificates: Option<Certificates>,
         asked: RequestQueue,
         shown: Shown,
         decided: Decided,
@@ -140,6 +152,11 @@ impl Control {
         let (mut updater, orders) =
             SnapshotUpdater::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
         updater.restore(&decided.revoked, decided.book.clone());
+        let reload = Arc::<Notify>::default();
+        let certificates = certificates.map(|it| {
+            let (reload, inspect) = (Arc::clone(&reload), Arc::clone(&inspect));
+            CertificateUpdater::new(&config.tls, it, reload, inspect)
+        });
         let admin = Arc::new(Admin {
             inspect,
             orders: orders.clone(),
@@ -159,7 +176,8 @@ impl Control {
             .name("control".to_owned())
             .spawn(move || {
                 let _span = info_span!("control").entered();
-                runtime.block_on(serve::run(listeners, &admin, updater, phase));
+                let updaters = (updater, certificates);
+                runtime.block_on(serve::run(listeners, &admin, updaters, phase));
                 // Does not wait for a DNS lookup, which may still block a thread.
                 runtime.shutdown_background();
             })
@@ -169,6 +187,7 @@ impl Control {
             stop,
             addresses,
             orders,
+            reload,
         })
     }
 
@@ -187,10 +206,11 @@ impl Control {
         self.stop.send_replace(Phase::Drains);
     }
 
-    /// Reads all files that decide about admission again.
+    /// Reads all files that decide about admission again, and the certificates.
     pub(crate) fn reload(&self) {
         // A full queue is fine: it holds orders that the updater has yet to look at.
         let _ = self.orders.try_send(Order::Reload);
+        self.reload.notify_one();
     }
 
     /// Ends the thread and waits for it.

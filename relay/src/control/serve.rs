@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use super::Phase;
 use super::admin::{Admin, refuse};
 use super::auth::SnapshotUpdater;
+use super::certificates::CertificateUpdater;
 use super::connections::{ConnectionState, Connections};
 use super::reserve::GuardedListener;
 use super::routes;
@@ -39,15 +40,18 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves all listeners from [`Phase::Serves`] to [`Phase::Drains`], and their connections until
-/// [`Phase::Stops`]; requests in progress are cut off then.
+/// [`Phase::Stops`]; requests in progress are cut off then. Until then admission and certificates are kept up to date.
 pub(super) async fn run(
     listeners: Vec<((SocketAddr, TcpListener), Arc<()>)>,
     admin: &Arc<Admin>,
-    updater: SnapshotUpdater,
+    (admission, certificates): (SnapshotUpdater, Option<CertificateUpdater>),
     mut phase: watch::Receiver<Phase>,
 ) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(updater.run());
+    tasks.spawn(admission.run());
+    if let Some(certificates) = certificates {
+        tasks.spawn(certificates.run());
+    }
     for ((address, listener), accepting) in listeners {
         let accepts = accept(address, listener, Arc::clone(admin), phase.clone());
         tasks.spawn(async move {

@@ -1,10 +1,8 @@
 //! Makes all public URLs of tunnels: those that agents and callers are told.
 
-use std::net::SocketAddr;
-
 use tieline_wire::TunnelId;
 
-use crate::config::{Config, PublicUrl};
+use crate::config::{Config, ListenAddress, PublicUrl, listener_of_urls};
 
 /// The tunnel's path at the relay's own host, in front of the target's path.
 pub(crate) fn path_of_tunnel(tunnel: &TunnelId) -> String {
@@ -24,22 +22,22 @@ pub(crate) struct PublicUrls {
 
 impl PublicUrls {
     /// The URLs of a relay whose HTTP listeners are bound to `http`.
-    pub(crate) fn new(config: &Config, http: &[SocketAddr]) -> Self {
+    pub(crate) fn new(config: &Config, http: &[ListenAddress]) -> Self {
         let domain = config.domain.clone();
-        let is_usable = |it: &&SocketAddr| !it.ip().to_canonical().is_unspecified();
-        let listener = http.iter().find(is_usable).or_else(|| http.first());
+        let listener = listener_of_urls(http);
         let base = match (&config.public_url, listener) {
             (Some(url), _) => Some(url.clone()),
-            (None, Some(listener)) => PublicUrl::of(false, &listener.to_string()),
+            (None, Some(it)) => PublicUrl::of(it.is_tls, &it.address.to_string()),
             (None, None) => None,
         };
+        let is_any = listener.is_some_and(|it| it.address.ip().to_canonical().is_unspecified());
         let is_named = config.public_url.is_some() || domain.is_some();
         let base = base.map(|base| match &domain {
             Some(domain) if config.public_url.is_none() => base.with_host(domain),
             _ => base,
         });
         Self {
-            is_dialled: !is_named && listener.is_some_and(|it| !is_usable(&it)),
+            is_dialled: !is_named && is_any,
             base,
             domain,
         }
@@ -96,7 +94,7 @@ mod tests {
     fn urls(change: impl FnOnce(&mut Config), http: &[&str], dialled: &str) -> Vec<String> {
         let mut config = Config::default();
         change(&mut config);
-        let http: Vec<SocketAddr> = http.iter().map(|it| it.parse().unwrap()).collect();
+        let http: Vec<ListenAddress> = http.iter().map(|it| it.parse().unwrap()).collect();
         let urls = PublicUrls::new(&config, &http);
         urls.of_tunnel(&TunnelId::parse("maya").unwrap(), "/mcp", Some(dialled))
     }
@@ -129,6 +127,29 @@ mod tests {
             "https://relay.example/w/maya/mcp",
         ];
         assert_eq!(urls(both, &["127.0.0.1:9080"], "10.0.0.1:9001"), expected);
+    }
+
+    #[test]
+    fn a_listener_with_tls_makes_urls_with_https() {
+        let nothing = |_: &mut Config| {};
+        let domain = |config: &mut Config| config.domain = Some("relay.example".to_owned());
+        let expected = [
+            "https://maya.relay.example/mcp",
+            "https://relay.example/w/maya/mcp",
+        ];
+        let both = ["127.0.0.1:9080", "tls://0.0.0.0:443"];
+        assert_eq!(urls(domain, &both, "10.0.0.1:9001"), expected);
+        let dialled = urls(
+            nothing,
+            &["127.0.0.1:9080", "tls://[::]:8443"],
+            "Relay.example:9001",
+        );
+        assert_eq!(dialled, ["https://relay.example:8443/w/maya/mcp"]);
+        let address = urls(nothing, &["tls://192.0.2.1:443"], "x:1");
+        assert_eq!(address, ["https://192.0.2.1/w/maya/mcp"]);
+        let set = |config: &mut Config| config.public_url = PublicUrl::parse("http://r:80").ok();
+        let set = urls(set, &["tls://0.0.0.0:443"], "x:1");
+        assert_eq!(set, ["http://r/w/maya/mcp"]);
     }
 
     #[test]

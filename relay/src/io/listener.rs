@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 
 use super::driver::Interest;
 use super::readiness::{Direction, Readiness};
+use super::socket::Unfinished;
 use super::steering;
 use super::stream::Stream;
 
@@ -39,16 +40,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// moment to take its ring apart, and closes the listeners with it (5 ms, measured).
 const TAKEN_TIMEOUT: Duration = Duration::from_millis(500);
 const TAKEN_PAUSE: Duration = Duration::from_millis(5);
-
-/// What the peer of an accepted connection sees if the connection is closed without [`Stream::finish`],
-/// for example by the kernel after the process was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unfinished {
-    /// A reset: the peer cannot take a partial answer for a complete one (`SO_LINGER` of 0 s, socket(7)).
-    Resets,
-    /// An orderly end: the protocol on the connection marks its own lengths and ends.
-    Ends,
-}
 
 /// Options that the connections accepted by a listener inherit.
 #[derive(Clone, Copy, Debug)]
@@ -363,7 +354,7 @@ mod tests {
                 let (accepted, _) = Listener::new(socket).unwrap().accept().await.unwrap();
                 assert_eq!(accepted.send(b"some").unwrap(), 4);
                 if is_finished {
-                    accepted.finish();
+                    accepted.finish().await;
                 }
             })
             .unwrap();

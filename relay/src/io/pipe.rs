@@ -7,8 +7,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use tieline_transport::Received;
 
-use super::socket::{Received, Socket};
+use super::socket::Socket;
 
 /// Capacity of a pipe, in bytes. Once a user's pipes hold 64 MiB the kernel grants less (pipe(7),
 /// `pipe-user-pages-soft`); a smaller pipe works, too.

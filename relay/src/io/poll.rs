@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use tieline_transport::Received;
 
-use super::socket::Received;
 use super::stream::Stream;
 
 /// A stream that implements hyper's traits.
@@ -43,11 +43,11 @@ impl PollStream {
     }
 
     /// Makes the coming close a reset if `is_reset`, or else an orderly end.
-    pub(crate) fn end(&self, is_reset: bool) {
+    pub(crate) async fn end(&self, is_reset: bool) {
         if is_reset {
             self.0.abort();
         } else {
-            self.0.finish();
+            self.0.finish().await;
         }
     }
 
@@ -92,9 +92,8 @@ impl Write for PollStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.finish();
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_finish(cx).map(Ok)
     }
 
     fn is_write_vectored(&self) -> bool {

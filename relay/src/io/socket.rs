@@ -13,6 +13,7 @@ use bytes::{BufMut, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType};
 use socket2::SockRef;
+use tieline_transport::Received;
 
 use super::driver::Interest;
 use super::readiness::{Direction, Readiness};
@@ -21,15 +22,14 @@ use super::runtime::turn;
 /// Asks for the number of unsent bytes of a socket (`linux/sockios.h`).
 const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
 
-/// Result of a direct read.
+/// What the peer of an accepted connection sees if the connection is closed without [`Socket::finish`],
+/// for example by the kernel after the process was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Received {
-    /// This many bytes.
-    Bytes(usize),
-    /// The peer ended its direction.
-    End,
-    /// No bytes yet: wait for readiness.
-    Nothing,
+pub(crate) enum Unfinished {
+    /// A reset: the peer cannot take a partial answer for a complete one (`SO_LINGER` of 0 s, socket(7)).
+    Resets,
+    /// An orderly end: the protocol on the connection marks its own lengths and ends.
+    Ends,
 }
 
 /// A connected stream socket of this shard.
@@ -196,6 +196,12 @@ impl Socket {
         let _ = SockRef::from(&self.fd).set_tcp_user_timeout(None);
     }
 
+    /// Sets what the peer sees if the socket is closed without [`Socket::finish`].
+    pub(super) fn set_unfinished(&self, unfinished: Unfinished) {
+        let linger = (unfinished == Unfinished::Resets).then_some(Duration::ZERO);
+        let _ = SockRef::from(&self.fd).set_linger(linger);
+    }
+
     /// Ends the sending direction in order, after all written bytes.
     pub(crate) fn finish(&self) {
         // The listener set `SO_LINGER` of 0, so that a close before this is a reset.
@@ -249,6 +255,24 @@ impl Socket {
         // Failures are ignored: the heartbeat finds a dead link as well, only later.
         let _ = socket.set_tcp_user_timeout(Some(user_timeout));
         let _ = socket.set_tcp_notsent_lowat(notsent_bytes);
+    }
+}
+
+impl tieline_transport::Socket for Socket {
+    fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
+        Self::recv(self, buffer, max)
+    }
+
+    fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        Self::send_vectored(self, slices)
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        Self::poll_readable(self, cx)
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        Self::poll_writable(self, cx)
     }
 }
 

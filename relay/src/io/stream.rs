@@ -1,4 +1,4 @@
-//! A connected byte stream of a shard, with the bytes that were read ahead of its reader.
+//! A connected byte stream of a shard, over a plain socket or over TLS, with the bytes that were read ahead of its reader.
 //!
 //! The shard that accepts a connection reads ahead to find out where the connection belongs, and may then move it; the
 //! reader of the connection gets those bytes first. Everything above `io` moves bytes through this type.
@@ -8,23 +8,34 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustls::server::{ClientHello, ServerConfig};
+use tieline_transport::{Agreed, Received, Tls};
 
-use super::socket::{Received, Socket};
+use super::socket::{Socket, Unfinished};
 
 /// A connected stream of this shard. Owns no buffer but the bytes that were read ahead.
 pub(crate) struct Stream {
     socket: Socket,
+    layer: Layer,
     /// Bytes that came from the socket already, and that the next reads return. Boxed, because most streams have none.
     ahead: RefCell<Option<Box<Bytes>>>,
+}
+
+/// What is between the socket's bytes and the stream's.
+enum Layer {
+    Plain,
+    Tls(Box<RefCell<Tls>>),
 }
 
 /// A stream on its way to another shard: it belongs to no runtime.
 pub(crate) struct Detached {
     fd: OwnedFd,
+    layer: Layer,
     ahead: Option<Box<Bytes>>,
 }
 
@@ -33,14 +44,45 @@ impl Stream {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         Self {
             socket: Socket::new(fd),
+            layer: Layer::Plain,
             ahead: RefCell::default(),
         }
+    }
+
+    /// Accepts TLS on a plain stream of which nothing was read; `choose` returns the configuration for a client, and a
+    /// permit that is held while the client's hello is answered.
+    ///
+    /// # Errors
+    /// The socket's error, or a [`rustls::Error`]; the client was sent the alert then.
+    pub(crate) async fn accept_tls<P>(
+        self,
+        choose: impl AsyncFnOnce(&ClientHello<'_>) -> (Arc<ServerConfig>, P),
+    ) -> io::Result<Self> {
+        let tls = Tls::accept(&self.socket, choose).await?;
+        Ok(Self {
+            layer: Layer::Tls(Box::new(RefCell::new(tls))),
+            ..self
+        })
+    }
+
+    /// What was agreed on in the handshake of TLS; `None` on a plain stream.
+    pub(crate) fn agreed(&self) -> Option<Agreed> {
+        match &self.layer {
+            Layer::Plain => None,
+            Layer::Tls(tls) => Some(tls.borrow().agreed()),
+        }
+    }
+
+    /// Whether the bytes are encrypted on the network.
+    pub(crate) const fn is_tls(&self) -> bool {
+        matches!(self.layer, Layer::Tls(_))
     }
 
     /// Detaches the stream, for another shard.
     pub(crate) fn detach(self) -> Detached {
         Detached {
             fd: self.socket.into_fd(),
+            layer: self.layer,
             ahead: self.ahead.into_inner(),
         }
     }
@@ -48,19 +90,28 @@ impl Stream {
     /// The socket itself, where its bytes are the stream's bytes: for splice(2) and for bulk lanes. Bytes that were read
     /// ahead are not in it any more.
     pub(crate) const fn plain(&self) -> Option<&Socket> {
-        Some(&self.socket)
+        match self.layer {
+            Layer::Plain => Some(&self.socket),
+            Layer::Tls(_) => None,
+        }
     }
 
-    /// The socket itself, for a bulk lane; `None` if bytes of it were read ahead.
+    /// The socket itself, for a bulk lane; `None` over TLS, or if bytes were read ahead.
     pub(crate) fn into_plain(self) -> Option<Socket> {
-        self.ahead.into_inner().is_none().then_some(self.socket)
+        match (self.layer, self.ahead.into_inner()) {
+            (Layer::Plain, None) => Some(self.socket),
+            _ => None,
+        }
     }
 
     /// Ready while a read may return something.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.is_read_ahead() {
-            true => Poll::Ready(()),
-            false => self.socket.poll_readable(cx),
+        if self.is_read_ahead() {
+            return Poll::Ready(());
+        }
+        match &self.layer {
+            Layer::Plain => self.socket.poll_readable(cx),
+            Layer::Tls(tls) => tls.borrow_mut().poll_readable(&self.socket, cx),
         }
     }
 
@@ -89,7 +140,7 @@ impl Stream {
     pub(crate) fn read_ahead(&self, max: usize) -> io::Result<(Received, Bytes)> {
         let mut ahead = self.ahead.borrow_mut();
         let mut buffer = BytesMut::new();
-        let received = self.socket.recv(&mut buffer, max)?;
+        let received = self.receive(&mut buffer, max)?;
         if !buffer.is_empty() {
             let before = ahead.take().map(|before| *before);
             let all = joined(before.unwrap_or_default(), buffer.freeze());
@@ -113,7 +164,18 @@ impl Stream {
             buffer.extend_from_slice(&bytes);
             return Ok(Received::Bytes(bytes.len()));
         }
-        self.socket.recv(buffer, max)
+        self.receive(buffer, max)
+    }
+
+    fn receive(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
+        match &self.layer {
+            Layer::Plain => self.socket.recv(buffer, max),
+            Layer::Tls(tls) => {
+                buffer.reserve(max);
+                let put = |piece: &[u8]| buffer.extend_from_slice(piece);
+                tls.borrow_mut().recv(&self.socket, max, put)
+            }
+        }
     }
 
     /// Reads into uninitialised memory, without waiting.
@@ -123,7 +185,17 @@ impl Stream {
             copy(&bytes, buffer);
             return Ok(Received::Bytes(bytes.len()));
         }
-        self.socket.recv_uninit(buffer)
+        match &self.layer {
+            Layer::Plain => self.socket.recv_uninit(buffer),
+            Layer::Tls(tls) => {
+                let (max, mut filled) = (buffer.len(), 0);
+                let put = |piece: &[u8]| {
+                    copy(piece, &mut buffer[filled..]);
+                    filled += piece.len();
+                };
+                tls.borrow_mut().recv(&self.socket, max, put)
+            }
+        }
     }
 
     /// Removes up to `max` of the bytes that were read ahead.
@@ -136,23 +208,50 @@ impl Stream {
         }
     }
 
-    /// Writes what the kernel takes at once; 0 means: wait until the stream is writable.
+    /// Writes what the kernel takes at once; 0 means: wait until the stream is writable. Bytes that were not taken are
+    /// offered again before others.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.send(bytes)
+        match &self.layer {
+            Layer::Plain => self.socket.send(bytes),
+            Layer::Tls(tls) => tls.borrow_mut().send(&self.socket, &[IoSlice::new(bytes)]),
+        }
     }
 
     /// Like [`Stream::send`], for several slices.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.socket.send_vectored(slices)
+        match &self.layer {
+            Layer::Plain => self.socket.send_vectored(slices),
+            Layer::Tls(tls) => tls.borrow_mut().send(&self.socket, slices),
+        }
+    }
+
+    /// Ends the sending direction in order, after all written bytes; ready once the kernel has the end.
+    pub(crate) fn poll_finish(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.layer {
+            Layer::Plain => self.socket.finish(),
+            Layer::Tls(tls) => {
+                ready!(tls.borrow_mut().poll_finish(&self.socket, cx));
+                self.socket.finish();
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Ends the sending direction in order, after all written bytes.
-    pub(crate) fn finish(&self) {
-        self.socket.finish();
+    pub(crate) async fn finish(&self) {
+        poll_fn(|cx| self.poll_finish(cx)).await;
     }
 
-    /// Ends both directions; wakes the tasks that wait on the stream.
+    /// Sets what the peer sees if the stream is closed without [`Stream::finish`].
+    pub(crate) fn set_unfinished(&self, unfinished: Unfinished) {
+        self.socket.set_unfinished(unfinished);
+    }
+
+    /// Ends both directions, in order as far as that needs no wait; wakes the tasks that wait on the stream.
     pub(crate) fn shutdown(&self) {
+        if let Layer::Tls(tls) = &self.layer {
+            tls.borrow_mut().try_finish(&self.socket);
+        }
         self.socket.shutdown();
     }
 
@@ -166,9 +265,13 @@ impl Stream {
         self.socket.is_broken()
     }
 
-    /// Number of bytes that the kernel still holds for the peer.
-    pub(crate) fn unsent(&self) -> usize {
-        self.socket.unsent()
+    /// Whether bytes that were taken have not left for the peer yet.
+    pub(crate) fn has_unsent(&self) -> bool {
+        let is_waiting = match &self.layer {
+            Layer::Plain => false,
+            Layer::Tls(tls) => tls.borrow().has_unsent(),
+        };
+        is_waiting || self.socket.unsent() > 0
     }
 
     /// Sets options of a link, see [`Socket::tune_link`].
@@ -188,6 +291,7 @@ impl Detached {
     pub(crate) fn attach(self) -> Stream {
         Stream {
             socket: Socket::new(self.fd),
+            layer: self.layer,
             ahead: RefCell::new(self.ahead),
         }
     }
@@ -248,7 +352,7 @@ mod tests {
             run(driver, async {
                 let (ours, theirs) = streams();
                 assert_eq!(theirs.send(b"head and body").unwrap(), 13);
-                theirs.finish();
+                theirs.finish().await;
                 ours.readable().await;
                 let (received, ahead) = ours.read_ahead(4).unwrap();
                 assert_eq!((received, &ahead[..]), (Received::Bytes(4), &b"head"[..]));
@@ -275,7 +379,7 @@ mod tests {
         run(Chosen::Epoll, async {
             let (ours, theirs) = streams();
             assert_eq!(theirs.send(b" and body").unwrap(), 9);
-            theirs.finish();
+            theirs.finish().await;
             ours.readable().await;
             ours.read_ahead(4).unwrap();
             ours.put_back(Bytes::from_static(b"head"));

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
+use rustls::{NamedGroup, ProtocolVersion};
 use serde::Serialize;
+use tieline_transport::Agreed;
 use tieline_wire::{
     CallerRefusal, Eviction, LinkRefusal, RefusalReason, SessionEnd, SharedBudget, WithdrawalReason,
 };
@@ -135,6 +137,34 @@ impl LimitKind {
     }
 }
 
+/// Why the handshake of TLS on an accepted connection failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsFailure {
+    /// The first bytes are not TLS.
+    NotTls,
+    /// Client and relay have no protocol above TLS in common.
+    Alpn,
+    /// Client and relay have no version, cipher suite or group in common.
+    Incompatible,
+    /// The client ended the handshake with an alert: it does not accept the certificate, for example.
+    ClientRefused,
+    /// The client broke the rules of TLS.
+    Protocol,
+    /// The connection closed before the end of the handshake.
+    Closed,
+    /// The handshake took too long.
+    Timeout,
+    /// Too many handshakes at a time.
+    Overload,
+}
+
+impl TlsFailure {
+    /// The failure's word in metrics and logs.
+    pub(crate) const fn word(self) -> &'static str {
+        TLS_FAILURES[self as usize]
+    }
+}
+
 /// Why a frame was dropped although the link goes on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum DropKind {
@@ -155,6 +185,18 @@ const LIMIT_KINDS: [&str; 6] = [
     "bytes",
     "tunnels",
     "links",
+];
+const TLS_VERSIONS: [&str; 2] = ["1.2", "1.3"];
+const TLS_GROUPS: [&str; 4] = ["x25519", "x25519mlkem768", "secp256r1", "other"];
+const TLS_FAILURES: [&str; 8] = [
+    "not_tls",
+    "alpn",
+    "incompatible",
+    "client_refused",
+    "protocol",
+    "closed",
+    "timeout",
+    "overload",
 ];
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -256,6 +298,7 @@ shard_metrics! {
         crossings: "relay_crossings_total", "Sessions that cross shards.";
         spin_passes: "relay_spin_passes_total", "Times that a shard polled instead of sleeping.";
         state_dropped: "relay_state_dropped_total", "Name bindings that were not written to the state folder.";
+        tls_resumed: "relay_tls_resumed_total", "TLS handshakes that resumed an earlier connection.";
         route_updates: "relay_route_updates_total", "Route updates applied.";
     }
     by_reason {
@@ -279,6 +322,9 @@ shard_metrics! {
         frames_dropped by "kind" DROP_KINDS: "relay_frames_dropped_total", "Frames dropped on links that go on.";
         handoffs by "kind" HANDOFF_KINDS: "relay_handoffs_total", "Connections moved to another shard.";
         limited by "limit" LIMIT_KINDS: "relay_limited_total", "Refusals because of a limit.";
+        tls_handshakes by "version" TLS_VERSIONS: "relay_tls_handshakes_total", "TLS handshakes completed.";
+        tls_groups by "group" TLS_GROUPS: "relay_tls_key_exchanges_total", "Key exchanges of TLS handshakes, by group.";
+        tls_failures by "reason" TLS_FAILURES: "relay_tls_failures_total", "TLS handshakes that failed.";
         http_requests by "status" STATUS_CLASSES: "relay_http_requests_total", "HTTP requests answered.";
     }
 }
@@ -327,6 +373,31 @@ impl ShardMetrics {
     /// Counts a refusal because of a limit.
     pub(crate) fn limited(&self, kind: LimitKind) {
         self.limited.0[kind as usize].inc();
+    }
+
+    /// Counts a completed TLS handshake.
+    pub(crate) fn tls_accepted(&self, agreed: &Agreed) {
+        match agreed.version {
+            Some(ProtocolVersion::TLSv1_2) => self.tls_handshakes.0[0].inc(),
+            Some(ProtocolVersion::TLSv1_3) => self.tls_handshakes.0[1].inc(),
+            _ => {}
+        }
+        if agreed.is_resumed {
+            self.tls_resumed.inc();
+        }
+        let group = match agreed.group {
+            Some(NamedGroup::X25519) => 0,
+            Some(NamedGroup::X25519MLKEM768) => 1,
+            Some(NamedGroup::secp256r1) => 2,
+            Some(_) => 3,
+            None => return,
+        };
+        self.tls_groups.0[group].inc();
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub(crate) fn tls_failed(&self, failure: TlsFailure) {
+        self.tls_failures.0[failure as usize].inc();
     }
 
     /// Counts an HTTP request answered with `status`.

@@ -76,7 +76,8 @@ fn a_family_has_the_words_of_its_own_reasons_only() {
     assert_eq!(of("relay_session_resets_total"), SessionEnd::ALL.len());
     assert_eq!(of("relay_frontend_refused_total"), CallerRefusal::ALL.len());
     let series = text.lines().filter(|line| line.contains("{reason=\""));
-    assert_eq!(series.count(), 101);
+    assert_eq!(of("relay_tls_failures_total"), TLS_FAILURES.len());
+    assert_eq!(series.count(), 109);
 }
 
 #[test]
@@ -102,6 +103,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         &shard.route_updates,
         &shard.spin_passes,
         &shard.state_dropped,
+        &shard.tls_resumed,
     ] {
         counter.inc();
     }
@@ -111,6 +113,31 @@ fn every_counter_is_shown_once_it_is_counted() {
     each(WithdrawalReason::ALL, |it| shard.tunnel_withdrawn(it));
     each(SessionEnd::ALL, |it| shard.session_reset(it));
     each(CallerRefusal::ALL, |it| shard.frontend_refused(it));
+    for (version, group) in [
+        (Some(ProtocolVersion::TLSv1_2), NamedGroup::X25519),
+        (Some(ProtocolVersion::TLSv1_3), NamedGroup::X25519MLKEM768),
+        (None, NamedGroup::secp256r1),
+        (None, NamedGroup::secp384r1),
+    ] {
+        shard.tls_accepted(&Agreed {
+            application: None,
+            version,
+            group: Some(group),
+            is_resumed: false,
+        });
+    }
+    for failure in [
+        TlsFailure::NotTls,
+        TlsFailure::Alpn,
+        TlsFailure::Incompatible,
+        TlsFailure::ClientRefused,
+        TlsFailure::Protocol,
+        TlsFailure::Closed,
+        TlsFailure::Timeout,
+        TlsFailure::Overload,
+    ] {
+        shard.tls_failed(failure);
+    }
     shard.frontend_accepted(FrontendKind::Tcp);
     shard.frontend_accepted(FrontendKind::Http);
     // Bytes over a lane count as bytes, too.

@@ -9,6 +9,8 @@ use tieline_wire::{CallerRefusal, LinkRefusal};
 use tracing::error;
 
 use super::Shard;
+use super::doors::OpenListener;
+use crate::certificates::HTTP2;
 use crate::error::ListenKind;
 use crate::io::{Listener, Received, Stream, timeout};
 use crate::listen::{self, Arrival};
@@ -37,18 +39,31 @@ const TOLD_TIMEOUT: Duration = Duration::from_millis(500);
 const READ_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
-    /// Accepts connections on `socket`, one of `sockets` listening sockets of its address.
-    pub(super) fn listen(self: &Rc<Self>, kind: ListenKind, socket: TcpListener, sockets: usize) {
+    /// Accepts connections on `socket`, one of `sockets` listening sockets of its address; with `is_tls` they begin with
+    /// TLS.
+    pub(super) fn listen(
+        self: &Rc<Self>,
+        kind: ListenKind,
+        is_tls: bool,
+        socket: TcpListener,
+        sockets: usize,
+    ) {
         let listener = match Listener::new(socket) {
             Ok(listener) => Rc::new(listener),
             Err(error) => return error!(%error, "a listening socket is unusable"),
         };
         let shard = Rc::clone(self);
-        let entry = (kind, Rc::clone(&listener), sockets);
-        self.doors.listeners.borrow_mut().push(entry);
+        self.doors.listeners.borrow_mut().push(OpenListener {
+            kind,
+            is_tls,
+            listener: Rc::clone(&listener),
+            sockets,
+        });
         let limit = self.kit.peers.open_files_max;
         listener.keep_reserve_from(listen::Room::beyond_agents(limit));
         let room = match kind {
+            // Whether an agent comes is known after the handshake.
+            _ if is_tls => listen::Room::for_agents(limit),
             ListenKind::Agent => listen::Room::for_agents(limit),
             _ => listen::Room::for_callers(limit),
         };
@@ -56,15 +71,23 @@ impl Shard {
             listener,
             room,
             move |stream, peer, arrival| match (stream, arrival) {
-                (Some(stream), Arrival::Taken) => shard.connected(kind, stream, peer),
+                (Some(stream), Arrival::Taken) => shard.connected(kind, is_tls, stream, peer),
+                (stream, _) if is_tls => shard.no_handshake(stream),
                 (stream, _) => shard.no_room(kind, stream, peer),
             },
         ));
     }
 
-    /// Dispatches a connection by the kind of its listener.
-    pub(super) fn connected(self: &Rc<Self>, kind: ListenKind, stream: Stream, peer: SocketAddr) {
+    /// Dispatches a connection by its listener.
+    pub(super) fn connected(
+        self: &Rc<Self>,
+        kind: ListenKind,
+        is_tls: bool,
+        stream: Stream,
+        peer: SocketAddr,
+    ) {
         match kind {
+            _ if is_tls => self.tls_arrived(kind, stream, peer),
             ListenKind::Agent => self.agent_arrived(stream, peer),
             ListenKind::Tcp => self.raw_arrived(stream, peer),
             ListenKind::Http => self.http_arrived(stream, peer),
@@ -73,7 +96,7 @@ impl Shard {
     }
 
     /// Refuses a connection for lack of descriptors; `None` as its stream means that it was reset already.
-    fn no_room(&self, kind: ListenKind, stream: Option<Stream>, peer: SocketAddr) {
+    pub(super) fn no_room(&self, kind: ListenKind, stream: Option<Stream>, peer: SocketAddr) {
         match kind {
             ListenKind::Agent => {
                 self.kit.metrics.link_refused(LinkRefusal::Overload);
@@ -91,8 +114,9 @@ impl Shard {
                 self.kit.metrics.frontend_refused(CallerRefusal::Overload);
                 let answers = Rc::strong_count(&self.doors.overload_answers) - 1;
                 let room = listen::Room::for_refusals(self.kit.peers.open_files_max);
-                let may_be_answered =
-                    |stream: &Stream| answers < OVERLOAD_ANSWERS_MAX && room.takes(stream);
+                let may_be_answered = |stream: &Stream| {
+                    answers < OVERLOAD_ANSWERS_MAX && room.takes(stream) && !is_http2(stream)
+                };
                 if let Some(stream) = stream.filter(may_be_answered) {
                     let is_told = Rc::clone(&self.doors.overload_answers);
                     self.kit.tasks.spawn(async move {
@@ -106,10 +130,16 @@ impl Shard {
     }
 }
 
+/// Whether the caller asked for HTTP/2 in the handshake of TLS, and so could not read [`ANSWER`].
+fn is_http2(stream: &Stream) -> bool {
+    let application = stream.agreed().and_then(|it| it.application);
+    application.as_deref() == Some(HTTP2)
+}
+
 async fn tell(stream: Stream) {
     // The send buffer of a new connection has room for the whole answer.
     if stream.send(ANSWER).is_ok_and(|taken| taken == ANSWER.len()) {
-        stream.finish();
+        stream.finish().await;
     }
     let mut request = BytesMut::new();
     while request.len() < READ_BYTES_MAX {

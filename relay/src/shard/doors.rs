@@ -7,20 +7,31 @@ use std::sync::Arc;
 
 use tracing::debug;
 
+use super::handshakes::Handshakes;
 use super::task_set::TaskSet;
 use crate::error::ListenKind;
 use crate::io::Listener;
 
+/// One listener of a shard.
+pub(super) struct OpenListener {
+    pub(super) kind: ListenKind,
+    /// Whether its connections begin with TLS.
+    pub(super) is_tls: bool,
+    pub(super) listener: Rc<Listener>,
+    /// Number of listening sockets of its address.
+    pub(super) sockets: usize,
+}
+
 /// The listeners of one shard.
 pub(super) struct ShardListeners {
-    /// Each with the number of listening sockets of its address.
-    pub(super) listeners: RefCell<Vec<(ListenKind, Rc<Listener>, usize)>>,
+    pub(super) listeners: RefCell<Vec<OpenListener>>,
     /// Accept loops; they end before all other tasks.
     pub(super) tasks: Rc<TaskSet>,
     /// Token of a shard that accepts connections; dropped when the accept loops end.
     pub(super) accepting: Cell<Option<Arc<()>>>,
     /// Held by each task that sends a caller an overload answer because the relay has no room for it.
     pub(super) overload_answers: Rc<()>,
+    pub(super) handshakes: Rc<Handshakes>,
 }
 
 impl ShardListeners {
@@ -30,14 +41,15 @@ impl ShardListeners {
             tasks: Rc::default(),
             accepting: Cell::new(Some(accepting)),
             overload_answers: Rc::default(),
+            handshakes: Rc::default(),
         }
     }
 
     /// Steers raw callers to the shards that are set in `shards`; false if the kernel cannot.
     pub(super) fn steer(&self, shards: &[bool]) -> bool {
-        for (kind, listener, sockets) in self.listeners.borrow().iter() {
-            if *kind == ListenKind::Tcp
-                && let Err(error) = listener.steer(&places(*sockets, shards))
+        for it in self.listeners.borrow().iter() {
+            if it.kind == ListenKind::Tcp
+                && let Err(error) = it.listener.steer(&places(it.sockets, shards))
             {
                 // Steering is an optimization: without it, callers are handed off.
                 debug!(%error, "cannot steer raw callers; the kernel chooses a shard for each");

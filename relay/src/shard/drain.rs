@@ -86,18 +86,18 @@ impl Shard {
             return;
         }
         if !stop.drain.is_zero() {
-            for (_, listener, _) in &listeners {
-                if let Err(error) = listener.turn_away() {
+            for it in &listeners {
+                if let Err(error) = it.listener.turn_away() {
                     debug!(%error, "callers that connect just before the listener closes may be reset");
                 }
             }
             sleep(DOOR_GRACE.min(stop.drain)).await;
         }
-        for (kind, listener, _) in listeners {
-            while let Some((stream, peer)) = listener.accept_waiting() {
-                self.connected(kind, stream, peer);
+        for it in listeners {
+            while let Some((stream, peer)) = it.listener.accept_waiting() {
+                self.connected(it.kind, it.is_tls, stream, peer);
             }
-            listener.shut();
+            it.listener.shut();
         }
         // The ports are free once no task holds a listener.
         self.doors.tasks.close();

@@ -37,7 +37,8 @@ impl Shard {
                 return refused(peer, CallerRefusal::Limited);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
-            match shard.kit.in_time(deadline, tcp::preamble(&stream)).await {
+            let preamble = tcp::preamble(&stream);
+            match shard.kit.in_time(deadline, stream.is_tls(), preamble).await {
                 Some(Some(preamble)) => {
                     if let Some(caller) = shard.callers.raw_caller(&preamble, peer, &mut pass) {
                         let raw = RawFrontend {
@@ -224,12 +225,12 @@ impl Shard {
             let deadline = shard.kit.peers.config.preamble_timeout;
             let hint = shard
                 .kit
-                .in_time(deadline, shard.hinted_shard(&stream))
+                .in_time(deadline, stream.is_tls(), shard.hinted_shard(&stream))
                 .await;
             let Some(hint) = hint else {
                 debug!(%peer, "no request in time");
                 // The caller has sent no request, so an orderly close loses nothing.
-                stream.finish();
+                stream.finish().await;
                 shard.kit.metrics.frontend_refused(CallerRefusal::Preamble);
                 return;
             };
@@ -266,14 +267,14 @@ impl Shard {
     async fn serve_http(self: &Rc<Self>, stream: Stream, peer: SocketAddr, arrived: Arrived) {
         let _here = self.callers.count(arrived);
         let gateway = ShardGateway::new(Rc::clone(self), peer.ip());
-        let io = PollStream::new(stream);
         let from = http::Peer {
             address: peer,
-            https: false,
+            https: stream.is_tls(),
         };
+        let io = PollStream::new(stream);
         let settings = Rc::clone(&self.callers.http_settings);
         let (io, ended) = http::serve(io, gateway, from, settings).await;
         debug!(%peer, ended = ended.word(), "HTTP frontend ended");
-        io.end(ended.is_reset());
+        io.end(ended.is_reset()).await;
     }
 }

@@ -4,11 +4,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+
+use rustls::ServerConfig;
 
 use super::mail::Mail;
 use super::peers::Peers;
@@ -19,6 +22,10 @@ use crate::io::sleep;
 use crate::limits::Limited;
 use crate::listen::http::{DRAIN_GRACE, holds_token};
 use crate::metrics::ShardMetrics;
+
+/// Time that a peer over TLS has for its next bytes once the shard drains: a handshake takes up to two round trips, and a
+/// request comes behind it.
+const DRAIN_GRACE_TLS: Duration = Duration::from_secs(1);
 
 /// What the owners of a shard's state have in common.
 pub(super) struct Kit {
@@ -33,6 +40,8 @@ pub(super) struct Kit {
     pub(super) tasks: Rc<TaskSet>,
     /// Current auth snapshot; replaced as a whole.
     pub(super) auth: RefCell<Arc<Snapshot>>,
+    /// Current configuration of TLS, with the certificates; `None` if no address has TLS.
+    pub(super) tls: RefCell<Option<Arc<ServerConfig>>>,
     /// Whether the shard accepts nothing new.
     pub(super) draining: Cell<bool>,
 }
@@ -47,6 +56,7 @@ impl Kit {
             metrics,
             tasks,
             auth: RefCell::new(Arc::clone(&peers.auth)),
+            tls: RefCell::new(peers.tls.clone()),
             draining: Cell::new(false),
             peers,
         })
@@ -55,6 +65,18 @@ impl Kit {
     /// The current auth snapshot.
     pub(super) fn auth(&self) -> Arc<Snapshot> {
         Arc::clone(&self.auth.borrow())
+    }
+
+    /// Whether connections from `address` come from a proxy that tells of their callers' addresses.
+    pub(super) fn is_trusted_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let mut proxies = self.peers.config.callers.trusted_proxies.iter();
+        proxies.any(|net| net.contains(&address))
+    }
+
+    /// The current configuration of TLS.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.borrow().clone()
     }
 
     /// Counts an outcome that a limit refuses.
@@ -73,10 +95,11 @@ impl Kit {
     }
 
     /// The output of `first_bytes`, or `None` after `limit`. Once the shard drains, a peer that has sent nothing gets
-    /// [`DRAIN_GRACE`] at most, as an idle caller does.
+    /// [`DRAIN_GRACE`] at most, as an idle caller does, or [`DRAIN_GRACE_TLS`] if it comes over TLS.
     pub(super) async fn in_time<T>(
         &self,
         limit: Duration,
+        is_tls: bool,
         first_bytes: impl Future<Output = T>,
     ) -> Option<T> {
         let (mut first_bytes, mut limit) = (pin!(first_bytes), pin!(sleep(limit)));
@@ -87,7 +110,8 @@ impl Kit {
             }
             let mut is_over = limit.as_mut().poll(cx).is_ready();
             if self.draining.get() {
-                let grace = grace.get_or_insert_with(|| Box::pin(sleep(DRAIN_GRACE)));
+                let time = if is_tls { DRAIN_GRACE_TLS } else { DRAIN_GRACE };
+                let grace = grace.get_or_insert_with(|| Box::pin(sleep(time)));
                 is_over |= Pin::new(grace).poll(cx).is_ready();
             }
             if is_over {

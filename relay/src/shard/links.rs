@@ -30,13 +30,14 @@ impl Shard {
             self.kit.metrics.link_refused(LinkRefusal::Internal);
             return;
         }
-        let mux = self.agents.new_mux(nonce);
+        let mux = self.agents.new_mux(nonce, stream.is_tls());
         let id = self.agents.link_arrived(&mux, peer, stranger);
         stream.tune_link(self.kit.peers.config.stale_timeout, NOTSENT_BYTES);
         let host = Host {
             agents: Rc::clone(&self.agents),
             id,
             peer,
+            is_tls: stream.is_tls(),
             nonce,
         };
         let span = info_span!("link", id = id.0, %peer);

@@ -31,6 +31,7 @@ mod doors;
 mod drain;
 mod frontends;
 mod gateway;
+mod handshakes;
 mod hint;
 mod home;
 mod kit;
@@ -41,6 +42,7 @@ mod place;
 mod placement;
 mod routing;
 mod task_set;
+mod tls;
 
 pub(crate) use agents::ADDRESS_QUESTIONS_MAX;
 use agents::Agents;
@@ -51,7 +53,7 @@ use kit::Kit;
 use mail::OpenMailbox;
 pub(crate) use mail::message::{Message, Paused, Stop};
 pub(crate) use mail::{Mailbox, MailboxSender, mailbox};
-pub(crate) use peers::Peers;
+pub(crate) use peers::{ADDRESS_HANDSHAKES_MAX, Peers};
 
 /// Arguments of a shard's start.
 pub(crate) struct Seed {
@@ -208,9 +210,10 @@ impl Shard {
             Message::Fence { link, reason } => self.agents.fence(link, reason),
             Message::Listen {
                 kind,
+                is_tls,
                 socket,
                 sockets,
-            } => self.listen(kind, socket, sockets),
+            } => self.listen(kind, is_tls, socket, sockets),
             // The control thread may have stopped waiting for any of these answers.
             Message::Report { after, answer } => drop(answer.send(self.agents.report(&after))),
             Message::Detail { tunnel, answer } => drop(answer.send(self.detail(&tunnel))),
@@ -218,6 +221,7 @@ impl Shard {
             Message::Kick { tunnel, answer } => drop(answer.send(self.agents.kick(&tunnel))),
             Message::Pause { tunnels, answer } => drop(answer.send(self.agents.pause(tunnels))),
             Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
+            Message::Tls(config) => *self.kit.tls.borrow_mut() = Some(config),
             Message::Ruled(ruled) => self.agents.ruled(&ruled.0, ruled.1),
             Message::Stop(_) => {}
             #[cfg(test)]

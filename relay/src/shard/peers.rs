@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use rustls::ServerConfig;
+
 use super::arrived::CallerCount;
 use super::mail::MailboxSender;
 use super::mail::message::Paused;
@@ -14,11 +16,16 @@ use crate::limits::{Limits, LiveTunnels, PerAddress};
 use crate::listen;
 use crate::state::NoteQueue;
 
+/// TLS handshakes of one address at a time, on all shards.
+pub(crate) const ADDRESS_HANDSHAKES_MAX: u32 = 128;
+
 /// State that all shards share.
 pub(crate) struct Peers {
     pub(crate) config: Config,
     /// Auth snapshot at the start; later ones arrive as `Message::Auth`.
     pub(crate) auth: Arc<Snapshot>,
+    /// Configuration of TLS at the start, `None` if no address has TLS; later ones arrive as `Message::Tls`.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
     /// The audit log.
     pub(crate) audit: Audit,
     /// Limits on requests, sessions, bytes and registrations, if any are configured.
@@ -26,6 +33,8 @@ pub(crate) struct Peers {
     /// Limits per address for agents without a tunnel: open links, and open provider questions.
     pub(crate) new_links: Option<Arc<PerAddress>>,
     pub(crate) new_questions: Option<Arc<PerAddress>>,
+    /// Limit per address on TLS handshakes at a time.
+    pub(crate) handshakes: Option<Arc<PerAddress>>,
     /// Queue of requests to the control thread.
     pub(crate) asks: RequestSender,
     /// Sending half of each shard's mailbox.

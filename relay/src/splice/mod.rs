@@ -265,7 +265,7 @@ impl<C: Fn() -> bool> Directions<'_, C> {
                     self.down = DirectionState::Lane(Box::pin(carrying));
                 }
                 Incoming::Finished => {
-                    stream.finish();
+                    ready!(stream.poll_finish(cx));
                     self.frontend.over.set(true);
                     return Poll::Ready(Ok(()));
                 }
@@ -300,7 +300,7 @@ fn frontend_failed(error: io::Error) -> Failure {
 async fn flush(stream: &Stream) {
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;
-    while stream.unsent() > 0 && waited < FLUSH_TIMEOUT {
+    while stream.has_unsent() && waited < FLUSH_TIMEOUT {
         // The kernel reports no event for an empty send queue.
         sleep(pause).await;
         waited += pause;

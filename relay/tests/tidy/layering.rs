@@ -12,6 +12,7 @@ const CRATES: &[(&str, Rows)] = &[
     ("wire", WIRE),
     ("token", TOKEN),
     ("hop", HOP),
+    ("transport", TRANSPORT),
     ("relay", RELAY),
     ("agent", AGENT),
     ("tieline", PROGRAM),
@@ -54,6 +55,8 @@ const HOP: Rows = &[
     &["continue_wait", "endpoints", "escape", "refusal", "track"],
 ];
 
+const TRANSPORT: Rows = &[&["lib"], &["tls"], &["socket"]];
+
 const RELAY: Rows = &[
     &[
         "main",
@@ -70,7 +73,7 @@ const RELAY: Rows = &[
     &["link", "registry", "splice"],
     &["session"],
     &["audit", "limits", "state"],
-    &["auth"],
+    &["auth", "certificates"],
     &["cli"],
     &["config"],
     &["metrics"],
@@ -85,7 +88,7 @@ const AGENT: Rows = &[
     &["link"],
     &["config"],
     &["targets", "token"],
-    &["dial", "event", "identity", "reconnect"],
+    &["event", "identity", "reconnect", "transport"],
     &["address"],
     &["plain", "error", "socket", "bell"],
 ];
@@ -317,7 +320,7 @@ pub(crate) fn pure_crates_stay_pure(sources: &[Source]) -> Vec<Finding> {
         let mut folders = source.path.split('/');
         let home = folders.next().unwrap_or("");
         let is_in = matches!(folders.next(), Some("src" | "tests"));
-        if !matches!(home, "wire" | "token" | "hop") || !is_in {
+        if !matches!(home, "wire" | "token" | "hop" | "transport") || !is_in {
             continue;
         }
         for path in source.paths() {
@@ -348,13 +351,15 @@ pub(crate) fn crates_keep_apart(sources: &[Source]) -> Vec<Finding> {
             "wire" => &["tieline_wire"],
             "token" => &["tieline_wire", "tieline_token"],
             "hop" => &["tieline_hop"],
+            "transport" => &["tieline_transport"],
             "relay" => &[
                 "tieline_wire",
                 "tieline_token",
                 "tieline_hop",
+                "tieline_transport",
                 "tieline_relay",
             ],
-            "agent" => &["tieline_wire", "tieline_agent"],
+            "agent" => &["tieline_wire", "tieline_transport", "tieline_agent"],
             "tieline" if source.path.starts_with("tieline/src/demo") => {
                 &["tieline_wire", "tieline_relay", "tieline_agent"]
             }
@@ -387,7 +392,7 @@ pub(crate) fn crates_keep_apart(sources: &[Source]) -> Vec<Finding> {
 fn is_our_crate(name: &str) -> bool {
     matches!(
         name.trim_start_matches("tieline_"),
-        "wire" | "token" | "hop" | "relay" | "agent" | "loadgen" | "e2e"
+        "wire" | "token" | "hop" | "transport" | "relay" | "agent" | "loadgen" | "e2e"
     )
 }
 

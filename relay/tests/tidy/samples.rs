@@ -580,7 +580,12 @@ fn an_upward_import_in_another_crate_is_caught() {
         "hop/src/body.rs",
         "use crate::continue_wait::ContinueWait;\n",
     );
-    catches(rule, "agent/src/dial.rs", "use crate::link::Link;\n", &[1]);
+    catches(
+        rule,
+        "agent/src/transport/dial.rs",
+        "use crate::link::Link;\n",
+        &[1],
+    );
     catches(
         rule,
         "tieline/src/outbound/tls.rs",

@@ -9,9 +9,11 @@ use super::*;
 const JWT: &str = r#"
     agent_listen = ["127.0.0.1:1", "[::1]:1"]
     tcp_listen = "127.0.0.1:2"
-    http_listen = "127.0.0.1:3"
+    http_listen = "tls://127.0.0.1:3"
     admin_listen = "127.0.0.1:4"
     admin_token_file = "admin-token"
+    tls_cert = "cert.pem"
+    tls_key = "tls-key.pem"
     domain = "Relay.Example.com"
     public_url = "https://Relay.example/"
     shards = 77
@@ -55,6 +57,10 @@ const JWT: &str = r#"
     limits_address_new_links = 21
     log = "debug"
     json = true
+
+    [[tls]]
+    cert = "other.pem"
+    key = "other-key.pem"
 "#;
 
 /// The settings of `auth = "tokens"`, and listeners that are off.
@@ -85,7 +91,7 @@ const OPEN: &str = r#"
 "#;
 
 /// Settings that no value fits.
-const WITHOUT_VALUE: [&str; 4] = ["audit_keep", "quic_listen", "tls_cert", "tls_key"];
+const WITHOUT_VALUE: [&str; 2] = ["audit_keep", "quic_listen"];
 
 #[test]
 fn every_setting_is_in_one_of_these_files() {
@@ -108,7 +114,7 @@ fn every_setting_of_a_file_arrives() {
     let folder = folder();
     write_files(folder.path());
     let at = |name: &str| folder.path().join(name);
-    let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let address = |text: &str| text.parse::<ListenAddress>().unwrap();
     let Options { config, log, json } = Case::file(folder.path(), JWT).load().unwrap();
     assert_eq!((log.as_deref(), json), (Some("debug"), true));
     shows_no_secret(&config);
@@ -118,6 +124,7 @@ fn every_setting_of_a_file_arrives() {
         tcp_listen,
         http_listen,
         admin_listen,
+        tls: TlsConfig { certificates },
         domain,
         public_url,
         shards,
@@ -144,8 +151,17 @@ fn every_setting_of_a_file_arrives() {
     } = config;
     assert_eq!(agent_listen, [address("127.0.0.1:1"), address("[::1]:1")]);
     assert_eq!(tcp_listen, [address("127.0.0.1:2")]);
-    assert_eq!(http_listen, [address("127.0.0.1:3")]);
-    assert_eq!(admin_listen, [address("127.0.0.1:4")]);
+    assert_eq!(http_listen, [address("tls://127.0.0.1:3")]);
+    assert_eq!(admin_listen, ["127.0.0.1:4".parse().unwrap()]);
+    let files = |cert, key| CertificateFiles {
+        cert: at(cert),
+        key: at(key),
+    };
+    let wanted = [
+        files("cert.pem", "tls-key.pem"),
+        files("other.pem", "other-key.pem"),
+    ];
+    assert_eq!(certificates, wanted);
     assert_eq!(domain.as_deref(), Some("relay.example.com"));
     assert_eq!(public_url.unwrap().to_string(), "https://relay.example");
     assert_eq!((shards, driver), (77, DriverChoice::Epoll));
@@ -237,12 +253,8 @@ fn every_setting_of_the_other_auth_modes_arrives() {
     let folder = folder();
     write_files(folder.path());
     let config = Case::file(folder.path(), TOKENS).config();
-    for listen in [
-        &config.tcp_listen,
-        &config.http_listen,
-        &config.admin_listen,
-    ] {
-        assert!(listen.is_empty(), "{listen:?}");
+    for kind in [ListenKind::Tcp, ListenKind::Http, ListenKind::Admin] {
+        assert!(config.listen(kind).is_empty(), "{kind}");
     }
     let Auth::Tokens(TokensAuth { file, table }) = &config.auth else {
         panic!("{:?}", config.auth)

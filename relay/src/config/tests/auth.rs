@@ -18,7 +18,7 @@ fn write(folder: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
 }
 
 /// The TOML blocks of the manual that contain `what`.
-fn examples(what: &str) -> Vec<&'static str> {
+pub(super) fn examples(what: &str) -> Vec<&'static str> {
     let blocks = OPERATIONS.split("```toml\n").skip(1);
     let blocks = blocks.map(|rest| rest.split_once("```").unwrap().0);
     let found: Vec<_> = blocks.filter(|block| block.contains(what)).collect();

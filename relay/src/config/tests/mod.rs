@@ -2,6 +2,7 @@ mod all_settings;
 mod auth;
 mod refused;
 mod tables;
+mod tls;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

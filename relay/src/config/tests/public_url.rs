@@ -71,4 +71,29 @@ fn an_operator_hears_of_urls_that_callers_cannot_use() {
         config.callers.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     };
     assert!(told(proxied, "127.0.0.1:9080").is_some());
+    assert!(
+        told(|_| {}, "tls://0.0.0.0:443")
+            .unwrap()
+            .starts_with("tls://0.0.0.0:443 is an address that no URL can name")
+    );
+    assert_eq!(told(named, "tls://0.0.0.0:443"), None);
+    assert!(told(remote, "tls://127.0.0.1:443").is_some());
+}
+
+#[test]
+fn urls_lead_to_a_listener_with_tls_and_a_name() {
+    for (http, wanted) in [
+        (&[] as &[&str], None),
+        (&["0.0.0.0:1", "[::]:2"], Some("0.0.0.0:1")),
+        (&["0.0.0.0:1", "192.0.2.1:2"], Some("192.0.2.1:2")),
+        (&["192.0.2.1:1", "tls://0.0.0.0:2"], Some("tls://0.0.0.0:2")),
+        (
+            &["tls://[::]:1", "192.0.2.1:2", "tls://192.0.2.1:3"],
+            Some("tls://192.0.2.1:3"),
+        ),
+    ] {
+        let http: Vec<ListenAddress> = http.iter().map(|it: &&str| it.parse().unwrap()).collect();
+        let listener = listener_of_urls(&http).map(|it| it.to_string());
+        assert_eq!(listener.as_deref(), wanted, "{http:?}");
+    }
 }

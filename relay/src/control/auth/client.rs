@@ -1,7 +1,6 @@
 //! HTTP client for requests of the relay to other servers: one request, one whole response, within limits.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +10,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time;
 
+use crate::certificates::provider;
 use crate::config::HttpUrl;
 use crate::error::ConfigError;
 
@@ -49,7 +48,7 @@ pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>)
 impl HttpClient {
     /// A client for `url`; with TLS it trusts the system's certificate authorities.
     pub(super) fn new(url: &HttpUrl) -> Result<Self, ConfigError> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = provider();
         let builder = HttpsConnectorBuilder::new();
         let no_roots = |error: &dyn Error| {
             ConfigError::Conflict(format!(

@@ -1,7 +1,6 @@
 //! Keeps admission up to date: reads files and keys again when they change, and tells every shard.
 
 mod client;
-mod file;
 mod jwks;
 mod requests;
 mod revoked;
@@ -16,12 +15,12 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use self::client::HttpClient;
-use self::file::Watched;
 use self::jwks::{Pace, RemoteKeys};
 use self::requests::{Provider, ShardRequests};
 use self::revoked::Revoked;
 pub(super) use self::revoked::{REVOKED_KEPT, RevokeError};
 use super::Inspect;
+use super::watched::{LOOK_INTERVAL, Watched};
 use crate::auth::{Mode, RequestQueue, Signed, Snapshot};
 use crate::config::{
     Auth, Config, Denied, Denylist, HttpUrl, JwksSource, JwtAuth, TokenTable, read_denylist,
@@ -29,9 +28,6 @@ use crate::config::{
 };
 use crate::error::ConfigError;
 use crate::state::{Decision, NoteQueue, now_seconds};
-
-/// Time between two looks at the watched files.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limit of orders waiting for the updater.
 const ORDERS_MAX: usize = 64;

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 
+use rustls::ServerConfig;
 use tieline_token::Key;
 use tieline_wire::TunnelId;
 
@@ -42,6 +43,10 @@ impl Inspect for Listener {
     fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize> {
         self.0.lock().unwrap().push(snapshot);
         Box::pin(std::future::ready(1))
+    }
+
+    fn apply_tls(&self, _: Arc<ServerConfig>) -> Reply<()> {
+        Box::pin(std::future::ready(()))
     }
 
     fn rule(&self, _: Question, _: Ruling) -> Reply<()> {

@@ -17,6 +17,8 @@ pub(super) struct Fake {
     pub(super) answers: AtomicUsize,
     /// Admission snapshots that the shards were sent.
     pub(super) admitted: Arc<Mutex<Vec<Arc<Snapshot>>>>,
+    /// Configurations of TLS that the shards were sent.
+    pub(super) tls: Arc<Mutex<Vec<Arc<ServerConfig>>>>,
     /// Bound names without an agent.
     pub(super) absent: Mutex<Vec<String>>,
     /// Sets of paused tunnels that the shards were sent.
@@ -104,6 +106,11 @@ impl Inspect for Fake {
     fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize> {
         self.admitted.lock().unwrap().push(snapshot);
         Box::pin(std::future::ready(3))
+    }
+
+    fn apply_tls(&self, config: Arc<ServerConfig>) -> Reply<()> {
+        self.tls.lock().unwrap().push(config);
+        Box::pin(std::future::ready(()))
     }
 
     fn rule(&self, _: Question, _: Ruling) -> Reply<()> {

@@ -1,3 +1,4 @@
+mod certificates;
 mod fake;
 mod flood;
 mod life;
@@ -42,7 +43,7 @@ fn start_with(fake: Fake, config: &Config) -> (Control, Vec<Arc<ShardMetrics>>) 
         accepting: Arc::default(),
     };
     let decided = Decided::default();
-    let control = Control::start(config, &snapshot, asked, shown, decided, listeners);
+    let control = Control::start(config, &snapshot, None, asked, shown, decided, listeners);
     let control = control.unwrap();
     control.serve();
     (control, metrics)

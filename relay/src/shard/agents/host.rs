@@ -18,6 +18,8 @@ pub(in crate::shard) struct Host {
     pub(in crate::shard) agents: Rc<Agents>,
     pub(in crate::shard) id: LinkId,
     pub(in crate::shard) peer: SocketAddr,
+    /// Whether the link came over TLS that this relay ended.
+    pub(in crate::shard) is_tls: bool,
     /// The nonce that the agent is asked to sign.
     pub(in crate::shard) nonce: [u8; 32],
 }
@@ -46,7 +48,7 @@ impl LinkHost for Host {
                 peer = %self.peer,
                 agent = ?hello.key,
                 version = hello.agent_version,
-                transport = "tcp",
+                transport = if self.is_tls { "tls" } else { "tcp" },
                 "link up"
             );
         }

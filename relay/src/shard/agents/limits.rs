@@ -42,15 +42,13 @@ impl Agents {
         &self,
         peer: SocketAddr,
     ) -> Result<AddressCount, Limited> {
-        let address = peer.ip().to_canonical();
-        let mut proxies = self.kit.peers.config.callers.trusted_proxies.iter();
         let Some(counted) = &self.kit.peers.new_links else {
             return Ok(AddressCount::default());
         };
-        if proxies.any(|net| net.contains(&address)) {
+        if self.kit.is_trusted_proxy(peer.ip()) {
             return Ok(AddressCount::default());
         }
-        let place = counted.enter(address);
+        let place = counted.enter(peer.ip().to_canonical());
         self.kit.counted(place.ok_or(Limited {
             kind: LimitKind::Links,
             retry_after: FIRST_TUNNEL_TIMEOUT,

@@ -41,13 +41,15 @@ impl Agents {
     }
 
     /// The mux of a new link, whose agent is asked to sign `nonce`.
-    pub(in crate::shard) fn new_mux(&self, nonce: [u8; 32]) -> Rc<SharedMux> {
+    pub(in crate::shard) fn new_mux(&self, nonce: [u8; 32], is_tls: bool) -> Rc<SharedMux> {
         let config = &self.kit.peers.config;
+        // The kernel cannot move what is encrypted, and a lane in clear text would show it.
+        let bulk_run_bytes = if is_tls { 0 } else { config.bulk_run_bytes };
         let settings = Settings {
             heartbeat: config.stale_timeout / 3,
             stale: config.stale_timeout,
             sessions_max: config.sessions_max,
-            bulk_run_bytes: config.bulk_run_bytes,
+            bulk_run_bytes,
             ..Settings::default()
         };
         let hello = RelayHello::new(nonce, config.sessions_max);

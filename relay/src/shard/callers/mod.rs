@@ -101,14 +101,20 @@ impl Callers {
     /// The caller's address: where a trusted proxy must send a PROXY protocol header, the address in that header.
     /// `None` if the proxy sends no valid header in time.
     pub(super) async fn source(&self, stream: &Stream, peer: SocketAddr) -> Option<SocketAddr> {
+        if stream.is_tls() {
+            // The header comes in front of TLS, where it was read.
+            return Some(peer);
+        }
         let config = &self.kit.peers.config;
-        let address = peer.ip().to_canonical();
-        let mut trusted = config.callers.trusted_proxies.iter();
-        if !config.callers.proxy_protocol || !trusted.any(|net| net.contains(&address)) {
+        if !config.callers.proxy_protocol || !self.kit.is_trusted_proxy(peer.ip()) {
             return Some(peer);
         }
         let source = proxied::source(stream);
-        match self.kit.in_time(config.preamble_timeout, source).await {
+        match self
+            .kit
+            .in_time(config.preamble_timeout, false, source)
+            .await
+        {
             Some(Some(Source::Address(source))) => Some(source),
             Some(Some(Source::Proxy)) => Some(peer),
             Some(None) | None => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tieline_wire::{
     AgentKey, BulkNonce, Generation, InstanceId, LinkEnd, Lost, Refusal, SessionEnd, TunnelId,
 };
@@ -109,11 +110,15 @@ pub(crate) enum Message {
         snapshot: Arc<Snapshot>,
         ended: oneshot::Sender<usize>,
     },
+    /// From the control thread: the configuration of TLS with new certificates.
+    Tls(Arc<ServerConfig>),
     /// From the control thread: the provider's ruling on a question of this shard.
     Ruled(Box<(Question, Ruling)>),
-    /// Accept connections on `socket`, one of `sockets` listening sockets of its address.
+    /// Accept connections on `socket`, one of `sockets` listening sockets of its address. `is_tls` tells whether they
+    /// begin with TLS.
     Listen {
         kind: ListenKind,
+        is_tls: bool,
         socket: TcpListener,
         sockets: usize,
     },

@@ -61,6 +61,8 @@ pub(crate) struct FrontendState {
     pub(crate) upload_wanted: Cell<bool>,
     /// Whether the answer's head has arrived: the target has no deadline for the rest.
     pub(crate) is_answering: Cell<bool>,
+    /// Whether the end of the connection is the end of the last answer.
+    ends_answer: Cell<bool>,
     cut: Cell<Option<Cut>>,
     /// The relay drains.
     is_draining: Cell<bool>,
@@ -220,6 +222,13 @@ impl FrontendState {
         }
     }
 
+    /// Whether an orderly close would hide that the last answer is incomplete, for a connection that has `ended` and was
+    /// dropped.
+    pub(crate) fn is_cut_hidden(&self, ended: Ended) -> bool {
+        let is_cut = self.cut.get() == Some(Cut::Hidden);
+        is_cut || (ended == Ended::CallerGone && self.ends_answer.get())
+    }
+
     /// True while the connection waits only for the target, which has no deadline here.
     pub(super) fn is_unhurried(&self) -> bool {
         let unhurried = self.phase.get() == Phase::Busy && !self.is_stalled();
@@ -331,6 +340,10 @@ impl tieline_hop::Reader for FrontendState {
         if let Some(driver) = &*connection.driver.borrow() {
             driver.wake_by_ref();
         }
+    }
+
+    fn begins(&self, cut: Cut) {
+        self.ends_answer.set(cut == Cut::Hidden);
     }
 
     fn set_cut(&self, cut: Cut) {

@@ -112,46 +112,53 @@ impl<G: Gateway> Front<G> {
         C: Future<Output = Result<(), hyper::Error>>,
     {
         let (gateway, callers) = (&self.gateway, &self.callers);
-        let mut connection = pin!(connection);
-        let mut watchdog = Watchdog::default();
-        let mut is_ending = false;
-        poll_fn(|cx| {
-            state.driven_by(cx.waker());
-            state.begin_turn();
-            let mut overdue = None;
-            loop {
-                let mut ends = overdue == Some(Ended::IdleTimeout);
-                if gateway.is_draining() {
-                    state.begin_drain();
-                    // Over HTTP/1.1, `Connection: close` in the answer does this.
-                    ends |= state.is_http2.get();
+        let ended = {
+            let mut connection = pin!(connection);
+            let mut watchdog = Watchdog::default();
+            let mut is_ending = false;
+            poll_fn(|cx| {
+                state.driven_by(cx.waker());
+                state.begin_turn();
+                let mut overdue = None;
+                loop {
+                    let mut ends = overdue == Some(Ended::IdleTimeout);
+                    if gateway.is_draining() {
+                        state.begin_drain();
+                        // Over HTTP/1.1, `Connection: close` in the answer does this.
+                        ends |= state.is_http2.get();
+                    }
+                    if ends && !is_ending {
+                        is_ending = true;
+                        shut(connection.as_mut());
+                    } else if let Some(ended) = overdue {
+                        return Poll::Ready(ended);
+                    }
+                    // Checked before hyper's turn, so that no buffered bytes go out to a revoked caller.
+                    if callers.poll_revoked(gateway, cx).is_ready() {
+                        return Poll::Ready(Ended::Revoked);
+                    }
+                    let polled = connection.as_mut().poll(cx);
+                    self.note_refused(state);
+                    if let Poll::Ready(result) = polled {
+                        return Poll::Ready(overdue.unwrap_or_else(|| state.ended(result)));
+                    }
+                    if is_gone(cx) {
+                        return Poll::Ready(Ended::CallerGone);
+                    }
+                    if callers.poll_revoked(gateway, cx).is_ready() {
+                        return Poll::Ready(Ended::Revoked);
+                    }
+                    overdue = Some(ready!(watchdog.poll(cx, state, &self.settings, gateway)));
+                    state.extend();
                 }
-                if ends && !is_ending {
-                    is_ending = true;
-                    shut(connection.as_mut());
-                } else if let Some(ended) = overdue {
-                    return Poll::Ready(ended);
-                }
-                // Checked before hyper's turn, so that no buffered bytes go out to a revoked caller.
-                if callers.poll_revoked(gateway, cx).is_ready() {
-                    return Poll::Ready(Ended::Revoked);
-                }
-                let polled = connection.as_mut().poll(cx);
-                self.note_refused(state);
-                if let Poll::Ready(result) = polled {
-                    return Poll::Ready(overdue.unwrap_or_else(|| state.ended(result)));
-                }
-                if is_gone(cx) {
-                    return Poll::Ready(Ended::CallerGone);
-                }
-                if callers.poll_revoked(gateway, cx).is_ready() {
-                    return Poll::Ready(Ended::Revoked);
-                }
-                overdue = Some(ready!(watchdog.poll(cx, state, &self.settings, gateway)));
-                state.extend();
-            }
-        })
-        .await
+            })
+            .await
+        };
+        // hyper has dropped the rest of an answer by now.
+        match state.is_cut_hidden(ended) {
+            true => Ended::Truncated,
+            false => ended,
+        }
     }
 
     /// Writes to the audit log each stream that h2 refused by itself.

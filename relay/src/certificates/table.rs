@@ -1,0 +1,253 @@
+//! The relay's certificates, and which of them a client gets.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::certificate::Certificate;
+use super::provider;
+use crate::config::CertificateFiles;
+use crate::error::ConfigError;
+
+/// The relay's certificates. Two tables are equal if they have the same certificates in the same order.
+pub(crate) struct CertificateTable {
+    certificates: Vec<Certificate>,
+    /// Index of the first certificate with each name; the name of a wildcard begins with `*.`.
+    places: HashMap<String, usize>,
+}
+
+impl CertificateTable {
+    /// Reads the certificates, and checks that clients accept them at `now_seconds` since 1970.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, and what is wrong with it.
+    pub(crate) fn read(files: &[CertificateFiles], now_seconds: u64) -> Result<Self, ConfigError> {
+        let provider = provider();
+        let certificates = files
+            .iter()
+            .map(|files| Certificate::read(files, &provider, now_seconds))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut places = HashMap::new();
+        for (place, certificate) in certificates.iter().enumerate() {
+            for name in certificate.names() {
+                places.entry(name.clone()).or_insert(place);
+            }
+        }
+        Ok(Self {
+            certificates,
+            places,
+        })
+    }
+
+    /// The certificate for a client that asks for `name`: one with that name, else one with a wildcard for it, else the
+    /// first.
+    fn find(&self, name: Option<&str>) -> Option<&Certificate> {
+        let place = name.and_then(|name| self.place(&name.to_ascii_lowercase()));
+        self.certificates.get(place.unwrap_or(0))
+    }
+
+    /// Index of the certificate for `name`, which is in lower case.
+    fn place(&self, name: &str) -> Option<usize> {
+        let wildcard = || {
+            let (_, rest) = name.split_once('.')?;
+            self.places.get(&format!("*.{rest}"))
+        };
+        self.places.get(name).or_else(wildcard).copied()
+    }
+
+    /// Warns the operator, in a line for each, of certificates that are over, or will be within `notice`.
+    pub(crate) fn endings(&self, now_seconds: u64, notice: Duration) -> Vec<String> {
+        let soon = now_seconds.saturating_add(notice.as_secs());
+        let ending = self.certificates.iter().filter(|it| it.is_over(soon));
+        ending
+            .map(|it| match it.is_over(now_seconds) {
+                true => format!("clients refuse the certificate for {it}: it has expired"),
+                false => format!("the certificate for {it} expires soon"),
+            })
+            .map(|line| line + "; a renewed file is read by itself")
+            .collect()
+    }
+
+    /// Warns the operator, in a line for each, of certificates of authorities.
+    pub(crate) fn authorities(&self) -> impl Iterator<Item = String> {
+        let authorities = self.certificates.iter().filter(|it| it.is_authority());
+        authorities.map(|it| {
+            format!(
+                "the certificate for {it} is an authority's (CA:TRUE), which agents and other strict clients refuse \
+                 as a server's: make one with CA:FALSE, see \"TLS\" in docs/OPERATIONS.md"
+            )
+        })
+    }
+
+    /// Warns the operator, in one line, if callers of the relay at `domain` or of a tunnel below it would get a
+    /// certificate for other names.
+    pub(crate) fn warning(&self, domain: &str) -> Option<String> {
+        let below = format!("*.{domain}");
+        let lacking = match (self.place(domain), self.places.get(&below)) {
+            (Some(_), Some(_)) => return None,
+            (None, Some(_)) => domain.to_owned(),
+            (Some(_), None) => below,
+            (None, None) => format!("{domain} and {below}"),
+        };
+        Some(format!(
+            "no certificate is for {lacking}, so clients refuse public URLs with such a host: domain needs \
+             certificates for {domain} and for *.{domain}"
+        ))
+    }
+}
+
+impl ResolvesServerCert for CertificateTable {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let certificate = self.find(hello.server_name())?;
+        Some(Arc::clone(certificate.key()))
+    }
+}
+
+impl PartialEq for CertificateTable {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificates == other.certificates
+    }
+}
+
+impl fmt::Display for CertificateTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, certificate) in self.certificates.iter().enumerate() {
+            let between = if index == 0 { "" } else { "; " };
+            write!(f, "{between}{certificate}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for CertificateTable {
+    /// Shows names and times alone: keys are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CertificateTable({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::super::tests::{Files, NOW_SECONDS};
+    use super::*;
+
+    fn shown(table: &CertificateTable, name: Option<&str>) -> String {
+        table.find(name).unwrap().names().join(" ")
+    }
+
+    #[test]
+    fn a_client_gets_the_certificate_for_the_name_that_it_asks_for() {
+        let files = Files::new();
+        let all = [
+            files.certificate("first", &["relay.example"]),
+            files.certificate("wild", &["*.relay.example", "Other.example"]),
+            files.certificate("one", &["maya.relay.example", "other.example", "192.0.2.7"]),
+        ];
+        let table = CertificateTable::read(&all, NOW_SECONDS).unwrap();
+        let (first, wild) = ("relay.example", "*.relay.example other.example");
+        let one = "maya.relay.example other.example 192.0.2.7";
+        for (name, wanted) in [
+            (Some("relay.example"), first),
+            (Some("RELAY.example"), first),
+            // An exact name comes before a wildcard, whichever certificate stands first.
+            (Some("maya.relay.example"), one),
+            (Some("nuke.relay.example"), wild),
+            // Two have the name, and the first of them counts.
+            (Some("other.example"), wild),
+            // A wildcard stands for one label.
+            (Some("a.b.relay.example"), first),
+            (Some("elsewhere.example"), first),
+            (Some("example"), first),
+            (None, first),
+        ] {
+            assert_eq!(shown(&table, name), wanted, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn tables_are_equal_if_their_certificates_are() {
+        let files = Files::new();
+        let (one, other) = (
+            files.certificate("a", &["a"]),
+            files.certificate("b", &["b"]),
+        );
+        let read = |files: &[CertificateFiles]| CertificateTable::read(files, NOW_SECONDS).unwrap();
+        assert!(read(&[one.clone(), other.clone()]) == read(&[one.clone(), other.clone()]));
+        assert!(read(&[one.clone(), other.clone()]) != read(&[other.clone(), one.clone()]));
+        let before = read(from_ref(&one));
+        assert!(before != read(&[other]));
+        // A new certificate for the same names.
+        files.certificate("a", &["a"]);
+        assert!(before != read(&[one]));
+    }
+
+    #[test]
+    fn an_operator_is_told_of_a_domain_without_a_certificate() {
+        let files = Files::new();
+        let warning = |names: &[&str]| {
+            let certificate = files.certificate("x", names);
+            let table = CertificateTable::read(&[certificate], NOW_SECONDS).unwrap();
+            table.warning("relay.example")
+        };
+        assert_eq!(warning(&["relay.example", "*.relay.example"]), None);
+        for (names, lacking) in [
+            (&["relay.example"][..], "*.relay.example,"),
+            (&["*.relay.example"], "relay.example,"),
+            (&["*.example", "maya.relay.example"], "*.relay.example,"),
+            (&["x.example"], "relay.example and *.relay.example,"),
+        ] {
+            let line = warning(names).unwrap();
+            let beginning = format!("no certificate is for {lacking}");
+            assert!(line.starts_with(&beginning), "{names:?}: {line}");
+            assert_eq!(line.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn certificates_that_end_are_told_with_their_names() {
+        let files = Files::new();
+        let certificate = files.certificate("a", &["relay.example"]);
+        let table = CertificateTable::read(&[certificate], NOW_SECONDS).unwrap();
+        let day = 24 * 60 * 60;
+        // 2030-01-01T00:00:00Z, at which the tests' certificates end.
+        let end = 1_893_456_000;
+        let lines = |now| table.endings(now, Duration::from_secs(14 * day));
+        assert!(lines(end - 15 * day).is_empty());
+        for (now, words) in [(end - 13 * day, "expires soon"), (end + 1, "has expired")] {
+            let lines = lines(now);
+            assert_eq!(lines.len(), 1);
+            assert!(lines[0].contains(words) && lines[0].contains("relay.example"));
+        }
+    }
+
+    #[test]
+    fn an_authoritys_certificate_is_told() {
+        let files = Files::new();
+        let server = files.certificate("server", &["relay.example"]);
+        let authority = files.authority("authority", "studio.example");
+        let table = CertificateTable::read(&[server, authority], NOW_SECONDS).unwrap();
+        let lines: Vec<_> = table.authorities().collect();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("studio.example") && lines[0].contains("CA:FALSE"));
+    }
+
+    #[test]
+    fn a_table_shows_names_and_times_and_no_key() {
+        let files = Files::new();
+        let all = [
+            files.certificate("a", &["relay.example", "192.0.2.7"]),
+            files.certificate("b", &["2001:db8::1"]),
+        ];
+        let table = CertificateTable::read(&all, NOW_SECONDS).unwrap();
+        let until = "until 2030-01-01T00:00:00Z";
+        let text = format!("relay.example, 192.0.2.7 {until}; 2001:db8::1 {until}");
+        assert_eq!(table.to_string(), text);
+        assert_eq!(format!("{table:?}"), format!("CertificateTable({text})"));
+    }
+}

@@ -1,0 +1,310 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore,
+    ServerConnection, SupportedProtocolVersion,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::CertificateFiles;
+
+/// A time at which the certificates of [`Files`] are valid: 2027-01-15.
+pub(super) const NOW_SECONDS: u64 = 1_800_000_000;
+
+/// A folder of certificates.
+pub(crate) struct Files(TempDir);
+
+impl Files {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a certificate for `names` and its key, valid from 2020 to 2030.
+    pub(super) fn certificate(&self, file: &str, names: &[&str]) -> CertificateFiles {
+        self.certificate_of_years(file, names, 2020..=2030)
+    }
+
+    /// Writes a certificate that is valid whenever a test runs.
+    pub(crate) fn lasting(&self, file: &str, names: &[&str]) -> CertificateFiles {
+        self.certificate_of_years(file, names, 2020..=2999)
+    }
+
+    /// Writes the certificate of an authority, and its key, valid from 2020 to 2030.
+    pub(super) fn authority(&self, file: &str, name: &str) -> CertificateFiles {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self.signed(file, params, 2020..=2030)
+    }
+
+    pub(crate) fn certificate_of_years(
+        &self,
+        file: &str,
+        names: &[&str],
+        years: std::ops::RangeInclusive<i32>,
+    ) -> CertificateFiles {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.signed(file, CertificateParams::new(names).unwrap(), years)
+    }
+
+    fn signed(
+        &self,
+        file: &str,
+        mut params: CertificateParams,
+        years: std::ops::RangeInclusive<i32>,
+    ) -> CertificateFiles {
+        params.not_before = date_time_ymd(*years.start(), 1, 1);
+        params.not_after = date_time_ymd(*years.end(), 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        CertificateFiles {
+            cert: self.write(&format!("{file}.pem"), &certificate.pem(), 0o644),
+            key: self.write(&format!("{file}.key"), &key.serialize_pem(), 0o600),
+        }
+    }
+
+    fn write(&self, file: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.path(file);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+fn error(files: CertificateFiles) -> String {
+    let error = CertificateTable::read(&[files], NOW_SECONDS).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+/// Asserts that the certificate is refused, and that the file at `path` is named.
+fn is_refused(files: CertificateFiles, path: &Path, wanted: &str) {
+    let text = error(files);
+    let beginning = format!("{}: {wanted}", path.display());
+    assert!(text.starts_with(&beginning), "{text}");
+}
+
+#[test]
+fn a_certificate_that_clients_would_refuse_is_named_with_its_file() {
+    let files = Files::new();
+    let expired = files.certificate_of_years("expired", &["relay.example"], 2020..=2026);
+    let path = expired.cert.clone();
+    is_refused(expired, &path, "expired at 2026-01-01T00:00:00Z");
+    let early = files.certificate_of_years("early", &["relay.example"], 2028..=2030);
+    let path = early.cert.clone();
+    is_refused(early, &path, "is not valid before 2028-01-01T00:00:00Z");
+    let nameless = files.certificate("nameless", &[]);
+    let path = nameless.cert.clone();
+    is_refused(nameless, &path, "has no name that clients look for");
+}
+
+#[test]
+fn a_file_that_is_no_certificate_or_no_key_is_named() {
+    let files = Files::new();
+    let good = files.certificate("good", &["relay.example"]);
+    let pem = fs::read_to_string(&good.cert).unwrap();
+    let key = fs::read_to_string(&good.key).unwrap();
+    let cut = &pem[..pem.len() / 2];
+    let other = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+    for (text, wanted) in [
+        ("", "no certificate in it"),
+        ("nonsense", "no certificate in it"),
+        (key.as_str(), "no certificate in it"),
+        (cut, "a block in it is damaged"),
+        (other, "its first certificate is damaged"),
+    ] {
+        let cert = files.write("wrong.pem", text, 0o644);
+        let key = good.key.clone();
+        let path = cert.clone();
+        is_refused(CertificateFiles { cert, key }, &path, wanted);
+    }
+    let locked = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let damaged = "-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n";
+    for (text, wanted) in [
+        ("", "no whole private key in it"),
+        (pem.as_str(), "no whole private key in it"),
+        (&key[..key.len() / 2], "no whole private key in it"),
+        (locked.as_str(), "no whole private key in it"),
+        (damaged, "its key cannot be used"),
+    ] {
+        let key = files.write("wrong.key", text, 0o600);
+        let cert = good.cert.clone();
+        let path = key.clone();
+        is_refused(CertificateFiles { cert, key }, &path, wanted);
+    }
+    let absent = CertificateFiles {
+        key: files.path("absent.key"),
+        ..good
+    };
+    let text = error(absent);
+    assert!(
+        text.contains("cannot read") && text.contains("absent.key"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_byte_order_mark_in_front_of_certificate_and_key_is_skipped() {
+    let files = Files::new();
+    let good = files.certificate("good", &["relay.example"]);
+    let marked = |path: &Path| format!("\u{feff}{}", fs::read_to_string(path).unwrap());
+    let marked = CertificateFiles {
+        cert: files.write("marked.pem", &marked(&good.cert), 0o644),
+        key: files.write("marked.key", &marked(&good.key), 0o600),
+    };
+    CertificateTable::read(&[marked], NOW_SECONDS).unwrap();
+}
+
+#[test]
+fn a_key_belongs_to_its_certificate_and_to_the_relay_alone() {
+    let files = Files::new();
+    let good = files.certificate("good", &["relay.example"]);
+    let other = files.certificate("other", &["relay.example"]);
+    let mixed = CertificateFiles {
+        cert: good.cert.clone(),
+        key: other.key.clone(),
+    };
+    let wanted = format!("is not the key of {}", good.cert.display());
+    is_refused(mixed, &other.key, &wanted);
+    // One file may hold both.
+    let both = fs::read_to_string(&good.key).unwrap() + &fs::read_to_string(&good.cert).unwrap();
+    let both = files.write("both.pem", &both, 0o600);
+    let both = CertificateFiles {
+        cert: both.clone(),
+        key: both,
+    };
+    CertificateTable::read(&[both], NOW_SECONDS).unwrap();
+    for mode in [0o644, 0o604, 0o660] {
+        fs::set_permissions(&good.key, fs::Permissions::from_mode(mode)).unwrap();
+        is_refused(
+            good.clone(),
+            &good.key,
+            "others can read or change this secret",
+        );
+    }
+}
+
+fn client(
+    cert: &Path,
+    version: &'static SupportedProtocolVersion,
+    offered: &[&str],
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    let cert = CertificateDer::from_pem_slice(&fs::read(cert).unwrap()).unwrap();
+    roots.add(cert).unwrap();
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = offered.iter().map(|it| it.as_bytes().to_vec()).collect();
+    config
+}
+
+/// Runs a handshake; an error is the client's or the server's.
+fn shaken(
+    client: &Arc<ClientConfig>,
+    server: &Arc<ServerConfig>,
+) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+    let name = ServerName::try_from("relay.example").unwrap();
+    let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
+    let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
+    while client.wants_write() || server.wants_write() {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets()?;
+        }
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets()?;
+        }
+    }
+    Ok((client, server))
+}
+
+/// What a relay with one certificate has, and the file of that one.
+fn certificates(files: &Files) -> (Certificates, PathBuf) {
+    let certificate = files.lasting("relay", &["relay.example"]);
+    let path = certificate.cert.clone();
+    let config = TlsConfig {
+        certificates: vec![certificate],
+    };
+    (Certificates::read(&config).unwrap().unwrap(), path)
+}
+
+/// The protocol of a handshake.
+type Agreed = Result<Option<Vec<u8>>, rustls::Error>;
+
+#[test]
+fn a_protocol_is_agreed_on_in_the_relays_order() {
+    let files = Files::new();
+    let (certificates, path) = certificates(&files);
+    let server = certificates.server_config();
+    for version in [&TLS13, &TLS12] {
+        let agreed = |offered: &[&str]| -> Agreed {
+            let client = client(&path, version, offered);
+            let (client, _) = shaken(&Arc::new(client), &server)?;
+            Ok(client.alpn_protocol().map(<[u8]>::to_vec))
+        };
+        let named = |name: &str| -> Agreed { Ok(Some(name.as_bytes().to_vec())) };
+        assert_eq!(agreed(&["http/1.1", "h2"]), named("h2"));
+        assert_eq!(agreed(&["http/1.1"]), named("http/1.1"));
+        assert_eq!(
+            agreed(&["other", "tieline-agent/1"]),
+            named("tieline-agent/1")
+        );
+        assert_eq!(agreed(&["tieline"]), named("tieline"));
+        assert_eq!(agreed(&[]), Ok(None));
+        assert!(agreed(&["acme-tls/1"]).is_err());
+    }
+}
+
+#[test]
+fn a_session_is_resumed_also_after_a_change_of_certificates() {
+    let files = Files::new();
+    let (before, path) = certificates(&files);
+    for (version, wanted) in [
+        (&TLS13, ProtocolVersion::TLSv1_3),
+        (&TLS12, ProtocolVersion::TLSv1_2),
+    ] {
+        let client = Arc::new(client(&path, version, &["h2"]));
+        let (_, first) = shaken(&client, &before.server_config()).unwrap();
+        assert_eq!(first.handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(first.protocol_version(), Some(wanted));
+        // What another shard has after a reload.
+        let other = files.lasting("other", &["relay.example"]);
+        let table = CertificateTable::read(&[other], NOW_SECONDS).unwrap();
+        let after = server_config(Arc::new(table), Arc::clone(&before.ticketer));
+        let (_, second) = shaken(&client, &after).unwrap();
+        assert_eq!(second.handshake_kind(), Some(HandshakeKind::Resumed));
+        // Another relay knows no ticket of this one, and its certificate is another.
+        let (elsewhere, _) = certificates(&Files::new());
+        assert!(shaken(&client, &elsewhere.server_config()).is_err());
+    }
+}
+
+#[test]
+fn without_certificates_there_is_nothing_to_read() {
+    assert!(Certificates::read(&TlsConfig::default()).unwrap().is_none());
+}

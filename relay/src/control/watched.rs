@@ -1,0 +1,89 @@
+//! Files that are watched for changes while the relay runs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::config::Stamp;
+use crate::error::ConfigError;
+
+/// Time between two looks at watched files.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// State of the watched files, each `None` if it cannot be looked at.
+type Stamps = Vec<Option<Stamp>>;
+
+/// Files that are read together, and their last valid content.
+pub(super) struct Watched<T> {
+    paths: Vec<PathBuf>,
+    read: Box<dyn Fn() -> Result<T, ConfigError> + Send + Sync>,
+    known: T,
+    /// The files' state at the last look.
+    seen: Stamps,
+    /// The files' state when their content was last read.
+    read_at: Stamps,
+    /// The files' state when they could not be read, if they will be read once more.
+    failed_at: Option<Stamps>,
+}
+
+impl<T: Clone + PartialEq + 'static> Watched<T> {
+    /// Watches one file.
+    pub(super) fn new(path: &Path, known: T, read: fn(&Path) -> Result<T, ConfigError>) -> Self {
+        let file = path.to_owned();
+        Self::together(vec![path.to_owned()], known, move || read(&file))
+    }
+
+    /// Watches several files, which `read` reads together.
+    pub(super) fn together(
+        paths: Vec<PathBuf>,
+        known: T,
+        read: impl Fn() -> Result<T, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        let unknown = vec![None; paths.len()];
+        Self {
+            paths,
+            read: Box::new(read),
+            known,
+            seen: unknown.clone(),
+            // Unknown: read once more, since a file may have changed after the read at the start.
+            read_at: unknown,
+            failed_at: None,
+        }
+    }
+
+    /// The last valid content.
+    pub(super) const fn known(&self) -> &T {
+        &self.known
+    }
+
+    /// Returns the files' content if it changed. Reads only once the files look the same at two looks in a row,
+    /// since a file written in place is incomplete for a moment; `now` reads them in any case.
+    pub(super) fn look(&mut self, now: bool) -> Option<T> {
+        let stamps: Stamps = self.paths.iter().map(|path| Stamp::of(path)).collect();
+        let is_still = self.seen == stamps;
+        self.seen.clone_from(&stamps);
+        if !now && (!is_still || self.read_at == stamps) {
+            return None;
+        }
+        let content = match (self.read)() {
+            Ok(content) => content,
+            // One of several files may be exchanged after another: the next look reads them once more.
+            Err(_) if stamps.len() > 1 && !now && self.failed_at.as_ref() != Some(&stamps) => {
+                self.failed_at = Some(stamps);
+                return None;
+            }
+            Err(error) => {
+                self.read_at = stamps;
+                warn!("{error}; the content read before stays in force");
+                return None;
+            }
+        };
+        self.read_at = stamps;
+        if content == self.known {
+            return None;
+        }
+        self.known = content;
+        Some(self.known.clone())
+    }
+}

@@ -1,0 +1,156 @@
+//! TLS of accepted connections: the handshake, and the protocol that the client asks for in it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tieline_wire::{CallerRefusal, LinkRefusal};
+use tracing::debug;
+
+use super::Shard;
+use super::handshakes::Handshake;
+use crate::certificates;
+use crate::error::ListenKind;
+use crate::io::Stream;
+use crate::limits::AddressCount;
+use crate::listen::Room;
+use crate::metrics::{FrontendKind, TlsFailure};
+
+impl Shard {
+    /// Completes the handshake of a connection to a TLS address, and serves the protocol that the client asked for.
+    pub(super) fn tls_arrived(self: &Rc<Self>, kind: ListenKind, stream: Stream, peer: SocketAddr) {
+        let config = self.kit.tls();
+        let place = config.and_then(|config| Some((config, self.doors.handshakes.enter()?)));
+        let Some((config, place)) = place else {
+            return self.no_handshake(Some(stream));
+        };
+        let shard = Rc::clone(self);
+        // Counted before it is known to be a caller, so that a relay that stops waits for it.
+        let arrived = self.kit.peers.callers.arrived();
+        self.kit.tasks.spawn(async move {
+            let accepting = shard.accept_tls(stream, peer, config, &place);
+            let accepted = place.run(accepting).await;
+            drop(place);
+            match accepted {
+                Some(Ok((stream, peer))) => {
+                    let kind = kind_of(&stream).unwrap_or(kind);
+                    stream.set_unfinished(kind.unfinished());
+                    let room = Room::for_callers(shard.kit.peers.open_files_max);
+                    // Agents have precedence over callers, as on listeners of their own.
+                    match kind == ListenKind::Agent || room.takes(&stream) {
+                        true => shard.connected(kind, false, stream, peer),
+                        false => shard.no_room(kind, Some(stream), peer),
+                    }
+                }
+                Some(Err(Some(failure))) => {
+                    debug!(%peer, reason = failure.word(), "TLS handshake failed");
+                    shard.kit.metrics.tls_failed(failure);
+                }
+                Some(Err(None)) => shard.no_proxy_header(kind),
+                None => shard.kit.metrics.tls_failed(TlsFailure::Overload),
+            }
+            drop(arrived);
+        });
+    }
+
+    /// Refuses a connection before its handshake, because there are too many; `None` means that it was reset already.
+    pub(super) fn no_handshake(&self, stream: Option<Stream>) {
+        self.kit.metrics.tls_failed(TlsFailure::Overload);
+        if let Some(stream) = stream {
+            stream.abort();
+        }
+    }
+
+    /// Counts a handshake with an address until it is over; `None` if the address has too many. Those of trusted proxies
+    /// are not counted, since they bring callers of many addresses.
+    fn count_handshake(&self, peer: SocketAddr) -> Option<AddressCount> {
+        match &self.kit.peers.handshakes {
+            Some(counted) if !self.kit.is_trusted_proxy(peer.ip()) => {
+                counted.enter(peer.ip().to_canonical())
+            }
+            _ => Some(AddressCount::default()),
+        }
+    }
+
+    /// Reads the PROXY protocol header in front of TLS, if there must be one, and completes the handshake.
+    ///
+    /// # Errors
+    /// The reason of the failure; `None` for a missing header.
+    async fn accept_tls(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        config: Arc<ServerConfig>,
+        place: &Handshake,
+    ) -> Result<(Stream, SocketAddr), Option<TlsFailure>> {
+        // On addresses of every kind, since callers and agents may come to each.
+        let peer = self.callers.source(&stream, peer).await.ok_or(None)?;
+        let _counted = self.count_handshake(peer).ok_or(TlsFailure::Overload)?;
+        let deadline = self.kit.peers.config.preamble_timeout;
+        let accepting = stream.accept_tls(async |_| (config, place.may_answer().await));
+        let accepted = self.kit.in_time(deadline, true, accepting).await;
+        let stream = accepted
+            .ok_or(TlsFailure::Timeout)?
+            .map_err(|it| failure(&it))?;
+        if let Some(agreed) = stream.agreed() {
+            self.kit.metrics.tls_accepted(&agreed);
+        }
+        Ok((stream, peer))
+    }
+
+    /// Counts a connection whose trusted proxy sent no PROXY protocol header.
+    fn no_proxy_header(&self, kind: ListenKind) {
+        let metrics = &self.kit.metrics;
+        let frontend = match kind {
+            ListenKind::Agent => return metrics.link_refused(LinkRefusal::LinkLost),
+            ListenKind::Http => FrontendKind::Http,
+            ListenKind::Tcp | ListenKind::Admin => FrontendKind::Tcp,
+        };
+        metrics.frontend_accepted(frontend);
+        metrics.frontend_refused(CallerRefusal::Preamble);
+    }
+}
+
+/// The listener whose protocol the client asked for; `None` if it asked for none.
+fn kind_of(stream: &Stream) -> Option<ListenKind> {
+    match stream.agreed()?.application?.as_slice() {
+        certificates::AGENT => Some(ListenKind::Agent),
+        certificates::RAW => Some(ListenKind::Tcp),
+        certificates::HTTP2 | certificates::HTTP1 | certificates::HTTP10 => Some(ListenKind::Http),
+        _ => None,
+    }
+}
+
+/// The reason of a handshake's failure.
+fn failure(error: &io::Error) -> TlsFailure {
+    use rustls::{Error, InvalidMessage};
+    let tls = error.get_ref().and_then(|error| error.downcast_ref());
+    match tls {
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => TlsFailure::NotTls,
+        Some(Error::NoApplicationProtocol) => TlsFailure::Alpn,
+        Some(Error::PeerIncompatible(_)) => TlsFailure::Incompatible,
+        Some(Error::AlertReceived(_)) => TlsFailure::ClientRefused,
+        Some(_) => TlsFailure::Protocol,
+        // rustls's buffer for an unfinished message is full.
+        None if error.kind() == io::ErrorKind::InvalidData => TlsFailure::Protocol,
+        None => TlsFailure::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_has_a_reason_of_its_own() {
+        let of = |error: rustls::Error| failure(&io::Error::new(io::ErrorKind::InvalidData, error));
+        let refused = rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA);
+        assert_eq!(of(refused), TlsFailure::ClientRefused);
+        assert_eq!(of(rustls::Error::NoApplicationProtocol), TlsFailure::Alpn);
+        assert_eq!(of(rustls::Error::DecryptError), TlsFailure::Protocol);
+        let closed = io::ErrorKind::UnexpectedEof.into();
+        assert_eq!(failure(&closed), TlsFailure::Closed);
+    }
+}

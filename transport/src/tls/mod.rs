@@ -1,0 +1,417 @@
+//! TLS over a socket: a rustls connection with its buffered calls, which are all here.
+//!
+//! Neither direction has a queue of its own. A write is reported as taken once the kernel has all its records, so that
+//! no task is needed to send a rest, and a peer that does not read is noticed as on a plain socket. A read takes from the
+//! kernel about as many bytes as its reader has room for.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, BufRead, IoSlice, Write};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::{Acceptor, ClientHello, ServerConfig};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, HandshakeKind, NamedGroup, ProtocolVersion,
+};
+
+use crate::socket::{Received, Socket};
+
+/// Ciphertext that one read takes from the kernel: a TLS record at least, or what the reader has room for.
+const READ_BYTES_MIN: usize = 4 * 1024;
+const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// Reads without any plaintext after which other tasks get a turn: empty records must not keep a shard busy.
+const EMPTY_READS_MAX: usize = 16;
+
+/// Bytes that records add to plaintext that fills one of them (RFC 8446, section 5.2; TLS 1.2 adds fewer than 32).
+const RECORD_OVERHEAD_BYTES: usize = 32;
+
+thread_local! {
+    /// Ciphertext of the read that is being decrypted; empty between reads.
+    static CIPHERTEXT: RefCell<BytesMut> = RefCell::default();
+}
+
+/// What both ends agreed on in the handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// The protocol above TLS, if the client named any (ALPN, RFC 7301).
+    pub application: Option<Vec<u8>>,
+    /// The version of TLS.
+    pub version: Option<ProtocolVersion>,
+    /// The group of the key exchange; `None` for a TLS 1.2 connection that was resumed.
+    pub group: Option<NamedGroup>,
+    /// Whether the connection resumed an earlier one by its ticket.
+    pub is_resumed: bool,
+}
+
+/// State of TLS over one socket.
+pub struct Tls {
+    connection: Connection,
+    /// Ciphertext that rustls takes only after some plaintext was read.
+    undigested: BytesMut,
+    /// Whether rustls holds plaintext.
+    has_plaintext: bool,
+    /// Whether the peer has ended its direction with TLS's own end; the socket may stay open.
+    has_ended: bool,
+    /// Plaintext that was encrypted, but is not reported as taken while the kernel has not all its records.
+    owed: usize,
+    /// The plaintext that is owed, to check that it is offered again.
+    #[cfg(debug_assertions)]
+    owed_bytes: Vec<u8>,
+    is_finishing: bool,
+    /// Whether other tasks must get a turn before the next read.
+    yields: bool,
+}
+
+impl Tls {
+    /// Accepts a TLS connection; `choose` returns the configuration for a client, by what it asks for, and a permit that
+    /// is held while the client's hello is answered, which is the expensive part.
+    ///
+    /// # Errors
+    /// The socket's error, or a [`rustls::Error`]; the client was sent the alert then.
+    pub async fn accept<P>(
+        socket: &impl Socket,
+        choose: impl AsyncFnOnce(&ClientHello<'_>) -> (Arc<ServerConfig>, P),
+    ) -> io::Result<Self> {
+        let mut acceptor = Acceptor::default();
+        let mut input = BytesMut::new();
+        let accepted = loop {
+            match acceptor.accept() {
+                Ok(Some(accepted)) => break accepted,
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    // The connection ends now, whether or not the client gets the alert.
+                    let _ = alert.write(&mut Output(socket));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
+            while input.is_empty() {
+                poll_fn(|cx| socket.poll_readable(cx)).await;
+                if socket.recv(&mut input, READ_BYTES_MIN)? == Received::End {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            acceptor.read_tls(&mut Input(&mut input))?;
+        };
+        let (config, permit) = choose(&accepted.client_hello()).await;
+        let connection = accepted
+            .into_connection(config)
+            .map_err(|(error, mut alert)| {
+                let _ = alert.write(&mut Output(socket));
+                io::Error::new(io::ErrorKind::InvalidData, error)
+            })?;
+        drop(permit);
+        Self::shaken(connection.into(), input, socket).await
+    }
+
+    /// Opens a TLS connection to the server `name`.
+    ///
+    /// # Errors
+    /// The socket's error, or a [`rustls::Error`]; the server was sent the alert then.
+    pub async fn connect(
+        socket: &impl Socket,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let connection = ClientConnection::new(config, name)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Self::shaken(connection.into(), BytesMut::new(), socket).await
+    }
+
+    /// Completes the handshake of `connection`; `input` is ciphertext that was read already.
+    async fn shaken(
+        connection: Connection,
+        input: BytesMut,
+        socket: &impl Socket,
+    ) -> io::Result<Self> {
+        let mut tls = Self {
+            connection,
+            undigested: input,
+            has_plaintext: false,
+            has_ended: false,
+            owed: 0,
+            #[cfg(debug_assertions)]
+            owed_bytes: Vec::new(),
+            is_finishing: false,
+            yields: false,
+        };
+        poll_fn(|cx| tls.poll_handshake(socket, cx)).await?;
+        Ok(tls)
+    }
+
+    fn poll_handshake(
+        &mut self,
+        socket: &impl Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if !self.flush(socket)? {
+                ready!(socket.poll_writable(cx));
+            } else if !self.connection.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            } else if !self.undigested.is_empty() {
+                let mut input = std::mem::take(&mut self.undigested);
+                self.digest(socket, &mut input, &mut 0, &mut |_| {})?;
+                self.undigested = input;
+            } else {
+                ready!(socket.poll_readable(cx));
+                if self.read(socket, &mut 0, &mut |_| {})? == Received::End {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
+        }
+    }
+
+    /// What both ends agreed on in the handshake.
+    pub fn agreed(&self) -> Agreed {
+        let group = self.connection.negotiated_key_exchange_group();
+        Agreed {
+            application: self.connection.alpn_protocol().map(<[u8]>::to_vec),
+            version: self.connection.protocol_version(),
+            group: group.map(|group| group.name()),
+            is_resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+
+    /// The peer's own certificate, if it has shown one.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.connection.peer_certificates()?.first()
+    }
+
+    /// Ready while a read may return something.
+    pub fn poll_readable(&mut self, socket: &impl Socket, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.yields) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.has_plaintext || self.has_ended || !self.undigested.is_empty() {
+            return Poll::Ready(());
+        }
+        socket.poll_readable(cx)
+    }
+
+    /// Gives `put` up to `max` bytes of plaintext in one piece or several, without waiting.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if the connection ended without TLS's own end, which tells it from one that was
+    /// cut.
+    pub fn recv(
+        &mut self,
+        socket: &impl Socket,
+        max: usize,
+        mut put: impl FnMut(&[u8]),
+    ) -> io::Result<Received> {
+        let mut room = max;
+        for _ in 0..EMPTY_READS_MAX {
+            if self.take_plaintext(&mut room, &mut put)? == Received::End {
+                return Ok(Received::End);
+            }
+            if room < max || max == 0 {
+                return Ok(Received::Bytes(max - room));
+            }
+            let received = if self.undigested.is_empty() {
+                self.read(socket, &mut room, &mut put)?
+            } else {
+                let mut input = std::mem::take(&mut self.undigested);
+                self.digest(socket, &mut input, &mut room, &mut put)?;
+                self.undigested = input;
+                Received::Bytes(0)
+            };
+            match received {
+                Received::Nothing if room == max => return Ok(Received::Nothing),
+                Received::End => {
+                    // Tells rustls that no more bytes will come.
+                    self.connection.read_tls(&mut io::empty())?;
+                }
+                Received::Bytes(_) | Received::Nothing => {}
+            }
+            if room < max {
+                return Ok(Received::Bytes(max - room));
+            }
+        }
+        self.yields = true;
+        Ok(Received::Nothing)
+    }
+
+    /// Reads once from the socket, and decrypts what came.
+    fn read(
+        &mut self,
+        socket: &impl Socket,
+        room: &mut usize,
+        put: &mut impl FnMut(&[u8]),
+    ) -> io::Result<Received> {
+        CIPHERTEXT.with_borrow_mut(|input| {
+            let wanted = room.saturating_add(RECORD_OVERHEAD_BYTES);
+            let received = socket.recv(input, wanted.clamp(READ_BYTES_MIN, READ_BYTES_MAX))?;
+            let digested = self.digest(socket, input, room, put);
+            self.undigested.extend_from_slice(input);
+            input.clear();
+            digested.map(|()| received)
+        })
+    }
+
+    /// Decrypts `input`, and gives the plaintext to `put` while there is `room`. What rustls does not take stays in
+    /// `input`.
+    fn digest(
+        &mut self,
+        socket: &impl Socket,
+        input: &mut BytesMut,
+        room: &mut usize,
+        put: &mut impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        while !input.is_empty() {
+            if *room == 0 && self.has_plaintext {
+                return Ok(());
+            }
+            let before = input.len();
+            self.connection.read_tls(&mut Input(input))?;
+            let processed = self.connection.process_new_packets();
+            let state = processed.map_err(|error| {
+                // The connection ends now, whether or not the peer gets the alert.
+                let _ = self.flush(socket);
+                io::Error::new(io::ErrorKind::InvalidData, error)
+            })?;
+            self.has_plaintext = state.plaintext_bytes_to_read() > 0;
+            self.has_ended = state.peer_has_closed();
+            if self.has_ended && input.len() == before {
+                // Bytes behind the end mean nothing.
+                input.clear();
+            }
+            self.take_plaintext(room, put)?;
+        }
+        // Answers of TLS itself: what the kernel does not take now leaves with the next write.
+        self.flush(socket)?;
+        Ok(())
+    }
+
+    /// Gives `put` the plaintext that rustls holds, while there is `room`.
+    fn take_plaintext(
+        &mut self,
+        room: &mut usize,
+        put: &mut impl FnMut(&[u8]),
+    ) -> io::Result<Received> {
+        let mut reader = self.connection.reader();
+        let before = *room;
+        loop {
+            let piece = match reader.fill_buf() {
+                Ok([]) if *room == before => return Ok(Received::End),
+                Ok(piece) => piece,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || *room < before => &[],
+                Err(error) => return Err(error),
+            };
+            let count = piece.len().min(*room);
+            if count == 0 {
+                self.has_plaintext = !piece.is_empty();
+                return Ok(Received::Bytes(before - *room));
+            }
+            put(&piece[..count]);
+            *room -= count;
+            reader.consume(count);
+        }
+    }
+
+    /// Encrypts and writes; returns how many of the offered bytes the kernel has whole. After fewer than were offered,
+    /// the rest must be offered again before other bytes.
+    pub fn send(&mut self, socket: &impl Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if !self.flush(socket)? {
+            return Ok(0);
+        }
+        if self.owed == 0 {
+            self.owed = self.connection.writer().write_vectored(slices)?;
+            #[cfg(debug_assertions)]
+            self.owed_bytes
+                .extend(slices.iter().flat_map(|slice| &**slice).take(self.owed));
+            if !self.flush(socket)? {
+                return Ok(0);
+            }
+        }
+        let offered = slices.iter().map(|slice| slice.len()).sum();
+        let taken = self.owed.min(offered);
+        self.owed -= taken;
+        #[cfg(debug_assertions)]
+        {
+            let offered = slices.iter().flat_map(|slice| &**slice).take(taken);
+            assert!(
+                self.owed_bytes.drain(..taken).eq(offered.copied()),
+                "other bytes offered"
+            );
+        }
+        Ok(taken)
+    }
+
+    /// Writes records that wait; false if the kernel does not take all of them now.
+    fn flush(&mut self, socket: &impl Socket) -> io::Result<bool> {
+        while self.connection.wants_write() {
+            if self.connection.write_tls(&mut Output(socket))? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends TLS's own end of the sending direction; ready once the kernel has it, or the connection failed.
+    pub fn poll_finish(&mut self, socket: &impl Socket, cx: &mut Context<'_>) -> Poll<()> {
+        self.queue_end();
+        loop {
+            match self.flush(socket) {
+                Ok(false) => ready!(socket.poll_writable(cx)),
+                // A peer that is gone gets no end.
+                Ok(true) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Sends TLS's own end of the sending direction, unless the kernel has no room for it now.
+    pub fn try_finish(&mut self, socket: &impl Socket) {
+        self.queue_end();
+        // A peer that is gone or does not read gets no end.
+        let _ = self.flush(socket);
+    }
+
+    fn queue_end(&mut self) {
+        if !self.is_finishing {
+            self.is_finishing = true;
+            self.connection.send_close_notify();
+        }
+    }
+
+    /// Whether records wait for room in the kernel.
+    pub fn has_unsent(&self) -> bool {
+        self.connection.wants_write()
+    }
+}
+
+/// Ciphertext for rustls.
+struct Input<'a>(&'a mut BytesMut);
+
+impl io::Read for Input<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.0.len());
+        buffer[..count].copy_from_slice(&self.0[..count]);
+        self.0.advance(count);
+        Ok(count)
+    }
+}
+
+/// Takes records from rustls; 0 bytes mean that the kernel has no room.
+struct Output<'a, S>(&'a S);
+
+impl<S: Socket> Write for Output<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.send_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! TLS between two ends in memory: any sizes of reads and writes, and sockets that take little at a time.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+
+use bytes::BytesMut;
+use proptest::prelude::*;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::crypto::ring;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use crate::{Received, Socket, Tls};
+
+/// One direction between two ends: bytes on their way, at most `room` of them, and whether no more will come.
+struct Pipe {
+    bytes: VecDeque<u8>,
+    room: usize,
+    is_ended: bool,
+}
+
+/// One end of a connection.
+struct End {
+    from: Rc<RefCell<Pipe>>,
+    to: Rc<RefCell<Pipe>>,
+}
+
+impl Socket for End {
+    fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
+        let mut pipe = self.from.borrow_mut();
+        let count = pipe.bytes.len().min(max);
+        if count == 0 {
+            let is_ended = pipe.is_ended && pipe.bytes.is_empty();
+            return Ok(if is_ended {
+                Received::End
+            } else {
+                Received::Nothing
+            });
+        }
+        buffer.extend(pipe.bytes.drain(..count));
+        Ok(Received::Bytes(count))
+    }
+
+    fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut pipe = self.to.borrow_mut();
+        let room = pipe.room.saturating_sub(pipe.bytes.len());
+        let before = pipe.bytes.len();
+        let all = slices.iter().flat_map(|slice| slice.iter().copied());
+        pipe.bytes.extend(all.take(room));
+        Ok(pipe.bytes.len() - before)
+    }
+
+    // The tests poll both ends in turn, so nothing has to be woken.
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        let pipe = self.from.borrow();
+        match pipe.bytes.is_empty() && !pipe.is_ended {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<()> {
+        let pipe = self.to.borrow();
+        match pipe.bytes.len() < pipe.room {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+fn ends(rooms: (usize, usize)) -> (End, End) {
+    let pipe = |room| {
+        Rc::new(RefCell::new(Pipe {
+            bytes: VecDeque::new(),
+            room,
+            is_ended: false,
+        }))
+    };
+    let (one, other) = (pipe(rooms.0), pipe(rooms.1));
+    let far = End {
+        from: Rc::clone(&one),
+        to: Rc::clone(&other),
+    };
+    (
+        End {
+            from: other,
+            to: one,
+        },
+        far,
+    )
+}
+
+fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    static CONFIGS: OnceLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = OnceLock::new();
+    let (server, client) = CONFIGS.get_or_init(|| {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["relay".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        (Arc::new(server), Arc::new(client))
+    });
+    (Arc::clone(server), Arc::clone(client))
+}
+
+/// Polls both futures in turn until both are ready.
+fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let (mut first, mut second) = (None, None);
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..1_000_000 {
+        if first.is_none()
+            && let Poll::Ready(value) = one.as_mut().poll(&mut cx)
+        {
+            first = Some(value);
+        }
+        if second.is_none()
+            && let Poll::Ready(value) = other.as_mut().poll(&mut cx)
+        {
+            second = Some(value);
+        }
+        if first.is_some() && second.is_some() {
+            break;
+        }
+    }
+    (
+        first.expect("the first end waits for ever"),
+        second.expect("the second end waits for ever"),
+    )
+}
+
+fn shaken(near: &End, far: &End) -> (Tls, Tls) {
+    let (server, client) = configs();
+    let name = ServerName::try_from("relay").unwrap();
+    let (near, far) = both(
+        Tls::connect(near, client, name),
+        Tls::accept(far, async |_| (server, ())),
+    );
+    (near.unwrap(), far.unwrap())
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    let byte = |at| u8::try_from((at * 7 + at / 251) % 256).unwrap();
+    (0..len).map(byte).collect()
+}
+
+/// Moves all of `sent` from one end to the other in writes of `writes` and reads of `reads` bytes, then the end.
+fn carry(
+    (mut tls, end): (Tls, End),
+    (mut far_tls, far): (Tls, End),
+    sent: &[u8],
+    (writes, reads): (&[usize], &[usize]),
+) -> Vec<u8> {
+    let sending = async {
+        let (mut rest, mut sizes) = (sent, writes.iter().cycle());
+        while !rest.is_empty() {
+            std::future::poll_fn(|cx| end.poll_writable(cx)).await;
+            // What was offered before is offered again, in slices of other sizes.
+            let size = (*sizes.next().unwrap()).min(rest.len());
+            let (first, second) = rest[..size].split_at(size / 3);
+            let slices = [IoSlice::new(first), IoSlice::new(second)];
+            rest = &rest[tls.send(&end, &slices).unwrap()..];
+        }
+        std::future::poll_fn(|cx| tls.poll_finish(&end, cx)).await;
+    };
+    let reading = async {
+        let (mut heard, mut sizes) = (Vec::new(), reads.iter().cycle());
+        loop {
+            std::future::poll_fn(|cx| far_tls.poll_readable(&far, cx)).await;
+            let max = *sizes.next().unwrap();
+            let before = heard.len();
+            let put = |piece: &[u8]| heard.extend_from_slice(piece);
+            match far_tls.recv(&far, max, put).unwrap() {
+                Received::Bytes(count) => {
+                    assert!((1..=max).contains(&count));
+                    assert_eq!(heard.len() - before, count);
+                }
+                Received::End => return heard,
+                Received::Nothing => {}
+            }
+        }
+    };
+    both(sending, reading).1
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn bytes_arrive_whole_whatever_the_sizes(
+        len in 0..120_000_usize,
+        rooms in (1..40_000_usize, 1..40_000_usize),
+        writes in proptest::collection::vec(1..70_000_usize, 1..6),
+        reads in proptest::collection::vec(1..70_000_usize, 1..6),
+        up in any::<bool>(),
+    ) {
+        // A server's accept waits for room for its tickets, which the client reads only after its connect.
+        let (near, far) = ends((100_000, 100_000));
+        let (client, server) = shaken(&near, &far);
+        (near.to.borrow_mut().room, far.to.borrow_mut().room) = rooms;
+        let sent = noise(len);
+        let (from, to) = match up {
+            true => ((client, near), (server, far)),
+            false => ((server, far), (client, near)),
+        };
+        prop_assert_eq!(carry(from, to, &sent, (&writes, &reads)), sent);
+    }
+}
+
+#[test]
+fn a_cut_connection_is_told_from_one_that_ended() {
+    for is_ended in [true, false] {
+        let (near, far) = ends((100_000, 100_000));
+        let (mut client, mut server) = shaken(&near, &far);
+        assert_eq!(client.send(&near, &[IoSlice::new(b"some")]).unwrap(), 4);
+        if is_ended {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(client.poll_finish(&near, &mut cx).is_ready());
+        }
+        near.to.borrow_mut().is_ended = true;
+        let mut heard = Vec::new();
+        let mut recv = || server.recv(&far, 64, |piece| heard.extend_from_slice(piece));
+        assert_eq!(recv().unwrap(), Received::Bytes(4));
+        let end = recv();
+        match is_ended {
+            true => assert_eq!(end.unwrap(), Received::End),
+            false => assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof),
+        }
+        assert_eq!(heard, b"some");
+    }
+}
+
+#[test]
+fn a_reader_that_takes_nothing_stops_the_sender() {
+    let (near, far) = ends((10_000, 10_000));
+    let (mut client, mut server) = shaken(&near, &far);
+    let sent = noise(1_000_000);
+    let mut taken = 0;
+    while let count @ 1.. = client.send(&near, &[IoSlice::new(&sent[taken..])]).unwrap() {
+        taken += count;
+    }
+    // Nothing is taken that the socket has no room for.
+    assert!(taken <= 10_000, "{taken}");
+    let mut heard = Vec::new();
+    while let Received::Bytes(_) = server
+        .recv(&far, 1, |piece| heard.extend_from_slice(piece))
+        .unwrap()
+    {}
+    assert!(heard.len() >= taken);
+    assert_eq!(heard, sent[..heard.len()]);
+}
+
+#[test]
+fn what_is_not_tls_is_an_error_and_gets_an_alert() {
+    let (near, far) = ends((100_000, 100_000));
+    let hello = b"GET / HTTP/1.1\r\nHost: relay\r\n\r\n";
+    near.send_vectored(&[IoSlice::new(hello)]).unwrap();
+    let (server, _) = configs();
+    let (accepted, ()) = both(Tls::accept(&far, async |_| (server, ())), async {});
+    let error = accepted.err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(error.get_ref().unwrap().is::<rustls::Error>());
+    let mut alert = BytesMut::new();
+    near.recv(&mut alert, 7).unwrap();
+    assert_eq!(alert[..2], [21, 3]);
+}
