@@ -28,6 +28,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The TLS handshake with the relay failed.
+    #[error("the TLS handshake with the relay at {relay} failed: {problem}")]
+    Tls {
+        /// The relay that was dialled.
+        relay: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The link ended.
     #[error("the link ended: {reason} ({detail})")]
     Link {
@@ -151,7 +159,7 @@ impl Error {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Config(_) | Self::Identity(_) | Self::Superseded { .. } => true,
-            Self::Token(_) | Self::Dial { .. } | Self::NameHeld { .. } => false,
+            Self::Token(_) | Self::Dial { .. } | Self::Tls { .. } | Self::NameHeld { .. } => false,
             Self::Link { reason, .. } | Self::LinkRefused { reason, .. } => reason.is_final(),
             Self::Refused { reason, .. } => reason.is_final(),
         }
@@ -165,6 +173,7 @@ impl Error {
             Self::Identity(_) => "identity",
             Self::Token(_) => "token_file",
             Self::Dial { .. } => "relay_unreachable",
+            Self::Tls { .. } => "relay_tls",
             Self::Link { reason, .. } | Self::LinkRefused { reason, .. } => reason.word(),
             Self::Refused { reason, .. } | Self::NameHeld { reason, .. } => reason.word(),
             Self::Superseded { .. } => RefusalReason::Superseded.word(),
@@ -175,10 +184,11 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Config(error) => error.exit_code(),
             Self::Identity(_) => 1,
             Self::Token(_)
             | Self::Dial { .. }
+            | Self::Tls { .. }
             | Self::Link { .. }
             | Self::LinkRefused { .. }
             | Self::Refused { .. }
@@ -195,7 +205,7 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The relay's address cannot be parsed.
-    #[error("relay {text:?}: {problem} (expected tcp://host:port)")]
+    #[error("relay {text:?}: {problem} (expected tls://host or tcp://host:port)")]
     Relay {
         /// The given address, without a user name and password.
         text: String,
@@ -316,9 +326,29 @@ pub enum ConfigError {
     /// The token file cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// TLS has no certificates to trust, or cannot be set up.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// `--ca` has no effect with a `tcp` relay.
+    #[error(
+        "--ca (TIELINE_CA, `ca` in tieline.toml) names certificates to trust for a tls:// relay, and this relay's URL \
+         is tcp://: leave --ca out, or dial tls:// if the relay has TLS there"
+    )]
+    CaWithoutTls,
     /// No directory for the agent's key is known.
     #[error("no place for the agent's key: set --state-dir, or the variable HOME")]
     NoStateDir,
+}
+
+impl ConfigError {
+    /// Exit code of a command: 1 if this machine lacks what TLS needs, 2 for wrong usage.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Trust(error) => error.exit_code(),
+            _ => 2,
+        }
+    }
 }
 
 /// Why a token file cannot be used.
@@ -370,6 +400,38 @@ pub enum TokenError {
         /// What is wrong with the content.
         problem: &'static str,
     },
+}
+
+/// Why no client of TLS can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The file of trusted certificates cannot be used.
+    #[error("the file of --ca, {path}: {problem}")]
+    File {
+        /// Path of the file.
+        path: PathBuf,
+        /// What is wrong with the file.
+        problem: String,
+    },
+    /// The system has no trusted certificates, and no file was given.
+    #[error(
+        "this system has no certificates to check a relay's certificate with{0}; name a file of certificates with --ca"
+    )]
+    NoRoots(String),
+    /// The TLS library cannot be set up.
+    #[error("TLS cannot start: {0}")]
+    Tls(String),
+}
+
+impl TrustError {
+    /// Exit code of a command: 1 if this machine lacks what TLS needs, 2 for wrong usage.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::File { .. } => 2,
+            Self::NoRoots(_) | Self::Tls(_) => 1,
+        }
+    }
 }
 
 /// Remedy for a file or folder of another user.

@@ -18,7 +18,6 @@
 
 pub mod address;
 pub mod config;
-pub mod dial;
 pub mod error;
 pub mod event;
 pub mod identity;
@@ -27,6 +26,7 @@ pub mod socket;
 pub mod status;
 pub mod targets;
 pub mod token;
+pub mod transport;
 
 mod bell;
 mod link;
@@ -36,11 +36,9 @@ mod supervise;
 
 pub use address::HostPort;
 pub use config::{Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, TARGETS_MAX, TargetConfig};
-pub use dial::{DIAL_TIMEOUT, RelayUrl};
-pub use error::{ConfigError, Error, IdentityError, TokenError};
+pub use error::{ConfigError, Error, IdentityError, TokenError, TrustError};
 pub use event::{AgentEvent, CallerToken};
 pub use identity::{Identity, default_state_dir};
-pub use link::server_kind;
 pub use reconnect::{
     BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MIN, Backoff, NAME_WAIT, QUICK_PHASE, QUICK_WAIT_MAX,
 };
@@ -49,3 +47,4 @@ pub use status::{
 };
 pub use supervise::{run_once, run_standing_by, run_with_reconnect};
 pub use targets::{CONNECT_TIMEOUT, Health, HealthState, Target};
+pub use transport::{DIAL_TIMEOUT, Dialler, RelayUrl, Transport, server_kind};

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tieline_wire::Register;
 
 pub use self::target::TargetConfig;
-use crate::dial::RelayUrl;
 use crate::error::{ConfigError, TokenError};
 use crate::event::{AgentEvent, EventHook};
 use crate::identity::{Identity, default_state_dir};
 use crate::token;
+use crate::transport::{Dialler, RelayUrl};
 
 /// Largest number of links of one agent; more links than the relay has shards gain nothing.
 pub const LINKS_MAX: u16 = 64;
@@ -53,6 +53,8 @@ pub struct Config {
     /// File with the token to register with; read again at every attempt, and before the permission that the token
     /// gave ends.
     pub token_file: Option<PathBuf>,
+    /// File with certificates (PEM) to trust for a `tls` relay, besides the system's; read once, at the start.
+    pub ca: Option<PathBuf>,
     /// Kind of application given for all targets; `diag` uses it if no target is given.
     pub dcc: String,
     /// Number of links to the relay, spread over the relay's shards; each link serves all tunnels.
@@ -86,6 +88,7 @@ impl Config {
             relay: RelayUrl::parse(relay)?,
             targets,
             token_file: None,
+            ca: None,
             dcc: String::new(),
             links: 1,
             state_dir: None,
@@ -143,6 +146,13 @@ impl Config {
     #[must_use]
     pub fn with_token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token_file = Some(path.into());
+        self
+    }
+
+    /// Trusts the certificates in this file for a `tls` relay, besides the system's.
+    #[must_use]
+    pub fn with_ca(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca = Some(path.into());
         self
     }
 
@@ -209,6 +219,9 @@ impl Config {
                 max_s: DRAIN_TIMEOUT_MAX.as_secs(),
             });
         }
+        if self.ca.is_some() {
+            self.dialler()?;
+        }
         let mut ways = HashSet::new();
         for target in &self.targets {
             target.check()?;
@@ -221,6 +234,14 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The dialler for the relay; reads the certificates to trust.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the certificates cannot be read, or `ca` is given for a relay without TLS.
+    pub fn dialler(&self) -> Result<Dialler, ConfigError> {
+        Dialler::new(self.relay.clone(), self.ca.as_deref())
     }
 
     /// The state directory to use.
@@ -291,6 +312,20 @@ mod tests {
         assert_eq!(register.name, None);
         let labelled = config().with_label("seat").registrations().unwrap();
         assert_eq!(labelled[0].label, "seat");
+    }
+
+    #[test]
+    fn certificates_to_trust_are_read_at_the_check_and_need_tls() {
+        let error = config().with_ca("/nowhere/ca.pem").check().unwrap_err();
+        assert!(error.to_string().contains("this relay's URL is tcp://"));
+        let config = Config::new("tls://127.0.0.1", "127.0.0.1:1").unwrap();
+        let error = config.with_ca("/nowhere/ca.pem").check().unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("the file of --ca, /nowhere/ca.pem: "),
+            "{text}"
+        );
+        assert_eq!(error.exit_code(), 2);
     }
 
     fn target(text: &str) -> TargetConfig {

@@ -7,14 +7,13 @@ use bytes::Bytes;
 use tieline_wire::{
     BulkNonce, Event, LinkEnd, RegisterAck, RelayHello, SessionEnd, SessionId, TunnelId, Withdrawal,
 };
-use tokio::io::AsyncReadExt;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 
 use super::buffer::{READ_BYTES_MIN, ReadBuffer, TURN_BYTES_MAX};
-use super::{Core, Link, News, Start, server_kind};
+use super::{Core, Link, News, Start};
 use crate::error::Error;
 use crate::link::session::{self, Session};
+use crate::transport::{Reads, server_kind};
 
 /// Largest number of payloads in one write to a target.
 const PAYLOADS_MAX: usize = 32;
@@ -24,8 +23,8 @@ const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"));
 /// Reads a link and handles its events.
 pub(super) struct Dispatch<'a> {
     link: &'a Arc<Link>,
-    /// Address of the relay, for lanes.
-    relay: SocketAddr,
+    /// Address of the relay for lanes; `None` over TLS, because lanes are not encrypted.
+    lane_address: Option<SocketAddr>,
     start: Start,
     /// The first bytes from the relay, to recognise another kind of server.
     first: Vec<u8>,
@@ -40,10 +39,10 @@ pub(super) struct Dispatch<'a> {
 }
 
 impl<'a> Dispatch<'a> {
-    pub(super) fn new(link: &'a Arc<Link>, relay: SocketAddr, start: Start) -> Self {
+    pub(super) fn new(link: &'a Arc<Link>, lane_address: Option<SocketAddr>, start: Start) -> Self {
         Self {
             link,
-            relay,
+            lane_address,
             start,
             first: Vec::new(),
             farewell: None,
@@ -54,12 +53,12 @@ impl<'a> Dispatch<'a> {
     }
 
     /// Runs until the link ends.
-    pub(super) async fn read(&mut self, reads: &mut OwnedReadHalf) -> Result<(), Error> {
+    pub(super) async fn read(&mut self, reads: &mut Reads) -> Result<(), Error> {
         let mut memory = ReadBuffer::default();
         let mut turn_bytes = 0;
         loop {
             let buffer = memory.with_room(READ_BYTES_MIN);
-            match reads.read_buf(buffer).await {
+            match reads.read(buffer).await {
                 Ok(0) => return Err(Error::link_lost("the relay closed the connection")),
                 Ok(count) => turn_bytes += count,
                 Err(error) => return Err(Error::lost_by(error)),
@@ -70,7 +69,7 @@ impl<'a> Dispatch<'a> {
                 self.first.extend_from_slice(first);
             }
             #[cfg(test)]
-            crate::link::tests::witness::read(reads.as_ref(), &input);
+            crate::link::tests::witness::read(reads.socket(), &input);
             loop {
                 let event = self.collect(&mut input);
                 self.deliver();
@@ -91,7 +90,7 @@ impl<'a> Dispatch<'a> {
         if let Error::Link { reason, detail, .. } = &mut error
             && (*reason == LinkEnd::Preface || self.first.is_empty())
         {
-            let who = server_kind::describe(&self.first);
+            let who = server_kind::describe(&self.first, &self.start.relay_name);
             *detail = match *reason {
                 LinkEnd::Preface => who,
                 _ => format!("{detail}: {who}"),
@@ -218,11 +217,16 @@ impl<'a> Dispatch<'a> {
     }
 
     fn lane_offered(&self, id: SessionId, nonce: BulkNonce) {
+        let Some(relay) = self.lane_address else {
+            // The relay sees no TLS, so another server in front of it ends TLS.
+            tracing::debug!(session = %id, "a bulk lane is not dialled for a link over TLS");
+            return;
+        };
         let session = self.link.core().sessions.get(&id).cloned();
         if let Some(session) = session
             && session.takes_lane()
         {
-            tokio::spawn(session::take_offer(session, self.relay, nonce));
+            tokio::spawn(session::take_offer(session, relay, nonce));
         }
     }
 

@@ -6,9 +6,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tieline_wire::{LinkEnd, SendBatching, Side, Transmit};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -16,6 +13,7 @@ use super::buffer::{READ_BYTES_MIN, TURN_BYTES_MAX};
 use super::dispatch::Dispatch;
 use super::{Link, Start};
 use crate::error::Error;
+use crate::transport::{Reads, Stream, Writes};
 
 /// Time limit for the last frames to reach the kernel.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,17 +28,17 @@ const ABORT_TIMEOUT: Duration = Duration::from_millis(1_500);
 ///
 /// # Errors
 /// Why the link ended, unless [`Link::close`] ended it.
-pub(crate) async fn run(link: Arc<Link>, stream: TcpStream, start: Start) -> Result<(), Error> {
+pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result<(), Error> {
     // Aborts the sessions when this future ends or is dropped.
     let _abort = AbortOnDrop(&link);
-    let relay = stream.peer_addr().map_err(Error::lost_by)?;
-    let (mut reads, writes) = stream.into_split();
+    let lane_address = stream.lane_address().map_err(Error::lost_by)?;
+    let (mut reads, writes) = stream.split();
     // Separate tasks, so that a read of the link does not poll all of them.
     let mut others = JoinSet::new();
     others.spawn(write(Arc::clone(&link), writes));
     others.spawn(keep_time(Arc::clone(&link)));
     others.spawn(closed(Arc::clone(&link)));
-    let mut dispatch = Dispatch::new(&link, relay, start);
+    let mut dispatch = Dispatch::new(&link, lane_address, start);
     let end = tokio::select! {
         biased;
         end = dispatch.read(&mut reads) => end,
@@ -116,11 +114,11 @@ async fn flushed(link: &Link) {
 /// Closes our side, and reads until the relay has closed its own.
 ///
 /// Closing a socket with unread bytes resets the connection, and the relay could lose our last frames.
-async fn say_farewell(reads: &mut OwnedReadHalf) {
-    let _ = socket2::SockRef::from(reads.as_ref()).shutdown(std::net::Shutdown::Write);
+async fn say_farewell(reads: &mut Reads) {
     let mut rest = BytesMut::with_capacity(READ_BYTES_MIN);
     let _ = timeout(FAREWELL_TIMEOUT, async {
-        while matches!(reads.read_buf(&mut rest).await, Ok(count) if count > 0) {
+        reads.end_sending().await;
+        while matches!(reads.read(&mut rest).await, Ok(count) if count > 0) {
             rest.clear();
         }
     })
@@ -150,7 +148,7 @@ async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
 }
 
 /// Sends the mux's output in gathered writes until the socket fails.
-async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
+async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
     let mut out = Transmit::new();
     let mut turn_bytes = 0;
     loop {
@@ -175,9 +173,9 @@ async fn write(link: Arc<Link>, writes: OwnedWriteHalf) -> Result<(), Error> {
         }
         while !out.is_empty() {
             let sent: io::Result<usize> = out.send_with(|slices| {
-                let count = writes.try_write_vectored(slices)?;
+                let count = writes.try_send_vectored(slices)?;
                 #[cfg(test)]
-                crate::link::tests::witness::written(writes.as_ref(), slices, count);
+                crate::link::tests::witness::written(writes.socket(), slices, count);
                 Ok(count)
             });
             match sent {

@@ -5,7 +5,6 @@
 mod buffer;
 mod dispatch;
 mod driver;
-pub mod server_kind;
 mod session;
 #[cfg(test)]
 pub(crate) mod tests;

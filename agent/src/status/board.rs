@@ -11,11 +11,12 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::link::Link;
 use crate::targets::WatchedTarget;
+use crate::transport::{RelayUrl, Transport};
 
 /// Current state of an agent.
 #[derive(Debug)]
 pub(crate) struct Board {
-    relay: String,
+    relay: RelayUrl,
     targets: Vec<Published>,
     started_at: Instant,
     now: Mutex<Now>,
@@ -68,7 +69,7 @@ impl Board {
             up: vec![false; targets.len()],
         };
         Self {
-            relay: config.relay.to_string(),
+            relay: config.relay.clone(),
             targets: published.collect(),
             started_at: Instant::now(),
             now: Mutex::new(Now {
@@ -150,7 +151,9 @@ impl Board {
     pub(crate) fn status(&self) -> AgentStatus {
         let now = self.now();
         let slots = (0..).zip(&now.slots);
-        let links: Vec<_> = slots.map(|(index, slot)| of_slot(index, slot)).collect();
+        let transport = self.relay.transport();
+        let links = slots.map(|(index, slot)| of_slot(index, slot, transport));
+        let links: Vec<_> = links.collect();
         let draining = now.draining.iter().filter_map(Weak::upgrade);
         let sessions_left: usize = draining.map(|link| link.session_count()).sum();
         let best = best(&links);
@@ -167,7 +170,7 @@ impl Board {
             generation: first.generation,
             rtt_ms: links.iter().filter_map(|link| link.rtt_ms).reduce(f64::min),
             sessions: sessions_left + links.iter().map(|link| link.sessions).sum::<usize>(),
-            relay: self.relay.clone(),
+            relay: self.relay.to_string(),
             target: first.target,
             dcc: first.dcc,
             pid: std::process::id(),
@@ -209,12 +212,13 @@ impl Board {
     }
 }
 
-fn of_slot(link: u16, slot: &Slot) -> LinkStatus {
+fn of_slot(link: u16, slot: &Slot, transport: Transport) -> LinkStatus {
     let handle = slot.link.upgrade();
     let rtt = handle.as_ref().and_then(|link| link.rtt());
     LinkStatus {
         link,
         state: slot.state,
+        transport: transport.word().to_owned(),
         // Rounded to microseconds, the resolution of the measurement.
         rtt_ms: rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
         sessions: handle.map_or(0, |link| link.session_count()),
@@ -294,6 +298,11 @@ pub(super) mod tests {
         );
         assert!(line.contains("0 sessions  1 of 2 links up\n"), "{line}");
         // A status from an older agent.
+        let transport = r#""transport":"tcp","#;
+        let before = text.replace(transport, "");
+        assert!(before.len() < text.len(), "{text}");
+        let before: AgentStatus = serde_json::from_str(&before).unwrap();
+        assert_eq!(before, status);
         let before = text.split(r#","tunnels""#).next().unwrap();
         let before: AgentStatus = serde_json::from_str(&format!("{before}}}")).unwrap();
         assert!(

@@ -13,6 +13,7 @@ pub(crate) use self::socket::{Server, list_quietly};
 use crate::event::{Span, is_raw};
 use crate::plain::Plain;
 use crate::targets::Health;
+use crate::transport::Transport;
 
 /// State of a link, of a tunnel or of the whole agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,10 +50,17 @@ pub struct LinkStatus {
     pub link: u16,
     /// State of the link.
     pub state: State,
+    /// Transport to the relay: `tcp` or `tls`. Agents of an older version have `tcp` alone.
+    #[serde(default = "tcp")]
+    pub transport: String,
     /// Last measured round trip to the relay, in milliseconds.
     pub rtt_ms: Option<f64>,
     /// Number of sessions on the link.
     pub sessions: usize,
+}
+
+fn tcp() -> String {
+    Transport::Tcp.word().to_owned()
 }
 
 /// Why the relay refuses a tunnel to a target.

@@ -22,6 +22,7 @@ use crate::network::NetworkWatch;
 use crate::status::{self, Board};
 use crate::targets::WatchedTarget;
 use crate::token::{self, TokenWatch};
+use crate::transport::Dialler;
 
 /// Runs one link until it ends, and does not dial again.
 ///
@@ -71,6 +72,7 @@ pub async fn run_with_reconnect(
 #[derive(Debug)]
 struct Agent {
     config: Config,
+    dialler: Dialler,
     identity: Arc<Identity>,
     board: Arc<Board>,
     /// The targets in the order of the settings; links and board identify a target by its index.
@@ -88,11 +90,12 @@ async fn run(
 ) -> Result<(), Error> {
     config.check()?;
     let state_dir = config.state_dir()?;
-    let machine = config.machine.clone();
-    let dir = state_dir.clone();
-    let identity = tokio::task::spawn_blocking(move || Identity::load(&dir, machine.as_deref()))
-        .await
-        .map_err(|_| IdentityError::Random)??;
+    let (dir, settings) = (state_dir.clone(), config.clone());
+    let loading = tokio::task::spawn_blocking(move || -> Result<_, Error> {
+        let identity = Identity::load(&dir, settings.machine.as_deref())?;
+        Ok((identity, settings.dialler()?))
+    });
+    let (identity, dialler) = loading.await.map_err(|_| IdentityError::Random)??;
     config.check_tunnels(&identity)?;
     let targets = config.targets.iter();
     let targets =
@@ -117,6 +120,7 @@ async fn run(
     }
     let agent = Arc::new(Agent {
         config,
+        dialler,
         identity: Arc::new(identity),
         board,
         had: targets.iter().map(|_| AtomicBool::new(false)).collect(),

@@ -101,7 +101,10 @@ impl Slot {
                     let Some(wait) = self.backoff.after(&error, &mut self.random) else {
                         return Err(error);
                     };
-                    seeks = matches!(error, Error::Dial { .. } | Error::Link { .. });
+                    seeks = matches!(
+                        error,
+                        Error::Dial { .. } | Error::Tls { .. } | Error::Link { .. }
+                    );
                     self.agent.board.backing_off(self.index);
                     self.tell(AgentEvent::Disconnected {
                         link: self.index,
@@ -143,7 +146,7 @@ impl Slot {
         let registers = config.registrations()?.into_iter();
         let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
         let stream = tokio::select! {
-            stream = config.relay.dial() => stream?,
+            stream = agent.dialler.dial() => stream?,
             () = stopped(&mut self.stop) => return Ok(None),
         };
         let address = stream.local_addr().ok().map(|address| address.ip());

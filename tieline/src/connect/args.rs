@@ -14,8 +14,8 @@ pub const DEFAULT_LISTEN: &str = "localhost:51822";
 /// Flags of `tieline connect`.
 #[derive(Debug, Args)]
 pub struct ConnectArgs {
-    /// The relay's HTTP port (9080 unless its operator says otherwise): http://host:port, or https://host of
-    /// a web server in front of it
+    /// The relay for callers over HTTP: https://host, or http://host:port for its HTTP port without TLS (9080
+    /// unless its operator says otherwise)
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
     pub relay: Option<String>,
     /// Where local clients reach the proxy; localhost:PORT is 127.0.0.1 and ::1
@@ -29,8 +29,7 @@ pub struct ConnectArgs {
     /// File (mode 0600) with the token to add to every request, if the relay asks for one
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// File with the certificates (PEM) to verify an https:// relay with, instead of the system's; the relay
-    /// itself has no TLS yet, so this is for a web server in front of it
+    /// File with certificates (PEM) to trust for an https:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
     /// Web origin whose pages may use the proxy, besides those of this machine; may be repeated

@@ -132,7 +132,7 @@ impl Connect {
         self
     }
 
-    /// Trusts the certificates in this file for an `https` relay, instead of the system's.
+    /// Trusts the certificates in this file for an `https` relay, besides the system's.
     #[must_use]
     pub fn with_ca(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca = Some(path.into());

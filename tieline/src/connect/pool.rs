@@ -17,7 +17,7 @@ use super::problem::Problem;
 use crate::outbound::RelayOrigin;
 use crate::outbound::tls::Tls;
 use tieline_agent::address::deadline_in;
-use tieline_agent::dial::DIAL_TIMEOUT;
+use tieline_agent::transport::DIAL_TIMEOUT;
 
 /// Largest number of idle connections kept.
 const IDLE_CONNECTIONS_MAX: usize = 32;

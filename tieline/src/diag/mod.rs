@@ -5,6 +5,7 @@ mod check;
 mod clock;
 mod network;
 mod target;
+mod tls;
 mod trial;
 mod web;
 
@@ -12,7 +13,6 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use tokio::net::TcpStream;
 
 use self::check::{Check, Outcome};
 use self::clock::Evidence;
@@ -24,6 +24,7 @@ use tieline_agent::Config;
 use tieline_agent::error::{ConfigError, Error};
 use tieline_agent::identity;
 use tieline_agent::token;
+use tieline_agent::transport::{Dialler, Stream};
 
 /// Flags of `tieline diag`: those of `tieline serve`, so that a failing command line can be tried unchanged.
 #[derive(Debug, Args)]
@@ -59,8 +60,10 @@ pub(crate) async fn run(args: DiagArgs) -> Result<u8, Ended> {
         complain(&format!("no check tries {}", untried.join(", ")));
     }
     let config = settings(&args.serve).map_err(Ended::usage)?;
+    let dialler = config.dialler();
+    let dialler = dialler.map_err(|error| Ended::new(error.exit_code(), error))?;
     let mut teller = Teller { json, failed: 0 };
-    look(&config, &mut teller).await;
+    look(&config, &dialler, &mut teller).await;
     Ok(if teller.failed > 0 { FAILED } else { DONE })
 }
 
@@ -94,16 +97,19 @@ impl Teller {
     }
 }
 
-async fn look(config: &Config, teller: &mut Teller) {
+async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     let address = config.relay.address();
     let named = network::dns(address).await;
     let has_address = named.outcome != Outcome::Failed;
     teller.tell(&named);
-    let (reached, stream) = network::tcp(&config.relay, has_address).await;
+    let (reached, connected) = network::tcp(dialler, has_address).await;
     teller.tell(&reached);
+    let (secured, stream) = tls::shake(dialler, connected, now_seconds()).await;
+    teller.tell(&secured);
     // Transports that --relay cannot name yet.
-    for transport in ["tls", "quic", "websocket"] {
-        teller.tell(&Check::skipped(transport, "this version dials tcp:// only"));
+    for transport in ["quic", "websocket"] {
+        let text = "this version dials tls:// and tcp:// only";
+        teller.tell(&Check::skipped(transport, text));
     }
     teller.tell(&network::proxy(|name| std::env::var_os(name)));
 
@@ -116,7 +122,7 @@ async fn look(config: &Config, teller: &mut Teller) {
     let token = config.token_file.as_deref();
     let (known, evidence) = auth(config, token, stream, now, teller).await;
     let evidence = Evidence {
-        date: web::date_of(&evidence.urls).await,
+        date: web::date_of(&evidence.urls, config.ca.as_deref()).await,
         since: known.as_ref().and_then(|token| token.since),
         until: known.as_ref().and_then(|token| token.until),
         ..evidence
@@ -156,7 +162,8 @@ fn clear_text(config: &Config) -> Option<Check> {
             "your token goes to {} in clear text, where the network can read it",
             config.relay.name()
         );
-        Check::warning("clear_text", text, "use a network that you trust, or a VPN")
+        let advice = "use tls:// if the relay has it, or a network that you trust, or a VPN";
+        Check::warning("clear_text", text, advice)
     })
 }
 
@@ -165,7 +172,7 @@ fn clear_text(config: &Config) -> Option<Check> {
 async fn auth(
     config: &Config,
     path: Option<&Path>,
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     now: u64,
     teller: &mut Teller,
 ) -> (Option<Validity>, Evidence) {

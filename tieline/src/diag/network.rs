@@ -4,13 +4,12 @@ use std::ffi::OsString;
 use std::io;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::check::Check;
 use tieline_agent::address::HostPort;
-use tieline_agent::dial::RelayUrl;
 use tieline_agent::error::Error;
+use tieline_agent::transport::{Connected, Dialler};
 
 /// Longest wait for a name server: resolvers try for 5 s and then once more (resolv.conf(5)).
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,23 +40,24 @@ pub(super) async fn dns(address: &HostPort) -> Check {
     }
 }
 
-pub(super) async fn tcp(relay: &RelayUrl, has_address: bool) -> (Check, Option<TcpStream>) {
+pub(super) async fn tcp(dialler: &Dialler, has_address: bool) -> (Check, Option<Connected>) {
+    let relay = dialler.relay();
     if !has_address {
         let text = format!("there is no address to connect to for {relay}");
         return (Check::not_applicable("tcp", text), None);
     }
     let begun = Instant::now();
-    match relay.dial().await {
-        Ok(stream) => {
+    match dialler.connect().await {
+        Ok(connected) => {
             let took = begun.elapsed().as_micros();
-            let to = stream.peer_addr();
+            let to = connected.peer_addr();
             let to = to.map_or_else(|_| relay.to_string(), |address| address.to_string());
             let text = format!(
                 "connected to {to} in {}.{} ms",
                 took / 1000,
                 took / 100 % 10
             );
-            (Check::ok("tcp", text), Some(stream))
+            (Check::ok("tcp", text), Some(connected))
         }
         Err(error) => {
             let advice = match &error {
@@ -72,7 +72,7 @@ pub(super) async fn tcp(relay: &RelayUrl, has_address: bool) -> (Check, Option<T
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            "nothing listens there: is the relay running, and is this its port for agents (9001)?"
+            "nothing listens there: is the relay running, and is this its port for agents (443 with TLS, else 9001)?"
         }
         io::ErrorKind::TimedOut => {
             "a firewall may drop the connection: is the relay's port for agents open to this network?"
@@ -97,12 +97,14 @@ pub(super) fn proxy(variable: impl Fn(&str) -> Option<OsString>) -> Check {
     let names = set.join(", ");
     Check::ok(
         "proxy",
-        format!("{names} set, and not used: tcp:// links go straight to the relay"),
+        format!("{names} set, and not used: links go straight to the relay"),
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use tieline_agent::RelayUrl;
+
     use super::super::check::Outcome;
     use super::*;
 
@@ -137,7 +139,8 @@ mod tests {
     #[tokio::test]
     async fn without_an_address_nobody_is_dialled() {
         let relay = RelayUrl::parse("tcp://relay.invalid:1").unwrap();
-        let (check, stream) = tcp(&relay, false).await;
-        assert!(check.outcome == Outcome::NotApplicable && stream.is_none());
+        let dialler = Dialler::new(relay, None).unwrap();
+        let (check, connected) = tcp(&dialler, false).await;
+        assert!(check.outcome == Outcome::NotApplicable && connected.is_none());
     }
 }

@@ -9,8 +9,6 @@ use tieline_wire::{
     Event, Granted, LinkEnd, Moment, Mux, Refusal, RefusalReason, Register, Scheme, SessionEnd,
     Settings, Token, Transmit,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::check::Check;
@@ -20,6 +18,7 @@ use crate::token_show::Validity;
 use tieline_agent::config::{Config, TargetConfig};
 use tieline_agent::identity::Identity;
 use tieline_agent::server_kind;
+use tieline_agent::transport::{Reads, Stream, Writes};
 
 /// Longest time for the whole trial; a provider that the relay asks has 5 s.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -108,11 +107,13 @@ fn registrations(asked: &[TrialRequest], token: &str) -> Vec<Register> {
 }
 
 /// Registers what [`asked`] returns, and withdraws each registration that the relay grants.
-pub(super) async fn run(config: &Config, token: &str, stream: TcpStream) -> Trial {
+pub(super) async fn run(config: &Config, token: &str, stream: Stream) -> Trial {
     let identity = Identity::throw_away().map_err(|error| no_answer(error.to_string()))?;
     let asked = asked(config);
+    let (reads, writes) = stream.split();
     let end = End {
-        stream,
+        reads,
+        writes,
         mux: Mux::agent(Settings::default(), Moment::from_micros(0)),
         started_at: Instant::now(),
         identity: &identity,
@@ -137,7 +138,8 @@ const fn no_answer(why: String) -> NoAnswer {
 
 /// The agent's end of the trial link.
 struct End<'a> {
-    stream: TcpStream,
+    reads: Reads,
+    writes: Writes,
     mux: Mux,
     started_at: Instant,
     identity: &'a Identity,
@@ -167,7 +169,7 @@ impl End<'_> {
                 });
             }
             buffer.reserve(READ_BYTES);
-            let Ok(1..) = self.stream.read_buf(&mut buffer).await else {
+            let Ok(1..) = self.reads.read(&mut buffer).await else {
                 return Err(no_answer("the connection was closed".to_owned()));
             };
             let mut input = buffer.split().freeze();
@@ -176,7 +178,7 @@ impl End<'_> {
             }
             loop {
                 let handled = self.mux.handle_input(self.now(), &mut input);
-                match handled.map_err(|error| broken(error, &first))? {
+                match handled.map_err(|error| broken(error, &first, &self.relay_name))? {
                     Some(event) => self.handle(event)?,
                     None => break,
                 }
@@ -220,7 +222,7 @@ impl End<'_> {
         let mut out = Transmit::new();
         while self.mux.poll_transmit(self.now(), &mut out) {
             while !out.is_empty() {
-                let count = self.stream.write_vectored(&out.slices()).await?;
+                let count = self.writes.send_vectored(&out.slices()).await?;
                 out.advance(count);
             }
         }
@@ -230,10 +232,10 @@ impl End<'_> {
     /// Closes this side, and reads until the relay has closed its own, so that the relay receives the last
     /// frames.
     async fn say_farewell(&mut self) {
-        let _ = self.stream.shutdown().await;
         let mut rest = BytesMut::with_capacity(READ_BYTES);
         let _ = timeout(FAREWELL_TIMEOUT, async {
-            while matches!(self.stream.read_buf(&mut rest).await, Ok(1..)) {
+            self.reads.end_sending().await;
+            while matches!(self.reads.read(&mut rest).await, Ok(1..)) {
                 rest.clear();
             }
         })
@@ -246,11 +248,11 @@ impl End<'_> {
     }
 }
 
-/// Why a trial failed whose other side broke the protocol; `first` is the beginning of what it sent.
-fn broken(error: tieline_wire::Error, first: &[u8]) -> NoAnswer {
+/// Why a trial failed whose other side, at `address`, broke the protocol; `first` is the beginning of what it sent.
+fn broken(error: tieline_wire::Error, first: &[u8], address: &str) -> NoAnswer {
     NoAnswer {
         why: match error.reason {
-            LinkEnd::Preface => server_kind::describe(first),
+            LinkEnd::Preface => server_kind::describe(first, address),
             _ => error.detail,
         },
         reason: Some(error.reason),
@@ -383,7 +385,7 @@ const fn advice_on_end(reason: LinkEnd) -> &'static str {
         LinkEnd::RelayName => "dial the relay by the name that it has for agents",
         LinkEnd::Version => "relay and agent versions are too far apart: update the older one",
         LinkEnd::Preface | LinkEnd::Protocol | LinkEnd::FrameTooLong | LinkEnd::Table => {
-            "what answers there does not speak the relay's protocol: is that its port for agents (9001), without TLS?"
+            "what answers there does not speak the relay's protocol: is that its port for agents, and has it TLS (tls://) or not (tcp://)?"
         }
         LinkEnd::BadSignature | LinkEnd::Superseded => ASK,
         LinkEnd::CreditOverrun

@@ -1,5 +1,6 @@
 //! Reads the relay's time from an HTTP answer.
 
+use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use http::Uri;
@@ -10,11 +11,12 @@ use crate::outbound::tunnels::RelayHttp;
 /// Path at which a relay reports that it is alive.
 const HEALTH: &str = "/health";
 
-/// The `Date`, in seconds since 1970, of an answer from the first of `urls`; `None` without a `Date`.
-pub(super) async fn date_of(urls: &[String]) -> Option<u64> {
+/// The `Date`, in seconds since 1970, of an answer from the first of `urls`; `None` without a `Date`. The certificates
+/// in `ca` are trusted besides the system's.
+pub(super) async fn date_of(urls: &[String], ca: Option<&Path>) -> Option<u64> {
     let url: Uri = urls.first()?.parse().ok()?;
     let origin = format!("{}://{}", url.scheme_str()?, url.authority()?);
-    let relay = RelayHttp::at(&origin, None).ok()?;
+    let relay = RelayHttp::at_own_url(&origin, ca).ok()?;
     let (head, _) = relay.get(HEALTH, false).await.ok()?;
     let date = httpdate::parse_http_date(head.headers.get(DATE)?.to_str().ok()?).ok()?;
     Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
@@ -44,11 +46,13 @@ mod tests {
     async fn a_date_is_taken_from_where_the_relay_speaks_http() {
         let dated = "HTTP/1.1 200 OK\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\n\
                      Content-Length: 0\r\n\r\n";
-        assert_eq!(date_of(&[server(dated).await]).await, Some(1_800_000_000));
+        let ca = Some(Path::new("/unused/ca.pem"));
+        let date = date_of(&[server(dated).await], ca).await;
+        assert_eq!(date, Some(1_800_000_000));
         let none = server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        assert_eq!(date_of(&[none]).await, None);
+        assert_eq!(date_of(&[none], None).await, None);
         for wrong in ["", "ftp://relay/x", "http://127.0.0.1:1/x", "no url"] {
-            assert_eq!(date_of(&[wrong.to_owned()]).await, None, "{wrong}");
+            assert_eq!(date_of(&[wrong.to_owned()], None).await, None, "{wrong}");
         }
     }
 }

@@ -139,7 +139,7 @@ async fn missing(args: &InitArgs) -> String {
         let token_file = args.token_file.as_deref().filter(|_| with_token);
         let relay = match asked(&origin, token_file, !with_token) {
             Ok(relay) => relay,
-            Err(error) => return format!("{how}; {error}"),
+            Err(error) => return format!("{how}; {}", without_ca(error.to_string())),
         };
         match relay.tunnels().await {
             Ok(tunnels) if tunnels.is_empty() => {
@@ -149,7 +149,7 @@ async fn missing(args: &InitArgs) -> String {
                 let names: Vec<_> = tunnels.into_iter().map(|it| it.tunnel_id).collect();
                 return format!("{how}; {origin} lists {}", listed(&names));
             }
-            Err(problem) => why = problem.text,
+            Err(problem) => why = without_ca(problem.text),
         }
     }
     format!(
@@ -170,10 +170,21 @@ fn asked(
     Ok(relay)
 }
 
+/// A message about a relay; where it advises the flag `--ca`, which this command lacks, it also names what works here.
+fn without_ca(message: String) -> String {
+    if !message.contains("with --ca") {
+        return message;
+    }
+    format!(
+        "{message} (tieline init has no --ca: set SSL_CERT_FILE to that file, or use tieline connect --ca FILE and \
+         --via-connect)"
+    )
+}
+
 /// The plan with the URL that the relay knows for the tunnel; an error if MCP clients cannot use the tunnel.
 async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
     let relay = asked(origin, args.token_to_ask(), args.is_by_connect());
-    let relay = relay.map_err(|error| error.to_string())?;
+    let relay = relay.map_err(|error| without_ca(error.to_string()))?;
     match relay.knows(tunnel).await {
         Listed::Yes(it) => match it.url {
             Some(url) => Ok(args.with_url(plan, url)),
@@ -194,6 +205,7 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
             Ok(plan)
         }
         Listed::Unsure(why) => {
+            let why = without_ca(why);
             let assumed = match args.tunnel.is_some() && args.path.is_none() {
                 true => ", and its path is assumed to be /mcp (--path sets another)",
                 false => "",
@@ -347,4 +359,17 @@ fn coloured(diff: &str) -> String {
     // Each line break comes after the colour's end, so that a terminal does not colour the next line.
     let lines: Vec<_> = diff.lines().map(colour).collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_about_a_flag_that_init_lacks_is_completed() {
+        let other = "nothing accepts connections there".to_owned();
+        assert_eq!(without_ca(other.clone()), other);
+        let text = without_ca("name its file with --ca".to_owned());
+        assert!(text.contains("SSL_CERT_FILE"), "{text}");
+    }
 }

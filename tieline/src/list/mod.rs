@@ -12,15 +12,14 @@ use crate::paint::{BAD, GOOD, complain, paint, print_json, say};
 /// Flags of `tieline list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// URL of the relay's HTTP port: http://host:port (port 9080 unless the relay's operator says otherwise),
-    /// or https://host of a web server in front of it, or that of a running tieline connect
+    /// URL of the relay for callers over HTTP: https://host, or http://host:port for its HTTP port without TLS
+    /// (9080 unless its operator says otherwise), or that of a running tieline connect
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
     pub relay: Option<String>,
     /// File (mode 0600) with the token for the relay
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// File with the certificates (PEM) to verify an https:// relay with, instead of the system's; the relay
-    /// itself has no TLS yet, so this is for a web server in front of it
+    /// File with certificates (PEM) to trust for an https:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
     /// Print one JSON object per line

@@ -1,8 +1,6 @@
 //! Why a command cannot ask a relay as an HTTP caller.
 
-use std::path::PathBuf;
-
-use tieline_agent::TokenError;
+use tieline_agent::{TokenError, TrustError};
 
 /// Why no request can be made to a relay's HTTP port.
 #[derive(Debug, thiserror::Error)]
@@ -17,34 +15,22 @@ pub enum OutboundError {
     },
     /// No relay was named.
     #[error(
-        "no relay: give its HTTP port with --relay, as in --relay http://host:9080, or set TIELINE_CONNECT_RELAY"
+        "no relay: give its HTTP port with --relay, as in --relay https://host or --relay http://host:9080, or \
+         set TIELINE_CONNECT_RELAY"
     )]
     NoRelay,
     /// The token file cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The file of trusted certificates cannot be used.
-    #[error("the file of --ca, {path}: {problem}")]
-    Ca {
-        /// Path of the file.
-        path: PathBuf,
-        /// What is wrong with the file.
-        problem: String,
-    },
+    /// TLS has no certificates to trust, or cannot be set up.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// `--ca` has no effect with an `http` relay.
     #[error(
         "--ca (TIELINE_CA) names certificates to trust for an https:// relay, and this relay's URL is http://: \
-         leave --ca out, or give the https:// address of the web server in front of the relay"
+         leave --ca out, or give the relay's https:// address"
     )]
     CaWithoutTls,
-    /// The system has no trusted certificates for an `https` relay.
-    #[error(
-        "this system has no trusted certificates for an https:// relay{0}; name a file of certificates with --ca"
-    )]
-    NoRoots(String),
-    /// The TLS library cannot be set up.
-    #[error("TLS cannot start: {0}")]
-    Tls(String),
 }
 
 impl OutboundError {
@@ -52,7 +38,7 @@ impl OutboundError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::NoRoots(_) | Self::Tls(_) => 1,
+            Self::Trust(error) => error.exit_code(),
             _ => 2,
         }
     }

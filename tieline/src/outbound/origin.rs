@@ -38,8 +38,8 @@ impl RelayOrigin {
             "http" => (false, "http://"),
             "tcp" | "tls" | "ws" | "wss" | "quic" => {
                 return Err(wrong(format!(
-                    "{scheme}:// is for agents; callers come in at the relay's HTTP port (9080 unless \
-                     its operator says otherwise)"
+                    "{scheme}:// is for agents; callers use https://, or http:// and the relay's HTTP port (9080 \
+                     unless its operator says otherwise)"
                 )));
             }
             _ => return Err(wrong("the scheme is unknown".to_owned())),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::paint::{WARN, paint, print_json, say};
 use tieline_agent::config::Config;
 use tieline_agent::event::{AgentEvent, is_raw};
+use tieline_agent::{RelayUrl, Transport};
 
 /// Time during which the same problem is not printed again while the agent keeps trying.
 const SAME_PROBLEM_PAUSE: Duration = Duration::from_secs(30);
@@ -15,7 +16,7 @@ const SAME_PROBLEM_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) fn printer(json: bool, config: &Config) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
     let links = Mutex::new(Links {
         several: config.targets.len() > 1,
-        relay: config.relay.address().host(),
+        raw_address: raw_address(&config.relay),
         ..Links::default()
     });
     move |event| {
@@ -30,13 +31,25 @@ pub(crate) fn printer(json: bool, config: &Config) -> impl Fn(&AgentEvent) + Sen
     }
 }
 
+/// Where raw callers reach the relay at `url`. An address with TLS takes them too; other ports are a guess.
+fn raw_address(url: &RelayUrl) -> String {
+    let address = url.address();
+    match url.transport() {
+        Transport::Tls => format!("{address} over TLS (ALPN `tieline`)"),
+        Transport::Tcp => {
+            let host = address.host();
+            format!("{host}, its raw port (9002 unless its operator says otherwise)")
+        }
+    }
+}
+
 /// Which links of an agent are up. Each link carries all tunnels: a tunnel's URL works while any link is up.
 #[derive(Default)]
 struct Links {
     /// True for an agent with several targets: a tunnel's line then names its target.
     several: bool,
-    /// The relay's host, as the agent dials it.
-    relay: String,
+    /// Where raw callers reach the relay.
+    raw_address: String,
     up: BTreeSet<u16>,
     /// Links that were lost while other links stayed up.
     missing: BTreeSet<u16>,
@@ -69,9 +82,8 @@ impl Links {
         let mut line = event.to_string();
         if is_raw(target) {
             line.push_str(&format!(
-                ": {}, its raw port (9002 unless its operator says otherwise); a caller sends the tunnel's \
-                 name first, see \"Raw TCP\" in docs/OPERATIONS.md",
-                self.relay
+                ": {}; a caller sends the tunnel's name first, see \"Raw TCP\" in docs/OPERATIONS.md",
+                self.raw_address
             ));
         }
         if self.several {
@@ -127,7 +139,7 @@ impl Links {
             AgentEvent::StandingBy => {
                 *self = Self {
                     several: self.several,
-                    relay: std::mem::take(&mut self.relay),
+                    raw_address: std::mem::take(&mut self.raw_address),
                     ..Self::default()
                 };
                 Some(event.to_string())
@@ -169,7 +181,7 @@ mod tests {
     #[test]
     fn how_callers_reach_a_raw_target_is_said_in_place_of_a_url() {
         let mut links = Links {
-            relay: "relay.studio".to_owned(),
+            raw_address: raw_address(&RelayUrl::parse("tcp://relay.studio:9001").unwrap()),
             ..Links::default()
         };
         let AgentEvent::Registered { tunnel, url, .. } = registered(0, "maya") else {
@@ -189,6 +201,8 @@ mod tests {
             "{line}"
         );
         assert!(!line.contains("http://"), "{line}");
+        let over_tls = raw_address(&RelayUrl::parse("tls://relay.studio").unwrap());
+        assert_eq!(over_tls, "relay.studio:443 over TLS (ALPN `tieline`)");
     }
 
     fn lost(link: u16) -> AgentEvent {

@@ -11,7 +11,8 @@ use super::time::parse_time;
 /// Flags of `tieline serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The relay's port for agents: tcp://host:port (port 9001 unless the relay's operator says otherwise)
+    /// The relay's port for agents: tls://host:port (port 443 if none is given), or tcp://host:port without
+    /// encryption (port 9001 unless the relay's operator says otherwise)
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: Option<String>,
     /// Local server to publish: host:port or http://host:port/path; may be repeated. NAME= in front
@@ -36,6 +37,9 @@ pub struct ServeArgs {
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// File with certificates (PEM) to trust for a tls:// relay, besides the system's
+    #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
+    pub ca: Option<PathBuf>,
     /// Word that lists of tunnels show beside this one, such as gpu; may be repeated
     #[arg(
         long = "capability",

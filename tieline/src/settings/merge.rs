@@ -76,6 +76,7 @@ pub(crate) fn merged(
     let drain_timeout = args.drain_timeout.or(file.drain_timeout);
     config.drain_timeout = drain_timeout.unwrap_or(DRAIN_TIMEOUT);
     config.token_file = args.token_file.clone().or(file.token_file);
+    config.ca = args.ca.clone().or(file.ca);
     config.machine = args.machine.clone().or(file.machine);
     config.state_dir = args.state.state_dir.clone().or(file.state_dir);
     Ok(config)

@@ -60,6 +60,32 @@ fn every_flag_reaches_the_settings() {
 }
 
 #[test]
+fn certificates_to_trust_come_from_the_flag_or_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(["relay".to_owned()]).unwrap();
+    let path = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, own.cert.pem()).unwrap();
+        path.display().to_string()
+    };
+    let (flag, key) = (path("flag.pem"), path("key.pem"));
+    let file = format!("relay = 'tls://r'\nto = 'h:1'\nca = '{key}'");
+    let trusted = |flags: &[&str]| {
+        let config = with_file(flags, Some(&file)).unwrap();
+        config.ca.unwrap().display().to_string()
+    };
+    assert_eq!(trusted(&[]), key);
+    assert_eq!(trusted(&["--ca", &flag]), flag);
+    // Without TLS the certificates would have no effect.
+    let error = config(&["--relay", "tcp://r:1", "--to", "h:1", "--ca", &flag]).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("TIELINE_CA") && text.contains("dial tls://"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_name_stands_in_front_of_its_target() {
     let config = config(&[
         "--relay",
@@ -195,6 +221,10 @@ fn wrong_settings_are_told_before_anything_is_dialled() {
                 "/nonexistent",
             ],
             "/nonexistent",
+        ),
+        (
+            &["--relay", "tls://r", "--to", "h:1", "--ca", "/nonexistent"],
+            "the file of --ca, /nonexistent",
         ),
         (
             &["--relay", "tcp://r:1", "--to", "a=h:1", "--to", "A=h:2"],

@@ -2,11 +2,15 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
+use std::sync::Arc;
 
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::Value;
 use tieline_wire::{Event, RefusalReason};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::command_line::{output, tieline};
 use crate::rig::{Agent, Relay, soon};
@@ -79,7 +83,7 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
     for (name, expected) in [
         ("dns", "not_applicable"),
         ("tcp", "ok"),
-        ("tls", "skipped"),
+        ("tls", "not_applicable"),
         ("quic", "skipped"),
         ("websocket", "skipped"),
         ("key", "not_applicable"),
@@ -89,7 +93,10 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
     ] {
         assert_eq!(outcome(&found, name), expected, "{name}: {text}");
     }
-    assert!(text.contains("this version dials tcp:// only"), "{text}");
+    assert!(
+        text.contains("this version dials tls:// and tcp:// only"),
+        "{text}"
+    );
     // The trial's key is not kept, and the running agent saw no event.
     assert!(!state.path().join("agent-key").exists());
     agent.saw_registered().await;
@@ -182,6 +189,43 @@ async fn a_port_where_no_relay_listens_is_told() {
     let (found, text) = checks(&output);
     assert_eq!(outcome(&found, "auth"), "failed", "{text}");
     assert!(text.contains("port for agents"), "{text}");
+}
+
+#[tokio::test]
+async fn the_tls_of_a_port_is_told_apart_from_what_answers_over_it() {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"tieline-agent/1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (other, _) = target().await;
+    let state = tempfile::tempdir().unwrap();
+    let ca = state.path().join("ca.pem");
+    std::fs::write(&ca, own.cert.pem()).unwrap();
+    let relay = format!("tls://localhost:{}", other.local_addr().unwrap().port());
+    let flags = ["--relay", &relay, "--ca", ca.to_str().unwrap()];
+    let (output, ()) = tokio::join!(diag(&state, &flags), async {
+        let (stream, _) = soon(other.accept()).await.unwrap();
+        let mut stream = soon(acceptor.accept(stream)).await.unwrap();
+        let mut preface = [0; 8];
+        soon(stream.read_exact(&mut preface)).await.unwrap();
+        let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        // Until the program has closed the connection, in whatever way.
+        let _ = soon(stream.read_to_end(&mut Vec::new())).await;
+    });
+    let (found, text) = checks(&output);
+    assert_eq!(outcome(&found, "tls"), "ok", "{text}");
+    assert!(text.contains("TLS 1.3, key exchange "), "{text}");
+    assert!(text.contains(" days left"), "{text}");
+    assert_eq!(outcome(&found, "auth"), "failed", "{text}");
+    assert!(text.contains("an HTTP server answers there"), "{text}");
 }
 
 #[tokio::test]

@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tieline_wire::limits::LANE_PREFACE;
 use tieline_wire::{BulkNonce, Event};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -18,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::pipe::Pipe;
 use super::{Collected, Delivered, FLUSH_TIMEOUT, Session};
 use crate::link::Link;
-use crate::socket::{self, CloseMode};
+use crate::transport::{Lane, dial_lane};
 
 /// Time limit for connecting a lane; the relay forgets its offer a little later.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -41,7 +39,7 @@ pub(super) enum LaneState {
     Free,
     /// The relay offered a lane, which is being dialled.
     Dialling,
-    Taken(Arc<TcpStream>),
+    Taken(Arc<Lane>),
     /// The relay offered a lane, but it could not be connected.
     Lost,
 }
@@ -64,7 +62,7 @@ impl Session {
     }
 
     /// Stores the connected lane; `None` if it could not be connected.
-    fn set_lane(&self, lane: Option<Arc<TcpStream>>) {
+    fn set_lane(&self, lane: Option<Arc<Lane>>) {
         let seated = lane.is_some();
         self.inbox().lane = lane.map_or(LaneState::Lost, LaneState::Taken);
         self.seated.store(seated, Ordering::Release);
@@ -72,7 +70,7 @@ impl Session {
         self.writable.ring();
     }
 
-    pub(super) fn lane(&self) -> Option<Arc<TcpStream>> {
+    pub(super) fn lane(&self) -> Option<Arc<Lane>> {
         if !self.seated.load(Ordering::Acquire) {
             return None;
         }
@@ -87,7 +85,7 @@ impl Session {
     pub(super) async fn write_lane(
         &self,
         link: &Link,
-        lane: &TcpStream,
+        lane: &Lane,
         target: &TcpStream,
     ) -> Option<Delivered> {
         let mut total = 0;
@@ -126,7 +124,7 @@ impl Session {
     pub(super) async fn read_to_lane(
         &self,
         link: &Link,
-        lane: &TcpStream,
+        lane: &Lane,
         target: &TcpStream,
     ) -> Collected {
         let carried = carry(target, lane, |count| link.lane_sent(self.id, count)).await;
@@ -156,7 +154,7 @@ enum Broken {
 /// Dials a lane for `session` and stores it. Without a lane, the session stays on the link, unless the relay has
 /// already moved to the lane.
 pub(crate) async fn take_offer(session: Arc<Session>, relay: SocketAddr, nonce: BulkNonce) {
-    let lane = match timeout(DIAL_TIMEOUT, dial(relay, &nonce)).await {
+    let lane = match timeout(DIAL_TIMEOUT, dial_lane(relay, &nonce)).await {
         Ok(Ok(lane)) => Some(Arc::new(lane)),
         Ok(Err(error)) => {
             tracing::debug!(session = %session.id, %error, "cannot connect the bulk lane");
@@ -172,7 +170,7 @@ pub(crate) async fn take_offer(session: Arc<Session>, relay: SocketAddr, nonce: 
 
 /// Reads a lane that is no longer needed until the relay has closed it: closing a connection with unread bytes resets
 /// it, and the relay would lose what it has not read yet.
-pub(super) async fn linger(lane: Arc<TcpStream>) {
+pub(super) async fn linger(lane: Arc<Lane>) {
     let _ = SockRef::from(lane.as_ref()).shutdown(Shutdown::Write);
     let mut rest = vec![0; LINGER_READ_BYTES];
     let closed = async {
@@ -189,17 +187,6 @@ pub(super) async fn linger(lane: Arc<TcpStream>) {
         }
     };
     let _ = timeout(LINGER_TIMEOUT, closed).await;
-}
-
-async fn dial(relay: SocketAddr, nonce: &BulkNonce) -> io::Result<TcpStream> {
-    let mut lane = socket::connect(relay, CloseMode::Ends).await?;
-    lane.write_all(&nonce.lane_hello()).await?;
-    let mut answer = LANE_PREFACE;
-    lane.read_exact(&mut answer).await?;
-    if answer != LANE_PREFACE {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    Ok(lane)
 }
 
 /// Moves bytes until `from` ends; calls `taken` with the size of each piece that `to` took.
@@ -242,7 +229,8 @@ async fn carry(
 #[cfg(test)]
 mod tests {
     use tieline_wire::SessionId;
-    use tieline_wire::limits::LANE_HELLO_BYTES;
+    use tieline_wire::limits::{LANE_HELLO_BYTES, LANE_PREFACE};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;

@@ -28,6 +28,7 @@ use crate::bell::Bell;
 use crate::link::{Link, Pull};
 use crate::socket;
 use crate::targets::WatchedTarget;
+use crate::transport::Lane;
 
 /// Slices in one gathered write to a target.
 const SLICES_MAX: usize = 32;
@@ -309,7 +310,7 @@ impl Drop for Writes {
 enum Step {
     Again,
     /// Everything from the link is written; the rest comes over the lane.
-    Lane(Arc<TcpStream>),
+    Lane(Arc<Lane>),
     AwaitChange,
     AwaitTarget(Option<Instant>),
     Done(Delivered),
@@ -317,7 +318,7 @@ enum Step {
 
 /// Next step of the direction from the target, once nothing more can be read now.
 enum Next {
-    Lane(Arc<TcpStream>),
+    Lane(Arc<Lane>),
     AwaitCredit,
     Done(Collected),
 }

@@ -10,8 +10,10 @@ use self::witness::Connection;
 use super::*;
 use crate::identity::Identity;
 use crate::targets::{Target, WatchedTarget};
+use crate::transport::Stream;
 
 mod copies;
+mod over_tls;
 #[cfg(unix)]
 mod shreds;
 pub(crate) mod witness;
@@ -39,19 +41,8 @@ impl Relay {
         let agent = agent.await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let state = tempfile::tempdir().unwrap();
-        let target = Target::parse(&targets.local_addr().unwrap().to_string()).unwrap();
-        let (tell, news) = mpsc::channel(news_max(1));
-        let start = Start {
-            identity: Arc::new(Identity::load(state.path(), Some("test")).unwrap()),
-            relay_name: "localhost".to_owned(),
-            link_index: 0,
-            links: 1,
-            registers: vec![(Register::default(), tunnel())],
-            targets: vec![WatchedTarget::new(target)].into(),
-            lost: Vec::new(),
-            news: tell,
-        };
-        tokio::spawn(run(Arc::new(Link::new()), agent, start));
+        let (start, news) = start(&state, &targets);
+        tokio::spawn(run(Arc::new(Link::new()), Stream::plain(agent), start));
         let hello = RelayHello::new([7; 32], 1_000);
         let mut relay = Self {
             mux: Mux::relay(hello, Settings::default(), Moment::from_micros(0)),
@@ -117,6 +108,23 @@ impl Relay {
         target.writable().await.unwrap();
         (id, target)
     }
+}
+
+/// What a link with one target needs; `targets` is the listener of that target.
+fn start(state: &tempfile::TempDir, targets: &TcpListener) -> (Start, mpsc::Receiver<News>) {
+    let target = Target::parse(&targets.local_addr().unwrap().to_string()).unwrap();
+    let (tell, news) = mpsc::channel(news_max(1));
+    let start = Start {
+        identity: Arc::new(Identity::load(state.path(), Some("test")).unwrap()),
+        relay_name: "localhost".to_owned(),
+        link_index: 0,
+        links: 1,
+        registers: vec![(Register::default(), tunnel())],
+        targets: vec![WatchedTarget::new(target)].into(),
+        lost: Vec::new(),
+        news: tell,
+    };
+    (start, news)
 }
 
 fn tunnel() -> TunnelId {

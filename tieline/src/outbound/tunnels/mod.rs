@@ -28,7 +28,8 @@ const PATH_SHORT: &str = "/tunnels?limit=1";
 const PAGES_MAX: usize = 1_000;
 
 /// Remedy for a wrong port.
-const HTTP_PORT: &str = "give the relay's HTTP port (9080 unless its operator says otherwise)";
+const HTTP_PORT: &str =
+    "give the relay's https:// URL, or its HTTP port (9080 unless its operator says otherwise)";
 
 /// Remedy for a token that is not for callers.
 const CALLER_TOKEN: &str = "ask the relay's operator for one with the scope caller (tieline token show FILE tells what yours has)";
@@ -143,6 +144,11 @@ impl RelayHttp {
             authorization: None,
             is_connect: false,
         })
+    }
+
+    /// A relay at an origin of its own URLs; the certificates in `ca` have a use only if they begin with `https`.
+    pub(crate) fn at_own_url(origin: &str, ca: Option<&Path>) -> Result<Self, OutboundError> {
+        Self::at(origin, ca.filter(|_| origin.starts_with("https:")))
     }
 
     /// Adds the token of the file at `path`, if there is one.

@@ -7,6 +7,7 @@
 mod example;
 mod look;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{StatusCode, Uri};
@@ -29,6 +30,7 @@ pub(crate) fn announcing(
 ) -> impl Fn(&AgentEvent) + Send + Sync + 'static {
     let shared = Arc::new(Shared {
         targets: config.targets.clone(),
+        ca: config.ca.clone(),
         turns: Semaphore::new(LOOKS_MAX),
         hook: Box::new(hook),
         begun: Mutex::new(Begun::new(config)),
@@ -50,6 +52,8 @@ pub(crate) fn announcing(
 
 struct Shared {
     targets: Vec<TargetConfig>,
+    /// File with certificates to trust, besides the system's.
+    ca: Option<PathBuf>,
     turns: Semaphore,
     hook: Box<dyn Fn(&AgentEvent) + Send + Sync>,
     begun: Mutex<Begun>,
@@ -129,7 +133,7 @@ impl Shared {
             urls,
             is_older,
         } = example;
-        let token = asks_token(&tunnel, &urls, &self.targets[index]).await;
+        let token = asks_token(&tunnel, &urls, &self.targets[index], self.ca.as_deref()).await;
         let relay = by_path(&tunnel, &urls).map(|(origin, _)| origin);
         let base = self.targets[index].target.base_path();
         (self.hook)(&AgentEvent::Callers {
@@ -169,7 +173,12 @@ fn by_path(tunnel: &str, urls: &[String]) -> Option<(String, String)> {
 
 /// Asks the relay, like a caller without a token, for a path that reaches no target: a path beside the tunnel's own,
 /// or a path of a tunnel that does not exist if every path leads to the target.
-async fn asks_token(tunnel: &str, urls: &[String], published: &TargetConfig) -> CallerToken {
+async fn asks_token(
+    tunnel: &str,
+    urls: &[String],
+    published: &TargetConfig,
+    ca: Option<&Path>,
+) -> CallerToken {
     let Some((origin, base)) = by_path(tunnel, urls) else {
         return CallerToken::Unknown;
     };
@@ -178,7 +187,7 @@ async fn asks_token(tunnel: &str, urls: &[String], published: &TargetConfig) -> 
         true => format!("/w/{mark}/"),
         false => format!("/w/{tunnel}/{mark}"),
     };
-    let Ok(relay) = RelayHttp::at(&origin, None) else {
+    let Ok(relay) = RelayHttp::at_own_url(&origin, ca) else {
         return CallerToken::Unknown;
     };
     let Ok((head, body)) = relay.get(&path, true).await else {
@@ -263,14 +272,15 @@ mod tests {
                 format!("http://maya.r.example{base}"),
                 format!("{origin}/w/maya{base}"),
             ];
-            assert_eq!(asks_token("maya", &urls, &published).await, token);
+            let ca = Some(Path::new("/unused/ca.pem"));
+            assert_eq!(asks_token("maya", &urls, &published, ca).await, token);
             let line = asked.await.unwrap();
             assert!(line.starts_with(path), "{line}");
         }
         let published = TargetConfig::new("http://127.0.0.1:1").unwrap();
         let urls = ["http://maya.r.example".to_owned()];
         assert_eq!(
-            asks_token("maya", &urls, &published).await,
+            asks_token("maya", &urls, &published, None).await,
             CallerToken::Unknown
         );
     }

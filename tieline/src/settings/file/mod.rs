@@ -34,6 +34,7 @@ pub(crate) struct ConfigFile {
     pub(crate) path: PathBuf,
     pub(super) relay: Option<String>,
     pub(super) token_file: Option<PathBuf>,
+    pub(super) ca: Option<PathBuf>,
     pub(super) links: Option<u16>,
     pub(super) drain_timeout: Option<Duration>,
     pub(super) machine: Option<String>,
@@ -113,6 +114,7 @@ impl ConfigFile {
             source.checked(relay, RelayUrl::parse(relay.get_ref()))?;
         }
         let token_file = keys.text("token_file")?;
+        let ca = keys.text("ca")?;
         let links = keys.number("links")?.map(|it| source.links(&it));
         let links = links.transpose()?;
         let drain_timeout = keys.text("drain_timeout")?.map(|written| {
@@ -131,6 +133,7 @@ impl ConfigFile {
             path: path.to_owned(),
             relay: relay.map(Spanned::into_inner),
             token_file: token_file.map(|path| folder.join(path.get_ref())),
+            ca: ca.map(|path| folder.join(path.get_ref())),
             links,
             drain_timeout,
             machine: machine.map(Spanned::into_inner),

@@ -10,6 +10,7 @@ fn every_key_is_read_and_paths_start_at_the_files_folder() {
         r#"
         relay = "tcp://relay.studio:9001"
         token_file = "ada.token"
+        ca = "studio-ca.pem"
         links = 2
         drain_timeout = "90s"
         machine = "seat-12"
@@ -33,6 +34,7 @@ fn every_key_is_read_and_paths_start_at_the_files_folder() {
     assert_eq!(file.relay.as_deref(), Some("tcp://relay.studio:9001"));
     let path = |path: &Option<PathBuf>| path.as_ref().unwrap().display().to_string();
     assert_eq!(path(&file.token_file), "/etc/show/ada.token");
+    assert_eq!(path(&file.ca), "/etc/show/studio-ca.pem");
     assert_eq!(path(&file.state_dir), "/var/lib/tieline");
     assert_eq!(file.drain_timeout, Some(Duration::from_secs(90)));
     assert_eq!(

@@ -1,0 +1,101 @@
+//! A link over TLS: its end, and the lanes that it does not take.
+
+use tieline_wire::BulkNonce;
+use tieline_wire::limits::PREFACE;
+use tokio::io::AsyncWriteExt;
+
+use super::*;
+use crate::transport::tests::Server;
+use crate::transport::{Reads, Writes};
+
+/// The relay's end of a link over TLS.
+struct SecureRelay {
+    mux: Mux,
+    reads: Reads,
+    writes: Writes,
+    started_at: Instant,
+}
+
+impl SecureRelay {
+    fn now(&self) -> Moment {
+        let micros = self.started_at.elapsed().as_micros();
+        Moment::from_micros(u64::try_from(micros).unwrap())
+    }
+
+    /// Sends the bytes that the mux has to send, and reads once.
+    async fn hears(&mut self) -> Vec<Event> {
+        let mut out = Transmit::new();
+        while self.mux.poll_transmit(self.now(), &mut out) {
+            while !out.is_empty() {
+                let count = self.writes.send_vectored(&out.slices()).await.unwrap();
+                out.advance(count);
+            }
+        }
+        let mut heard = BytesMut::with_capacity(64 * 1024);
+        assert_ne!(self.reads.read(&mut heard).await.unwrap(), 0);
+        let (now, mut heard) = (self.now(), heard.freeze());
+        let mux = &mut self.mux;
+        std::iter::from_fn(|| mux.handle_input(now, &mut heard).unwrap()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_is_closed_ends_with_tls_own_end() {
+    let server = Server::relay().await;
+    let (agent, relay) = server.connected().await;
+    let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let (start, _news) = start(&state, &targets);
+    let link = Arc::new(Link::new());
+    let running = tokio::spawn(run(Arc::clone(&link), agent, start));
+    link.close(Instant::now(), None);
+    let (mut reads, writes) = relay.split();
+    let mut heard = BytesMut::new();
+    // A cut would be an error.
+    while reads.read(&mut heard).await.unwrap() > 0 {}
+    assert!(heard.starts_with(&PREFACE));
+    drop((reads, writes));
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_lane_that_is_offered_over_tls_is_not_dialled() {
+    let server = Server::relay().await;
+    let (agent, relay) = server.connected().await;
+    let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let (start, _news) = start(&state, &targets);
+    let _link = tokio::spawn(run(Arc::new(Link::new()), agent, start));
+    let (reads, writes) = relay.split();
+    let hello = RelayHello::new([7; 32], 1_000);
+    let mut relay = SecureRelay {
+        mux: Mux::relay(hello, Settings::default(), Moment::from_micros(0)),
+        reads,
+        writes,
+        started_at: Instant::now(),
+    };
+    let registers = |event: &Event| matches!(event, Event::Register(_));
+    while !relay.hears().await.iter().any(registers) {}
+    let open = Open {
+        tunnel: tunnel(),
+        mode: Mode::Bytes,
+    };
+    let id = relay.mux.open(&open).unwrap();
+    while relay.hears().await != [Event::Opened { session: id }] {}
+    let (mut target, _) = targets.accept().await.unwrap();
+
+    // The target's answer to the byte behind the offer shows that the offer was read.
+    relay.mux.offer_bulk(id, &BulkNonce::new([7; 16]));
+    relay.mux.send(id, Bytes::from_static(b"x"), false).unwrap();
+    let answering = async {
+        let mut byte = [0];
+        target.read_exact(&mut byte).await.unwrap();
+        target.write_all(&byte).await.unwrap();
+    };
+    let is_answer = |event: &Event| matches!(event, Event::Data { .. });
+    let hearing = async { while !relay.hears().await.iter().any(is_answer) {} };
+    tokio::join!(answering, hearing);
+    let dialled =
+        std::future::poll_fn(|cx| Poll::Ready(server.listener.poll_accept(cx).is_ready()));
+    assert!(!dialled.await, "a lane was dialled");
+}
