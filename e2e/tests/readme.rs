@@ -2,15 +2,20 @@
 //! chooses the ports, so that parallel runs do not collide.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
-use tieline_e2e::behaviour::{HttpStream, Target, programs, soon, without_settings};
+use tieline_e2e::behaviour::{
+    Body, Head, HttpStream, Target, programs, soon, tls, without_settings,
+};
 use tieline_e2e::process::Process;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 const README: &str = include_str!("../../README.md");
 
@@ -41,8 +46,8 @@ impl Reader {
     fn run(&mut self, line: &str, folder: &Path, programs: &Path) -> Result<()> {
         let is_relay = line.starts_with("tieline-relay --");
         let typed = match is_relay {
-            // Port 0, because `typed` would insert the ports of the relay that the README started before.
-            true => line.replace(":9001", ":0").replace(":9080", ":0"),
+            // Port 0, because `typed` would insert the port of a relay that the README started before.
+            true => line.replace(":9443", ":0"),
             // `init` must ask this run's `connect`: its default port may belong to another run.
             false if line.starts_with("tieline init") => {
                 self.typed(&format!("{line} --relay http://localhost:51822"))
@@ -74,14 +79,12 @@ impl Reader {
         }
         let process = Process::spawn(&typed, &mut command)?;
         if is_relay {
-            for (kind, port) in [("agent", "9001"), ("http", "9080")] {
-                let bound = process.wait_for(STEP_LIMIT, |line| {
-                    let mut words = line.split_whitespace();
-                    let is_it = words.next() == Some("listening") && words.next() == Some(kind);
-                    is_it.then(|| port_of(words.next()?))?
-                })?;
-                self.types(port, bound);
-            }
+            let port = process.wait_for(STEP_LIMIT, |line| {
+                let mut words = line.split_whitespace();
+                let is_it = words.next() == Some("listening") && words.next() == Some("http");
+                is_it.then(|| port_of(words.next()?))?
+            })?;
+            self.types("9443", port);
             process.wait_for(STEP_LIMIT, |line| line.starts_with("ready").then_some(()))?;
         } else if line.starts_with("tieline serve") {
             let tunnel = process.wait_for(STEP_LIMIT, |line| {
@@ -131,26 +134,41 @@ fn commands(block: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Sends a POST to the server in `entry` of a client's configuration, with its headers; returns the body.
-async fn ask(entry: &Value) -> Result<String> {
+/// Sends a POST to the server in `entry` of a client's configuration, with its headers; returns the body. A server with
+/// TLS must have the certificate that the README made in `folder`.
+async fn ask(entry: &Value, folder: &Path) -> Result<String> {
     let url = entry["url"].as_str().context("the entry has no url")?;
-    let (host, path) = url
-        .strip_prefix("http://")
-        .and_then(|rest| rest.split_once('/'))
-        .with_context(|| format!("{url}: not an http:// URL with a path"))?;
+    let (scheme, rest) = url.split_once("://").with_context(|| url.to_owned())?;
+    let (host, path) = rest
+        .split_once('/')
+        .with_context(|| format!("{url}: not a URL with a path"))?;
     let headers = entry["headers"].as_object().into_iter().flatten();
     let headers: String = headers
         .filter_map(|(name, value)| Some(format!("{name}: {}\r\n", value.as_str()?)))
         .collect();
-    let address = host.replace("localhost", "127.0.0.1").parse()?;
-    let mut stream = HttpStream::connect(address).await?;
-    let head =
+    let address: SocketAddr = host.replace("localhost", "127.0.0.1").parse()?;
+    let request =
         format!("POST /{path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: 0\r\n\r\n");
-    stream.write(head).await?;
-    let (head, body) = stream.answer().await?;
+    let (head, body) = match scheme {
+        "https" => {
+            let config = tls::client(&folder.join("relay.pem"), Some("http/1.1"))?;
+            let stream = tls::connect(address, Arc::new(config), "localhost").await?;
+            answer(HttpStream::new(stream), request).await?
+        }
+        _ => answer(HttpStream::connect(address).await?, request).await?,
+    };
     let body = String::from_utf8(body.bytes)?;
     ensure!(head.status() == 200, "{}: {body}", head.first);
     Ok(body)
+}
+
+/// Sends `request`; returns the answer.
+async fn answer<S>(mut stream: HttpStream<S>, request: String) -> Result<(Head, Body)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    stream.write(request).await?;
+    stream.answer().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +204,7 @@ async fn every_command_of_the_readme_works_as_it_is_typed() -> Result<()> {
             for block in blocks("json") {
                 let all: Value = serde_json::from_str(&reader.typed(block))?;
                 let entry = &all["mcpServers"]["maya"];
-                let answer = soon("the target's answer", ask(entry)).await??;
+                let answer = soon("the target's answer", ask(entry, folder.path())).await??;
                 ensure!(answer == "the server's answer", "{answer}");
                 is_configured += 1;
             }
@@ -200,7 +218,7 @@ async fn every_command_of_the_readme_works_as_it_is_typed() -> Result<()> {
             else {
                 bail!("init wrote no server entry: {written}");
             };
-            let answer = soon("the target's answer", ask(entry)).await??;
+            let answer = soon("the target's answer", ask(entry, folder.path())).await??;
             ensure!(answer == "the server's answer", "{answer}");
             is_configured += 1;
         }

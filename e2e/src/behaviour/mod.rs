@@ -26,6 +26,7 @@ mod proxy;
 mod relay;
 pub mod studio;
 mod target;
+pub mod tls;
 mod wire_agent;
 
 use std::future::Future;
@@ -45,6 +46,7 @@ pub use program::{Addresses, AgentProgram, RelayProgram, without_settings};
 pub use proxy::TestProxy;
 pub use relay::{RelayBuilder, TestRelay};
 pub use target::Target;
+pub use tls::TestCertificate;
 pub use wire_agent::{WireAgent, WireKey, registration};
 
 /// Longest wait for an event that should come soon, on a busy machine.
