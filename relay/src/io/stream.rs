@@ -172,8 +172,14 @@ impl Stream {
             Layer::Plain => self.socket.recv(buffer, max),
             Layer::Tls(tls) => {
                 buffer.reserve(max);
+                let before = buffer.len();
                 let put = |piece: &[u8]| buffer.extend_from_slice(piece);
-                tls.borrow_mut().recv(&self.socket, max, put)
+                let received = tls.borrow_mut().recv(&self.socket, max, put);
+                if received.is_err() {
+                    // The buffer may be shared: what came in front of a broken record must not reach the next reader.
+                    buffer.truncate(before);
+                }
+                received
             }
         }
     }

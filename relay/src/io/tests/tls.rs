@@ -240,3 +240,36 @@ fn a_hello_in_single_bytes_is_accepted() {
     .unwrap();
     assert_eq!(&acting.join().unwrap(), b"hi");
 }
+
+#[test]
+fn a_read_that_fails_leaves_nothing_in_the_buffer() {
+    for driver in each_driver() {
+        between(
+            driver,
+            |mut client| {
+                // The relay has ended its handshake once it sends something.
+                client.read_exact(&mut [0; 2]).unwrap();
+                client.conn.writer().write_all(b"some").unwrap();
+                let mut records = Vec::new();
+                client.conn.write_tls(&mut records).unwrap();
+                // A record that cannot be decrypted, in the same write.
+                records.extend_from_slice(&[23, 3, 3, 0, 20]);
+                records.extend_from_slice(&[0; 20]);
+                client.sock.write_all(&records).unwrap();
+                let _ = client.sock.read_to_end(&mut Vec::new());
+            },
+            async |stream| {
+                send_all(&stream, b"go").await;
+                let mut buffer = BytesMut::from(&b"of another"[..]);
+                loop {
+                    stream.readable().await;
+                    match stream.recv(&mut buffer, 64) {
+                        Ok(received) => assert_eq!(received, Received::Nothing),
+                        Err(error) => break assert_eq!(error.kind(), io::ErrorKind::InvalidData),
+                    }
+                }
+                assert_eq!(&buffer[..], b"of another");
+            },
+        );
+    }
+}
