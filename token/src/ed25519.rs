@@ -1,7 +1,7 @@
 //! EdDSA on Ed25519 (RFC 8037, 3.1); Ed448 is not accepted.
 
+use aws_lc_rs::signature::ED25519_PUBLIC_KEY_LEN;
 use jsonwebtoken::DecodingKey;
-use ring::signature::ED25519_PUBLIC_KEY_LEN;
 use tieline_wire::AgentKey;
 
 use super::error::ClaimsError;

@@ -1,8 +1,8 @@
 //! HS256 (RFC 7518, 3.2): HMAC with a secret that issuer and relay share.
 
+use aws_lc_rs::hmac;
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::crypto::{JwtSigner, JwtVerifier};
-use ring::hmac;
 
 /// Shortest HS256 secret, in bytes: the length of the hash (RFC 7518, 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;

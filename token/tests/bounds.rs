@@ -1,6 +1,6 @@
 //! The audience of a token, and the limits on its size.
 
-use ring::hmac;
+use aws_lc_rs::hmac;
 use tieline_token::{
     CLAIM_BYTES_MAX, CLAIM_ENTRIES_MAX, Claims, ClaimsError, Expected, Key, issue, verify,
 };

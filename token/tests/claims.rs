@@ -1,6 +1,6 @@
 //! Which tokens are accepted, with fixed times and fixed texts.
 
-use ring::hmac;
+use aws_lc_rs::hmac;
 use tieline_token::{
     Claims, ClaimsError, Expected, Key, KeySet, LEEWAY_SECONDS, SECRET_BYTES_MIN, Scope, issue,
     verify as verify_expecting,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::digest;
+use aws_lc_rs::digest;
 
 use crate::limits::TUNNEL_ID_BYTES_MAX;
 

@@ -7,8 +7,8 @@ mod peers;
 
 use std::collections::BTreeMap;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use peers::{give_input, take_output};
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
     AgentHello, AgentKey, CallerRefusal, Generation, Granted, InstanceId, LinkEnd, LinkRefusal,
     MachineId, Mode, Moment, Mux, Open, RefusalReason, Register, RegisterAck, RelayHello, Scheme,

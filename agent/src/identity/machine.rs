@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use ring::digest;
-use ring::rand::SystemRandom;
+use aws_lc_rs::digest;
+use aws_lc_rs::rand::SystemRandom;
 use tieline_wire::MachineId;
 
 use super::{drawn, store};

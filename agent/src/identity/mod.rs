@@ -5,8 +5,8 @@ pub(crate) mod store;
 
 use std::path::{Path, PathBuf};
 
-use ring::rand::{SecureRandom, SystemRandom};
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{AgentHello, AgentKey, InstanceId, MachineId, RelayHello};
 
 use crate::error::{ConfigError, IdentityError};
@@ -193,7 +193,7 @@ pub(crate) fn host_tag() -> String {
 
 #[cfg(test)]
 mod tests {
-    use ring::signature::{ED25519, UnparsedPublicKey};
+    use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 
     use super::*;
 

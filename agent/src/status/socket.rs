@@ -93,7 +93,7 @@ impl Server {
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let mut secret = [0; PASSWORD_CHARS / 2];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret)
+        aws_lc_rs::rand::SecureRandom::fill(&aws_lc_rs::rand::SystemRandom::new(), &mut secret)
             .map_err(|_| io::Error::other("no random numbers"))?;
         let password = data_encoding::HEXLOWER.encode(&secret);
         fs::write(&path, format!("{port} {password}"))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use socket2::SockRef;
 use tempfile::TempDir;
@@ -42,12 +42,13 @@ impl Server {
         let ca = dir.path().join("ca.pem");
         std::fs::write(&ca, cert.pem()).unwrap();
         let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)
-            .unwrap();
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![cert.der().clone()], key)
+                .unwrap();
         config.alpn_protocols = vec![protocol.to_vec()];
         Self {
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ring::digest::{Context as Hasher, SHA256};
+use aws_lc_rs::digest::{Context as Hasher, SHA256};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

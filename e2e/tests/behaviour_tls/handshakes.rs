@@ -69,7 +69,7 @@ async fn a_protocol_that_the_relay_does_not_speak_is_refused() -> Result<()> {
 async fn a_client_that_does_not_trust_the_certificate_is_counted() -> Result<()> {
     let certificate = TestCertificate::new("relay.test")?;
     let relay = behind_tls(&certificate).start()?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(RootCertStore::empty())

@@ -8,7 +8,7 @@ mod table;
 
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig};
 
 pub(crate) use self::table::CertificateTable;
@@ -52,7 +52,7 @@ impl Certificates {
         let table = CertificateTable::read(&config.certificates, now_seconds())?;
         Ok(Some(Self {
             table: Arc::new(table),
-            ticketer: ring::Ticketer::new().map_err(|_| StartError::Randomness)?,
+            ticketer: aws_lc_rs::Ticketer::new().map_err(|_| StartError::Randomness)?,
         }))
     }
 
@@ -64,7 +64,7 @@ impl Certificates {
 
 /// The cryptography that the relay's TLS uses.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// The configuration of TLS with the certificates in `table`: TLS 1.2 and 1.3, without early data, which could be sent

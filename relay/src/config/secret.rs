@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use ring::{digest, hmac};
+use aws_lc_rs::{digest, hmac};
 use tieline_token::Key;
 
 use super::file::read_secret_file;

@@ -5,8 +5,8 @@ use std::fmt;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
-use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use tieline_token::{CLAIM_BYTES_MAX, Claims, Scope};
 

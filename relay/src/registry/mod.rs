@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
+use aws_lc_rs::digest::{SHA256, digest};
 use tieline_wire::limits::FIRST_TUNNEL_TIMEOUT;
 use tieline_wire::{AgentHello, AgentKey, LinkEnd, MachineId, Moment, TunnelId};
 use tracing::debug;

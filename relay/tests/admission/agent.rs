@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::{Bytes, BytesMut};
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_relay::Relay;
 use tieline_wire::{
     AgentHello, AgentKey, Event, Granted, InstanceId, LinkEnd, MachineId, Moment, Mux, Refusal,

@@ -4,8 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use data_encoding::BASE64URL_NOPAD;
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_relay::config::{JwksSource, Secret};
 use tieline_relay::{Auth, JwtAuth, ProviderAuth, Relay};
 use tieline_wire::{RefusalReason, TunnelId};

@@ -284,7 +284,7 @@ fn name_from(text: &str) -> String {
     if !is_lossy && !plain.is_empty() {
         return plain;
     }
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     let mark = data_encoding::HEXLOWER.encode(&digest.as_ref()[..MARK_BYTES]);
     let rest: String = plain.chars().take(REST_CHARS_MAX).collect();
     match rest.trim_matches('-') {

@@ -5,8 +5,8 @@
 
 mod panics;
 
+use aws_lc_rs::{hmac, signature};
 use data_encoding::BASE64URL_NOPAD;
-use ring::{hmac, signature};
 use tieline_token::{
     Claims, ClaimsError, Expected, JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwks, Key, KeySet, issue, verify,
 };

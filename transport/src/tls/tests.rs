@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::BytesMut;
 use proptest::prelude::*;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -102,7 +102,7 @@ fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed(["relay".to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::{Bytes, BytesMut};
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
     AgentHello, AgentKey, Event, InstanceId, MachineId, Mode, Moment, Mux, Open, RelayHello,
     SessionId, Settings, Transmit, TunnelId,

@@ -5,7 +5,7 @@ pub mod operations;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
     AgentHello, AgentKey, Error, Event, InstanceId, MachineId, Mode, Moment, Mux, Open, RelayHello,
     Settings, Transmit, TunnelId,

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use ring::signature::{ED25519, UnparsedPublicKey};
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 
 use crate::ids::{AgentKey, Generation, InstanceId, MachineId, SessionId, TunnelId};
 use crate::limits::{LANE_HELLO_BYTES, LANE_PREFACE, VERSION_MAX, VERSION_MIN};

@@ -237,7 +237,7 @@ fn a_token_is_never_shown() {
 
 #[test]
 fn a_signature_is_good_for_one_nonce_one_relay_and_one_instance() {
-    use ring::signature::{Ed25519KeyPair, KeyPair};
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
     let pair = Ed25519KeyPair::from_seed_unchecked(&[5; 32]).unwrap();
     let mut signed = hello();
     signed.key = AgentKey::new(pair.public_key().as_ref().try_into().unwrap());
@@ -259,7 +259,7 @@ fn a_signature_is_good_for_one_nonce_one_relay_and_one_instance() {
 
 #[test]
 fn a_key_for_which_anybody_can_sign_is_refused() {
-    use ring::signature::{ED25519, UnparsedPublicKey};
+    use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
     // With the neutral element as the key, the signature R = [0]B, S = 0 fits every message.
     let mut neutral = [0; 32];
     neutral[0] = 1;

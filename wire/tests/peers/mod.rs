@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::Bytes;
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
     AgentHello, AgentKey, Error, Event, InstanceId, MachineId, Mode, Moment, Mux, Open, Transmit,
     TunnelId,

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::{Bytes, BytesMut};
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use tieline_wire::{
     AgentHello, AgentKey, BulkNonce, Event, InstanceId, MachineId, Moment, Mux, RelayHello,
     SessionId, Settings, Transmit, TunnelId,

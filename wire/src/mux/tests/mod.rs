@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::Bytes;
-use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use super::*;
 use crate::error::Error;

@@ -4,9 +4,9 @@
 //! A mark holds the agent's tag, and an HMAC over the tag, the tunnel, the caller and the marked name. A mark
 //! cannot be forged, and is valid for its caller only, unless it is a login mark.
 
+use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
+use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
-use ring::digest::SHA256_OUTPUT_LEN;
-use ring::hmac;
 use tieline_wire::TunnelId;
 
 use crate::directory::AgentBinding;

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
-use ring::digest::{SHA256, digest};
 use tieline_hop::headers::bearer;
 
 use crate::listen::http::gateway::Gateway;

@@ -4,9 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use aws_lc_rs::hmac;
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD};
 use proptest::prelude::*;
-use ring::hmac;
 use tieline_token::Key;
 
 use super::search::WORK_MAX;
