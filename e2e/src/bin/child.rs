@@ -17,6 +17,7 @@ use serde_json::json;
 use tieline_relay::Relay;
 use tieline_relay::cli::{Invocation, parse};
 use tieline_relay::config::{self, Layer};
+use tokio::runtime::Runtime;
 
 fn main() -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
@@ -62,34 +63,30 @@ fn relay(arguments: Vec<OsString>) -> Result<ExitCode> {
 
 fn agent(arguments: Vec<OsString>) -> Result<ExitCode> {
     let cli = tieline::cli::Cli::read_alone(arguments)?;
-    std::thread::Builder::new().spawn(|| {
-        until_stdin_ends();
-        std::process::exit(0);
-    })?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot build the tokio runtime")?;
-    Ok(runtime.block_on(tieline::command::run(cli)))
+    Ok(runtime()?.block_on(tieline::command::run(cli)))
 }
 
 /// Runs a target that echoes all bytes, and prints its address.
 fn echo() -> Result<ExitCode> {
-    std::thread::Builder::new().spawn(|| {
-        until_stdin_ends();
-        std::process::exit(0);
-    })?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot build the tokio runtime")?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let target = tieline_e2e::behaviour::Target::echo().await?;
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{}", json!({ "address": target.address() }))?;
         stdout.flush()?;
         std::future::pending().await
     })
+}
+
+/// The runtime of a process that ends with its standard input.
+fn runtime() -> Result<Runtime> {
+    std::thread::Builder::new().spawn(|| {
+        until_stdin_ends();
+        std::process::exit(0);
+    })?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot build the tokio runtime")
 }
 
 fn until_stdin_ends() {

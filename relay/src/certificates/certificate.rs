@@ -1,4 +1,4 @@
-//! One certificate with its key: read from two files, and checked before any client sees it.
+//! One certificate with its key: read from two files, and checked.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,22 +24,21 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 pub(super) struct Certificate {
     /// Names that clients may reach the relay by, in lower case: DNS names, wildcards and addresses.
     names: Vec<String>,
-    /// Last second of its validity, since 1970.
-    ends_at_seconds: i64,
+    /// When clients accept it, in seconds since 1970.
+    validity: RangeInclusive<i64>,
     /// Whether it is an authority's, which agents and other strict clients refuse as a server's.
     is_authority: bool,
     key: Arc<CertifiedKey>,
 }
 
 impl Certificate {
-    /// Reads a certificate and its key, and checks that clients accept them at `now_seconds` since 1970.
+    /// Reads a certificate and its key. Its time is not checked: see [`Certificate::check_time`].
     ///
     /// # Errors
     /// [`ConfigError`] names the file, and what is wrong with it.
     pub(super) fn read(
         files: &CertificateFiles,
         provider: &CryptoProvider,
-        now_seconds: u64,
     ) -> Result<Self, ConfigError> {
         let wrong = |problem: String| ConfigError::content(&files.cert, problem);
         let chain = read_chain(&files.cert)?;
@@ -49,7 +48,6 @@ impl Certificate {
             validity,
             is_authority,
         } = Content::of(&chain[0]).map_err(wrong)?;
-        check_time(&validity, now_seconds).map_err(wrong)?;
         if names.is_empty() {
             let problem = "has no name that clients look for (subjectAltName): a certificate for the DNS names of the \
                            relay belongs here";
@@ -59,7 +57,7 @@ impl Certificate {
         match key.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Self {
                 names,
-                ends_at_seconds: *validity.end(),
+                validity,
                 is_authority,
                 key: Arc::new(key),
             }),
@@ -76,9 +74,22 @@ impl Certificate {
         &self.names
     }
 
-    /// Whether clients refuse the certificate at `now_seconds` since 1970.
-    pub(super) fn is_over(&self, now_seconds: u64) -> bool {
-        i64::try_from(now_seconds).is_ok_and(|now| now > self.ends_at_seconds)
+    /// Checks that clients accept the certificate at `now_seconds` since 1970.
+    ///
+    /// # Errors
+    /// What is wrong with it then.
+    pub(super) fn check_time(&self, now_seconds: u64) -> Result<(), String> {
+        let now = i64::try_from(now_seconds).unwrap_or(i64::MAX);
+        if now > *self.validity.end() {
+            return Err(format!("expired at {}", time(*self.validity.end())));
+        }
+        if now < *self.validity.start() {
+            let from = time(*self.validity.start());
+            return Err(format!(
+                "is not valid before {from} (is this machine's clock right?)"
+            ));
+        }
+        Ok(())
     }
 
     /// Whether it is an authority's, which agents and other strict clients refuse as a server's.
@@ -101,7 +112,7 @@ impl PartialEq for Certificate {
 
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let until = time(self.ends_at_seconds);
+        let until = time(*self.validity.end());
         write!(f, "{} until {until}", self.names.join(", "))
     }
 }
@@ -145,20 +156,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
         .ok()
-}
-
-fn check_time(validity: &RangeInclusive<i64>, now_seconds: u64) -> Result<(), String> {
-    let now = i64::try_from(now_seconds).unwrap_or(i64::MAX);
-    if now > *validity.end() {
-        return Err(format!("expired at {}", time(*validity.end())));
-    }
-    if now < *validity.start() {
-        let from = time(*validity.start());
-        return Err(format!(
-            "is not valid before {from}; is this machine's clock right?"
-        ));
-    }
-    Ok(())
 }
 
 fn time(seconds: i64) -> String {

@@ -12,7 +12,6 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig};
 
 pub(crate) use self::table::CertificateTable;
-use crate::clock::now_seconds;
 use crate::config::TlsConfig;
 use crate::error::StartError;
 
@@ -41,7 +40,8 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Reads the certificates in `config`; `None` if there are none.
+    /// Reads the certificates in `config`; `None` if there are none. One that has expired stops no start, since a relay
+    /// must come back after a reboot: [`CertificateTable::endings`] tells of it.
     ///
     /// # Errors
     /// [`StartError::Config`] names the file, and what is wrong with it.
@@ -49,7 +49,7 @@ impl Certificates {
         if config.certificates.is_empty() {
             return Ok(None);
         }
-        let table = CertificateTable::read(&config.certificates, now_seconds())?;
+        let table = CertificateTable::read(&config.certificates)?;
         Ok(Some(Self {
             table: Arc::new(table),
             ticketer: aws_lc_rs::Ticketer::new().map_err(|_| StartError::Randomness)?,

@@ -21,15 +21,15 @@ pub(crate) struct CertificateTable {
 }
 
 impl CertificateTable {
-    /// Reads the certificates, and checks that clients accept them at `now_seconds` since 1970.
+    /// Reads the certificates. Their times are not checked: see [`CertificateTable::check_times`].
     ///
     /// # Errors
     /// [`ConfigError`] names the file, and what is wrong with it.
-    pub(crate) fn read(files: &[CertificateFiles], now_seconds: u64) -> Result<Self, ConfigError> {
+    pub(crate) fn read(files: &[CertificateFiles]) -> Result<Self, ConfigError> {
         let provider = provider();
         let certificates = files
             .iter()
-            .map(|files| Certificate::read(files, &provider, now_seconds))
+            .map(|files| Certificate::read(files, &provider))
             .collect::<Result<Vec<_>, _>>()?;
         let mut places = HashMap::new();
         for (place, certificate) in certificates.iter().enumerate() {
@@ -41,6 +41,26 @@ impl CertificateTable {
             certificates,
             places,
         })
+    }
+
+    /// Checks that clients accept at `now_seconds` since 1970 each certificate that is not in `known`. The certificates
+    /// were read from `files`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, and what is wrong with it.
+    pub(crate) fn check_times(
+        &self,
+        known: &Self,
+        files: &[CertificateFiles],
+        now_seconds: u64,
+    ) -> Result<(), ConfigError> {
+        for (certificate, files) in self.certificates.iter().zip(files) {
+            if !known.certificates.contains(certificate) {
+                let checked = certificate.check_time(now_seconds);
+                checked.map_err(|problem| ConfigError::content(&files.cert, problem))?;
+            }
+        }
+        Ok(())
     }
 
     /// The certificate for a client that asks for `name`: one with that name, else one with a wildcard for it, else the
@@ -59,15 +79,19 @@ impl CertificateTable {
         self.places.get(name).or_else(wildcard).copied()
     }
 
-    /// Warns the operator, in a line for each, of certificates that are over, or will be within `notice`.
+    /// Warns the operator, in a line for each, of certificates that clients refuse at `now_seconds` since 1970, or will
+    /// refuse within `notice`.
     pub(crate) fn endings(&self, now_seconds: u64, notice: Duration) -> Vec<String> {
         let soon = now_seconds.saturating_add(notice.as_secs());
-        let ending = self.certificates.iter().filter(|it| it.is_over(soon));
-        ending
-            .map(|it| match it.is_over(now_seconds) {
-                true => format!("clients refuse the certificate for {it}: it has expired"),
-                false => format!("the certificate for {it} expires soon"),
-            })
+        let ending = |it: &Certificate| match (it.check_time(now_seconds), it.check_time(soon)) {
+            (Err(problem), _) => Some(format!(
+                "clients refuse the certificate for {it}: it {problem}"
+            )),
+            (Ok(()), Err(_)) => Some(format!("the certificate for {it} expires soon")),
+            (Ok(()), Ok(())) => None,
+        };
+        let lines = self.certificates.iter().filter_map(ending);
+        lines
             .map(|line| line + "; a renewed file is read by itself")
             .collect()
     }
@@ -134,7 +158,7 @@ impl fmt::Debug for CertificateTable {
 mod tests {
     use std::slice::from_ref;
 
-    use super::super::tests::{Files, NOW_SECONDS};
+    use super::super::tests::Files;
     use super::*;
 
     fn shown(table: &CertificateTable, name: Option<&str>) -> String {
@@ -149,7 +173,7 @@ mod tests {
             files.certificate("wild", &["*.relay.example", "Other.example"]),
             files.certificate("one", &["maya.relay.example", "other.example", "192.0.2.7"]),
         ];
-        let table = CertificateTable::read(&all, NOW_SECONDS).unwrap();
+        let table = CertificateTable::read(&all).unwrap();
         let (first, wild) = ("relay.example", "*.relay.example other.example");
         let one = "maya.relay.example other.example 192.0.2.7";
         for (name, wanted) in [
@@ -177,7 +201,7 @@ mod tests {
             files.certificate("a", &["a"]),
             files.certificate("b", &["b"]),
         );
-        let read = |files: &[CertificateFiles]| CertificateTable::read(files, NOW_SECONDS).unwrap();
+        let read = |files: &[CertificateFiles]| CertificateTable::read(files).unwrap();
         assert!(read(&[one.clone(), other.clone()]) == read(&[one.clone(), other.clone()]));
         assert!(read(&[one.clone(), other.clone()]) != read(&[other.clone(), one.clone()]));
         let before = read(from_ref(&one));
@@ -192,7 +216,7 @@ mod tests {
         let files = Files::new();
         let warning = |names: &[&str]| {
             let certificate = files.certificate("x", names);
-            let table = CertificateTable::read(&[certificate], NOW_SECONDS).unwrap();
+            let table = CertificateTable::read(&[certificate]).unwrap();
             table.warning("relay.example")
         };
         assert_eq!(warning(&["relay.example", "*.relay.example"]), None);
@@ -213,13 +237,17 @@ mod tests {
     fn certificates_that_end_are_told_with_their_names() {
         let files = Files::new();
         let certificate = files.certificate("a", &["relay.example"]);
-        let table = CertificateTable::read(&[certificate], NOW_SECONDS).unwrap();
+        let table = CertificateTable::read(&[certificate]).unwrap();
         let day = 24 * 60 * 60;
         // 2030-01-01T00:00:00Z, at which the tests' certificates end.
         let end = 1_893_456_000;
         let lines = |now| table.endings(now, Duration::from_secs(14 * day));
         assert!(lines(end - 15 * day).is_empty());
-        for (now, words) in [(end - 13 * day, "expires soon"), (end + 1, "has expired")] {
+        for (now, words) in [
+            (0, "is not valid before 2020-01-01T00:00:00Z"),
+            (end - 13 * day, "expires soon"),
+            (end + 1, "expired at 2030-01-01T00:00:00Z"),
+        ] {
             let lines = lines(now);
             assert_eq!(lines.len(), 1);
             assert!(lines[0].contains(words) && lines[0].contains("relay.example"));
@@ -231,7 +259,7 @@ mod tests {
         let files = Files::new();
         let server = files.certificate("server", &["relay.example"]);
         let authority = files.authority("authority", "studio.example");
-        let table = CertificateTable::read(&[server, authority], NOW_SECONDS).unwrap();
+        let table = CertificateTable::read(&[server, authority]).unwrap();
         let lines: Vec<_> = table.authorities().collect();
         assert_eq!(lines.len(), 1);
         assert!(lines[0].contains("studio.example") && lines[0].contains("CA:FALSE"));
@@ -244,7 +272,7 @@ mod tests {
             files.certificate("a", &["relay.example", "192.0.2.7"]),
             files.certificate("b", &["2001:db8::1"]),
         ];
-        let table = CertificateTable::read(&all, NOW_SECONDS).unwrap();
+        let table = CertificateTable::read(&all).unwrap();
         let until = "until 2030-01-01T00:00:00Z";
         let text = format!("relay.example, 192.0.2.7 {until}; 2001:db8::1 {until}");
         assert_eq!(table.to_string(), text);

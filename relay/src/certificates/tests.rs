@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
@@ -16,7 +17,7 @@ use super::*;
 use crate::config::CertificateFiles;
 
 /// A time at which the certificates of [`Files`] are valid: 2027-01-15.
-pub(super) const NOW_SECONDS: u64 = 1_800_000_000;
+const NOW_SECONDS: u64 = 1_800_000_000;
 
 /// A folder of certificates.
 pub(crate) struct Files(TempDir);
@@ -82,7 +83,7 @@ impl Files {
 }
 
 fn error(files: CertificateFiles) -> String {
-    let error = CertificateTable::read(&[files], NOW_SECONDS).unwrap_err();
+    let error = CertificateTable::read(&[files]).unwrap_err();
     let text = error.to_string();
     assert_eq!(text.lines().count(), 1, "{text}");
     text
@@ -98,12 +99,21 @@ fn is_refused(files: CertificateFiles, path: &Path, wanted: &str) {
 #[test]
 fn a_certificate_that_clients_would_refuse_is_named_with_its_file() {
     let files = Files::new();
-    let expired = files.certificate_of_years("expired", &["relay.example"], 2020..=2026);
-    let path = expired.cert.clone();
-    is_refused(expired, &path, "expired at 2026-01-01T00:00:00Z");
-    let early = files.certificate_of_years("early", &["relay.example"], 2028..=2030);
-    let path = early.cert.clone();
-    is_refused(early, &path, "is not valid before 2028-01-01T00:00:00Z");
+    let good = [files.certificate("good", &["relay.example"])];
+    let known = CertificateTable::read(&good).unwrap();
+    known.check_times(&known, &good, NOW_SECONDS).unwrap();
+    for (years, wanted) in [
+        (2020..=2026, "expired at 2026-01-01T00:00:00Z"),
+        (2028..=2030, "is not valid before 2028-01-01T00:00:00Z"),
+    ] {
+        let wrong = [files.certificate_of_years("wrong", &["relay.example"], years)];
+        let table = CertificateTable::read(&wrong).unwrap();
+        let error = table.check_times(&known, &wrong, NOW_SECONDS).unwrap_err();
+        let beginning = format!("{}: {wanted}", wrong[0].cert.display());
+        assert!(error.to_string().starts_with(&beginning), "{error}");
+        // One that clients see already is no reason to refuse another.
+        table.check_times(&table, &wrong, NOW_SECONDS).unwrap();
+    }
     let nameless = files.certificate("nameless", &[]);
     let path = nameless.cert.clone();
     is_refused(nameless, &path, "has no name that clients look for");
@@ -163,7 +173,7 @@ fn a_byte_order_mark_in_front_of_certificate_and_key_is_skipped() {
         cert: files.write("marked.pem", &marked(&good.cert), 0o644),
         key: files.write("marked.key", &marked(&good.key), 0o600),
     };
-    CertificateTable::read(&[marked], NOW_SECONDS).unwrap();
+    CertificateTable::read(&[marked]).unwrap();
 }
 
 #[test]
@@ -184,7 +194,7 @@ fn a_key_belongs_to_its_certificate_and_to_the_relay_alone() {
         cert: both.clone(),
         key: both,
     };
-    CertificateTable::read(&[both], NOW_SECONDS).unwrap();
+    CertificateTable::read(&[both]).unwrap();
     for mode in [0o644, 0o604, 0o660] {
         fs::set_permissions(&good.key, fs::Permissions::from_mode(mode)).unwrap();
         is_refused(
@@ -294,7 +304,7 @@ fn a_session_is_resumed_also_after_a_change_of_certificates() {
         assert_eq!(first.protocol_version(), Some(wanted));
         // What another shard has after a reload.
         let other = files.lasting("other", &["relay.example"]);
-        let table = CertificateTable::read(&[other], NOW_SECONDS).unwrap();
+        let table = CertificateTable::read(&[other]).unwrap();
         let after = server_config(Arc::new(table), Arc::clone(&before.ticketer));
         let (_, second) = shaken(&client, &after).unwrap();
         assert_eq!(second.handshake_kind(), Some(HandshakeKind::Resumed));
@@ -302,6 +312,19 @@ fn a_session_is_resumed_also_after_a_change_of_certificates() {
         let (elsewhere, _) = certificates(&Files::new());
         assert!(shaken(&client, &elsewhere.server_config()).is_err());
     }
+}
+
+#[test]
+fn a_certificate_that_has_expired_stops_no_start() {
+    let files = Files::new();
+    let expired = files.certificate_of_years("expired", &["relay.example"], 2000..=2001);
+    let config = TlsConfig {
+        certificates: vec![expired],
+    };
+    let certificates = Certificates::read(&config).unwrap().unwrap();
+    let lines = certificates.table.endings(NOW_SECONDS, Duration::ZERO);
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with("clients refuse the certificate for relay.example"));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::watched::{LOOK_INTERVAL, Watched};
 use crate::certificates::{CertificateTable, Certificates, server_config};
 use crate::clock::now_seconds;
 use crate::config::TlsConfig;
+use crate::error::ConfigError;
 
 /// Time before the end of a certificate from which on the log tells of it, once a [`WARN_INTERVAL`].
 const NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -38,7 +39,11 @@ impl CertificateUpdater {
         let files = config.certificates.clone();
         let paths = files.iter().flat_map(|it| [&it.cert, &it.key]);
         let paths = paths.cloned().collect();
-        let read = move || CertificateTable::read(&files, now_seconds()).map(Arc::new);
+        let read = move |known: &Arc<CertificateTable>| -> Result<_, ConfigError> {
+            let table = CertificateTable::read(&files)?;
+            table.check_times(known, &files, now_seconds())?;
+            Ok(Arc::new(table))
+        };
         Self {
             inspect,
             reload,

@@ -14,10 +14,13 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// State of the watched files, each `None` if it cannot be looked at.
 type Stamps = Vec<Option<Stamp>>;
 
+/// Reads the files, given the last valid content.
+type Read<T> = dyn Fn(&T) -> Result<T, ConfigError> + Send + Sync;
+
 /// Files that are read together, and their last valid content.
 pub(super) struct Watched<T> {
     paths: Vec<PathBuf>,
-    read: Box<dyn Fn() -> Result<T, ConfigError> + Send + Sync>,
+    read: Box<Read<T>>,
     known: T,
     /// The files' state at the last look.
     seen: Stamps,
@@ -31,14 +34,14 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
     /// Watches one file.
     pub(super) fn new(path: &Path, known: T, read: fn(&Path) -> Result<T, ConfigError>) -> Self {
         let file = path.to_owned();
-        Self::together(vec![path.to_owned()], known, move || read(&file))
+        Self::together(vec![path.to_owned()], known, move |_| read(&file))
     }
 
-    /// Watches several files, which `read` reads together.
+    /// Watches several files, which `read` reads together; it gets the last valid content.
     pub(super) fn together(
         paths: Vec<PathBuf>,
         known: T,
-        read: impl Fn() -> Result<T, ConfigError> + Send + Sync + 'static,
+        read: impl Fn(&T) -> Result<T, ConfigError> + Send + Sync + 'static,
     ) -> Self {
         let unknown = vec![None; paths.len()];
         Self {
@@ -66,7 +69,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
         if !now && (!is_still || self.read_at == stamps) {
             return None;
         }
-        let content = match (self.read)() {
+        let content = match (self.read)(&self.known) {
             Ok(content) => content,
             // One of several files may be exchanged after another: the next look reads them once more.
             Err(_) if stamps.len() > 1 && !now && self.failed_at.as_ref() != Some(&stamps) => {

@@ -25,7 +25,7 @@ pub(crate) use driver::{Chosen, choose};
 pub(crate) use fd_limit::raise_fd_limit;
 pub(crate) use listener::{Accepted, Listener, bind, lacks_descriptors, listen, more};
 pub(crate) use pipe::{Pipe, Pipes};
-pub(crate) use poll::{PollStream, poll_read_through};
+pub(crate) use poll::{Liveness, PollStream, poll_read_through};
 pub(crate) use rights::{Channel, Entrance};
 #[cfg(test)]
 pub(crate) use runtime::run;

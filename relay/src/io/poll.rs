@@ -9,6 +9,12 @@ use tieline_transport::Received;
 
 use super::stream::Stream;
 
+/// A connection that says without a read whether it still stands.
+pub(crate) trait Liveness {
+    /// True once the peer has reset the connection, or the kernel has given it up.
+    fn is_broken(&self) -> bool;
+}
+
 /// A stream that implements hyper's traits.
 pub(crate) struct PollStream(Stream);
 
@@ -63,6 +69,12 @@ impl PollStream {
                 count => return Poll::Ready(Ok(count)),
             }
         }
+    }
+}
+
+impl Liveness for PollStream {
+    fn is_broken(&self) -> bool {
+        self.0.is_broken()
     }
 }
 

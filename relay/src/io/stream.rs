@@ -58,7 +58,11 @@ impl Stream {
         self,
         choose: impl AsyncFnOnce(&ClientHello<'_>) -> (Arc<ServerConfig>, P),
     ) -> io::Result<Self> {
-        let tls = Tls::accept(&self.socket, choose).await?;
+        let accepted = Tls::accept(&self.socket, choose).await;
+        let tls = accepted.inspect_err(|_| {
+            // A reset could destroy the alert, which tells the client what is wrong.
+            self.socket.set_unfinished(Unfinished::Ends);
+        })?;
         Ok(Self {
             layer: Layer::Tls(Box::new(RefCell::new(tls))),
             ..self
@@ -157,7 +161,8 @@ impl Stream {
         *ahead = (!all.is_empty()).then(|| Box::new(all));
     }
 
-    /// Appends up to `max` bytes to `buffer`, without waiting.
+    /// Appends up to `max` bytes to `buffer`, without waiting. A read that fails appends none, so that connections can
+    /// share a buffer.
     pub(crate) fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
         if self.is_read_ahead() {
             let bytes = self.take_ahead(max);
@@ -172,14 +177,8 @@ impl Stream {
             Layer::Plain => self.socket.recv(buffer, max),
             Layer::Tls(tls) => {
                 buffer.reserve(max);
-                let before = buffer.len();
                 let put = |piece: &[u8]| buffer.extend_from_slice(piece);
-                let received = tls.borrow_mut().recv(&self.socket, max, put);
-                if received.is_err() {
-                    // The buffer may be shared: what came in front of a broken record must not reach the next reader.
-                    buffer.truncate(before);
-                }
-                received
+                tls.borrow_mut().recv(&self.socket, max, put)
             }
         }
     }

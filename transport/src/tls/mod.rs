@@ -4,27 +4,34 @@
 //! no task is needed to send a rest, and a peer that does not read is noticed as on a plain socket. A read takes from the
 //! kernel about as many bytes as its reader has room for.
 
+mod input;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{Acceptor, ClientHello, ServerConfig};
 use rustls::{
     ClientConfig, ClientConnection, Connection, HandshakeKind, NamedGroup, ProtocolVersion,
 };
 
+use self::input::{Framing, Input};
 use crate::socket::{Received, Socket};
 
 /// Ciphertext that one read takes from the kernel: a TLS record at least, or what the reader has room for.
 const READ_BYTES_MIN: usize = 4 * 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
 
-/// Reads without any plaintext after which other tasks get a turn: empty records must not keep a shard busy.
+/// Reads without any plaintext after which other tasks get a turn: pieces of a record must not keep a shard busy.
 const EMPTY_READS_MAX: usize = 16;
+
+/// Records that one read decrypts; then other tasks get a turn. A record takes time however few bytes it has, one that
+/// changes the keys most of all. A full read of bulk data has 16 records.
+const RECORDS_MAX: usize = 128;
 
 /// Bytes that records add to plaintext that fills one of them (RFC 8446, section 5.2; TLS 1.2 adds fewer than 32).
 const RECORD_OVERHEAD_BYTES: usize = 32;
@@ -50,8 +57,9 @@ pub struct Agreed {
 /// State of TLS over one socket.
 pub struct Tls {
     connection: Connection,
-    /// Ciphertext that rustls takes only after some plaintext was read.
+    /// Ciphertext that rustls takes only after some plaintext was read, or in the next turn.
     undigested: BytesMut,
+    framing: Framing,
     /// Whether rustls holds plaintext.
     has_plaintext: bool,
     /// Whether the peer has ended its direction with TLS's own end; the socket may stay open.
@@ -64,6 +72,8 @@ pub struct Tls {
     is_finishing: bool,
     /// Whether other tasks must get a turn before the next read.
     yields: bool,
+    /// Failure of a read behind plaintext that it returned; the next read returns it.
+    failure: Option<io::Error>,
 }
 
 impl Tls {
@@ -77,7 +87,9 @@ impl Tls {
         choose: impl AsyncFnOnce(&ClientHello<'_>) -> (Arc<ServerConfig>, P),
     ) -> io::Result<Self> {
         let mut acceptor = Acceptor::default();
-        let mut input = BytesMut::new();
+        let (mut input, mut framing) = (BytesMut::new(), Framing::default());
+        // Each piece of the hello is waited for, so its records need no limit.
+        let mut records = usize::MAX;
         let accepted = loop {
             match acceptor.accept() {
                 Ok(Some(accepted)) => break accepted,
@@ -94,7 +106,11 @@ impl Tls {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
-            acceptor.read_tls(&mut Input(&mut input))?;
+            acceptor.read_tls(&mut Input {
+                bytes: &mut input,
+                framing: &mut framing,
+                records: &mut records,
+            })?;
         };
         let (config, permit) = choose(&accepted.client_hello()).await;
         let connection = accepted
@@ -104,7 +120,7 @@ impl Tls {
                 io::Error::new(io::ErrorKind::InvalidData, error)
             })?;
         drop(permit);
-        Self::shaken(connection.into(), input, socket).await
+        Self::shaken(connection.into(), input, framing, socket).await
     }
 
     /// Opens a TLS connection to the server `name`.
@@ -118,18 +134,21 @@ impl Tls {
     ) -> io::Result<Self> {
         let connection = ClientConnection::new(config, name)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        Self::shaken(connection.into(), BytesMut::new(), socket).await
+        let (input, framing) = (BytesMut::new(), Framing::default());
+        Self::shaken(connection.into(), input, framing, socket).await
     }
 
-    /// Completes the handshake of `connection`; `input` is ciphertext that was read already.
+    /// Completes the handshake of `connection`; `input` is ciphertext that was read already, behind what `framing` saw.
     async fn shaken(
         connection: Connection,
         input: BytesMut,
+        framing: Framing,
         socket: &impl Socket,
     ) -> io::Result<Self> {
         let mut tls = Self {
             connection,
             undigested: input,
+            framing,
             has_plaintext: false,
             has_ended: false,
             owed: 0,
@@ -137,6 +156,7 @@ impl Tls {
             owed_bytes: Vec::new(),
             is_finishing: false,
             yields: false,
+            failure: None,
         };
         poll_fn(|cx| tls.poll_handshake(socket, cx)).await?;
         Ok(tls)
@@ -147,18 +167,20 @@ impl Tls {
         socket: &impl Socket,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let mut left = Left::new(0);
         loop {
             if !self.flush(socket)? {
                 ready!(socket.poll_writable(cx));
             } else if !self.connection.is_handshaking() {
                 return Poll::Ready(Ok(()));
+            } else if left.records == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             } else if !self.undigested.is_empty() {
-                let mut input = std::mem::take(&mut self.undigested);
-                self.digest(socket, &mut input, &mut 0, &mut |_| {})?;
-                self.undigested = input;
+                self.digest_rest(socket, &mut left, &mut |_| {})?;
             } else {
                 ready!(socket.poll_readable(cx));
-                if self.read(socket, &mut 0, &mut |_| {})? == Received::End {
+                if self.read(socket, &mut left, &mut |_| {})? == Received::End {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
             }
@@ -187,7 +209,8 @@ impl Tls {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if self.has_plaintext || self.has_ended || !self.undigested.is_empty() {
+        let is_ready = self.has_plaintext || self.has_ended || self.failure.is_some();
+        if is_ready || !self.undigested.is_empty() {
             return Poll::Ready(());
         }
         socket.poll_readable(cx)
@@ -197,39 +220,60 @@ impl Tls {
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] if the connection ended without TLS's own end, which tells it from one that was
-    /// cut.
+    /// cut. A call that fails has given `put` nothing: plaintext in front of a failure comes from a call of its own.
     pub fn recv(
         &mut self,
         socket: &impl Socket,
         max: usize,
         mut put: impl FnMut(&[u8]),
     ) -> io::Result<Received> {
-        let mut room = max;
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        let mut left = Left::new(max);
+        match self.recv_into(socket, &mut left, &mut put) {
+            Err(error) if left.room < max => {
+                self.failure = Some(error);
+                Ok(Received::Bytes(max - left.room))
+            }
+            received => received,
+        }
+    }
+
+    /// [`Tls::recv`], which may fail behind plaintext that it gave `put`.
+    fn recv_into(
+        &mut self,
+        socket: &impl Socket,
+        left: &mut Left,
+        put: &mut impl FnMut(&[u8]),
+    ) -> io::Result<Received> {
+        let max = left.room;
         for _ in 0..EMPTY_READS_MAX {
-            if self.take_plaintext(&mut room, &mut put)? == Received::End {
+            if self.take_plaintext(&mut left.room, put)? == Received::End {
                 return Ok(Received::End);
             }
-            if room < max || max == 0 {
-                return Ok(Received::Bytes(max - room));
+            if left.room < max || max == 0 {
+                return Ok(Received::Bytes(max - left.room));
+            }
+            if left.records == 0 {
+                break;
             }
             let received = if self.undigested.is_empty() {
-                self.read(socket, &mut room, &mut put)?
+                self.read(socket, left, put)?
             } else {
-                let mut input = std::mem::take(&mut self.undigested);
-                self.digest(socket, &mut input, &mut room, &mut put)?;
-                self.undigested = input;
+                self.digest_rest(socket, left, put)?;
                 Received::Bytes(0)
             };
             match received {
-                Received::Nothing if room == max => return Ok(Received::Nothing),
+                Received::Nothing if left.room == max => return Ok(Received::Nothing),
                 Received::End => {
                     // Tells rustls that no more bytes will come.
                     self.connection.read_tls(&mut io::empty())?;
                 }
                 Received::Bytes(_) | Received::Nothing => {}
             }
-            if room < max {
-                return Ok(Received::Bytes(max - room));
+            if left.room < max {
+                return Ok(Received::Bytes(max - left.room));
             }
         }
         self.yields = true;
@@ -240,34 +284,57 @@ impl Tls {
     fn read(
         &mut self,
         socket: &impl Socket,
-        room: &mut usize,
+        left: &mut Left,
         put: &mut impl FnMut(&[u8]),
     ) -> io::Result<Received> {
         CIPHERTEXT.with_borrow_mut(|input| {
-            let wanted = room.saturating_add(RECORD_OVERHEAD_BYTES);
+            let wanted = left.room.saturating_add(RECORD_OVERHEAD_BYTES);
             let received = socket.recv(input, wanted.clamp(READ_BYTES_MIN, READ_BYTES_MAX))?;
-            let digested = self.digest(socket, input, room, put);
+            let digested = self.digest(socket, input, left, put);
             self.undigested.extend_from_slice(input);
             input.clear();
             digested.map(|()| received)
         })
     }
 
-    /// Decrypts `input`, and gives the plaintext to `put` while there is `room`. What rustls does not take stays in
-    /// `input`.
+    /// Decrypts ciphertext that an earlier read has left.
+    fn digest_rest(
+        &mut self,
+        socket: &impl Socket,
+        left: &mut Left,
+        put: &mut impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let mut input = std::mem::take(&mut self.undigested);
+        self.digest(socket, &mut input, left, put)?;
+        if !input.is_empty() {
+            self.undigested = input;
+        }
+        Ok(())
+    }
+
+    /// Decrypts `input`, and gives the plaintext to `put`, while room and records are `left`. What rustls does not take
+    /// stays in `input`.
     fn digest(
         &mut self,
         socket: &impl Socket,
         input: &mut BytesMut,
-        room: &mut usize,
+        left: &mut Left,
         put: &mut impl FnMut(&[u8]),
     ) -> io::Result<()> {
         while !input.is_empty() {
-            if *room == 0 && self.has_plaintext {
+            if left.room == 0 && self.has_plaintext {
                 return Ok(());
             }
+            if left.records == 0 {
+                self.yields = true;
+                break;
+            }
             let before = input.len();
-            self.connection.read_tls(&mut Input(input))?;
+            self.connection.read_tls(&mut Input {
+                bytes: &mut *input,
+                framing: &mut self.framing,
+                records: &mut left.records,
+            })?;
             let processed = self.connection.process_new_packets();
             let state = processed.map_err(|error| {
                 // The connection ends now, whether or not the peer gets the alert.
@@ -280,7 +347,7 @@ impl Tls {
                 // Bytes behind the end mean nothing.
                 input.clear();
             }
-            self.take_plaintext(room, put)?;
+            self.take_plaintext(&mut left.room, put)?;
         }
         // Answers of TLS itself: what the kernel does not take now leaves with the next write.
         self.flush(socket)?;
@@ -384,15 +451,20 @@ impl Tls {
     }
 }
 
-/// Ciphertext for rustls.
-struct Input<'a>(&'a mut BytesMut);
+/// What one read may still do.
+struct Left {
+    /// Bytes of plaintext that its reader has room for.
+    room: usize,
+    /// Records to decrypt.
+    records: usize,
+}
 
-impl io::Read for Input<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = buffer.len().min(self.0.len());
-        buffer[..count].copy_from_slice(&self.0[..count]);
-        self.0.advance(count);
-        Ok(count)
+impl Left {
+    const fn new(room: usize) -> Self {
+        Self {
+            room,
+            records: RECORDS_MAX,
+        }
     }
 }
 

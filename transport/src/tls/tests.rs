@@ -16,6 +16,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use super::RECORDS_MAX;
 use crate::{Received, Socket, Tls};
 
 /// One direction between two ends: bytes on their way, at most `room` of them, and whether no more will come.
@@ -281,4 +282,75 @@ fn what_is_not_tls_is_an_error_and_gets_an_alert() {
     let mut alert = BytesMut::new();
     near.recv(&mut alert, 7).unwrap();
     assert_eq!(alert[..2], [21, 3]);
+}
+
+#[test]
+fn a_broken_record_fails_a_read_of_its_own_behind_what_came_in_front_of_it() {
+    let (near, far) = ends((100_000, 100_000));
+    let (mut client, mut server) = shaken(&near, &far);
+    // More than rustls takes at a time, so that one read gives plaintext and meets the broken record.
+    let sent = noise(8_000);
+    for piece in sent.chunks(1_000) {
+        assert_eq!(client.send(&near, &[IoSlice::new(piece)]).unwrap(), 1_000);
+    }
+    let broken = [&[23_u8, 3, 3, 0, 20][..], &[0; 20]].concat();
+    near.send_vectored(&[IoSlice::new(&broken)]).unwrap();
+    let mut heard = Vec::new();
+    let put = |piece: &[u8]| heard.extend_from_slice(piece);
+    let received = server.recv(&far, 64 * 1024, put).unwrap();
+    assert_eq!(received, Received::Bytes(8_000));
+    assert_eq!(heard, sent);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(server.poll_readable(&far, &mut cx).is_ready());
+    let failed = server.recv(&far, 64 * 1024, |_| {
+        panic!("a read that fails returns no bytes")
+    });
+    assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::InvalidData);
+}
+
+#[test]
+fn small_records_and_new_keys_leave_turns_to_other_tasks() {
+    for has_new_keys in [false, true] {
+        let (near, far) = ends((1_000_000, 1_000_000));
+        let (mut client, mut server) = shaken(&near, &far);
+        for _ in 0..1_000 {
+            if has_new_keys {
+                client.connection.refresh_traffic_keys().unwrap();
+            }
+            assert_eq!(client.send(&near, &[IoSlice::new(b"x")]).unwrap(), 1);
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut heard, mut turns) = (0, 0);
+        while heard < 1_000 {
+            if server.poll_readable(&far, &mut cx).is_pending() {
+                turns += 1;
+                continue;
+            }
+            let before = heard;
+            let received = server.recv(&far, 256 * 1024, |piece| heard += piece.len());
+            assert_eq!(received.unwrap(), Received::Bytes(heard - before));
+            assert!(heard - before <= RECORDS_MAX);
+        }
+        let records = match has_new_keys {
+            true => 2_000,
+            false => 1_000,
+        };
+        assert_eq!(turns, records / RECORDS_MAX);
+    }
+}
+
+#[test]
+fn full_records_are_read_in_one_call() {
+    let (near, far) = ends((1_000_000, 100_000));
+    let (mut client, mut server) = shaken(&near, &far);
+    let sent = noise(240_000);
+    let mut taken = 0;
+    while taken < sent.len() {
+        taken += client.send(&near, &[IoSlice::new(&sent[taken..])]).unwrap();
+    }
+    let mut heard = Vec::new();
+    let put = |piece: &[u8]| heard.extend_from_slice(piece);
+    let received = server.recv(&far, 256 * 1024, put).unwrap();
+    assert_eq!(received, Received::Bytes(240_000));
+    assert_eq!(heard, sent);
 }

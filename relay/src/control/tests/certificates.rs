@@ -18,9 +18,11 @@ struct Rig {
 
 impl Rig {
     fn new(files: CertificateFiles) -> Self {
-        let config = TlsConfig {
-            certificates: vec![files],
-        };
+        Self::of(vec![files])
+    }
+
+    fn of(certificates: Vec<CertificateFiles>) -> Self {
+        let config = TlsConfig { certificates };
         let certificates = Certificates::read(&config).unwrap().unwrap();
         let fake = Fake::default();
         let (reload, applied) = (Arc::<Notify>::default(), Arc::clone(&fake.tls));
@@ -93,6 +95,26 @@ async fn a_bad_certificate_changes_nothing() {
     replace(&old, &files.lasting("good", &["relay.example"]));
     rig.look(2).await;
     assert_eq!(rig.count(), 1);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_of_the_start_does_not_keep_others_from_being_renewed() {
+    let files = Files::new();
+    let expired = files.certificate_of_years("expired", &["relay.example"], 2000..=2001);
+    let other = files.lasting("other", &["other.example"]);
+    let mut rig = Rig::of(vec![expired.clone(), other.clone()]);
+    rig.look(3).await;
+    assert_eq!(rig.count(), 0);
+    replace(&other, &files.lasting("new", &["other.example"]));
+    rig.look(2).await;
+    assert_eq!(rig.count(), 1);
+    let late = files.certificate_of_years("late", &["relay.example"], 2000..=2001);
+    replace(&expired, &late);
+    rig.look(4).await;
+    assert_eq!(rig.count(), 1, "a new file that is expired is refused");
+    replace(&expired, &files.lasting("good", &["relay.example"]));
+    rig.look(2).await;
+    assert_eq!(rig.count(), 2);
 }
 
 #[tokio::test]

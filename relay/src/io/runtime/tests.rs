@@ -25,6 +25,19 @@ fn sockets() -> (Socket, Socket) {
     ends
 }
 
+/// Waits for a byte that another task sends after a while.
+async fn hear_a_byte() {
+    let (ours, theirs) = sockets();
+    spawn(async move {
+        sleep(Duration::from_millis(5)).await;
+        assert_eq!(theirs.send(b"x").unwrap(), 1);
+    })
+    .detach();
+    timeout(Duration::from_secs(20), ours.readable())
+        .await
+        .expect("the timer or the socket was not looked at");
+}
+
 /// Counts the runs of a task that runs only when timers fire.
 fn ticks() -> Rc<Cell<u32>> {
     let ticks = Rc::new(Cell::new(0));
@@ -100,15 +113,7 @@ fn tasks_that_wake_one_another_starve_nobody() {
                 }))
                 .detach();
             }
-            let (ours, theirs) = sockets();
-            spawn(async move {
-                sleep(Duration::from_millis(5)).await;
-                assert_eq!(theirs.send(b"x").unwrap(), 1);
-            })
-            .detach();
-            timeout(Duration::from_secs(20), ours.readable())
-                .await
-                .expect("neither the timer nor the socket was looked at");
+            hear_a_byte().await;
         })
         .unwrap();
     }
@@ -261,15 +266,7 @@ fn timers_fire_and_bytes_arrive_while_a_shard_spins() {
             passed: &|| passes.set(passes.get() + 1),
         };
         run_spinning(driver, &spin, async {
-            let (ours, theirs) = sockets();
-            spawn(async move {
-                sleep(Duration::from_millis(5)).await;
-                assert_eq!(theirs.send(b"x").unwrap(), 1);
-            })
-            .detach();
-            timeout(Duration::from_secs(20), ours.readable())
-                .await
-                .expect("nothing arrived");
+            hear_a_byte().await;
         })
         .unwrap();
         // The runtime polled instead of sleeping until the timer.

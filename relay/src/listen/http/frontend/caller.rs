@@ -11,7 +11,7 @@ use tieline_hop::{CallerSocket, Intake};
 use super::refused_head::{self, HeldAnswer};
 use super::resets::Resets;
 use super::state::FrontendState;
-use crate::io::poll_read_through;
+use crate::io::{Liveness, poll_read_through};
 use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 
 /// Connection preface of an HTTP/2 client (RFC 9113, section 3.4).
@@ -61,6 +61,12 @@ impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
         let is_http2 = ready!(caller.poll_preface(cx, HTTP2_PREFACE));
         caller.io().is_http2 = is_http2;
         Poll::Ready(is_http2)
+    }
+}
+
+impl<IO: Liveness> Liveness for Outlet<IO> {
+    fn is_broken(&self) -> bool {
+        self.io.is_broken()
     }
 }
 

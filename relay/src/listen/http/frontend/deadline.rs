@@ -1,5 +1,5 @@
-//! Deadlines of the caller's side: the watchdog of a connection, and the lingering close after an early
-//! answer.
+//! Deadlines of the caller's side: the watchdog of a connection, checks on a caller that is not read, and the lingering
+//! close after an early answer.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -18,6 +18,9 @@ use crate::listen::http::gateway::settings::Settings;
 /// that the caller has not read yet (RFC 9112, section 9.6).
 pub(super) const LINGER_MAX: Duration = Duration::from_secs(30);
 pub(super) const LINGER_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Interval of checks on a caller that is not read, as while its target takes nothing of a request's body.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes discarded before other tasks get a turn.
 pub(super) const LINGER_TURN_BYTES: usize = 64 * 1024;
@@ -58,6 +61,37 @@ impl Watchdog {
                 }
             }
         }
+    }
+}
+
+/// Checks a caller that is not read: no other event shows that it is gone. A timer that is set stays set while the
+/// caller is read for a time, so a connection makes one timer per interval at most.
+#[derive(Default)]
+pub(crate) struct Look {
+    timer: Option<Timer>,
+}
+
+impl Look {
+    /// True if the caller is not read, and `is_broken` finds its connection broken; call it after hyper was polled.
+    pub(crate) fn poll<G: Gateway>(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &FrontendState,
+        gateway: &G,
+        is_broken: impl Fn() -> bool,
+    ) -> bool {
+        while state.is_unread() {
+            let sleep = || Box::pin(gateway.sleep(LOOK_INTERVAL)) as Timer;
+            let timer = self.timer.get_or_insert_with(sleep);
+            if timer.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            self.timer = None;
+            if is_broken() {
+                return true;
+            }
+        }
+        false
     }
 }
 

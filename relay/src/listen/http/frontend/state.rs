@@ -229,6 +229,11 @@ impl FrontendState {
         is_cut || (ended == Ended::CallerGone && self.ends_answer.get())
     }
 
+    /// True while a request is answered and hyper does not read: no read shows then that the caller is gone.
+    pub(super) fn is_unread(&self) -> bool {
+        self.phase.get() == Phase::Busy && !self.read_blocked.get()
+    }
+
     /// True while the connection waits only for the target, which has no deadline here.
     pub(super) fn is_unhurried(&self) -> bool {
         let unhurried = self.phase.get() == Phase::Busy && !self.is_stalled();
@@ -295,9 +300,7 @@ impl tieline_hop::CallerState for FrontendState {
     }
 
     fn is_unwatched(&self) -> bool {
-        self.phase.get() == Phase::Busy
-            && !self.read_blocked.get()
-            && self.upload.get() != Upload::Open
+        self.is_unread() && self.upload.get() != Upload::Open
     }
 
     fn flushed(&self) {

@@ -17,8 +17,9 @@ use tieline_hop::CallerState;
 use super::Front;
 use super::pass::AnswerBody;
 use crate::audit::Call;
+use crate::io::Liveness;
 use crate::listen::http::frontend::caller::CallerIo;
-use crate::listen::http::frontend::deadline::Watchdog;
+use crate::listen::http::frontend::deadline::{Look, Watchdog};
 use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::ended::Ended;
@@ -42,7 +43,7 @@ const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
 impl<G: Gateway> Front<G> {
     /// Serves an HTTP/1.1 connection, one request at a time.
-    pub(super) async fn serve_http1<IO: Read + Write + Unpin + 'static>(
+    pub(super) async fn serve_http1<IO: Read + Write + Liveness + Unpin + 'static>(
         self: Rc<Self>,
         caller: &CallerIo<IO>,
         state: &Rc<FrontendState>,
@@ -56,10 +57,12 @@ impl<G: Gateway> Front<G> {
             .max_buf_size(HTTP_BUFFER_BYTES_MAX)
             .serve_connection(caller.clone(), service);
         let shut = http1::Connection::graceful_shutdown;
+        let mut look = Look::default();
         let is_gone = |cx: &mut Context<'_>| {
             // hyper's next write returns the same failure.
             let _ = caller.io().poll_release(cx);
-            caller.poll_gone(cx)
+            let is_broken = || caller.io().is_broken();
+            caller.poll_gone(cx) || look.poll(cx, state, &self.gateway, is_broken)
         };
         self.drive(state, connection, shut, is_gone).await
     }

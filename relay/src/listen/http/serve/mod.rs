@@ -29,6 +29,7 @@ use super::gateway::settings::{Peer, Settings};
 use super::inbound::forwarded::PeerName;
 use super::outbound::pool::Pool;
 use super::policy::callers::Callers;
+use crate::io::Liveness;
 
 /// State that all requests of one frontend connection share.
 struct Front<G: Gateway> {
@@ -50,7 +51,7 @@ pub(crate) async fn serve<IO, G>(
     settings: Rc<Settings>,
 ) -> (IO, Ended)
 where
-    IO: Read + Write + Unpin + 'static,
+    IO: Read + Write + Liveness + Unpin + 'static,
     G: Gateway,
 {
     let state = Rc::new(FrontendState::default());

@@ -384,6 +384,26 @@ fn a_caller_that_stops_in_the_middle_of_its_body_is_dropped() {
 }
 
 #[test]
+fn a_caller_that_is_gone_while_the_target_takes_nothing_ends_its_session() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut caller, mut ended) = relay.connect();
+        caller
+            .send("POST /w/maya/ HTTP/1.1\r\nHost: r\r\nContent-Length: 5242880\r\n\r\n")
+            .await;
+        let mut target = relay.target().await;
+        target.head().await;
+        // All buffers on the way to the target fill up.
+        caller.flood().await;
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, &mut ended).await.is_err());
+        caller.reset(SessionEnd::FrontendReset);
+        assert_eq!(ended.await.unwrap(), Ended::CallerGone);
+        assert!(target.is_reset().await);
+    });
+}
+
+#[test]
 fn a_body_that_stays_open_beside_its_answer_may_be_quiet() {
     run(async {
         let mut relay = Relay::new();

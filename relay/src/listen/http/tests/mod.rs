@@ -36,7 +36,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
-use self::peer::{Peer, Session, SessionState, without_forwarded};
+use self::peer::{CallerStream, Peer, Session, SessionState, without_forwarded};
 use super::gateway::ended::Ended;
 use super::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 use super::*;
@@ -396,15 +396,17 @@ impl Relay {
     fn connect(&self) -> (Peer, JoinHandle<Ended>) {
         let (near, far) = tokio::io::duplex(SOCKET_BYTES);
         let (gateway, settings) = (self.shard.clone(), Rc::clone(&self.settings));
-        let serving = serve(TokioIo::new(near), gateway, self.peer, settings);
+        let peer = Peer {
+            io: Some(far),
+            end: Rc::default(),
+        };
+        let stream = CallerStream {
+            io: TokioIo::new(near),
+            end: Rc::clone(&peer.end),
+        };
+        let serving = serve(stream, gateway, self.peer, settings);
         let task = tokio::task::spawn_local(async { serving.await.1 });
-        (
-            Peer {
-                io: Some(far),
-                end: Rc::default(),
-            },
-            task,
-        )
+        (peer, task)
     }
 
     fn caller(&self) -> Peer {
