@@ -335,6 +335,20 @@ pub enum ConfigError {
          is tcp://: leave --ca out, or dial tls:// if the relay has TLS there"
     )]
     CaWithoutTls,
+    /// A client certificate has no effect with a `tcp` relay.
+    #[error(
+        "--client-cert (TIELINE_CLIENT_CERT, `client_cert` in tieline.toml) names a certificate to show to a tls:// \
+         relay, and this relay's URL is tcp://: leave it out, or dial tls:// if the relay has TLS there"
+    )]
+    ClientCertWithoutTls,
+    /// A client certificate and its key belong together.
+    #[error("{given} does nothing alone: give {missing}, too")]
+    ClientCertAlone {
+        /// Flag of the file that is given.
+        given: &'static str,
+        /// Flag of the file that is missing.
+        missing: &'static str,
+    },
     /// No directory for the agent's key is known.
     #[error("no place for the agent's key: set --state-dir, or the variable HOME")]
     NoStateDir,
@@ -413,6 +427,16 @@ pub enum TrustError {
         /// What is wrong with the file.
         problem: String,
     },
+    /// A file of the agent's own certificate cannot be used.
+    #[error("the file of {flag}, {path}: {problem}")]
+    OwnFile {
+        /// Flag that names the file.
+        flag: &'static str,
+        /// Path of the file.
+        path: PathBuf,
+        /// What is wrong with the file.
+        problem: String,
+    },
     /// The system has no trusted certificates, and no file was given.
     #[error(
         "this system has no certificates to check a relay's certificate with{0}; name a file of certificates with --ca"
@@ -428,7 +452,7 @@ impl TrustError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::File { .. } => 2,
+            Self::File { .. } | Self::OwnFile { .. } => 2,
             Self::NoRoots(_) | Self::Tls(_) => 1,
         }
     }

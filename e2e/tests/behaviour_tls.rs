@@ -1,8 +1,12 @@
 //! TLS at the relay: one port for agents, raw callers and HTTP; bytes and ends as without TLS; certificates that change
-//! while connections live; clients that speak something else.
+//! while connections live; clients that speak something else; agents that are bound to their connection.
 
+#[path = "behaviour_tls/binding.rs"]
+mod binding;
 #[path = "behaviour_tls/certificates.rs"]
 mod certificates;
+#[path = "behaviour_tls/client_certificates.rs"]
+mod client_certificates;
 #[path = "behaviour_tls/handshakes.rs"]
 mod handshakes;
 #[path = "behaviour_tls/rules.rs"]

@@ -4,13 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tieline_wire::TunnelId;
 use tokio::sync::oneshot;
 use tokio::time;
 
 use crate::DriverReport;
 use crate::auth::{Question, Ruling, Snapshot};
+use crate::certificates::ServerConfigs;
 use crate::control::{Inspect, Reply};
 use crate::directory::{Forgotten, home};
 use crate::metrics::{Cut, ShardStatus, TunnelBatch, TunnelDetail};
@@ -161,11 +161,11 @@ impl Inspect for Inspector {
         Box::pin(async move { asked.await.into_iter().flatten().sum() })
     }
 
-    fn apply_tls(&self, config: Arc<ServerConfig>) -> Reply<()> {
+    fn apply_tls(&self, configs: Arc<ServerConfigs>) -> Reply<()> {
         let peers = Arc::clone(&self.peers);
         Box::pin(async move {
             for mailbox in peers.mailboxes.iter() {
-                deliver(mailbox, Message::Tls(Arc::clone(&config))).await;
+                deliver(mailbox, Message::Tls(Arc::clone(&configs))).await;
             }
         })
     }

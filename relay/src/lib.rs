@@ -63,6 +63,7 @@ pub use io::DriverReport;
 use audit::{Audit, Entry, Kind};
 use auth::{RequestQueue, Snapshot, request_queue};
 use certificates::Certificates;
+use config::listener_of_urls;
 use control::{Changes, Control, Decided, Shown};
 use directory::{Owners, PublicUrls, Restored};
 use doors::{Listeners, ShardSocket};
@@ -198,7 +199,7 @@ impl Relay {
             .collect();
         let book = state.as_ref().map(State::book).unwrap_or_default();
         let (mut peers, inboxes, asked, writer) = peers(config, &kept, book, &addresses, fd_limit)?;
-        peers.tls = certificates.as_ref().map(Certificates::server_config);
+        peers.tls = certificates.as_ref().map(Certificates::configs);
         let peers = Arc::new(peers);
         let decided = Decided {
             paused: Arc::clone(&peers.paused),
@@ -526,7 +527,7 @@ fn say_start(config: &Config, report: &DriverReport, fd_limit: Option<u64>) {
     config.say_memory();
 }
 
-/// Logs the certificates; warns if none is for the host names of public URLs.
+/// Logs the certificates; warns if none is for the host names or the address of public URLs.
 fn say_certificates(config: &Config, certificates: Option<&Certificates>) {
     let Some(Certificates { table, .. }) = certificates else {
         return;
@@ -538,6 +539,14 @@ fn say_certificates(config: &Config, certificates: Option<&Certificates>) {
     let is_public = config.http_listen.iter().any(|it| it.is_tls);
     let domain = config.domain.as_deref().filter(|_| is_public);
     if let Some(told) = domain.and_then(|domain| table.warning(domain)) {
+        warn!("{told}");
+    }
+    let is_named = config.domain.is_some() || config.public_url.is_some();
+    let listener = listener_of_urls(&config.http_listen).filter(|it| it.is_tls && !is_named);
+    let address = listener.map(|it| it.address.ip());
+    // Of an address that no URL can name, `Config::warnings` tells.
+    let address = address.filter(|it| !it.to_canonical().is_unspecified());
+    if let Some(told) = address.and_then(|address| table.address_warning(address)) {
         warn!("{told}");
     }
 }

@@ -1227,6 +1227,8 @@ impl<'a> Hello<'a> {
     pub const VT_LINKS: ::flatbuffers::VOffsetT = 22;
     pub const VT_RELAY_NAME: ::flatbuffers::VOffsetT = 24;
     pub const VT_SIGNATURE: ::flatbuffers::VOffsetT = 26;
+    pub const VT_EXPORTER: ::flatbuffers::VOffsetT = 28;
+    pub const VT_BOUND_SIGNATURE: ::flatbuffers::VOffsetT = 30;
 
     #[inline]
     pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1243,6 +1245,12 @@ impl<'a> Hello<'a> {
         args: &'args HelloArgs<'args>,
     ) -> ::flatbuffers::WIPOffset<Hello<'bldr>> {
         let mut builder = HelloBuilder::new(_fbb);
+        if let Some(x) = args.bound_signature {
+            builder.add_bound_signature(x);
+        }
+        if let Some(x) = args.exporter {
+            builder.add_exporter(x);
+        }
         if let Some(x) = args.signature {
             builder.add_signature(x);
         }
@@ -1414,6 +1422,34 @@ impl<'a> Hello<'a> {
                 )
         }
     }
+    /// Relay: exporter of the link's TLS connection, if the relay ends TLS itself, 32 bytes.
+    #[inline]
+    pub fn exporter(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+        // Safety:
+        // Created from valid Table for this object
+        // which contains a valid value in this slot
+        unsafe {
+            self._tab
+                .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
+                    Hello::VT_EXPORTER,
+                    None,
+                )
+        }
+    }
+    /// Agent: Ed25519 signature over the bound transcript, 64 bytes.
+    #[inline]
+    pub fn bound_signature(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+        // Safety:
+        // Created from valid Table for this object
+        // which contains a valid value in this slot
+        unsafe {
+            self._tab
+                .get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(
+                    Hello::VT_BOUND_SIGNATURE,
+                    None,
+                )
+        }
+    }
 }
 
 impl ::flatbuffers::Verifiable for Hello<'_> {
@@ -1463,6 +1499,16 @@ impl ::flatbuffers::Verifiable for Hello<'_> {
                 Self::VT_SIGNATURE,
                 false,
             )?
+            .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
+                "exporter",
+                Self::VT_EXPORTER,
+                false,
+            )?
+            .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>(
+                "bound_signature",
+                Self::VT_BOUND_SIGNATURE,
+                false,
+            )?
             .finish();
         Ok(())
     }
@@ -1480,6 +1526,8 @@ pub struct HelloArgs<'a> {
     pub links: u16,
     pub relay_name: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub signature: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub exporter: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub bound_signature: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
 }
 impl<'a> Default for HelloArgs<'a> {
     #[inline]
@@ -1497,6 +1545,8 @@ impl<'a> Default for HelloArgs<'a> {
             links: 0,
             relay_name: None,
             signature: None,
+            exporter: None,
+            bound_signature: None,
         }
     }
 }
@@ -1575,6 +1625,24 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> HelloBuilder<'a, 'b, A> {
             .push_slot_always::<::flatbuffers::WIPOffset<_>>(Hello::VT_SIGNATURE, signature);
     }
     #[inline]
+    pub fn add_exporter(
+        &mut self,
+        exporter: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
+    ) {
+        self.fbb_
+            .push_slot_always::<::flatbuffers::WIPOffset<_>>(Hello::VT_EXPORTER, exporter);
+    }
+    #[inline]
+    pub fn add_bound_signature(
+        &mut self,
+        bound_signature: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b, u8>>,
+    ) {
+        self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(
+            Hello::VT_BOUND_SIGNATURE,
+            bound_signature,
+        );
+    }
+    #[inline]
     pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> HelloBuilder<'a, 'b, A> {
         let start = _fbb.start_table();
         HelloBuilder {
@@ -1604,6 +1672,8 @@ impl ::core::fmt::Debug for Hello<'_> {
         ds.field("links", &self.links());
         ds.field("relay_name", &self.relay_name());
         ds.field("signature", &self.signature());
+        ds.field("exporter", &self.exporter());
+        ds.field("bound_signature", &self.bound_signature());
         ds.finish()
     }
 }

@@ -25,8 +25,8 @@ pub use ids::{
     SessionMap, TunnelId,
 };
 pub use message::{
-    AgentHello, BulkNonce, FieldError, GoAway, Granted, Lost, Mode, Open, Refusal, Register,
-    RegisterAck, RelayHello, Scheme, Token, Withdrawal, is_hidden,
+    AgentHello, BulkNonce, ChannelBinding, FieldError, GoAway, Granted, Lost, Mode, Open, Refusal,
+    Register, RegisterAck, RelayHello, Scheme, Token, Withdrawal, is_hidden,
 };
 pub use mux::{
     Charge, Counters, Event, Mux, OpenError, SendBatching, SendError, Settings, SharedBudget,

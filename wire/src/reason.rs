@@ -57,6 +57,7 @@ table! {
     NotLoopback = 10, "not_loopback", last, "without authentication only local agents are accepted";
     RelayName = 11, "relay_name", last, "the agent dialled a name that is not this relay's";
     RegistrationInvalid = 12, "registration_invalid", last, "a value of the registration is not valid in a URL, a header or a list";
+    Unbound = 13, "unbound", last, "the agent's proof is not bound to a TLS connection that ends at this relay";
     Protocol = 32, "protocol", retry, "the peer broke the protocol";
     Preface = 33, "preface", retry, "the peer does not speak this protocol";
     FrameTooLong = 34, "frame_too_long", retry, "a frame is longer than allowed";
@@ -224,6 +225,7 @@ reasons! {
         Version,
         Revoked,
         RelayName,
+        Unbound,
         Protocol,
         Preface,
         FrameTooLong,
@@ -253,6 +255,7 @@ reasons! {
         Version,
         Revoked,
         RelayName,
+        Unbound,
         Protocol,
         Preface,
         FrameTooLong,
@@ -382,6 +385,7 @@ impl LinkEnd {
             Self::BadSignature
             | Self::Version
             | Self::RelayName
+            | Self::Unbound
             | Self::Preface
             | Self::HandshakeTimeout
             | Self::Limited
@@ -400,6 +404,7 @@ impl LinkEnd {
             Self::Version => LinkRefusal::Version,
             Self::Revoked => LinkRefusal::Revoked,
             Self::RelayName => LinkRefusal::RelayName,
+            Self::Unbound => LinkRefusal::Unbound,
             Self::Protocol => LinkRefusal::Protocol,
             Self::Preface => LinkRefusal::Preface,
             Self::FrameTooLong => LinkRefusal::FrameTooLong,

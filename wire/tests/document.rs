@@ -67,6 +67,7 @@ fn conversation() -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
         relay_name: "relay:9001".into(),
         agent_version: "agent/1".into(),
         signature: [0; 64],
+        bound_signature: None,
     };
     let transcript = hello.transcript(&nonce);
     hello.signature = pair.sign(&transcript).as_ref().try_into().unwrap();

@@ -55,6 +55,10 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// File with certificates (PEM) to trust for a `tls` relay, besides the system's; read once, at the start.
     pub ca: Option<PathBuf>,
+    /// File with the agent's own certificate (PEM), for a `tls` relay that asks for one; read once, at the start.
+    pub client_cert: Option<PathBuf>,
+    /// File with the private key (PEM) of `client_cert`.
+    pub client_key: Option<PathBuf>,
     /// Kind of application given for all targets; `diag` uses it if no target is given.
     pub dcc: String,
     /// Number of links to the relay, spread over the relay's shards; each link serves all tunnels.
@@ -89,6 +93,8 @@ impl Config {
             targets,
             token_file: None,
             ca: None,
+            client_cert: None,
+            client_key: None,
             dcc: String::new(),
             links: 1,
             state_dir: None,
@@ -156,6 +162,18 @@ impl Config {
         self
     }
 
+    /// Shows a `tls` relay the certificate in the file `cert`, with the key in the file `key`.
+    #[must_use]
+    pub fn with_client_certificate(
+        mut self,
+        cert: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.client_cert = Some(cert.into());
+        self.client_key = Some(key.into());
+        self
+    }
+
     /// Sets the number of links.
     #[must_use]
     pub const fn with_links(mut self, links: u16) -> Self {
@@ -219,7 +237,7 @@ impl Config {
                 max_s: DRAIN_TIMEOUT_MAX.as_secs(),
             });
         }
-        if self.ca.is_some() {
+        if self.ca.is_some() || self.client_cert.is_some() || self.client_key.is_some() {
             self.dialler()?;
         }
         let mut ways = HashSet::new();
@@ -236,12 +254,19 @@ impl Config {
         Ok(())
     }
 
-    /// The dialler for the relay; reads the certificates to trust.
+    /// The dialler for the relay; reads the certificates to trust, and the agent's own.
     ///
     /// # Errors
-    /// [`ConfigError`] if the certificates cannot be read, or `ca` is given for a relay without TLS.
+    /// [`ConfigError`] if the certificates cannot be read, or are given for a relay without TLS.
     pub fn dialler(&self) -> Result<Dialler, ConfigError> {
-        Dialler::new(self.relay.clone(), self.ca.as_deref())
+        let alone = |given, missing| Err(ConfigError::ClientCertAlone { given, missing });
+        let dialler = || Dialler::new(self.relay.clone(), self.ca.as_deref());
+        match (&self.client_cert, &self.client_key) {
+            (Some(cert), Some(key)) => dialler()?.with_client_certificate(cert, key),
+            (None, None) => dialler(),
+            (Some(_), None) => alone("--client-cert", "--client-key"),
+            (None, Some(_)) => alone("--client-key", "--client-cert"),
+        }
     }
 
     /// The state directory to use.
@@ -316,6 +341,13 @@ mod tests {
 
     #[test]
     fn certificates_to_trust_are_read_at_the_check_and_need_tls() {
+        let own =
+            |config: Config| config.with_client_certificate("/nowhere/a.pem", "/nowhere/a.key");
+        let error = own(config()).check().unwrap_err();
+        assert!(
+            error.to_string().contains("this relay's URL is tcp://"),
+            "{error}"
+        );
         let error = config().with_ca("/nowhere/ca.pem").check().unwrap_err();
         assert!(error.to_string().contains("this relay's URL is tcp://"));
         let config = Config::new("tls://127.0.0.1", "127.0.0.1:1").unwrap();

@@ -103,7 +103,8 @@ impl Identity {
         self.instance
     }
 
-    /// The signed answer to a relay's hello, for the link `link_index` of `links`.
+    /// The signed answer to a relay's hello, for the link `link_index` of `links`; `exporter` is that of the TLS
+    /// connection that the link is in.
     #[must_use]
     pub fn hello(
         &self,
@@ -111,6 +112,7 @@ impl Identity {
         relay_name: String,
         agent_version: &str,
         (link_index, links): (u16, u16),
+        exporter: Option<&[u8; 32]>,
     ) -> AgentHello {
         let mut hello = AgentHello {
             // The mux accepted the relay's hello, so both sides support a common version.
@@ -123,8 +125,11 @@ impl Identity {
             relay_name,
             agent_version: agent_version.to_owned(),
             signature: [0; 64],
+            bound_signature: None,
         };
         hello.signature = self.sign(&hello.transcript(&relay.nonce));
+        let bound = exporter.map(|it| hello.bound_transcript(&relay.nonce, it));
+        hello.bound_signature = bound.map(|transcript| self.sign(&transcript));
         hello
     }
 
@@ -194,6 +199,7 @@ pub(crate) fn host_tag() -> String {
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+    use tieline_wire::ChannelBinding;
 
     use super::*;
 
@@ -255,6 +261,21 @@ mod tests {
         let key = UnparsedPublicKey::new(&ED25519, identity.key().as_bytes().to_vec());
         assert!(key.verify(b"message", &signature).is_ok());
         assert!(key.verify(b"another", &signature).is_err());
+    }
+
+    #[test]
+    fn a_hello_over_tls_is_bound_and_one_without_is_not() {
+        let identity = Identity::throw_away().unwrap();
+        let relay = RelayHello::new([7; 32], 1);
+        let exporter = [8; 32];
+        for (own, expected) in [
+            (Some(&exporter), ChannelBinding::Bound),
+            (None, ChannelBinding::None),
+        ] {
+            let hello = identity.hello(&relay, "relay:1".to_owned(), "test/1", (0, 1), own);
+            assert_eq!(hello.verify(&relay.nonce), Ok(()));
+            assert_eq!(hello.binding(&relay.nonce, Some(&exporter)), expected);
+        }
     }
 
     #[test]

@@ -1,22 +1,28 @@
 //! Reads a link into the mux, and handles the events.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_wire::{
     BulkNonce, Event, LinkEnd, RegisterAck, RelayHello, SessionEnd, SessionId, TunnelId, Withdrawal,
 };
 use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use super::buffer::{READ_BYTES_MIN, ReadBuffer, TURN_BYTES_MAX};
 use super::{Core, Link, News, Start};
 use crate::error::Error;
 use crate::link::session::{self, Session};
-use crate::transport::{Reads, server_kind};
+use crate::transport::{Reads, client_certificate_problem, server_kind};
 
 /// Largest number of payloads in one write to a target.
 const PAYLOADS_MAX: usize = 32;
+
+/// Time limit for reading what the relay has sent before the link's socket failed.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(100);
 
 const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"));
 
@@ -25,6 +31,8 @@ pub(super) struct Dispatch<'a> {
     link: &'a Arc<Link>,
     /// Address of the relay for lanes; `None` over TLS, because lanes are not encrypted.
     lane_address: Option<SocketAddr>,
+    /// Exporter of the TLS connection that the link is in.
+    exporter: Option<[u8; 32]>,
     start: Start,
     /// The first bytes from the relay, to recognise another kind of server.
     first: Vec<u8>,
@@ -39,10 +47,17 @@ pub(super) struct Dispatch<'a> {
 }
 
 impl<'a> Dispatch<'a> {
-    pub(super) fn new(link: &'a Arc<Link>, lane_address: Option<SocketAddr>, start: Start) -> Self {
+    /// `stream` is what the link's stream told of itself: the address for lanes, and the exporter.
+    pub(super) fn new(
+        link: &'a Arc<Link>,
+        stream: (Option<SocketAddr>, Option<[u8; 32]>),
+        start: Start,
+    ) -> Self {
+        let (lane_address, exporter) = stream;
         Self {
             link,
             lane_address,
+            exporter,
             start,
             first: Vec::new(),
             farewell: None,
@@ -61,7 +76,7 @@ impl<'a> Dispatch<'a> {
             match reads.read(buffer).await {
                 Ok(0) => return Err(Error::link_lost("the relay closed the connection")),
                 Ok(count) => turn_bytes += count,
-                Err(error) => return Err(Error::lost_by(error)),
+                Err(error) => return Err(self.lost_by(error)),
             }
             let mut input = buffer.split().freeze();
             if self.first.is_empty() {
@@ -82,6 +97,29 @@ impl<'a> Dispatch<'a> {
                 turn_bytes = 0;
                 yield_now().await;
             }
+        }
+    }
+
+    /// Error for a read that failed. Over TLS 1.3 it may be the end of the handshake: the relay refuses the agent's own
+    /// certificate.
+    fn lost_by(&self, error: io::Error) -> Error {
+        match client_certificate_problem(&error) {
+            Some(problem) => Error::Tls {
+                relay: self.start.relay_name.clone(),
+                problem,
+            },
+            None => Error::lost_by(error),
+        }
+    }
+
+    /// The error of a link that ended with `error`: what a refused handshake left unread tells more, if nothing else came.
+    pub(super) async fn last_words(&mut self, reads: &mut Reads, error: Error) -> Error {
+        if self.exporter.is_none() || !self.first.is_empty() || matches!(error, Error::Tls { .. }) {
+            return error;
+        }
+        match timeout(LAST_WORDS_TIMEOUT, self.read(reads)).await {
+            Ok(Err(told @ Error::Tls { .. })) => told,
+            _ => error,
         }
     }
 
@@ -233,9 +271,18 @@ impl<'a> Dispatch<'a> {
     fn introduce(&mut self, relay: &RelayHello) {
         let start = &self.start;
         let (relay_name, link) = (start.relay_name.clone(), (start.link_index, start.links));
-        let hello = start.identity.hello(relay, relay_name, AGENT_VERSION, link);
+        let exporter = self.exporter.as_ref();
+        let identity = &start.identity;
+        let hello = identity.hello(relay, relay_name, AGENT_VERSION, link, exporter);
+        let is_bound = relay.is_other_end_of(self.exporter);
+        if relay.exporter.is_some() && !is_bound {
+            tracing::debug!("something between this agent and the relay ends TLS");
+        }
         let lost = std::mem::take(&mut self.start.lost);
-        self.link.core().nonce = Some(relay.nonce);
+        let mut core = self.link.core();
+        core.nonce = Some(relay.nonce);
+        core.is_bound = is_bound;
+        drop(core);
         self.link.change(|mux| {
             mux.hello(&hello);
             lost.iter().for_each(|lost| mux.tell_lost(lost));

@@ -32,19 +32,25 @@ pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result
     // Aborts the sessions when this future ends or is dropped.
     let _abort = AbortOnDrop(&link);
     let lane_address = stream.lane_address().map_err(Error::lost_by)?;
+    let exporter = stream.exporter();
     let (mut reads, writes) = stream.split();
     // Separate tasks, so that a read of the link does not poll all of them.
     let mut others = JoinSet::new();
     others.spawn(write(Arc::clone(&link), writes));
     others.spawn(keep_time(Arc::clone(&link)));
     others.spawn(closed(Arc::clone(&link)));
-    let mut dispatch = Dispatch::new(&link, lane_address, start);
+    let mut dispatch = Dispatch::new(&link, (lane_address, exporter), start);
     let end = tokio::select! {
         biased;
         end = dispatch.read(&mut reads) => end,
         Some(end) = others.join_next() => {
             end.unwrap_or_else(|_| Err(Error::link_lost("a task of the link stopped")))
         }
+    };
+    let end = match end {
+        // A write may have failed before the relay's reason was read.
+        Err(error) => Err(dispatch.last_words(&mut reads, error).await),
+        Ok(()) => Ok(()),
     };
     let end = end.map_err(|error| dispatch.explained(error));
     match &end {

@@ -104,6 +104,8 @@ struct Core {
     draining: bool,
     /// Nonce from the relay's hello, by which the relay knows this link.
     nonce: Option<[u8; 32]>,
+    /// True if the link's TLS connection ends at the relay itself, and the agent's proof is bound to it.
+    is_bound: bool,
     /// True once the link was given up: it takes no more input.
     is_lost: bool,
 }
@@ -135,6 +137,7 @@ impl Link {
                 sending: false,
                 draining: false,
                 nonce: None,
+                is_bound: false,
                 is_lost: false,
             }),
             transmit: Bell::default(),
@@ -149,6 +152,11 @@ impl Link {
     /// Last measured round trip of the link.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.core().mux.rtt()
+    }
+
+    /// True if the link's TLS connection ends at the relay itself, and the agent's proof is bound to it.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.core().is_bound
     }
 
     /// Number of sessions on the link.

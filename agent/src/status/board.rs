@@ -219,6 +219,7 @@ fn of_slot(link: u16, slot: &Slot, transport: Transport) -> LinkStatus {
         link,
         state: slot.state,
         transport: transport.word().to_owned(),
+        channel_bound: handle.as_ref().is_some_and(|link| link.is_bound()),
         // Rounded to microseconds, the resolution of the measurement.
         rtt_ms: rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
         sessions: handle.map_or(0, |link| link.session_count()),
@@ -298,8 +299,8 @@ pub(super) mod tests {
         );
         assert!(line.contains("0 sessions  1 of 2 links up\n"), "{line}");
         // A status from an older agent.
-        let transport = r#""transport":"tcp","#;
-        let before = text.replace(transport, "");
+        let fields = r#""transport":"tcp","channel_bound":false,"#;
+        let before = text.replace(fields, "");
         assert!(before.len() < text.len(), "{text}");
         let before: AgentStatus = serde_json::from_str(&before).unwrap();
         assert_eq!(before, status);
@@ -310,6 +311,20 @@ pub(super) mod tests {
                 .to_string()
                 .contains("tcp://127.0.0.1:1 -> http://127.0.0.1:2  pid")
         );
+    }
+
+    #[test]
+    fn a_link_over_tls_is_told_to_be_bound_or_not() {
+        let board = board(&["http://127.0.0.1:2"]);
+        board.registered(0, 0, &granted());
+        let mut status = board.status();
+        assert!(!status.to_string().contains("bound"), "{status}");
+        status.links[0].transport = "tls".to_owned();
+        for (channel_bound, words) in [(false, "1 (not bound) -> "), (true, "1 (bound) -> ")] {
+            status.links[0].channel_bound = channel_bound;
+            let text = status.to_string();
+            assert!(text.contains(words), "{text}");
+        }
     }
 
     #[test]

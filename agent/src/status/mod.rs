@@ -53,6 +53,10 @@ pub struct LinkStatus {
     /// Transport to the relay: `tcp` or `tls`. Agents of an older version have `tcp` alone.
     #[serde(default = "tcp")]
     pub transport: String,
+    /// True if the agent's proof is bound to the TLS connection, which then ends at the relay itself. Agents of an older
+    /// version bind nothing.
+    #[serde(default)]
+    pub channel_bound: bool,
     /// Last measured round trip to the relay, in milliseconds.
     pub rtt_ms: Option<f64>,
     /// Number of sessions on the link.
@@ -109,6 +113,20 @@ impl fmt::Display for TunnelStatus {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether TLS ends at the relay itself on all links that are up, to be printed after the relay's URL; nothing without
+/// TLS.
+fn binding(links: &[LinkStatus]) -> &'static str {
+    let up = links.iter().filter(|it| it.state == State::Registered);
+    let over_tls: Vec<_> = up
+        .filter(|it| it.transport != Transport::Tcp.word())
+        .collect();
+    match over_tls.iter().all(|it| it.channel_bound) {
+        _ if over_tls.is_empty() => "",
+        true => " (bound)",
+        false => " (not bound)",
     }
 }
 
@@ -188,6 +206,7 @@ impl fmt::Display for AgentStatus {
             write!(f, "  {up} of {} links up", self.links.len())?;
         }
         write!(f, "\n    {}", Plain(&self.relay))?;
+        f.write_str(binding(&self.links))?;
         if !several {
             let health = self.tunnels.first().and_then(|it| it.health.as_ref());
             write!(f, " -> {}{}", Plain(&self.target), aside(health))?;

@@ -14,10 +14,10 @@ use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::server_kind;
 use super::stream::{Stream, TlsSocket};
 use super::tls::Trust;
 use super::url::{RelayUrl, Transport};
+use super::{client_certificate, server_kind};
 use crate::address::deadline_in;
 use crate::error::{ConfigError, Error, TrustError};
 
@@ -88,6 +88,17 @@ impl Dialler {
             }
         };
         Ok(Self { relay, tls })
+    }
+
+    /// Shows the relay the certificate in the file `cert`, whose key is in the file `key`, in each handshake.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the files cannot be used, or the relay is without TLS.
+    pub fn with_client_certificate(mut self, cert: &Path, key: &Path) -> Result<Self, ConfigError> {
+        let client = self.tls.as_mut().ok_or(ConfigError::ClientCertWithoutTls)?;
+        let certificate = client_certificate::read(cert, key)?;
+        Arc::make_mut(&mut client.config).client_auth_cert_resolver = certificate;
+        Ok(self)
     }
 
     /// The relay that is dialled.

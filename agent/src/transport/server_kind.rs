@@ -4,6 +4,7 @@ use std::io;
 
 use rustls::{AlertDescription, PeerMisbehaved};
 
+use super::client_certificate::client_certificate_problem;
 use super::tls::certificate_problem;
 use crate::address::HostPort;
 
@@ -39,6 +40,9 @@ pub fn describe(first: &[u8], address: &str) -> String {
 /// Says why the TLS handshake with the server at `address` failed, and what to do; `has_own_ca` is true if the
 /// certificates of `--ca` are trusted.
 pub(super) fn of_handshake(error: &io::Error, address: &HostPort, has_own_ca: bool) -> String {
+    if let Some(problem) = client_certificate_problem(error) {
+        return problem;
+    }
     let Some(inner) = error.get_ref() else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => {

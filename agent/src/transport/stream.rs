@@ -97,6 +97,15 @@ impl Stream {
         })
     }
 
+    /// Exporter of the TLS connection, for channel binding; `None` without TLS, and below TLS 1.3.
+    #[must_use]
+    pub fn exporter(&self) -> Option<[u8; 32]> {
+        match &self.0 {
+            Layer::Plain(_) => None,
+            Layer::Tls(secured) => secured.tls().exporter(),
+        }
+    }
+
     /// Divides the stream for two tasks.
     #[must_use]
     pub fn split(self) -> (Reads, Writes) {

@@ -21,8 +21,13 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Limit on the names of a certificate that a message lists.
 const NAMES_SHOWN_MAX: usize = 4;
 
+/// The content of a file without a byte order mark.
+pub(super) fn unmarked(content: &[u8]) -> &[u8] {
+    content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(content)
+}
+
 /// The implementation of TLS's cryptography.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
@@ -78,9 +83,8 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
         ));
     }
     let text = fs::read(path).map_err(|error| wrong(format!("cannot read it: {error}")))?;
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     let mut is_empty = true;
-    for certificate in CertificateDer::pem_slice_iter(text) {
+    for certificate in CertificateDer::pem_slice_iter(unmarked(&text)) {
         let certificate = certificate
             .map_err(|error| wrong(format!("its content is damaged ({error}): {PEM_FORM}")))?;
         roots.add(certificate).map_err(|error| {

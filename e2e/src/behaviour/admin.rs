@@ -91,6 +91,8 @@ pub struct TunnelRow {
     pub shards: Vec<usize>,
     pub links: usize,
     pub agents: usize,
+    pub transport: String,
+    pub channel_bound: bool,
 }
 
 pub(super) async fn metrics(address: SocketAddr) -> Result<Metrics> {

@@ -46,7 +46,7 @@ pub use program::{Addresses, AgentProgram, RelayProgram, without_settings};
 pub use proxy::TestProxy;
 pub use relay::{RelayBuilder, TestRelay};
 pub use target::Target;
-pub use tls::TestCertificate;
+pub use tls::{TestAuthority, TestCertificate};
 pub use wire_agent::{WireAgent, WireKey, registration};
 
 /// Longest wait for an event that should come soon, on a busy machine.

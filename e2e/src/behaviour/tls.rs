@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedKey, DnType, IsCa, Issuer, KeyPair,
+    generate_simple_self_signed,
+};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tieline_relay::CertificateFiles;
 use tokio::net::TcpStream;
@@ -58,9 +61,7 @@ impl TestCertificate {
     /// The file cannot be written.
     pub fn replace(&self, file: &str, content: &[u8]) -> Result<()> {
         let (new, path) = (self.path("new"), self.path(file));
-        let mut options = fs::OpenOptions::new();
-        let options = options.write(true).create(true).truncate(true).mode(0o600);
-        io::Write::write_all(&mut options.open(&new)?, content)?;
+        write_private(&new, content)?;
         Ok(fs::rename(new, path)?)
     }
 
@@ -91,6 +92,21 @@ impl TestCertificate {
         client(&self.cert(), protocol)
     }
 
+    /// Settings of a server that shows the present certificate, and leaves the protocol open.
+    ///
+    /// # Errors
+    /// The files cannot be read.
+    pub fn server(&self) -> Result<ServerConfig> {
+        let files = self.files();
+        let chain = vec![CertificateDer::from_pem_file(&files.cert)?];
+        let key = PrivateKeyDer::from_pem_file(&files.key)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?)
+    }
+
     /// Connects to `relay`, and names `protocol` in the handshake.
     ///
     /// # Errors
@@ -115,6 +131,63 @@ impl TestCertificate {
         preamble.extend_from_slice(tunnel.as_bytes());
         stream.write_all(&preamble).await?;
         Ok(stream)
+    }
+}
+
+/// Writes a file that its owner alone may read.
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    io::Write::write_all(&mut options.open(path)?, content)
+}
+
+/// An authority that signs agents' own certificates, in files of its own folder.
+pub struct TestAuthority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl TestAuthority {
+    /// Makes an authority called `name`.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn new(name: &str) -> Result<Self> {
+        let mut params = CertificateParams::new(Vec::<String>::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?;
+        let it = Self {
+            folder: TempDir::new()?,
+            issuer: Issuer::new(params, key),
+        };
+        write_private(&it.ca(), certificate.pem().as_bytes())?;
+        Ok(it)
+    }
+
+    /// Path of the authority's own certificate.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// Signs a new certificate for `name`; returns its files.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn sign(&self, name: &str) -> Result<CertificateFiles> {
+        let key = KeyPair::generate()?;
+        let params = CertificateParams::new(vec![name.to_owned()])?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let path = |ending: &str| self.folder.path().join(format!("{name}.{ending}"));
+        let files = CertificateFiles {
+            cert: path("pem"),
+            key: path("key"),
+        };
+        write_private(&files.cert, certificate.pem().as_bytes())?;
+        write_private(&files.key, key.serialize_pem().as_bytes())?;
+        Ok(files)
     }
 }
 

@@ -100,6 +100,7 @@ impl WireKey {
             relay_name: relay_name.to_owned(),
             agent_version: "test/1".to_owned(),
             signature: [0; 64],
+            bound_signature: None,
         };
         let signature = self.pair.sign(&hello.transcript(&relay.nonce));
         hello.signature = signature

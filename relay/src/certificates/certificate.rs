@@ -169,9 +169,16 @@ fn unmarked(content: &[u8]) -> &[u8] {
 
 /// Reads a certificate, and those behind it that lead to its authority.
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    chain(path, &read_certificates(path)?)
+}
+
+/// The certificates in `content`, that of the file at `path`; one at least.
+pub(super) fn chain(
+    path: &Path,
+    content: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let wrong = |problem: &str| ConfigError::content(path, problem);
-    let content = read_certificates(path)?;
-    let chain = CertificateDer::pem_slice_iter(unmarked(&content)).collect::<Result<Vec<_>, _>>();
+    let chain = CertificateDer::pem_slice_iter(unmarked(content)).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|_| {
         wrong("a block in it is damaged: each begins with `-----BEGIN` and ends with `-----END`")
     })?;

@@ -1,15 +1,17 @@
-//! Certificates of the addresses with TLS, and the configuration of TLS that is made from them.
+//! Certificates of the addresses with TLS, and the configurations of TLS that are made from them.
 //!
 //! [`Certificates::read`] reads them at the start; the control thread reads them again when a file changes, and gives
-//! each shard the new configuration. Nothing here knows a socket.
+//! each shard the new configurations. Nothing here knows a socket.
 
+mod authorities;
 mod certificate;
 mod table;
 
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ServerConfig};
 
 pub(crate) use self::table::CertificateTable;
 use crate::config::TlsConfig;
@@ -49,17 +51,74 @@ impl Certificates {
         if config.certificates.is_empty() {
             return Ok(None);
         }
-        let table = CertificateTable::read(&config.certificates)?;
+        let table = CertificateTable::of(config)?;
         Ok(Some(Self {
             table: Arc::new(table),
             ticketer: aws_lc_rs::Ticketer::new().map_err(|_| StartError::Randomness)?,
         }))
     }
 
-    /// The configuration of TLS with these certificates.
-    pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
-        server_config(Arc::clone(&self.table), Arc::clone(&self.ticketer))
+    /// The configurations of TLS with these certificates.
+    pub(crate) fn configs(&self) -> Arc<ServerConfigs> {
+        ServerConfigs::new(Arc::clone(&self.table), Arc::clone(&self.ticketer))
     }
+}
+
+/// The configurations of TLS for those who come to the relay. The two differ if agents need a certificate of their own:
+/// callers are then asked for none, and cannot speak as agents.
+#[derive(Debug)]
+pub(crate) struct ServerConfigs {
+    pub(crate) callers: Arc<ServerConfig>,
+    pub(crate) agents: Arc<ServerConfig>,
+}
+
+impl ServerConfigs {
+    /// Configurations with the certificates in `table`; callers resume their sessions with tickets of `ticketer`.
+    pub(crate) fn new(
+        table: Arc<CertificateTable>,
+        ticketer: Arc<dyn ProducesTickets>,
+    ) -> Arc<Self> {
+        // The first that the client offers too is taken.
+        let Some(verifier) = table.agents() else {
+            let mut config = server_config(table, None, &[HTTP2, HTTP1, HTTP10, AGENT, RAW]);
+            config.ticketer = ticketer;
+            let callers = Arc::new(config);
+            return Arc::new(Self {
+                agents: Arc::clone(&callers),
+                callers,
+            });
+        };
+        // A session that is resumed shows no certificate: agents get no tickets, and callers' tickets are not theirs.
+        let agents = server_config(Arc::clone(&table), Some(verifier), &[AGENT]);
+        let mut callers = server_config(table, None, &[HTTP2, HTTP1, HTTP10, RAW]);
+        callers.ticketer = ticketer;
+        Arc::new(Self {
+            callers: Arc::new(callers),
+            agents: Arc::new(agents),
+        })
+    }
+
+    /// The configuration for a client, by the protocols that it offers; `takes_agents` tells whether a client that offers
+    /// none is an agent.
+    pub(crate) fn choose(&self, hello: &ClientHello<'_>, takes_agents: bool) -> Arc<ServerConfig> {
+        let is_agent = hello.alpn().map_or(takes_agents, is_agents);
+        Arc::clone(match is_agent {
+            true => &self.agents,
+            false => &self.callers,
+        })
+    }
+}
+
+/// Whether a client with these protocols becomes an agent: it offers that of agents, and none that the relay prefers.
+fn is_agents<'a>(offered: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut is_agent = false;
+    for protocol in offered {
+        if [HTTP2, HTTP1, HTTP10].contains(&protocol) {
+            return false;
+        }
+        is_agent |= protocol == AGENT;
+    }
+    is_agent
 }
 
 /// The cryptography that the relay's TLS uses.
@@ -67,26 +126,26 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// The configuration of TLS with the certificates in `table`: TLS 1.2 and 1.3, without early data, which could be sent
-/// again by an attacker.
-pub(crate) fn server_config(
+/// The configuration of TLS with the certificates in `table`, for clients of these protocols whose own certificates
+/// `verifier` checks: TLS 1.2 and 1.3, without tickets, and without early data, which could be sent again by an attacker.
+fn server_config(
     table: Arc<CertificateTable>,
-    ticketer: Arc<dyn ProducesTickets>,
-) -> Arc<ServerConfig> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    protocols: &[&[u8]],
+) -> ServerConfig {
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .expect("the provider has cipher suites of TLS 1.2 and 1.3")
-        .with_no_client_auth()
-        .with_cert_resolver(table);
-    // The first that the client offers too is taken.
-    config.alpn_protocols = [HTTP2, HTTP1, HTTP10, AGENT, RAW]
-        .map(<[u8]>::to_vec)
-        .into();
-    config.ticketer = ticketer;
+        .expect("the provider has cipher suites of TLS 1.2 and 1.3");
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(table);
+    config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
     // Tickets need no store, which shards would have to share.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
-    Arc::new(config)
+    config
 }
 
 #[cfg(test)]

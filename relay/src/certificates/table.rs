@@ -2,25 +2,44 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::authorities::Authorities;
 use super::certificate::Certificate;
 use super::provider;
-use crate::config::CertificateFiles;
+use crate::config::{CertificateFiles, TlsConfig};
 use crate::error::ConfigError;
 
-/// The relay's certificates. Two tables are equal if they have the same certificates in the same order.
+/// The relay's certificates, and the authorities of its agents. Two tables are equal if they have the same ones in the
+/// same order.
 pub(crate) struct CertificateTable {
     certificates: Vec<Certificate>,
     /// Index of the first certificate with each name; the name of a wildcard begins with `*.`.
     places: HashMap<String, usize>,
+    /// Authorities that must have signed agents' own certificates, if agents need one.
+    agents: Option<Authorities>,
 }
 
 impl CertificateTable {
+    /// Reads the files that `config` names. The certificates' times are not checked: see
+    /// [`CertificateTable::check_times`].
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, and what is wrong with it.
+    pub(crate) fn of(config: &TlsConfig) -> Result<Self, ConfigError> {
+        let agents = config.agent_ca.as_deref().map(Authorities::read);
+        Ok(Self {
+            agents: agents.transpose()?,
+            ..Self::read(&config.certificates)?
+        })
+    }
+
     /// Reads the certificates. Their times are not checked: see [`CertificateTable::check_times`].
     ///
     /// # Errors
@@ -40,6 +59,7 @@ impl CertificateTable {
         Ok(Self {
             certificates,
             places,
+            agents: None,
         })
     }
 
@@ -61,6 +81,11 @@ impl CertificateTable {
             }
         }
         Ok(())
+    }
+
+    /// Checks agents' own certificates, if agents need one.
+    pub(super) fn agents(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        self.agents.as_ref().map(Authorities::verifier)
     }
 
     /// The certificate for a client that asks for `name`: one with that name, else one with a wildcard for it, else the
@@ -107,6 +132,22 @@ impl CertificateTable {
         })
     }
 
+    /// Warns the operator, in one line, if public URLs name `address`, and the certificate of clients there is for other
+    /// names.
+    pub(crate) fn address_warning(&self, address: IpAddr) -> Option<String> {
+        let name = address.to_canonical().to_string();
+        // Clients name no server if its URL has an address.
+        let certificate = self.find(None)?;
+        let is_for_it = certificate.names().contains(&name);
+        (!is_for_it).then(|| {
+            format!(
+                "public URLs name {name}, and clients refuse the certificate there, which is for {}: set domain or \
+                 public_url, or put a certificate for {name} first",
+                certificate.names().join(", ")
+            )
+        })
+    }
+
     /// Warns the operator, in one line, if callers of the relay at `domain` or of a tunnel below it would get a
     /// certificate for other names.
     pub(crate) fn warning(&self, domain: &str) -> Option<String> {
@@ -133,7 +174,7 @@ impl ResolvesServerCert for CertificateTable {
 
 impl PartialEq for CertificateTable {
     fn eq(&self, other: &Self) -> bool {
-        self.certificates == other.certificates
+        self.certificates == other.certificates && self.agents == other.agents
     }
 }
 
@@ -143,7 +184,10 @@ impl fmt::Display for CertificateTable {
             let between = if index == 0 { "" } else { "; " };
             write!(f, "{between}{certificate}")?;
         }
-        Ok(())
+        match &self.agents {
+            Some(agents) => write!(f, "; {} of authorities of agents", agents.len()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -209,6 +253,29 @@ mod tests {
         // A new certificate for the same names.
         files.certificate("a", &["a"]);
         assert!(before != read(&[one]));
+    }
+
+    #[test]
+    fn an_operator_is_told_of_an_address_without_a_certificate() {
+        let files = Files::new();
+        let all = [
+            files.certificate("first", &["relay.example", "192.0.2.7", "2001:db8::1"]),
+            files.certificate("second", &["192.0.2.8"]),
+        ];
+        let table = CertificateTable::read(&all).unwrap();
+        let warning = |address: &str| table.address_warning(address.parse().unwrap());
+        for good in ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::1"] {
+            assert_eq!(warning(good), None, "{good}");
+        }
+        // Without a name, clients get the first certificate.
+        for bad in ["192.0.2.8", "2001:db8::2"] {
+            let line = warning(bad).unwrap();
+            assert!(
+                line.starts_with(&format!("public URLs name {bad}, ")),
+                "{line}"
+            );
+            assert_eq!(line.lines().count(), 1);
+        }
     }
 
     #[test]

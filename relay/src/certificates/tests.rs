@@ -3,9 +3,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore,
@@ -42,7 +43,7 @@ impl Files {
     }
 
     /// Writes the certificate of an authority, and its key, valid from 2020 to 2030.
-    pub(super) fn authority(&self, file: &str, name: &str) -> CertificateFiles {
+    pub(crate) fn authority(&self, file: &str, name: &str) -> CertificateFiles {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         self.signed(file, params, 2020..=2030)
@@ -259,6 +260,7 @@ fn certificates(files: &Files) -> (Certificates, PathBuf) {
     let path = certificate.cert.clone();
     let config = TlsConfig {
         certificates: vec![certificate],
+        ..TlsConfig::default()
     };
     (Certificates::read(&config).unwrap().unwrap(), path)
 }
@@ -270,11 +272,11 @@ type Agreed = Result<Option<Vec<u8>>, rustls::Error>;
 fn a_protocol_is_agreed_on_in_the_relays_order() {
     let files = Files::new();
     let (certificates, path) = certificates(&files);
-    let server = certificates.server_config();
+    let configs = certificates.configs();
     for version in [&TLS13, &TLS12] {
         let agreed = |offered: &[&str]| -> Agreed {
             let client = client(&path, version, offered);
-            let (client, _) = shaken(&Arc::new(client), &server)?;
+            let (client, _) = shaken(&Arc::new(client), &configs.callers)?;
             Ok(client.alpn_protocol().map(<[u8]>::to_vec))
         };
         let named = |name: &str| -> Agreed { Ok(Some(name.as_bytes().to_vec())) };
@@ -299,19 +301,135 @@ fn a_session_is_resumed_also_after_a_change_of_certificates() {
         (&TLS12, ProtocolVersion::TLSv1_2),
     ] {
         let client = Arc::new(client(&path, version, &["h2"]));
-        let (_, first) = shaken(&client, &before.server_config()).unwrap();
+        let (_, first) = shaken(&client, &before.configs().callers).unwrap();
         assert_eq!(first.handshake_kind(), Some(HandshakeKind::Full));
         assert_eq!(first.protocol_version(), Some(wanted));
         // What another shard has after a reload.
         let other = files.lasting("other", &["relay.example"]);
         let table = CertificateTable::read(&[other]).unwrap();
-        let after = server_config(Arc::new(table), Arc::clone(&before.ticketer));
-        let (_, second) = shaken(&client, &after).unwrap();
+        let after = ServerConfigs::new(Arc::new(table), Arc::clone(&before.ticketer));
+        let (_, second) = shaken(&client, &after.callers).unwrap();
         assert_eq!(second.handshake_kind(), Some(HandshakeKind::Resumed));
         // Another relay knows no ticket of this one, and its certificate is another.
         let (elsewhere, _) = certificates(&Files::new());
-        assert!(shaken(&client, &elsewhere.server_config()).is_err());
+        assert!(shaken(&client, &elsewhere.configs().callers).is_err());
     }
+}
+
+/// The file of a new authority of agents, and a certificate that it signed, as an agent shows it.
+fn agents(files: &Files, file: &str) -> (PathBuf, Arc<SingleCertAndKey>) {
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let ca = params.self_signed(&key).unwrap();
+    let issuer = Issuer::new(params, key);
+    let own = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["seat-12".to_owned()]).unwrap();
+    let certificate = params.signed_by(&own, &issuer).unwrap();
+    let key = PrivateKeyDer::try_from(own.serialize_der()).unwrap();
+    let chain = vec![certificate.der().clone()];
+    let certified = CertifiedKey::from_der(chain, key, &provider()).unwrap();
+    let ca = files.write(file, &ca.pem(), 0o644);
+    (ca, Arc::new(SingleCertAndKey::from(certified)))
+}
+
+#[test]
+fn agents_alone_show_a_certificate_of_their_authority() {
+    let files = Files::new();
+    let (ca, ours) = agents(&files, "ours.pem");
+    let (_, others) = agents(&files, "others.pem");
+    let certificate = files.lasting("relay", &["relay.example"]);
+    let path = certificate.cert.clone();
+    let config = TlsConfig {
+        certificates: vec![certificate],
+        agent_ca: Some(ca),
+        ..TlsConfig::default()
+    };
+    let configs = Certificates::read(&config).unwrap().unwrap().configs();
+    for version in [&TLS13, &TLS12] {
+        let with = |own: Option<&Arc<SingleCertAndKey>>, protocol| {
+            let mut client = client(&path, version, &[protocol]);
+            if let Some(own) = own {
+                let own: Arc<SingleCertAndKey> = Arc::clone(own);
+                client.client_auth_cert_resolver = own;
+            }
+            Arc::new(client)
+        };
+        let agent = with(Some(&ours), "tieline-agent/1");
+        for _ in 0..2 {
+            let (_, server) = shaken(&agent, &configs.agents).unwrap();
+            // A resumed session would show no certificate.
+            assert_eq!(server.handshake_kind(), Some(HandshakeKind::Full));
+        }
+        let error = |own| {
+            let shaken = shaken(&with(own, "tieline-agent/1"), &configs.agents);
+            shaken.err().unwrap()
+        };
+        assert_eq!(error(None), rustls::Error::NoCertificatesPresented);
+        let strange = error(Some(&others));
+        assert!(
+            matches!(strange, rustls::Error::InvalidCertificate(_)),
+            "{strange}"
+        );
+        for protocol in ["h2", "http/1.1", "tieline"] {
+            assert!(shaken(&with(None, protocol), &configs.callers).is_ok());
+        }
+        let around = shaken(&with(None, "tieline-agent/1"), &configs.callers);
+        assert!(around.is_err());
+    }
+}
+
+#[test]
+fn a_client_is_an_agent_if_it_offers_that_before_http() {
+    for (offered, expected) in [
+        (&[AGENT][..], true),
+        (&[RAW, AGENT], true),
+        (&[&b"imap"[..], AGENT], true),
+        (&[AGENT, HTTP1], false),
+        (&[HTTP2, AGENT], false),
+        (&[RAW], false),
+        (&[&b"imap"[..]], false),
+    ] {
+        assert_eq!(is_agents(offered.iter().copied()), expected, "{offered:?}");
+    }
+}
+
+#[test]
+fn a_file_of_authorities_that_is_none_is_named() {
+    let files = Files::new();
+    let certificate = files.lasting("relay", &["relay.example"]);
+    let read = |ca: PathBuf| {
+        let config = TlsConfig {
+            certificates: vec![certificate.clone()],
+            agent_ca: Some(ca),
+            ..TlsConfig::default()
+        };
+        CertificateTable::of(&config).map_err(|error| error.to_string())
+    };
+    let (good, _) = agents(&files, "good.pem");
+    let shown = read(good.clone()).unwrap().to_string();
+    assert!(shown.ends_with("; 1 of authorities of agents"), "{shown}");
+    fs::set_permissions(&good, fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(
+        read(good)
+            .unwrap_err()
+            .contains("others can change this file")
+    );
+    for (text, words) in [
+        ("", "no certificate in it"),
+        (
+            "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n",
+            "a certificate in it cannot be used",
+        ),
+    ] {
+        let problem = read(files.write("bad.pem", text, 0o644)).unwrap_err();
+        assert!(
+            problem.contains("bad.pem: ") && problem.contains(words),
+            "{problem}"
+        );
+    }
+    let absent = read(files.path("absent.pem")).unwrap_err();
+    assert!(absent.contains("cannot read"), "{absent}");
 }
 
 #[test]
@@ -320,6 +438,7 @@ fn a_certificate_that_has_expired_stops_no_start() {
     let expired = files.certificate_of_years("expired", &["relay.example"], 2000..=2001);
     let config = TlsConfig {
         certificates: vec![expired],
+        ..TlsConfig::default()
     };
     let certificates = Certificates::read(&config).unwrap().unwrap();
     let lines = certificates.table.endings(NOW_SECONDS, Duration::ZERO);

@@ -28,6 +28,9 @@ pub(super) struct CallersSettings {
     /// Connections from trusted proxies begin with the PROXY protocol, version 2
     #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
     proxy_protocol: Option<bool>,
+    /// Answer requests at plain addresses of http_listen with a redirect to https://
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
+    redirect_http: Option<bool>,
     /// Header field in which callers send the target's own Authorization, where Authorization has the relay's token
     #[arg(long, value_name = "FIELD", value_parser = expected(FREE_FIELD, free_field))]
     target_authorization_header: Option<HeaderName>,
@@ -48,6 +51,7 @@ impl CallersSettings {
         set(&mut callers.allow_origins, self.allow_origin);
         set(&mut callers.trusted_proxies, self.trusted_proxies);
         set(&mut callers.proxy_protocol, self.proxy_protocol);
+        set(&mut callers.redirect_http, self.redirect_http);
         callers.target_authorization = self.target_authorization_header;
         set(&mut callers.offline_grace, self.offline_grace);
         set(&mut callers.start_grace, self.start_grace);
@@ -67,6 +71,8 @@ pub struct CallersConfig {
     /// Whether connections from these proxies begin with a PROXY protocol header, version 2, on the
     /// ports for callers.
     pub proxy_protocol: bool,
+    /// Whether requests that come without TLS are redirected to the relay's `https` URL.
+    pub redirect_http: bool,
     /// Request field that becomes the target's `Authorization`, where the relay takes `Authorization` itself.
     pub target_authorization: Option<HeaderName>,
     /// How long requests wait for a lost agent to come back.
@@ -83,6 +89,7 @@ impl Default for CallersConfig {
             allow_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
+            redirect_http: false,
             target_authorization: None,
             offline_grace: Duration::from_secs(5),
             start_grace: Duration::from_secs(30),

@@ -167,6 +167,11 @@ pub(crate) fn read_certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
     read_opened(path, FILE_BYTES_MAX).map(|(content, _)| content)
 }
 
+/// Reads a file of authorities that decide about admission.
+pub(crate) fn read_authorities(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    read(path, FILE_BYTES_MAX, Guard::Unchanged)
+}
+
 /// Reads a file that holds a secret.
 pub(crate) fn read_secret_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
     read(path, FILE_BYTES_MAX, Guard::Secret)

@@ -40,7 +40,9 @@ use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 pub use self::audit::AuditConfig;
 pub use self::callers::CallersConfig;
 pub use self::denylist::{Denied, Denylist};
-pub(crate) use self::file::{Stamp, read_certificates, read_jwks, read_secret_file};
+pub(crate) use self::file::{
+    Stamp, read_authorities, read_certificates, read_jwks, read_secret_file,
+};
 pub use self::file::{read_denylist, read_tokens};
 pub use self::limits::{Allowance, LimitsConfig};
 pub use self::listen::ListenAddress;

@@ -96,6 +96,11 @@ impl PublicUrl {
         })
     }
 
+    /// Whether the scheme is `https`.
+    pub(super) const fn is_https(&self) -> bool {
+        self.https
+    }
+
     /// Host and port, without the port if it is the scheme's default.
     pub(crate) fn authority(&self) -> String {
         match self.port == default_port(self.https) {

@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueHint};
+use clap::{ArgAction, Args, ValueHint};
 use toml::{Table, Value};
 
 use super::raw::{Layer, Origin, Raw, unfit};
-use super::{Config, conflict, place, words};
+use super::values::switch;
+use super::{Config, ListenAddress, conflict, place, words};
 use crate::error::{ConfigError, ListenKind};
 
 /// Key of the list of certificates in the settings file.
@@ -16,7 +17,7 @@ const LIST: &str = "tls";
 /// Keys of each certificate in the list.
 const KEYS: [&str; 2] = ["cert", "key"];
 
-/// Settings of one certificate.
+/// Settings of one certificate, and of what agents must do over TLS.
 #[derive(Debug, Default, Args)]
 pub(super) struct TlsSettings {
     /// File with the certificate (PEM) for tls:// addresses, and behind it those that lead to its authority
@@ -25,6 +26,13 @@ pub(super) struct TlsSettings {
     /// File with the private key (PEM) of tls_cert
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     tls_key: Option<PathBuf>,
+    /// Accept only agents whose proof is bound to a TLS 1.3 connection that ends at the relay itself, so none behind a
+    /// proxy that ends TLS
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
+    require_binding: Option<bool>,
+    /// File with the authorities (PEM) of agents' own certificates; each agent must show one that they signed
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    agent_ca: Option<PathBuf>,
 }
 
 impl TlsSettings {
@@ -42,6 +50,8 @@ impl TlsSettings {
         };
         Ok(TlsConfig {
             certificates: first.into_iter().chain(listed).collect(),
+            require_binding: self.require_binding.unwrap_or(false),
+            agent_ca: self.agent_ca,
         })
     }
 }
@@ -52,11 +62,16 @@ fn alone<T>(given: &Layer, key: &str, wanted: &str) -> Result<T, ConfigError> {
     conflict(format!("{origin} does nothing alone: set {wanted}, too"))
 }
 
-/// Certificates of `tls://` addresses.
+/// Certificates of `tls://` addresses, and what agents must do over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     /// Files of each certificate. Clients that name no server, or one that no certificate names, get the first.
     pub certificates: Vec<CertificateFiles>,
+    /// Whether agents are refused whose proof is not bound to a TLS connection that ends at the relay.
+    pub require_binding: bool,
+    /// File of the authorities that must have signed agents' own certificates, read again when it changes; `None` if
+    /// agents need no certificate.
+    pub agent_ca: Option<PathBuf>,
 }
 
 /// Files of one certificate, read again when one of them changes.
@@ -85,8 +100,57 @@ impl Config {
                  begins with tls://, as in tls://0.0.0.0:443",
                 files.cert.display()
             )),
+            _ => {
+                self.check_agents_over_tls()?;
+                self.check_redirect()
+            }
+        }
+    }
+
+    /// Refuses a redirect to `https` that no request needs, or that leads nowhere.
+    fn check_redirect(&self) -> Result<(), ConfigError> {
+        if !self.callers.redirect_http {
+            return Ok(());
+        }
+        let is_tls = |it: &ListenAddress| it.is_tls;
+        if !self.http_listen.iter().any(is_tls) {
+            return conflict(
+                "redirect_http: no address of http_listen has TLS, so there is nothing to redirect to: add one, as in \
+                 tls://0.0.0.0:443",
+            );
+        }
+        if self.http_listen.iter().all(is_tls) {
+            return conflict(
+                "redirect_http does nothing here: every address of http_listen has TLS; add one without, as in \
+                 0.0.0.0:80",
+            );
+        }
+        match &self.public_url {
+            Some(url) if !url.is_https() => conflict(format!(
+                "redirect_http: public_url is {url}, to which a redirect would lead back: write it with https://"
+            )),
+            None if self.domain.is_none() => conflict(
+                "redirect_http: a redirect needs the relay's name: set domain, or public_url as in \
+                 https://relay.example",
+            ),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses an address where agents come without TLS if each agent must come over TLS.
+    fn check_agents_over_tls(&self) -> Result<(), ConfigError> {
+        let Some(plain) = self.agent_listen.iter().find(|it| !it.is_tls) else {
+            return Ok(());
+        };
+        let harm = match &self.tls {
+            it if it.require_binding => "with require_binding every agent there would be refused",
+            it if it.agent_ca.is_some() => "agents there would need no certificate of agent_ca",
+            _ => return Ok(()),
+        };
+        conflict(format!(
+            "agent_listen {plain} has no TLS, so {harm}: make it tls://{plain}, or set agent_listen to off if agents \
+             dial another tls:// address"
+        ))
     }
 }
 

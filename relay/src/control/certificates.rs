@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::Inspect;
 use super::watched::{LOOK_INTERVAL, Watched};
-use crate::certificates::{CertificateTable, Certificates, server_config};
+use crate::certificates::{CertificateTable, Certificates, ServerConfigs};
 use crate::clock::now_seconds;
 use crate::config::TlsConfig;
 use crate::error::ConfigError;
@@ -36,12 +36,13 @@ impl CertificateUpdater {
         reload: Arc<Notify>,
         inspect: Arc<dyn Inspect>,
     ) -> Self {
-        let files = config.certificates.clone();
-        let paths = files.iter().flat_map(|it| [&it.cert, &it.key]);
-        let paths = paths.cloned().collect();
+        let config = config.clone();
+        let files = config.certificates.iter();
+        let paths = files.flat_map(|it| [&it.cert, &it.key]);
+        let paths = paths.chain(&config.agent_ca).cloned().collect();
         let read = move |known: &Arc<CertificateTable>| -> Result<_, ConfigError> {
-            let table = CertificateTable::read(&files)?;
-            table.check_times(known, &files, now_seconds())?;
+            let table = CertificateTable::of(&config)?;
+            table.check_times(known, &config.certificates, now_seconds())?;
             Ok(Arc::new(table))
         };
         Self {
@@ -76,7 +77,7 @@ impl CertificateUpdater {
             return;
         };
         info!(certificates = %table, "the certificates have changed");
-        let config = server_config(table, Arc::clone(&self.ticketer));
-        self.inspect.apply_tls(config).await;
+        let configs = ServerConfigs::new(table, Arc::clone(&self.ticketer));
+        self.inspect.apply_tls(configs).await;
     }
 }

@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use rustls::ServerConfig;
 use tieline_wire::TunnelId;
 use tokio::sync::{Notify, watch};
 use tracing::info_span;
@@ -33,7 +32,7 @@ use self::certificates::CertificateUpdater;
 pub(crate) use self::changes::Changes;
 use crate::audit::Audit;
 use crate::auth::{Question, RequestQueue, Ruling, Snapshot};
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, ServerConfigs};
 use crate::config::{Config, Denied};
 use crate::directory::Forgotten;
 use crate::error::StartError;
@@ -64,8 +63,8 @@ pub(crate) trait Inspect: Send + Sync {
     /// Gives every shard a new admission snapshot; resolves to the number of links this ended.
     fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize>;
 
-    /// Gives every shard a new configuration of TLS. Waits until the shards' mailboxes have it.
-    fn apply_tls(&self, config: Arc<ServerConfig>) -> Reply<()>;
+    /// Gives every shard new configurations of TLS. Waits until the shards' mailboxes have it.
+    fn apply_tls(&self, configs: Arc<ServerConfigs>) -> Reply<()>;
 
     /// Gives the provider's ruling to the shard that asked `question`. Waits until the shard's mailbox has it.
     fn rule(&self, question: Question, ruling: Ruling) -> Reply<()>;

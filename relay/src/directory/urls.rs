@@ -63,6 +63,11 @@ impl PublicUrls {
         }
     }
 
+    /// URL of the relay; `None` if it has no HTTP listener.
+    pub(crate) const fn base(&self) -> Option<&PublicUrl> {
+        self.base.as_ref()
+    }
+
     /// All URLs of a tunnel. The one under the tunnel's own subdomain comes first: its paths are the same as
     /// the target's. `dialled` is the host that the tunnel's agent dialled.
     pub(crate) fn of_tunnel(

@@ -77,6 +77,14 @@ impl Stream {
         }
     }
 
+    /// Exporter of the TLS connection, for channel binding; `None` on a plain stream, and below TLS 1.3.
+    pub(crate) fn exporter(&self) -> Option<[u8; 32]> {
+        match &self.layer {
+            Layer::Plain => None,
+            Layer::Tls(tls) => tls.borrow().exporter(),
+        }
+    }
+
     /// Whether the bytes are encrypted on the network.
     pub(crate) const fn is_tls(&self) -> bool {
         matches!(self.layer, Layer::Tls(_))

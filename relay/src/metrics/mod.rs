@@ -148,6 +148,10 @@ pub(crate) enum TlsFailure {
     Incompatible,
     /// The client ended the handshake with an alert: it does not accept the certificate, for example.
     ClientRefused,
+    /// An agent showed no certificate of its own, and must have one.
+    NoCertificate,
+    /// An agent's own certificate is not one that the relay accepts.
+    BadCertificate,
     /// The client broke the rules of TLS.
     Protocol,
     /// The connection closed before the end of the handshake.
@@ -188,11 +192,13 @@ const LIMIT_KINDS: [&str; 6] = [
 ];
 const TLS_VERSIONS: [&str; 2] = ["1.2", "1.3"];
 const TLS_GROUPS: [&str; 4] = ["x25519", "x25519mlkem768", "secp256r1", "other"];
-const TLS_FAILURES: [&str; 8] = [
+const TLS_FAILURES: [&str; 10] = [
     "not_tls",
     "alpn",
     "incompatible",
     "client_refused",
+    "no_certificate",
+    "bad_certificate",
     "protocol",
     "closed",
     "timeout",

@@ -32,6 +32,10 @@ pub(crate) struct TunnelReport {
     #[serde(skip)]
     pub(crate) is_shared: bool,
     pub(crate) target_scheme: &'static str,
+    /// What the tunnel's links came over: `tls`, `tcp`, or `mixed`.
+    pub(crate) transport: &'static str,
+    /// Whether on all of the tunnel's links the agent's proof is bound to the TLS connection.
+    pub(crate) channel_bound: bool,
     /// Whether an operator paused the tunnel.
     pub(crate) paused: bool,
     /// Payload since the tunnel's links were established.
@@ -52,6 +56,10 @@ impl TunnelReport {
         if newer && !is_shared {
             return;
         }
+        if self.transport != other.transport {
+            self.transport = "mixed";
+        }
+        self.channel_bound &= other.channel_bound;
         self.links += other.links;
         self.session_count += other.session_count;
         self.paused |= other.paused;

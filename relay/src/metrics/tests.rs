@@ -131,6 +131,8 @@ fn every_counter_is_shown_once_it_is_counted() {
         TlsFailure::Alpn,
         TlsFailure::Incompatible,
         TlsFailure::ClientRefused,
+        TlsFailure::NoCertificate,
+        TlsFailure::BadCertificate,
         TlsFailure::Protocol,
         TlsFailure::Closed,
         TlsFailure::Timeout,

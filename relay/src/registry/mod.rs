@@ -58,6 +58,8 @@ pub(crate) struct LinkEntry {
     pub(crate) agent: Option<AgentHello>,
     /// The nonce that the agent signed; identifies the link in a later report by the agent.
     pub(crate) nonce: Option<[u8; 32]>,
+    /// What the link's agent came over.
+    channel: Channel,
     /// Whether the link has ever had a tunnel.
     pub(crate) has_served: bool,
     tunnels: BTreeMap<TunnelId, TunnelEntry>,
@@ -69,6 +71,25 @@ pub(crate) struct LinkEntry {
     pub(crate) open_registrations: usize,
     /// The part of `open_registrations` that the provider has not decided yet.
     pub(crate) questions: usize,
+}
+
+/// What a link came over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Channel {
+    /// Whether it is TLS that this relay ended.
+    pub(crate) is_tls: bool,
+    /// Whether the agent's proof is bound to that TLS connection.
+    pub(crate) is_bound: bool,
+}
+
+impl Channel {
+    /// Stable word for logs and JSON.
+    pub(crate) const fn transport(self) -> &'static str {
+        match self.is_tls {
+            true => "tls",
+            false => "tcp",
+        }
+    }
 }
 
 impl LinkEntry {
@@ -191,6 +212,7 @@ impl Registry {
                 stranger,
                 agent: None,
                 nonce: None,
+                channel: Channel::default(),
                 has_served: false,
                 tunnels: BTreeMap::new(),
                 left: Vec::new(),
@@ -208,9 +230,16 @@ impl Registry {
         entry.map_or_else(AddressCount::default, |it| std::mem::take(&mut it.stranger))
     }
 
-    /// Notes that an agent has proved its key, on a link with this nonce.
-    pub(crate) fn introduce(&mut self, id: LinkId, hello: AgentHello, nonce: [u8; 32]) {
+    /// Notes that an agent has proved its key, on a link with this nonce that came over `channel`.
+    pub(crate) fn introduce(
+        &mut self,
+        id: LinkId,
+        hello: AgentHello,
+        nonce: [u8; 32],
+        channel: Channel,
+    ) {
         if let Some(entry) = self.links.get_mut(&id) {
+            entry.channel = channel;
             entry.agent = Some(hello);
             entry.nonce = Some(nonce);
             self.nonces.insert(nonce, id);

@@ -77,6 +77,8 @@ impl Registry {
             bytes_to_target,
             bytes_to_frontend,
             target_scheme: it.info.scheme_word(),
+            transport: entry.channel.transport(),
+            channel_bound: entry.channel.is_bound,
         })
     }
 

@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rustls::ServerConfig;
-
 use super::mail::Mail;
 use super::peers::Peers;
 use super::task_set::TaskSet;
 use crate::auth::{OwnTokens, Snapshot};
+use crate::certificates::ServerConfigs;
 use crate::clock::{Clock, now_seconds};
 use crate::io::sleep;
 use crate::limits::Limited;
@@ -40,8 +39,8 @@ pub(super) struct Kit {
     pub(super) tasks: Rc<TaskSet>,
     /// Current auth snapshot; replaced as a whole.
     pub(super) auth: RefCell<Arc<Snapshot>>,
-    /// Current configuration of TLS, with the certificates; `None` if no address has TLS.
-    pub(super) tls: RefCell<Option<Arc<ServerConfig>>>,
+    /// Current configurations of TLS, with the certificates; `None` if no address has TLS.
+    pub(super) tls: RefCell<Option<Arc<ServerConfigs>>>,
     /// Whether the shard accepts nothing new.
     pub(super) draining: Cell<bool>,
 }
@@ -74,8 +73,8 @@ impl Kit {
         proxies.any(|net| net.contains(&address))
     }
 
-    /// The current configuration of TLS.
-    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+    /// The current configurations of TLS.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfigs>> {
         self.tls.borrow().clone()
     }
 

@@ -30,7 +30,7 @@ impl Shard {
             self.kit.metrics.link_refused(LinkRefusal::Internal);
             return;
         }
-        let mux = self.agents.new_mux(nonce, stream.is_tls());
+        let mux = self.agents.new_mux(nonce, &stream);
         let id = self.agents.link_arrived(&mux, peer, stranger);
         stream.tune_link(self.kit.peers.config.stale_timeout, NOTSENT_BYTES);
         let host = Host {
@@ -38,6 +38,7 @@ impl Shard {
             id,
             peer,
             is_tls: stream.is_tls(),
+            exporter: stream.exporter(),
             nonce,
         };
         let span = info_span!("link", id = id.0, %peer);

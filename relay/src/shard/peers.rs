@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use rustls::ServerConfig;
-
 use super::arrived::CallerCount;
 use super::mail::MailboxSender;
 use super::mail::message::Paused;
 use crate::audit::Audit;
 use crate::auth::{RequestSender, Snapshot};
+use crate::certificates::ServerConfigs;
 use crate::config::Config;
 use crate::directory::PublicUrls;
 use crate::limits::{Limits, LiveTunnels, PerAddress};
@@ -24,8 +23,8 @@ pub(crate) struct Peers {
     pub(crate) config: Config,
     /// Auth snapshot at the start; later ones arrive as `Message::Auth`.
     pub(crate) auth: Arc<Snapshot>,
-    /// Configuration of TLS at the start, `None` if no address has TLS; later ones arrive as `Message::Tls`.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Configurations of TLS at the start, `None` if no address has TLS; later ones arrive as `Message::Tls`.
+    pub(crate) tls: Option<Arc<ServerConfigs>>,
     /// The audit log.
     pub(crate) audit: Audit,
     /// Limits on requests, sessions, bytes and registrations, if any are configured.

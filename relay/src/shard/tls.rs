@@ -3,15 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::server::ClientHello;
 use tieline_wire::{CallerRefusal, LinkRefusal};
 use tracing::debug;
 
 use super::Shard;
 use super::handshakes::Handshake;
-use crate::certificates;
+use crate::certificates::{self, ServerConfigs};
 use crate::error::ListenKind;
 use crate::io::Stream;
 use crate::limits::AddressCount;
@@ -21,16 +20,18 @@ use crate::metrics::{FrontendKind, TlsFailure};
 impl Shard {
     /// Completes the handshake of a connection to a TLS address, and serves the protocol that the client asked for.
     pub(super) fn tls_arrived(self: &Rc<Self>, kind: ListenKind, stream: Stream, peer: SocketAddr) {
-        let config = self.kit.tls();
-        let place = config.and_then(|config| Some((config, self.doors.handshakes.enter()?)));
-        let Some((config, place)) = place else {
+        let configs = self.kit.tls();
+        let place = configs.and_then(|configs| Some((configs, self.doors.handshakes.enter()?)));
+        let Some((configs, place)) = place else {
             return self.no_handshake(Some(stream));
         };
         let shard = Rc::clone(self);
         // Counted before it is known to be a caller, so that a relay that stops waits for it.
         let arrived = self.kit.peers.callers.arrived();
         self.kit.tasks.spawn(async move {
-            let accepting = shard.accept_tls(stream, peer, config, &place);
+            let takes_agents = kind == ListenKind::Agent;
+            let accepting =
+                shard.accept_tls(stream, peer, (configs.as_ref(), takes_agents), &place);
             let accepted = place.run(accepting).await;
             drop(place);
             match accepted {
@@ -74,7 +75,8 @@ impl Shard {
         }
     }
 
-    /// Reads the PROXY protocol header in front of TLS, if there must be one, and completes the handshake.
+    /// Reads the PROXY protocol header in front of TLS, if there must be one, and completes the handshake with one of
+    /// `configs`; `takes_agents` tells whether a client that names no protocol is an agent.
     ///
     /// # Errors
     /// The reason of the failure; `None` for a missing header.
@@ -82,14 +84,17 @@ impl Shard {
         &self,
         stream: Stream,
         peer: SocketAddr,
-        config: Arc<ServerConfig>,
+        (configs, takes_agents): (&ServerConfigs, bool),
         place: &Handshake,
     ) -> Result<(Stream, SocketAddr), Option<TlsFailure>> {
         // On addresses of every kind, since callers and agents may come to each.
         let peer = self.callers.source(&stream, peer).await.ok_or(None)?;
         let _counted = self.count_handshake(peer).ok_or(TlsFailure::Overload)?;
         let deadline = self.kit.peers.config.preamble_timeout;
-        let accepting = stream.accept_tls(async |_| (config, place.may_answer().await));
+        let accepting = stream.accept_tls(async |hello: &ClientHello<'_>| {
+            let config = configs.choose(hello, takes_agents);
+            (config, place.may_answer().await)
+        });
         let accepted = self.kit.in_time(deadline, true, accepting).await;
         let stream = accepted
             .ok_or(TlsFailure::Timeout)?
@@ -132,6 +137,8 @@ fn failure(error: &io::Error) -> TlsFailure {
         Some(Error::NoApplicationProtocol) => TlsFailure::Alpn,
         Some(Error::PeerIncompatible(_)) => TlsFailure::Incompatible,
         Some(Error::AlertReceived(_)) => TlsFailure::ClientRefused,
+        Some(Error::NoCertificatesPresented) => TlsFailure::NoCertificate,
+        Some(Error::InvalidCertificate(_)) => TlsFailure::BadCertificate,
         Some(_) => TlsFailure::Protocol,
         // rustls's buffer for an unfinished message is full.
         None if error.kind() == io::ErrorKind::InvalidData => TlsFailure::Protocol,
@@ -150,6 +157,10 @@ mod tests {
         assert_eq!(of(refused), TlsFailure::ClientRefused);
         assert_eq!(of(rustls::Error::NoApplicationProtocol), TlsFailure::Alpn);
         assert_eq!(of(rustls::Error::DecryptError), TlsFailure::Protocol);
+        let none = rustls::Error::NoCertificatesPresented;
+        assert_eq!(of(none), TlsFailure::NoCertificate);
+        let strange = rustls::CertificateError::UnknownIssuer.into();
+        assert_eq!(of(strange), TlsFailure::BadCertificate);
         let closed = io::ErrorKind::UnexpectedEof.into();
         assert_eq!(failure(&closed), TlsFailure::Closed);
     }

@@ -56,6 +56,7 @@ impl Agent {
             relay_name: address.to_string(),
             agent_version: "test/1".to_owned(),
             signature: [0; 64],
+            bound_signature: None,
         };
         let signature = pair.sign(&own.transcript(&hello.nonce));
         own.signature = signature.as_ref().try_into().unwrap();

@@ -18,7 +18,7 @@ use crate::token_show::Validity;
 use tieline_agent::config::{Config, TargetConfig};
 use tieline_agent::identity::Identity;
 use tieline_agent::server_kind;
-use tieline_agent::transport::{Reads, Stream, Writes};
+use tieline_agent::transport::{Reads, Stream, Writes, client_certificate_problem};
 
 /// Longest time for the whole trial; a provider that the relay asks has 5 s.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -110,6 +110,7 @@ fn registrations(asked: &[TrialRequest], token: &str) -> Vec<Register> {
 pub(super) async fn run(config: &Config, token: &str, stream: Stream) -> Trial {
     let identity = Identity::throw_away().map_err(|error| no_answer(error.to_string()))?;
     let asked = asked(config);
+    let exporter = stream.exporter();
     let (reads, writes) = stream.split();
     let end = End {
         reads,
@@ -117,6 +118,7 @@ pub(super) async fn run(config: &Config, token: &str, stream: Stream) -> Trial {
         mux: Mux::agent(Settings::default(), Moment::from_micros(0)),
         started_at: Instant::now(),
         identity: &identity,
+        exporter,
         relay_name: config.relay.name(),
         registers: registrations(&asked, token),
         asked,
@@ -143,6 +145,8 @@ struct End<'a> {
     mux: Mux,
     started_at: Instant,
     identity: &'a Identity,
+    /// Exporter of the TLS connection that the link is in.
+    exporter: Option<[u8; 32]>,
     relay_name: String,
     asked: Vec<TrialRequest>,
     registers: Vec<Register>,
@@ -169,9 +173,17 @@ impl End<'_> {
                 });
             }
             buffer.reserve(READ_BYTES);
-            let Ok(1..) = self.reads.read(&mut buffer).await else {
-                return Err(no_answer("the connection was closed".to_owned()));
+            let why = match self.reads.read(&mut buffer).await {
+                Ok(1..) => None,
+                Ok(0) => Some("the connection was closed".to_owned()),
+                Err(error) => Some(
+                    client_certificate_problem(&error)
+                        .unwrap_or_else(|| "the connection was closed".to_owned()),
+                ),
             };
+            if let Some(why) = why {
+                return Err(no_answer(why));
+            }
             let mut input = buffer.split().freeze();
             if first.is_empty() {
                 first.extend_from_slice(&input[..input.len().min(server_kind::FIRST_BYTES_MAX)]);
@@ -195,7 +207,10 @@ impl End<'_> {
             Event::RelayHello(hello) => {
                 self.relay.clone_from(&hello.relay_version);
                 let name = self.relay_name.clone();
-                let hello = self.identity.hello(&hello, name, AGENT_VERSION, (0, 1));
+                let exporter = self.exporter.as_ref();
+                let hello = self
+                    .identity
+                    .hello(&hello, name, AGENT_VERSION, (0, 1), exporter);
                 self.mux.hello(&hello);
                 self.registers.iter().for_each(|it| self.mux.register(it));
             }
@@ -383,6 +398,10 @@ const fn advice_on_end(reason: LinkEnd) -> &'static str {
     match reason {
         LinkEnd::Revoked => ASK_WHY,
         LinkEnd::RelayName => "dial the relay by the name that it has for agents",
+        LinkEnd::Unbound => {
+            "the relay requires TLS 1.3 (tls://) that ends at the relay itself: dial it around proxies and TLS \
+             inspection, with an agent of this version"
+        }
         LinkEnd::Version => "relay and agent versions are too far apart: update the older one",
         LinkEnd::Preface | LinkEnd::Protocol | LinkEnd::FrameTooLong | LinkEnd::Table => {
             "what answers there does not speak the relay's protocol: is that its port for agents, and has it TLS (tls://) or not (tcp://)?"

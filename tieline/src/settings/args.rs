@@ -40,6 +40,12 @@ pub struct ServeArgs {
     /// File with certificates (PEM) to trust for a tls:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
+    /// File with this agent's own certificate (PEM), for a tls:// relay that asks agents for one
+    #[arg(long, value_name = "FILE", env = "TIELINE_CLIENT_CERT")]
+    pub client_cert: Option<PathBuf>,
+    /// File (mode 0600) with the private key (PEM) of --client-cert
+    #[arg(long, value_name = "FILE", env = "TIELINE_CLIENT_KEY")]
+    pub client_key: Option<PathBuf>,
     /// Word that lists of tunnels show beside this one, such as gpu; may be repeated
     #[arg(
         long = "capability",

@@ -77,6 +77,8 @@ pub(crate) fn merged(
     config.drain_timeout = drain_timeout.unwrap_or(DRAIN_TIMEOUT);
     config.token_file = args.token_file.clone().or(file.token_file);
     config.ca = args.ca.clone().or(file.ca);
+    config.client_cert = args.client_cert.clone().or(file.client_cert);
+    config.client_key = args.client_key.clone().or(file.client_key);
     config.machine = args.machine.clone().or(file.machine);
     config.state_dir = args.state.state_dir.clone().or(file.state_dir);
     Ok(config)

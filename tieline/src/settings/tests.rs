@@ -86,6 +86,69 @@ fn certificates_to_trust_come_from_the_flag_or_the_file() {
 }
 
 #[test]
+fn a_client_certificate_and_its_key_come_from_the_flags_or_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(["agent".to_owned()]).unwrap();
+    let write = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&path, mode).unwrap();
+        }
+        path.display().to_string()
+    };
+    let pair = |name: &str| {
+        let cert = write(&format!("{name}.pem"), own.cert.pem());
+        (
+            cert,
+            write(&format!("{name}.key"), own.signing_key.serialize_pem()),
+        )
+    };
+    let (in_file, given) = (pair("a"), pair("b"));
+    let (cert, key) = &in_file;
+    let file = format!(
+        "relay = 'tls://r'\nto = 'h:1'\nca = '{cert}'\nclient_cert = '{cert}'\nclient_key = '{key}'"
+    );
+    let named = |flags: &[&str]| {
+        let config = with_file(flags, Some(&file)).unwrap();
+        let shown = |path: Option<std::path::PathBuf>| path.unwrap().display().to_string();
+        (shown(config.client_cert), shown(config.client_key))
+    };
+    assert_eq!(named(&[]), in_file);
+    let flags = ["--client-cert", &given.0, "--client-key", &given.1];
+    assert_eq!(named(&flags), given);
+    for (flag, missing) in [
+        ("--client-cert", "--client-key"),
+        ("--client-key", "--client-cert"),
+    ] {
+        let flags = ["--relay", "tls://r", "--to", "h:1", flag, &given.0];
+        let error = config(&flags).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("{flag} does nothing alone")),
+            "{error}"
+        );
+        assert!(error.contains(missing), "{error}");
+    }
+    let flags = [
+        "--relay",
+        "tcp://r:1",
+        "--to",
+        "h:1",
+        "--client-cert",
+        &given.0,
+    ];
+    let without_tls = [&flags[..], &["--client-key", &given.1]].concat();
+    let error = config(&without_tls).unwrap_err().to_string();
+    assert!(
+        error.contains("TIELINE_CLIENT_CERT") && error.contains("dial tls://"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_name_stands_in_front_of_its_target() {
     let config = config(&[
         "--relay",

@@ -33,6 +33,9 @@ const EMPTY_READS_MAX: usize = 16;
 /// changes the keys most of all. A full read of bulk data has 16 records.
 const RECORDS_MAX: usize = 128;
 
+/// Label of the exporter with which a protocol above TLS is bound to the connection (RFC 9266, section 4.2).
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+
 /// Bytes that records add to plaintext that fills one of them (RFC 8446, section 5.2; TLS 1.2 adds fewer than 32).
 const RECORD_OVERHEAD_BYTES: usize = 32;
 
@@ -196,6 +199,19 @@ impl Tls {
             group: group.map(|group| group.name()),
             is_resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }
+    }
+
+    /// Bytes that both ends of this connection have alike, and ends of any other connection have not: its exporter, for
+    /// channel binding (RFC 9266). `None` below TLS 1.3, where two connections may have the same one unless both ends
+    /// use the extended master secret (RFC 7627), which rustls does not tell.
+    pub fn exporter(&self) -> Option<[u8; 32]> {
+        if self.connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            return None;
+        }
+        let exporter = self
+            .connection
+            .export_keying_material([0; 32], EXPORTER_LABEL, Some(&[]));
+        exporter.ok()
     }
 
     /// The peer's own certificate, if it has shown one.

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use super::RECORDS_MAX;
 use crate::{Received, Socket, Tls};
@@ -99,27 +99,32 @@ fn ends(rooms: (usize, usize)) -> (End, End) {
 
 fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     static CONFIGS: OnceLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = OnceLock::new();
-    let (server, client) = CONFIGS.get_or_init(|| {
-        let CertifiedKey { cert, signing_key } =
-            generate_simple_self_signed(["relay".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)
-            .unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(cert.der().clone()).unwrap();
-        let client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        (Arc::new(server), Arc::new(client))
-    });
+    let (server, client) = CONFIGS.get_or_init(|| configs_of(rustls::DEFAULT_VERSIONS));
     (Arc::clone(server), Arc::clone(client))
+}
+
+/// Configurations of both sides with a certificate of their own, for these versions of TLS.
+fn configs_of(
+    versions: &[&'static SupportedProtocolVersion],
+) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["relay".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(server), Arc::new(client))
 }
 
 /// Polls both futures in turn until both are ready.
@@ -150,6 +155,13 @@ fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (
 
 fn shaken(near: &End, far: &End) -> (Tls, Tls) {
     let (server, client) = configs();
+    shaken_with((client, server), (near, far))
+}
+
+fn shaken_with(
+    (client, server): (Arc<ClientConfig>, Arc<ServerConfig>),
+    (near, far): (&End, &End),
+) -> (Tls, Tls) {
     let name = ServerName::try_from("relay").unwrap();
     let (near, far) = both(
         Tls::connect(near, client, name),
@@ -247,6 +259,33 @@ fn a_cut_connection_is_told_from_one_that_ended() {
         }
         assert_eq!(heard, b"some");
     }
+}
+
+#[test]
+fn both_ends_have_one_exporter_and_each_connection_has_its_own() {
+    let mut seen = Vec::new();
+    // Later handshakes resume the session of the first.
+    for _ in 0..3 {
+        let (near, far) = ends((100_000, 100_000));
+        let (mut client, mut server) = shaken(&near, &far);
+        let exporter = client.exporter().unwrap();
+        assert_eq!(server.exporter(), Some(exporter));
+        assert!(!seen.contains(&exporter));
+        seen.push(exporter);
+        // Neither the bytes that follow nor the tickets in front of them change it.
+        assert_eq!(server.send(&far, &[IoSlice::new(b"some")]).unwrap(), 4);
+        let received = client.recv(&near, 64, |_| {}).unwrap();
+        assert_eq!(received, Received::Bytes(4));
+        assert_eq!(client.exporter(), Some(exporter));
+    }
+}
+
+#[test]
+fn below_tls_1_3_there_is_no_exporter() {
+    let (server, client) = configs_of(&[&rustls::version::TLS12]);
+    let (near, far) = ends((100_000, 100_000));
+    let (client, server) = shaken_with((client, server), (&near, &far));
+    assert_eq!((client.exporter(), server.exporter()), (None, None));
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub(crate) fn signed_hello() -> AgentHello {
         relay_name: "relay.example:9001".into(),
         agent_version: "bench/1".into(),
         signature: [0; 64],
+        bound_signature: None,
     };
     let signature = pair.sign(&hello.transcript(&NONCE));
     hello.signature = signature.as_ref().try_into().expect("64 bytes");

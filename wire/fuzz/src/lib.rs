@@ -28,6 +28,7 @@ pub static HELLO: LazyLock<AgentHello> = LazyLock::new(|| {
         relay_name: "relay.example:9001".into(),
         agent_version: "fuzz/1".into(),
         signature: [0; 64],
+        bound_signature: None,
     };
     let signature = pair.sign(&hello.transcript(&NONCE));
     hello.signature = signature.as_ref().try_into().expect("64 bytes");

@@ -69,6 +69,14 @@ fn array<const N: usize>(
         .ok_or_else(|| bad(format!("{what} is not {N} bytes")))
 }
 
+/// Like [`array`], for a field that may be absent.
+fn optional_array<const N: usize>(
+    what: &str,
+    value: Option<flatbuffers::Vector<'_, u8>>,
+) -> Result<Option<[u8; N]>, Error> {
+    value.map(|value| array(what, Some(value))).transpose()
+}
+
 impl Decode for RelayHello {
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let hello = root::<table::Hello<'_>>(bytes)?;
@@ -78,6 +86,7 @@ impl Decode for RelayHello {
             version_max: hello.version_max(),
             relay_version: text("software", hello.software(), STRING_BYTES_MAX)?,
             sessions_max: hello.sessions_max(),
+            exporter: optional_array("exporter", hello.exporter())?,
         })
     }
 }
@@ -98,6 +107,7 @@ impl Decode for AgentHello {
             relay_name: text("relay name", hello.relay_name(), STRING_BYTES_MAX)?,
             agent_version: text("software", hello.software(), STRING_BYTES_MAX)?,
             signature: array("signature", hello.signature())?,
+            bound_signature: optional_array("bound signature", hello.bound_signature())?,
         })
     }
 }

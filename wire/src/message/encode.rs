@@ -63,6 +63,7 @@ impl Message for RelayHello {
             nonce: Some(builder.create_vector(&self.nonce)),
             sessions_max: self.sessions_max,
             software: Some(builder.create_string(&line(&self.relay_version))),
+            exporter: self.exporter.map(|it| builder.create_vector(&it)),
             ..Default::default()
         };
         table::Hello::create(builder, &args).as_union_value()
@@ -82,6 +83,7 @@ impl Message for AgentHello {
             links: self.links,
             relay_name: Some(builder.create_string(&self.relay_name)),
             signature: Some(builder.create_vector(&self.signature)),
+            bound_signature: self.bound_signature.map(|it| builder.create_vector(&it)),
             ..Default::default()
         };
         table::Hello::create(builder, &args).as_union_value()

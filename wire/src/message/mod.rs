@@ -110,6 +110,8 @@ pub struct RelayHello {
     pub relay_version: String,
     /// Most sessions that the relay opens on this link at a time.
     pub sessions_max: u32,
+    /// Exporter of the TLS connection that the link is in, if the relay ends TLS itself.
+    pub exporter: Option<[u8; 32]>,
 }
 
 impl RelayHello {
@@ -122,7 +124,20 @@ impl RelayHello {
             version_max: VERSION_MAX,
             relay_version: concat!("tieline-relay/", env!("CARGO_PKG_VERSION")).to_owned(),
             sessions_max,
+            exporter: None,
         }
+    }
+
+    /// The hello of a relay whose own end of TLS has `exporter`.
+    #[must_use]
+    pub fn with_exporter(self, exporter: Option<[u8; 32]>) -> Self {
+        Self { exporter, ..self }
+    }
+
+    /// True if the agent's TLS connection, which has `exporter`, ends at this relay: nothing between them ends TLS.
+    #[must_use]
+    pub fn is_other_end_of(&self, exporter: Option<[u8; 32]>) -> bool {
+        exporter.is_some() && self.exporter == exporter
     }
 
     /// The highest version that both sides speak.
@@ -162,13 +177,50 @@ pub struct AgentHello {
     pub agent_version: String,
     /// Ed25519 signature over [`AgentHello::transcript`].
     pub signature: [u8; 64],
+    /// Ed25519 signature over [`AgentHello::bound_transcript`], if the agent's connection has an exporter.
+    pub bound_signature: Option<[u8; 64]>,
+}
+
+/// Whether an agent's proof is bound to the TLS connection that brought it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// The agent has signed the exporter of this side's connection: nothing between them ends TLS.
+    Bound,
+    /// The agent has signed no exporter, or this side has none.
+    None,
+    /// The agent has signed the exporter of another connection: something between them ends TLS.
+    Other,
+}
+
+impl ChannelBinding {
+    /// Stable word for logs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Bound => "bound",
+            Self::None => "none",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl AgentHello {
     /// The bytes that the agent signs, for the relay's nonce.
     #[must_use]
     pub fn transcript(&self, nonce: &[u8; 32]) -> Vec<u8> {
-        let mut bytes = b"tieline agent hello 1\0".to_vec();
+        self.signed(b"tieline agent hello 1\0".to_vec(), nonce)
+    }
+
+    /// The bytes that the agent signs besides, for the relay's nonce and the `exporter` of its TLS connection.
+    #[must_use]
+    pub fn bound_transcript(&self, nonce: &[u8; 32], exporter: &[u8; 32]) -> Vec<u8> {
+        let mut bytes = b"tieline bound agent hello 1\0".to_vec();
+        bytes.extend_from_slice(exporter);
+        self.signed(bytes, nonce)
+    }
+
+    /// The fields that both signatures cover, behind `bytes`.
+    fn signed(&self, mut bytes: Vec<u8>, nonce: &[u8; 32]) -> Vec<u8> {
         bytes.extend_from_slice(nonce);
         bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&self.link_index.to_le_bytes());
@@ -191,9 +243,28 @@ impl AgentHello {
         if self.key.is_weak() {
             return Err(LinkEnd::BadSignature);
         }
-        UnparsedPublicKey::new(&ED25519, self.key.as_bytes())
-            .verify(&self.transcript(nonce), &self.signature)
-            .map_err(|_| LinkEnd::BadSignature)
+        match self.has_signed(&self.transcript(nonce), &self.signature) {
+            true => Ok(()),
+            false => Err(LinkEnd::BadSignature),
+        }
+    }
+
+    /// Whether the proof is bound to the connection whose exporter is `exporter` on this side; of a hello that was
+    /// verified for `nonce`.
+    #[must_use]
+    pub fn binding(&self, nonce: &[u8; 32], exporter: Option<&[u8; 32]>) -> ChannelBinding {
+        let (Some(exporter), Some(signature)) = (exporter, &self.bound_signature) else {
+            return ChannelBinding::None;
+        };
+        match self.has_signed(&self.bound_transcript(nonce, exporter), signature) {
+            true => ChannelBinding::Bound,
+            false => ChannelBinding::Other,
+        }
+    }
+
+    fn has_signed(&self, transcript: &[u8], signature: &[u8; 64]) -> bool {
+        let key = UnparsedPublicKey::new(&ED25519, self.key.as_bytes());
+        key.verify(transcript, signature).is_ok()
     }
 }
 

@@ -65,6 +65,7 @@ fn hello() -> AgentHello {
         relay_name: "relay.example:9001".into(),
         agent_version: "tieline/0.1.0".into(),
         signature: [4; 64],
+        bound_signature: None,
     }
 }
 
@@ -72,7 +73,14 @@ fn hello() -> AgentHello {
 fn every_message_reads_back_as_written() {
     let relay = RelayHello::new([9; 32], 100);
     assert_eq!(round_trip(&relay).unwrap(), relay);
+    let over_tls = relay.with_exporter(Some([5; 32]));
+    assert_eq!(round_trip(&over_tls).unwrap(), over_tls);
     assert_eq!(round_trip(&hello()).unwrap(), hello());
+    let bound = AgentHello {
+        bound_signature: Some([6; 64]),
+        ..hello()
+    };
+    assert_eq!(round_trip(&bound).unwrap(), bound);
     assert_eq!(round_trip(&register()).unwrap(), register());
     let open = Open {
         tunnel: TunnelId::parse("maya").unwrap(),
@@ -255,6 +263,87 @@ fn a_signature_is_good_for_one_nonce_one_relay_and_one_instance() {
         ..signed
     };
     assert_eq!(other_run.verify(&[1; 32]), Err(LinkEnd::BadSignature));
+}
+
+#[test]
+fn a_bound_signature_is_good_for_one_end_of_one_tls_connection() {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[5; 32]).unwrap();
+    let sign = |transcript: Vec<u8>| -> [u8; 64] {
+        let signature = pair.sign(&transcript);
+        signature.as_ref().try_into().unwrap()
+    };
+    let (nonce, own, other) = ([1; 32], [2; 32], [3; 32]);
+    let mut signed = hello();
+    signed.key = AgentKey::new(pair.public_key().as_ref().try_into().unwrap());
+    signed.signature = sign(signed.transcript(&nonce));
+    assert_eq!(signed.binding(&nonce, Some(&own)), ChannelBinding::None);
+    signed.bound_signature = Some(sign(signed.bound_transcript(&nonce, &own)));
+    assert_eq!(signed.binding(&nonce, Some(&own)), ChannelBinding::Bound);
+    assert_eq!(signed.binding(&nonce, Some(&other)), ChannelBinding::Other);
+    assert_eq!(signed.binding(&nonce, None), ChannelBinding::None);
+    assert_eq!(signed.binding(&other, Some(&own)), ChannelBinding::Other);
+    // Neither signature passes for the other.
+    let swapped = AgentHello {
+        signature: signed.bound_signature.unwrap(),
+        bound_signature: Some(signed.signature),
+        ..signed.clone()
+    };
+    assert_eq!(swapped.verify(&nonce), Err(LinkEnd::BadSignature));
+    assert_eq!(swapped.binding(&nonce, Some(&own)), ChannelBinding::Other);
+    // An agent without the second signature, and one with it, prove their key all the same.
+    assert_eq!(signed.verify(&nonce), Ok(()));
+    signed.bound_signature = None;
+    assert_eq!(signed.verify(&nonce), Ok(()));
+}
+
+#[test]
+fn an_agent_knows_the_other_end_of_its_tls_connection_by_the_exporter() {
+    let relay = |exporter| RelayHello::new([9; 32], 1).with_exporter(exporter);
+    let (own, other) = (Some([2; 32]), Some([3; 32]));
+    assert!(relay(own).is_other_end_of(own));
+    assert!(!relay(own).is_other_end_of(other));
+    assert!(!relay(own).is_other_end_of(None));
+    assert!(!relay(None).is_other_end_of(own));
+    assert!(!relay(None).is_other_end_of(None));
+}
+
+#[test]
+fn an_exporter_and_a_bound_signature_have_their_lengths() {
+    let mut builder = flatbuffers::FlatBufferBuilder::new();
+    for (exporter, signature, is_good) in [
+        (32, 64, true),
+        (31, 64, false),
+        (33, 64, false),
+        (0, 64, false),
+        (32, 63, false),
+        (32, 65, false),
+        (32, 0, false),
+    ] {
+        builder.reset();
+        let args = crate::generated::HelloArgs {
+            version_min: 1,
+            version_max: 1,
+            nonce: Some(builder.create_vector(&[9_u8; 32])),
+            key: Some(builder.create_vector(&[1_u8; 32])),
+            machine: Some(builder.create_vector(&[2_u8; 16])),
+            instance: Some(builder.create_vector(&[3_u8; 16])),
+            signature: Some(builder.create_vector(&[4_u8; 64])),
+            exporter: Some(builder.create_vector(&vec![5_u8; exporter])),
+            bound_signature: Some(builder.create_vector(&vec![6_u8; signature])),
+            ..Default::default()
+        };
+        let root = crate::generated::Hello::create(&mut builder, &args);
+        builder.finish_minimal(root);
+        let (relay, agent) = (
+            RelayHello::decode(builder.finished_data()),
+            AgentHello::decode(builder.finished_data()),
+        );
+        // Each side reads its own fields only.
+        assert_eq!(relay.is_ok(), exporter == 32, "{exporter}");
+        assert_eq!(agent.is_ok(), signature == 64, "{signature}");
+        assert_eq!(relay.is_ok() && agent.is_ok(), is_good);
+    }
 }
 
 #[test]

@@ -7,13 +7,15 @@ use super::*;
 
 /// Every setting that has an effect with `auth = "jwt"`, except `caller_auth`.
 const JWT: &str = r#"
-    agent_listen = ["127.0.0.1:1", "[::1]:1"]
+    agent_listen = ["tls://127.0.0.1:1", "tls://[::1]:1"]
     tcp_listen = "127.0.0.1:2"
-    http_listen = "tls://127.0.0.1:3"
+    http_listen = ["127.0.0.1:5", "tls://127.0.0.1:3"]
     admin_listen = "127.0.0.1:4"
     admin_token_file = "admin-token"
     tls_cert = "cert.pem"
     tls_key = "tls-key.pem"
+    require_binding = true
+    agent_ca = "agents.pem"
     domain = "Relay.Example.com"
     public_url = "https://Relay.example/"
     shards = 77
@@ -29,6 +31,7 @@ const JWT: &str = r#"
     allow_origin = ["https://App.example", "null"]
     trusted_proxies = "10.1.2.3/8"
     proxy_protocol = true
+    redirect_http = true
     target_authorization_header = "X-Target-Authorization"
     offline_grace = "1s"
     start_grace = "2s"
@@ -124,7 +127,12 @@ fn every_setting_of_a_file_arrives() {
         tcp_listen,
         http_listen,
         admin_listen,
-        tls: TlsConfig { certificates },
+        tls:
+            TlsConfig {
+                certificates,
+                require_binding,
+                agent_ca,
+            },
         domain,
         public_url,
         shards,
@@ -149,9 +157,11 @@ fn every_setting_of_a_file_arrives() {
         state_dir,
         take_over,
     } = config;
-    assert_eq!(agent_listen, [address("127.0.0.1:1"), address("[::1]:1")]);
+    let wanted = [address("tls://127.0.0.1:1"), address("tls://[::1]:1")];
+    assert_eq!(agent_listen, wanted);
     assert_eq!(tcp_listen, [address("127.0.0.1:2")]);
-    assert_eq!(http_listen, [address("tls://127.0.0.1:3")]);
+    let wanted = [address("127.0.0.1:5"), address("tls://127.0.0.1:3")];
+    assert_eq!(http_listen, wanted);
     assert_eq!(admin_listen, ["127.0.0.1:4".parse().unwrap()]);
     let files = |cert, key| CertificateFiles {
         cert: at(cert),
@@ -162,6 +172,8 @@ fn every_setting_of_a_file_arrives() {
         files("other.pem", "other-key.pem"),
     ];
     assert_eq!(certificates, wanted);
+    assert!(require_binding);
+    assert_eq!(agent_ca, Some(at("agents.pem")));
     assert_eq!(domain.as_deref(), Some("relay.example.com"));
     assert_eq!(public_url.unwrap().to_string(), "https://relay.example");
     assert_eq!((shards, driver), (77, DriverChoice::Epoll));
@@ -221,6 +233,7 @@ fn wanted_callers() -> CallersConfig {
         allow_origins: vec!["https://app.example".to_owned(), "null".to_owned()],
         trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
         proxy_protocol: true,
+        redirect_http: true,
         target_authorization: Some("x-target-authorization".parse().unwrap()),
         offline_grace: Duration::from_secs(1),
         start_grace: Duration::from_secs(2),

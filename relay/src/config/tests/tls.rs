@@ -174,6 +174,68 @@ fn an_address_with_tls_and_a_certificate_need_each_other() {
 }
 
 #[test]
+fn where_agents_must_come_over_tls_no_address_takes_them_without() {
+    let tls = format!("{LISTEN} --tls-cert a --tls-key b");
+    let error = Case::flags(&format!("{tls} --require-binding")).error();
+    assert!(
+        error.starts_with("agent_listen 127.0.0.1:9001 has no TLS, so with require_binding"),
+        "{error}"
+    );
+    let error = Case::flags(&format!("{tls} --agent-ca c")).error();
+    assert!(
+        error.starts_with("agent_listen 127.0.0.1:9001 has no TLS, so agents there would need no"),
+        "{error}"
+    );
+    for agents in ["off", "tls://127.0.0.1:9001"] {
+        let both = format!("{tls} --require-binding --agent-ca c --agent-listen {agents}");
+        let config = Case::flags(&both).config();
+        assert!(config.tls.require_binding);
+        assert_eq!(config.tls.agent_ca, Some("c".into()));
+    }
+    let error = Case::flags("--require-binding").error();
+    assert!(error.contains("has no TLS"), "{error}");
+    assert!(!Case::flags(&tls).config().tls.require_binding);
+}
+
+#[test]
+fn a_redirect_to_https_needs_both_kinds_of_addresses_and_a_name() {
+    let tls = "--tls-cert a --tls-key b --redirect-http";
+    let both = "--http-listen 127.0.0.1:80 --http-listen tls://127.0.0.1:443";
+    for (flags, wanted) in [
+        (
+            "--redirect-http".to_owned(),
+            "no address of http_listen has TLS",
+        ),
+        (
+            format!("--agent-listen tls://127.0.0.1:9001 {tls}"),
+            "no address of http_listen has TLS",
+        ),
+        (
+            format!("{LISTEN} {tls}"),
+            "every address of http_listen has TLS",
+        ),
+        (format!("{both} {tls}"), "a redirect needs the relay's name"),
+        (
+            format!("{both} {tls} --public-url http://relay.example"),
+            "public_url is http://relay.example",
+        ),
+    ] {
+        let error = Case::flags(&flags).error();
+        assert!(
+            error.starts_with("redirect_http") && error.contains(wanted),
+            "{flags}: {error}"
+        );
+    }
+    for name in [
+        "--domain relay.example",
+        "--public-url https://relay.example",
+    ] {
+        let config = Case::flags(&format!("{both} {tls} {name}")).config();
+        assert!(config.callers.redirect_http);
+    }
+}
+
+#[test]
 fn the_example_of_the_manual_is_good() {
     let folder = folder();
     let config = Case::file(folder.path(), examples("[[tls]]")[0]).config();

@@ -3,12 +3,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 
-use rustls::ServerConfig;
 use tieline_token::Key;
 use tieline_wire::TunnelId;
 
 use super::*;
 use crate::auth::{Question, Ruling};
+use crate::certificates::ServerConfigs;
 use crate::config::{TokenHash, TokensAuth};
 use crate::control::Reply;
 use crate::directory::Forgotten;
@@ -45,7 +45,7 @@ impl Inspect for Listener {
         Box::pin(std::future::ready(1))
     }
 
-    fn apply_tls(&self, _: Arc<ServerConfig>) -> Reply<()> {
+    fn apply_tls(&self, _: Arc<ServerConfigs>) -> Reply<()> {
         Box::pin(std::future::ready(()))
     }
 

@@ -13,21 +13,23 @@ use crate::config::{CertificateFiles, TlsConfig};
 struct Rig {
     updater: CertificateUpdater,
     reload: Arc<Notify>,
-    applied: Arc<Mutex<Vec<Arc<ServerConfig>>>>,
+    applied: Arc<Mutex<Vec<Arc<ServerConfigs>>>>,
 }
 
 impl Rig {
     fn new(files: CertificateFiles) -> Self {
-        Self::of(vec![files])
+        Self::of(&TlsConfig {
+            certificates: vec![files],
+            ..TlsConfig::default()
+        })
     }
 
-    fn of(certificates: Vec<CertificateFiles>) -> Self {
-        let config = TlsConfig { certificates };
-        let certificates = Certificates::read(&config).unwrap().unwrap();
+    fn of(config: &TlsConfig) -> Self {
+        let certificates = Certificates::read(config).unwrap().unwrap();
         let fake = Fake::default();
         let (reload, applied) = (Arc::<Notify>::default(), Arc::clone(&fake.tls));
         let shared = Arc::clone(&reload);
-        let updater = CertificateUpdater::new(&config, certificates, shared, Arc::new(fake));
+        let updater = CertificateUpdater::new(config, certificates, shared, Arc::new(fake));
         Self {
             updater,
             reload,
@@ -75,6 +77,25 @@ async fn a_new_certificate_counts_once_its_key_is_there() {
 }
 
 #[tokio::test]
+async fn another_authority_of_agents_counts_like_another_certificate() {
+    let files = Files::new();
+    let ca = files.authority("one", "agents").cert;
+    let mut rig = Rig::of(&TlsConfig {
+        certificates: vec![files.lasting("relay", &["relay.example"])],
+        agent_ca: Some(ca.clone()),
+        ..TlsConfig::default()
+    });
+    rig.look(3).await;
+    assert_eq!(rig.count(), 0);
+    fs::rename(files.authority("two", "agents").cert, &ca).unwrap();
+    rig.look(2).await;
+    assert_eq!(rig.count(), 1);
+    fs::write(&ca, "nonsense").unwrap();
+    rig.look(4).await;
+    assert_eq!(rig.count(), 1, "the authorities stay as they were");
+}
+
+#[tokio::test]
 async fn a_bad_certificate_changes_nothing() {
     let files = Files::new();
     let old = files.lasting("old", &["relay.example"]);
@@ -102,7 +123,10 @@ async fn an_expired_certificate_of_the_start_does_not_keep_others_from_being_ren
     let files = Files::new();
     let expired = files.certificate_of_years("expired", &["relay.example"], 2000..=2001);
     let other = files.lasting("other", &["other.example"]);
-    let mut rig = Rig::of(vec![expired.clone(), other.clone()]);
+    let mut rig = Rig::of(&TlsConfig {
+        certificates: vec![expired.clone(), other.clone()],
+        ..TlsConfig::default()
+    });
     rig.look(3).await;
     assert_eq!(rig.count(), 0);
     replace(&other, &files.lasting("new", &["other.example"]));
@@ -141,7 +165,7 @@ async fn a_swapped_symbolic_link_is_a_change() {
     rig.look(2).await;
     assert_eq!(rig.count(), 1);
     let applied = rig.applied.lock().unwrap();
-    let shown = format!("{:?}", applied[0].cert_resolver);
+    let shown = format!("{:?}", applied[0].callers.cert_resolver);
     assert!(shown.contains("other.example"), "{shown}");
 }
 

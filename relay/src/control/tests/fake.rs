@@ -18,7 +18,7 @@ pub(super) struct Fake {
     /// Admission snapshots that the shards were sent.
     pub(super) admitted: Arc<Mutex<Vec<Arc<Snapshot>>>>,
     /// Configurations of TLS that the shards were sent.
-    pub(super) tls: Arc<Mutex<Vec<Arc<ServerConfig>>>>,
+    pub(super) tls: Arc<Mutex<Vec<Arc<ServerConfigs>>>>,
     /// Bound names without an agent.
     pub(super) absent: Mutex<Vec<String>>,
     /// Sets of paused tunnels that the shards were sent.
@@ -108,7 +108,7 @@ impl Inspect for Fake {
         Box::pin(std::future::ready(3))
     }
 
-    fn apply_tls(&self, config: Arc<ServerConfig>) -> Reply<()> {
+    fn apply_tls(&self, config: Arc<ServerConfigs>) -> Reply<()> {
         self.tls.lock().unwrap().push(config);
         Box::pin(std::future::ready(()))
     }
@@ -151,6 +151,8 @@ fn report(id: &str, shard: usize) -> TunnelReport {
         tags: vec![[0; 8]],
         is_shared: false,
         target_scheme: "http",
+        transport: if shard == 0 { "tls" } else { "tcp" },
+        channel_bound: shard == 0,
         paused: false,
         bytes_to_target: 7,
         bytes_to_frontend: 8,

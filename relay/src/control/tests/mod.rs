@@ -131,6 +131,7 @@ fn tunnels_are_listed_in_order_with_every_field() {
         "agent_version": "0.1.0", "registered_at_ms_ago": 5, "last_heartbeat_ms_ago": 1,
         "session_count": 3, "generation": "18446744073709551615", "shard": 1,
         "shards": [1], "links": 1, "agents": 1, "target_scheme": "http",
+        "transport": "tcp", "channel_bound": false,
         "paused": false, "bytes_to_target": 7, "bytes_to_frontend": 8,
     });
     assert_eq!(all[0], expected);
@@ -179,9 +180,19 @@ fn a_tunnel_on_two_shards_is_one_row() {
     let (_, all) = get_json(&control, "/tunnels");
     assert_eq!(ids(&all), ["a", "b", "c", "maya", "z"]);
     let maya = &all[3];
-    let expected = serde_json::json!([2, 6, 0, [0, 1]]);
-    let shown = ["links", "session_count", "shard", "shards"].map(|field| &maya[field]);
+    let expected = serde_json::json!([2, 6, 0, [0, 1], "mixed", false]);
+    let shown = [
+        "links",
+        "session_count",
+        "shard",
+        "shards",
+        "transport",
+        "channel_bound",
+    ];
+    let shown = shown.map(|field| &maya[field]);
     assert_eq!(serde_json::json!(shown), expected);
+    assert_eq!(all[0]["transport"], "tls");
+    assert_eq!(all[0]["channel_bound"], true);
 }
 
 #[test]

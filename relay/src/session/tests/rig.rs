@@ -173,6 +173,7 @@ fn signed(relay: &RelayHello) -> AgentHello {
         relay_name: "localhost".to_owned(),
         agent_version: String::new(),
         signature: [0; 64],
+        bound_signature: None,
     };
     let signature = pair.sign(&hello.transcript(&relay.nonce));
     hello.signature = signature.as_ref().try_into().unwrap();

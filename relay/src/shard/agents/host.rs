@@ -3,15 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use tieline_wire::{AgentHello, LinkEnd, Lost, Mux, RefusalReason, Register, TunnelId};
-use tracing::info;
+use tieline_wire::{
+    AgentHello, ChannelBinding, LinkEnd, Lost, Mux, RefusalReason, Register, TunnelId,
+};
+use tracing::{debug, info};
 
 use super::Agents;
 use super::spread::shard_of;
 use crate::directory::ReleaseKind;
 use crate::host::{host_of, is_loopback};
 use crate::link::{LinkHost, Stay};
-use crate::registry::LinkId;
+use crate::registry::{Channel, LinkId};
 
 /// A link's access to its shard's agents.
 pub(in crate::shard) struct Host {
@@ -20,6 +22,8 @@ pub(in crate::shard) struct Host {
     pub(in crate::shard) peer: SocketAddr,
     /// Whether the link came over TLS that this relay ended.
     pub(in crate::shard) is_tls: bool,
+    /// Exporter of that TLS connection, to which the agent's proof may be bound.
+    pub(in crate::shard) exporter: Option<[u8; 32]>,
     /// The nonce that the agent is asked to sign.
     pub(in crate::shard) nonce: [u8; 32],
 }
@@ -40,6 +44,15 @@ impl LinkHost for Host {
         if agents.kit.auth().is_denied(None, Some(&hello.key)) {
             return Err(LinkEnd::Revoked);
         }
+        let binding = hello.binding(&self.nonce, self.exporter.as_ref());
+        if binding != ChannelBinding::Bound && agents.kit.peers.config.tls.require_binding {
+            debug!(peer = %self.peer, binding = binding.word(), "an agent's proof is not bound");
+            return Err(LinkEnd::Unbound);
+        }
+        let channel = Channel {
+            is_tls: self.is_tls,
+            is_bound: binding == ChannelBinding::Bound,
+        };
         let mut registry = agents.registry.borrow_mut();
         registry.link(self.id).ok_or(LinkEnd::LinkLost)?;
         if agents.may_log() {
@@ -48,11 +61,12 @@ impl LinkHost for Host {
                 peer = %self.peer,
                 agent = ?hello.key,
                 version = hello.agent_version,
-                transport = if self.is_tls { "tls" } else { "tcp" },
+                transport = channel.transport(),
+                binding = binding.word(),
                 "link up"
             );
         }
-        registry.introduce(self.id, hello, self.nonce);
+        registry.introduce(self.id, hello, self.nonce, channel);
         agents.kit.metrics.links_total.inc();
         Ok(Stay::Here)
     }

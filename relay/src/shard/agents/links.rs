@@ -14,7 +14,7 @@ use super::Agents;
 use crate::auth::{Identity, Snapshot};
 use crate::clock::now_seconds;
 use crate::directory::ReleaseKind;
-use crate::io::turn;
+use crate::io::{Stream, turn};
 use crate::limits::AddressCount;
 use crate::registry::{LinkEntry, LinkId, LinkRef};
 use crate::session::{Session, SessionCaller, SharedMux};
@@ -40,11 +40,14 @@ impl Agents {
             .add(Rc::clone(mux), came, stranger)
     }
 
-    /// The mux of a new link, whose agent is asked to sign `nonce`.
-    pub(in crate::shard) fn new_mux(&self, nonce: [u8; 32], is_tls: bool) -> Rc<SharedMux> {
+    /// The mux of a new link over `stream`, whose agent is asked to sign `nonce`.
+    pub(in crate::shard) fn new_mux(&self, nonce: [u8; 32], stream: &Stream) -> Rc<SharedMux> {
         let config = &self.kit.peers.config;
         // The kernel cannot move what is encrypted, and a lane in clear text would show it.
-        let bulk_run_bytes = if is_tls { 0 } else { config.bulk_run_bytes };
+        let bulk_run_bytes = match stream.is_tls() {
+            true => 0,
+            false => config.bulk_run_bytes,
+        };
         let settings = Settings {
             heartbeat: config.stale_timeout / 3,
             stale: config.stale_timeout,
@@ -52,7 +55,7 @@ impl Agents {
             bulk_run_bytes,
             ..Settings::default()
         };
-        let hello = RelayHello::new(nonce, config.sessions_max);
+        let hello = RelayHello::new(nonce, config.sessions_max).with_exporter(stream.exporter());
         let mut mux = Mux::relay(hello, settings, self.kit.clock.now());
         mux.share_budget(Arc::clone(&self.kit.metrics.budget));
         SharedMux::new(

@@ -19,6 +19,7 @@ use crate::audit::{Entry, Kind};
 use crate::auth::{AccessEnd, Identity, Snapshot, TokenRefusal, verify_caller};
 use crate::clock::now_seconds;
 use crate::config::{CallerAuth, Config};
+use crate::directory::PublicUrls;
 use crate::io::Stream;
 use crate::limits::{Limited, RatePass};
 use crate::listen::proxied::{self, Source};
@@ -41,7 +42,7 @@ impl Callers {
         Self {
             served: Rc::default(),
             read_block: Rc::default(),
-            http_settings: Rc::new(http_settings(&kit.peers.config)),
+            http_settings: Rc::new(http_settings(&kit.peers.config, &kit.peers.public_urls)),
             mark_key: Rc::new(kit.peers.mark_key.clone()),
             kit: Rc::clone(kit),
         }
@@ -209,13 +210,14 @@ impl Drop for FrontendCount {
 
 /// Settings of the HTTP front, from the relay's configuration. Names every field, so that a new setting cannot be
 /// forgotten here.
-fn http_settings(config: &Config) -> http::Settings {
+fn http_settings(config: &Config, urls: &PublicUrls) -> http::Settings {
     let callers = &config.callers;
     let fixed = http::Settings::default();
     http::Settings {
         domain: config.domain.clone(),
         public_url: config.public_url.clone(),
         public_authority: config.public_url.as_ref().map(|url| url.authority().into()),
+        redirect: urls.base().filter(|_| callers.redirect_http).cloned(),
         origins: http::Origins(callers.allow_origins.clone()),
         trusted_proxies: callers.trusted_proxies.clone(),
         sse_keepalive: callers.sse_keepalive,

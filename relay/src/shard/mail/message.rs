@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tieline_wire::{
     AgentKey, BulkNonce, Generation, InstanceId, LinkEnd, Lost, Refusal, SessionEnd, TunnelId,
 };
@@ -15,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::super::arrived::Arrived;
 use crate::auth::{Identity, Question, Ruling, Snapshot};
+use crate::certificates::ServerConfigs;
 use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
 use crate::io::Detached;
@@ -110,8 +110,8 @@ pub(crate) enum Message {
         snapshot: Arc<Snapshot>,
         ended: oneshot::Sender<usize>,
     },
-    /// From the control thread: the configuration of TLS with new certificates.
-    Tls(Arc<ServerConfig>),
+    /// From the control thread: the configurations of TLS with new certificates.
+    Tls(Arc<ServerConfigs>),
     /// From the control thread: the provider's ruling on a question of this shard.
     Ruled(Box<(Question, Ruling)>),
     /// Accept connections on `socket`, one of `sockets` listening sockets of its address. `is_tls` tells whether they

@@ -35,6 +35,8 @@ pub(crate) struct ConfigFile {
     pub(super) relay: Option<String>,
     pub(super) token_file: Option<PathBuf>,
     pub(super) ca: Option<PathBuf>,
+    pub(super) client_cert: Option<PathBuf>,
+    pub(super) client_key: Option<PathBuf>,
     pub(super) links: Option<u16>,
     pub(super) drain_timeout: Option<Duration>,
     pub(super) machine: Option<String>,
@@ -115,6 +117,8 @@ impl ConfigFile {
         }
         let token_file = keys.text("token_file")?;
         let ca = keys.text("ca")?;
+        let client_cert = keys.text("client_cert")?;
+        let client_key = keys.text("client_key")?;
         let links = keys.number("links")?.map(|it| source.links(&it));
         let links = links.transpose()?;
         let drain_timeout = keys.text("drain_timeout")?.map(|written| {
@@ -134,6 +138,8 @@ impl ConfigFile {
             relay: relay.map(Spanned::into_inner),
             token_file: token_file.map(|path| folder.join(path.get_ref())),
             ca: ca.map(|path| folder.join(path.get_ref())),
+            client_cert: client_cert.map(|path| folder.join(path.get_ref())),
+            client_key: client_key.map(|path| folder.join(path.get_ref())),
             links,
             drain_timeout,
             machine: machine.map(Spanned::into_inner),

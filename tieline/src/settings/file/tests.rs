@@ -11,6 +11,8 @@ fn every_key_is_read_and_paths_start_at_the_files_folder() {
         relay = "tcp://relay.studio:9001"
         token_file = "ada.token"
         ca = "studio-ca.pem"
+        client_cert = "agent.pem"
+        client_key = "agent.key"
         links = 2
         drain_timeout = "90s"
         machine = "seat-12"
@@ -35,6 +37,8 @@ fn every_key_is_read_and_paths_start_at_the_files_folder() {
     let path = |path: &Option<PathBuf>| path.as_ref().unwrap().display().to_string();
     assert_eq!(path(&file.token_file), "/etc/show/ada.token");
     assert_eq!(path(&file.ca), "/etc/show/studio-ca.pem");
+    assert_eq!(path(&file.client_cert), "/etc/show/agent.pem");
+    assert_eq!(path(&file.client_key), "/etc/show/agent.key");
     assert_eq!(path(&file.state_dir), "/var/lib/tieline");
     assert_eq!(file.drain_timeout, Some(Duration::from_secs(90)));
     assert_eq!(

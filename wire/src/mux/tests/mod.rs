@@ -42,6 +42,7 @@ fn signed_hello(nonce: &[u8; 32]) -> AgentHello {
         relay_name: "relay.example:9001".into(),
         agent_version: "test/1".into(),
         signature: [0; 64],
+        bound_signature: None,
     };
     let signature = pair.sign(&hello.transcript(nonce));
     hello.signature = signature.as_ref().try_into().unwrap();

@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) public_url: Option<PublicUrl>,
     /// Authority of `public_url`, as a target may write it.
     pub(crate) public_authority: Option<Bytes>,
+    /// Where requests in clear text are redirected to, if they are: the relay's own `https` URL.
+    pub(crate) redirect: Option<PublicUrl>,
     /// Origins of web pages that may send requests.
     pub(crate) origins: Origins,
     /// Networks whose X-Forwarded-* headers are trusted.
@@ -65,6 +67,7 @@ impl Default for Settings {
             domain: None,
             public_url: None,
             public_authority: None,
+            redirect: None,
             origins: Origins::default(),
             trusted_proxies: Vec::new(),
             takes_tokens: false,

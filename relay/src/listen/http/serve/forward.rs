@@ -92,7 +92,8 @@ impl<G: Gateway> Front<G> {
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let meaning = split(context.host_meaning, path);
-        if let Some(answer) = for_any_caller(&parts, meaning.as_ref()) {
+        let answer = for_any_caller(&parts, meaning.as_ref());
+        if let Some(answer) = answer.or_else(|| self.redirect(&parts, &context)) {
             audit_record.forget();
             return Ok(own(answer, state));
         }

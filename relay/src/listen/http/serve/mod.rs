@@ -2,7 +2,7 @@
 //!
 //! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads the request into a
 //! `context`, finds the `destination`, adapts the request for it, sends it through `metadata` (`exchange`), and lets
-//! the answer `pass`. `metadata` repeats requests for OAuth metadata, and maps URLs in such answers and in forms. What
+//! the answer `pass`. `redirect` answers requests in clear text. `metadata` repeats requests for OAuth metadata, and maps URLs in such answers and in forms. What
 //! the requests of a connection share is its [`Front`].
 
 mod connection;
@@ -12,6 +12,7 @@ mod exchange;
 mod forward;
 mod metadata;
 mod pass;
+mod redirect;
 
 use std::future::poll_fn;
 use std::rc::Rc;

@@ -13,6 +13,7 @@ mod login;
 mod pages;
 mod peer;
 mod quiet_streams;
+mod redirect;
 mod refused_head;
 mod rest;
 mod site;

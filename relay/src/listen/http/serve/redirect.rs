@@ -1,0 +1,135 @@
+//! Redirects requests in clear text to the relay's own `https` URL, where the operator wants that.
+//!
+//! Nothing else is read of such a request: a token in it is neither checked nor passed on.
+
+use bytes::Bytes;
+use http::header::{LOCATION, UPGRADE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use tieline_wire::TunnelId;
+
+use super::Front;
+use super::context::RequestContext;
+use crate::config::PublicUrl;
+use crate::listen::http::gateway::Gateway;
+use crate::listen::http::inbound::url::HostMeaning;
+
+/// Beginning of paths at which authorities look for a proof over clear text (ACME HTTP-01, RFC 8555, section 8.3).
+const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
+
+impl<G: Gateway> Front<G> {
+    /// The redirect to the same URL under `https`; `None` for a request that is served.
+    ///
+    /// Leads to the relay's configured names alone, whatever `Host` says: a forged one must not lead elsewhere.
+    pub(super) fn redirect(
+        &self,
+        parts: &Parts,
+        context: &RequestContext<'_>,
+    ) -> Option<Response<Bytes>> {
+        let base = self.settings.redirect.as_ref()?;
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let is_served = context.client.https
+            || path.starts_with(ACME_CHALLENGE)
+            || is_websocket(&parts.headers);
+        if is_served {
+            return None;
+        }
+        let domain = self.settings.domain.as_deref();
+        let location = https_url(base, domain, context.host_meaning, path);
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+        // The path was parsed, and the rest comes from the settings: the text is a valid value.
+        let location = HeaderValue::from_str(&location).ok()?;
+        response.headers_mut().insert(LOCATION, location);
+        Some(response)
+    }
+}
+
+/// The URL of `path` under `base`, or under the tunnel's own name below `domain`.
+fn https_url(base: &PublicUrl, domain: Option<&str>, host: HostMeaning<'_>, path: &str) -> String {
+    // `OPTIONS *` has no path.
+    let path = if path.starts_with('/') { path } else { "/" };
+    let tunnel = match host {
+        HostMeaning::Tunnel(label) => TunnelId::parse(label).ok(),
+        HostMeaning::Relay | HostMeaning::Other => None,
+    };
+    match tunnel.zip(domain) {
+        Some((tunnel, domain)) => {
+            let own = base.with_host(&format!("{tunnel}.{domain}"));
+            format!("{own}{path}")
+        }
+        None => format!("{base}{path}"),
+    }
+}
+
+/// Whether the request opens a WebSocket, whose clients follow no redirect.
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(UPGRADE).iter();
+    let mut names = values.flat_map(|it| it.as_bytes().split(|byte| *byte == b','));
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_leads_to_a_configured_name_alone() {
+        let url = |base: &str, domain, host, path| {
+            https_url(&PublicUrl::parse(base).unwrap(), domain, host, path)
+        };
+        let (relay, domain) = ("https://relay.example", Some("relay.example"));
+        for (host, path, wanted) in [
+            (
+                HostMeaning::Relay,
+                "/w/maya/mcp?a=1",
+                "https://relay.example/w/maya/mcp?a=1",
+            ),
+            (
+                HostMeaning::Tunnel("Maya"),
+                "/mcp",
+                "https://maya.relay.example/mcp",
+            ),
+            // Not a tunnel's name.
+            (
+                HostMeaning::Tunnel("a_b"),
+                "/mcp",
+                "https://relay.example/mcp",
+            ),
+            (HostMeaning::Relay, "*", "https://relay.example/"),
+            (
+                HostMeaning::Relay,
+                "//evil.example/",
+                "https://relay.example//evil.example/",
+            ),
+        ] {
+            assert_eq!(url(relay, domain, host, path), wanted, "{host:?} {path}");
+        }
+        let other_port = url(
+            "https://r.example:8443",
+            domain,
+            HostMeaning::Tunnel("a"),
+            "/",
+        );
+        assert_eq!(other_port, "https://a.relay.example:8443/");
+        let without = url("https://r.example", None, HostMeaning::Relay, "/x");
+        assert_eq!(without, "https://r.example/x");
+    }
+
+    #[test]
+    fn a_websocket_is_told_from_other_upgrades() {
+        for (value, expected) in [
+            ("websocket", true),
+            ("WebSocket", true),
+            ("h2c, websocket", true),
+            ("h2c", false),
+            ("websockets", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(UPGRADE, HeaderValue::from_static(value));
+            assert_eq!(is_websocket(&headers), expected, "{value}");
+        }
+        assert!(!is_websocket(&HeaderMap::new()));
+    }
+}
