@@ -120,7 +120,7 @@ loom preemptions='4':
 fanout size='10000':
     FANOUT={{ size }} cargo test -p tieline-e2e --test behaviour_fanout -- --nocapture --test-threads 1
 
-# Each fuzz target for SECONDS, from the seeds in wire/fuzz/corpus and token/fuzz/corpus
+# Each fuzz target for SECONDS, from the seeds in the `fuzz/corpus` folders
 [group('test')]
 fuzz seconds='60':
     #!/usr/bin/env bash
@@ -133,7 +133,7 @@ fuzz seconds='60':
         echo 'just fuzz needs cargo-fuzz: cargo install cargo-fuzz --locked' >&2
         exit 1
     fi
-    for place in wire/frame_decode wire/message_verify wire/mux_operations token/keys; do
+    for place in wire/frame_decode wire/message_verify wire/mux_operations token/keys transport/websocket transport/tls_first_flight; do
         crate=${place%/*} target=${place#*/}
         # libFuzzer writes new inputs to the first folder; the seeds stay as they are in git.
         found=$PWD/target/fuzz/$target
@@ -142,14 +142,18 @@ fuzz seconds='60':
         (cd "$crate" && cargo +nightly fuzz run "$target" "$found" "fuzz/corpus/$target" -- -max_total_time={{ seconds }})
     done
 
-# Cost of the path through relay and agent at the main points of every scenario, 3.5 minutes; writes docs/bench. `just bench http` runs bench-http
+# Cost of the path through relay and agent at the main points of every scenario, 3.5 minutes; writes docs/bench. `just bench http` runs bench-http, `just bench tls` bench-tls
 [group('bench')]
 bench *arguments:
-    just {{ if arguments =~ '^http( |$)' { 'bench-' + arguments } else { "_bench bench --rounds 3 --duration 1s --warm-up 200ms " + arguments } }}
+    just {{ if arguments =~ '^(http|tls)( |$)' { 'bench-' + arguments } else { "_bench bench --rounds 3 --duration 1s --warm-up 200ms " + arguments } }}
 
 # Cost of calls, first events and open event streams over HTTP, compared with nginx as a reverse proxy, 5 rounds; 7 minutes
 [group('bench')]
 bench-http *arguments: (peers 'nginx') (_bench 'bench-http' '--suite' 'http' '--known-peers' 'target/peers' '--rounds' '5' '--duration' '2s' '--warm-up' '300ms' arguments)
+
+# What TLS and WebSockets add on each hop, handshakes, memory, compared with those of nginx, HAProxy, rathole and wstunnel that are in target/peers or on PATH; 25 minutes
+[group('bench')]
+bench-tls *arguments: (_bench 'bench-tls' '--suite' 'tls' '--known-peers' 'target/peers' '--rounds' '5' '--duration' '1s' '--warm-up' '300ms' arguments)
 
 # Cost in all scenarios, 1 to 4,096 connections, 10,000 idle sessions, 5 rounds; 25 minutes
 [group('bench')]

@@ -1,17 +1,26 @@
 //! The address type [`HostPort`]: parsing, name lookup, and connecting within a deadline.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::socket::{self, CloseMode};
 
 /// Limit on the addresses that are tried for one host name.
 const ADDRESSES_MAX: usize = 8;
+
+/// Limit on the addresses of a name lookup that are looked at.
+const LOOKED_AT_MAX: usize = 64;
+
+/// Wait for one address before the next is tried beside it (RFC 8305, section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// A host, by name or number, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,10 +101,11 @@ impl HostPort {
         }
     }
 
-    /// Connects to the first address that answers, before `deadline`.
+    /// Connects to the address that answers first, before `deadline`. An address that stays silent holds up the others
+    /// for a moment only (RFC 8305).
     ///
     /// # Errors
-    /// The last address's error; `TimedOut` if the deadline passed.
+    /// The error of the address that failed last; `TimedOut` if the deadline passed.
     pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
         self.connect_with(deadline, CloseMode::Ends).await
     }
@@ -109,20 +119,8 @@ impl HostPort {
         let addresses = timeout_at(deadline, self.resolve())
             .await
             .map_err(|_| too_late())??;
-        let mut last_error = None;
-        for (index, address) in addresses.iter().enumerate() {
-            // Each address gets an equal share of the time left: one that drops packets leaves time for the next.
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
-            let connecting = socket::connect(*address, unfinished);
-            match timeout_at(Instant::now() + share, connecting).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last_error = Some(error),
-                Err(_) => last_error = Some(too_late()),
-            }
-        }
-        Err(last_error
-            .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+        let connect = |address| socket::connect(address, unfinished);
+        first_connected(addresses, deadline, connect).await
     }
 
     /// True if the host needs no name server: an IP address, or `localhost`.
@@ -134,7 +132,7 @@ impl HostPort {
         }
     }
 
-    /// Addresses of the host, at most 16.
+    /// Addresses of the host, at most 8, in the order in which they are tried: the system's, with the families in turn.
     ///
     /// # Errors
     /// What the name lookup says.
@@ -148,7 +146,9 @@ impl HostPort {
             ]),
             Host::Name(name) => {
                 let found = tokio::net::lookup_host((name.as_str(), self.port)).await?;
-                Ok(found.take(ADDRESSES_MAX).collect())
+                let mut addresses = interleaved(found.take(LOOKED_AT_MAX).collect());
+                addresses.truncate(ADDRESSES_MAX);
+                Ok(addresses)
             }
         }
     }
@@ -168,6 +168,77 @@ impl fmt::Display for HostPort {
 #[must_use]
 pub fn deadline_in(duration: Duration) -> Instant {
     Instant::now() + duration
+}
+
+/// `addresses` with IPv4 and IPv6 in turn, each in the given order, and the family of the first in front.
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let is_v6_first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == is_v6_first);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut all = Vec::new();
+    loop {
+        let pair = (first.next(), second.next());
+        if pair == (None, None) {
+            return all;
+        }
+        all.extend(pair.0.into_iter().chain(pair.1));
+    }
+}
+
+/// Calls `connect` for each of `addresses`, [`ATTEMPT_DELAY`] apart or as soon as no attempt runs, and returns the first
+/// success.
+async fn first_connected<T, F: Future<Output = io::Result<T>>>(
+    addresses: Vec<SocketAddr>,
+    deadline: Instant,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    let mut rest = addresses.into_iter();
+    let mut running: Vec<Pin<Box<F>>> = Vec::new();
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut next_at = Instant::now();
+    loop {
+        if next_at <= Instant::now()
+            && let Some(address) = rest.next()
+        {
+            running.push(Box::pin(connect(address)));
+            next_at = Instant::now() + ATTEMPT_DELAY;
+        }
+        if running.is_empty() {
+            return Err(error);
+        }
+        let wakes_at = match rest.len() {
+            0 => deadline,
+            _ => next_at.min(deadline),
+        };
+        tokio::select! {
+            biased;
+            ended = poll_fn(|cx| poll_any(&mut running, cx)) => match ended {
+                Ok(connected) => return Ok(connected),
+                Err(failed) => {
+                    error = failed;
+                    next_at = Instant::now();
+                }
+            },
+            () = sleep_until(wakes_at) => {
+                if wakes_at == deadline {
+                    return Err(too_late());
+                }
+            }
+        }
+    }
+}
+
+/// Ready with the result of one of the attempts, which is removed.
+fn poll_any<F: Future>(running: &mut Vec<Pin<Box<F>>>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    for index in 0..running.len() {
+        if let Poll::Ready(ended) = running[index].as_mut().poll(cx) {
+            drop(running.swap_remove(index));
+            return Poll::Ready(ended);
+        }
+    }
+    Poll::Pending
 }
 
 fn too_late() -> io::Error {
@@ -280,5 +351,92 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    /// What an address of a test does with a connection.
+    #[derive(Clone, Copy)]
+    enum Behaviour {
+        /// Takes the connection after this many milliseconds.
+        Takes(u64),
+        /// Refuses the connection after this many milliseconds.
+        Refuses(u64),
+        /// Drops every packet.
+        Silent,
+    }
+
+    /// Connects to addresses that behave so, and returns the number of the one that was reached, and the milliseconds
+    /// that it took.
+    async fn raced(all: &[Behaviour]) -> (io::Result<u16>, u128) {
+        let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let addresses = (0..).take(all.len()).map(address).collect();
+        let begun = Instant::now();
+        let connect = |address: SocketAddr| {
+            let port = address.port();
+            let behaviour = all[usize::from(port)];
+            async move {
+                match behaviour {
+                    Behaviour::Takes(ms) => {
+                        tokio::time::sleep(Duration::from_millis(ms)).await;
+                        Ok(port)
+                    }
+                    Behaviour::Refuses(ms) => {
+                        tokio::time::sleep(Duration::from_millis(ms)).await;
+                        Err(io::ErrorKind::ConnectionRefused.into())
+                    }
+                    Behaviour::Silent => std::future::pending().await,
+                }
+            }
+        };
+        let deadline = deadline_in(Duration::from_secs(10));
+        let outcome = first_connected(addresses, deadline, connect).await;
+        (outcome, begun.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_stays_silent_costs_a_quarter_of_a_second() {
+        use Behaviour::{Refuses, Silent, Takes};
+        for (all, port, took) in [
+            (&[Takes(10), Takes(0)][..], 0, 10),
+            (&[Silent, Takes(10)], 1, 260),
+            (&[Silent, Silent, Takes(0)], 2, 500),
+            // A refusal starts the next attempt at once.
+            (&[Refuses(10), Takes(10)], 1, 20),
+            // A slow answer is waited for beside the others.
+            (&[Takes(300), Silent], 0, 300),
+            (&[Takes(3_000), Refuses(0), Silent], 0, 3_000),
+        ] {
+            let (outcome, ms) = raced(all).await;
+            assert_eq!(outcome.unwrap(), port);
+            // The clock of tokio's timers counts in milliseconds, rounded up.
+            assert!((took..took + 5).contains(&ms), "{ms} ms in place of {took}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_address_that_answers_the_last_error_or_the_deadline_is_told() {
+        use Behaviour::{Refuses, Silent};
+        let (outcome, ms) = raced(&[Refuses(0), Refuses(5)]).await;
+        assert_eq!(
+            outcome.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        assert!(ms < 10, "{ms} ms");
+        let (outcome, ms) = raced(&[Silent, Refuses(0)]).await;
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!((10_000..10_010).contains(&ms), "{ms} ms");
+        let (outcome, _) = raced(&[]).await;
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let [a, b, c] = [1, 2, 3].map(|it| SocketAddr::from((Ipv4Addr::new(10, 0, 0, it), 1)));
+        let [x, y] = [1, 2].map(|it| {
+            let ip = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, it);
+            SocketAddr::from((ip, 1))
+        });
+        assert_eq!(interleaved(vec![x, y, a, b, c]), [x, a, y, b, c]);
+        assert_eq!(interleaved(vec![a, b, x]), [a, x, b]);
+        assert!(interleaved(Vec::new()).is_empty());
     }
 }

@@ -36,6 +36,16 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// There is no WebSocket to the relay.
+    #[error("the relay at {relay} opens no WebSocket: {problem}")]
+    Upgrade {
+        /// The relay that was dialled.
+        relay: String,
+        /// What is wrong, and what to do.
+        problem: String,
+        /// True if the relay itself says that it is busy.
+        is_busy: bool,
+    },
     /// The link ended.
     #[error("the link ended: {reason} ({detail})")]
     Link {
@@ -159,7 +169,11 @@ impl Error {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Config(_) | Self::Identity(_) | Self::Superseded { .. } => true,
-            Self::Token(_) | Self::Dial { .. } | Self::Tls { .. } | Self::NameHeld { .. } => false,
+            Self::Token(_)
+            | Self::Dial { .. }
+            | Self::Tls { .. }
+            | Self::Upgrade { .. }
+            | Self::NameHeld { .. } => false,
             Self::Link { reason, .. } | Self::LinkRefused { reason, .. } => reason.is_final(),
             Self::Refused { reason, .. } => reason.is_final(),
         }
@@ -174,6 +188,7 @@ impl Error {
             Self::Token(_) => "token_file",
             Self::Dial { .. } => "relay_unreachable",
             Self::Tls { .. } => "relay_tls",
+            Self::Upgrade { .. } => "relay_websocket",
             Self::Link { reason, .. } | Self::LinkRefused { reason, .. } => reason.word(),
             Self::Refused { reason, .. } | Self::NameHeld { reason, .. } => reason.word(),
             Self::Superseded { .. } => RefusalReason::Superseded.word(),
@@ -189,6 +204,7 @@ impl Error {
             Self::Token(_)
             | Self::Dial { .. }
             | Self::Tls { .. }
+            | Self::Upgrade { .. }
             | Self::Link { .. }
             | Self::LinkRefused { .. }
             | Self::Refused { .. }
@@ -205,7 +221,7 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The relay's address cannot be parsed.
-    #[error("relay {text:?}: {problem} (expected tls://host or tcp://host:port)")]
+    #[error("relay {text:?}: {problem} (expected https://host, tls://host or tcp://host:port)")]
     Relay {
         /// The given address, without a user name and password.
         text: String,
@@ -329,16 +345,17 @@ pub enum ConfigError {
     /// TLS has no certificates to trust, or cannot be set up.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// `--ca` has no effect with a `tcp` relay.
+    /// `--ca` has no effect with a relay without TLS.
     #[error(
-        "--ca (TIELINE_CA, `ca` in tieline.toml) names certificates to trust for a tls:// relay, and this relay's URL \
-         is tcp://: leave --ca out, or dial tls:// if the relay has TLS there"
+        "--ca (`ca` in tieline.toml) names certificates to trust for an https:// or tls:// relay, and this relay's URL \
+         is tcp:// or ws://: leave --ca out, or dial tls:// if the relay has TLS there"
     )]
     CaWithoutTls,
-    /// A client certificate has no effect with a `tcp` relay.
+    /// A client certificate has no effect with a relay without TLS.
     #[error(
-        "--client-cert (TIELINE_CLIENT_CERT, `client_cert` in tieline.toml) names a certificate to show to a tls:// \
-         relay, and this relay's URL is tcp://: leave it out, or dial tls:// if the relay has TLS there"
+        "--client-cert (TIELINE_CLIENT_CERT, `client_cert` in tieline.toml) names a certificate to show to an https:// \
+         or tls:// relay, and this relay's URL is tcp:// or ws://: leave it out, or dial tls:// if the relay has TLS \
+         there"
     )]
     ClientCertWithoutTls,
     /// A client certificate and its key belong together.
@@ -349,6 +366,9 @@ pub enum ConfigError {
         /// Flag of the file that is missing.
         missing: &'static str,
     },
+    /// The proxy on the way to the relay cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// No directory for the agent's key is known.
     #[error("no place for the agent's key: set --state-dir, or the variable HOME")]
     NoStateDir,
@@ -413,6 +433,29 @@ pub enum TokenError {
         path: PathBuf,
         /// What is wrong with the content.
         problem: &'static str,
+    },
+}
+
+/// Why a proxy cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The text is not the URL of a proxy.
+    #[error(
+        "proxy {text:?}: expected http://HOST:PORT or socks5h://HOST:PORT, with USER:PASSWORD@ in front of the host if \
+         the proxy asks for them, or none"
+    )]
+    Url {
+        /// The given text, without a user name and password.
+        text: String,
+    },
+    /// The kind of proxy is not supported.
+    #[error(
+        "a proxy that is reached over {scheme}:// is not supported: name one with http:// or socks5h:// (--proxy or \
+         TIELINE_PROXY, else HTTPS_PROXY or ALL_PROXY), or write --proxy none to go without"
+    )]
+    Kind {
+        /// Scheme of the proxy's URL.
+        scheme: String,
     },
 }
 

@@ -69,6 +69,10 @@ pub enum AgentEvent {
         /// Flags that `tieline init` needs besides the tunnel's name; empty for the usual target.
         #[serde(skip)]
         init_flags: String,
+        /// Flags that `tieline connect` needs besides the relay and the token; empty for a public certificate and no
+        /// proxy.
+        #[serde(skip)]
+        connect_flags: String,
     },
     /// A session could not reach a target; sent once until the target takes connections again.
     TargetAway {
@@ -224,13 +228,7 @@ impl fmt::Display for AgentEvent {
                 ..
             } => write_registered(f, tunnel, target, url, urls),
             Self::Target { message, .. } => write!(f, "target      {message}"),
-            Self::Callers {
-                tunnel,
-                url,
-                relay,
-                token,
-                init_flags,
-            } => write_callers(f, tunnel, url, relay, *token, init_flags),
+            Self::Callers { .. } => write_callers(f, self),
             Self::TargetAway {
                 target, message, ..
             } => write!(f, "target      {target} {message}"),
@@ -330,19 +328,23 @@ fn write_disconnected(f: &mut fmt::Formatter<'_>, message: &str, retry_ms: u64) 
 }
 
 /// Writes what callers need: the commands to give on a caller's machine for the example tunnel.
-fn write_callers(
-    f: &mut fmt::Formatter<'_>,
-    tunnel: &str,
-    url: &str,
-    relay: &str,
-    token: CallerToken,
-    init_flags: &str,
-) -> fmt::Result {
+fn write_callers(f: &mut fmt::Formatter<'_>, event: &AgentEvent) -> fmt::Result {
+    let AgentEvent::Callers {
+        tunnel,
+        url,
+        relay,
+        token,
+        init_flags,
+        connect_flags,
+    } = event
+    else {
+        return Ok(());
+    };
     match token {
         CallerToken::Needed => write!(
             f,
             "callers     need a token of this relay. On a caller's machine: tieline connect \
-             --relay {relay} --token-file FILE, then tieline init --tunnel {tunnel}{init_flags}"
+             --relay {relay}{connect_flags} --token-file FILE, then tieline init --tunnel {tunnel}{init_flags}"
         ),
         CallerToken::NotNeeded => {
             write!(

@@ -32,11 +32,12 @@ mod bell;
 mod link;
 mod network;
 mod reconnect;
+mod sleep;
 mod supervise;
 
 pub use address::HostPort;
 pub use config::{Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, TARGETS_MAX, TargetConfig};
-pub use error::{ConfigError, Error, IdentityError, TokenError, TrustError};
+pub use error::{ConfigError, Error, IdentityError, ProxyError, TokenError, TrustError};
 pub use event::{AgentEvent, CallerToken};
 pub use identity::{Identity, default_state_dir};
 pub use reconnect::{
@@ -47,4 +48,4 @@ pub use status::{
 };
 pub use supervise::{run_once, run_standing_by, run_with_reconnect};
 pub use targets::{CONNECT_TIMEOUT, Health, HealthState, Target};
-pub use transport::{DIAL_TIMEOUT, Dialler, RelayUrl, Transport, server_kind};
+pub use transport::{DIAL_TIMEOUT, Dialler, Proxies, RelayUrl, Transport, server_kind};

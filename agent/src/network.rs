@@ -3,14 +3,17 @@
 //!
 //! Linux reports changes (rtnetlink(7)). The content of its messages is not read: after any change, each link
 //! checks whether its local address still exists and whether its relay answers. On other systems, this module
-//! polls for the source address that this machine would dial from.
+//! polls for the source address that this machine would dial from. A machine that was asleep counts as a change too.
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::sync::watch;
 use tokio::time::sleep;
+
+use crate::sleep::{LOOK_INTERVAL, SleepDetector, clock};
 
 /// Changes come in bursts, one message per address and route. The watch waits this long after the first message,
 /// and reports one change.
@@ -19,18 +22,30 @@ const BURST: Duration = Duration::from_millis(200);
 /// Shortest time between two reported changes: a host that starts containers has many changes.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 
-/// Counts changes of this machine's network.
+/// Counts changes of this machine's network, and long sleeps of the machine.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct NetworkWatch(watch::Sender<u64>);
+pub(crate) struct NetworkWatch {
+    changes: watch::Sender<u64>,
+    long_sleeps: watch::Sender<u64>,
+}
 
 impl NetworkWatch {
     /// Receiver of the number of changes so far.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
+        self.changes.subscribe()
     }
 
-    /// Reports changes; returns only if the system's notifications fail.
+    /// Receiver of the number of sleeps so far that no link outlives: the relay has given up each link meanwhile.
+    pub(crate) fn long_sleeps(&self) -> watch::Receiver<u64> {
+        self.long_sleeps.subscribe()
+    }
+
+    /// Reports changes; never returns.
     pub(crate) async fn run(self) {
+        tokio::join!(self.report_changes(), self.report_sleeps());
+    }
+
+    async fn report_changes(&self) {
         let mut changes = match system::Changes::listen() {
             Ok(changes) => changes,
             Err(error) => {
@@ -42,9 +57,30 @@ impl NetworkWatch {
             sleep(BURST).await;
             changes.skip();
             tracing::debug!("this machine's addresses or routes changed");
-            self.0.send_modify(|count| *count += 1);
+            self.changes.send_modify(|count| *count += 1);
             sleep(PAUSE_MIN).await;
         }
+    }
+
+    async fn report_sleeps(&self) {
+        let mut detector = SleepDetector::new(clock());
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            if let Some(slept) = detector.look(clock()) {
+                self.slept(slept);
+            }
+        }
+    }
+
+    /// Reports that the machine was asleep for so long.
+    fn slept(&self, slept: Duration) {
+        let seconds = slept.as_secs();
+        tracing::info!(seconds, "this machine was asleep");
+        // The time of day, which other systems have, may have been set.
+        if slept > STALE_TIMEOUT && cfg!(any(target_os = "linux", target_os = "android")) {
+            self.long_sleeps.send_modify(|count| *count += 1);
+        }
+        self.changes.send_modify(|count| *count += 1);
     }
 }
 
@@ -173,6 +209,20 @@ mod tests {
         assert!(!is_gone("127.0.0.1".parse().unwrap()));
         // Reserved for documentation (RFC 5737): no machine has this address.
         assert!(is_gone("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_sleep_is_a_change_and_a_long_one_ends_links() {
+        let watch = NetworkWatch::default();
+        let (mut changes, mut long_sleeps) = (watch.changes(), watch.long_sleeps());
+        watch.slept(Duration::from_secs(10));
+        assert!(changes.has_changed().unwrap() && !long_sleeps.has_changed().unwrap());
+        changes.mark_unchanged();
+        watch.slept(STALE_TIMEOUT + Duration::from_secs(1));
+        assert!(changes.has_changed().unwrap());
+        let ends = cfg!(any(target_os = "linux", target_os = "android"));
+        assert_eq!(long_sleeps.has_changed().unwrap(), ends);
+        long_sleeps.mark_unchanged();
     }
 
     #[cfg(target_os = "linux")]

@@ -100,6 +100,7 @@ const fn backs_off_at_once(error: &Error) -> bool {
                 | RefusalReason::TokenExpired
                 | RefusalReason::TokenNotYet
         ),
+        Error::Upgrade { is_busy, .. } => *is_busy,
         Error::Token(_) => true,
         _ => false,
     }

@@ -32,6 +32,18 @@ pub trait CallerState: 'static {
     /// True while hyper does not read in this turn, so a disconnect of the caller would go unnoticed.
     fn is_unwatched(&self) -> bool;
 
+    /// Whether the hop passes upgrades on. Bytes behind a request to upgrade then wait until
+    /// [`CallerState::stays_http`] or until the connection is taken over.
+    fn passes_upgrades(&self) -> bool {
+        false
+    }
+
+    /// Whether the answer to the last request to upgrade left the connection HTTP; true once for each such answer. A
+    /// change to true must wake the task that drives the connection.
+    fn stays_http(&self) -> bool {
+        false
+    }
+
     /// Size limit of the next read from the caller.
     fn read_bytes_max(&self) -> usize {
         usize::MAX
@@ -80,7 +92,10 @@ impl<IO, S> Clone for Caller<IO, S> {
 impl<IO: CallerSocket, S: CallerState> Caller<IO, S> {
     /// A connection of which nothing was read yet.
     pub fn new(io: IO, state: Rc<S>) -> Self {
-        let intake = Intake::new();
+        let mut intake = Intake::new();
+        if state.passes_upgrades() {
+            intake.hold_upgrades();
+        }
         Self {
             inner: Rc::new(RefCell::new(Inner { io, intake })),
             state,
@@ -156,7 +171,14 @@ impl<IO: CallerSocket, S: CallerState> Read for Caller<IO, S> {
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let Inner { io, intake } = &mut *self.inner.borrow_mut();
+        if intake.is_held() && self.state.stays_http() {
+            intake.go_on();
+        }
         if !intake.read(buf.remaining(), |bytes| buf.put_slice(bytes)) {
+            if intake.is_held() {
+                // The caller counts as unwatched: `poll_gone` reads ahead, and notices its end.
+                return Poll::Pending;
+            }
             let polled = io.poll_scanned(cx, buf, self.state.read_bytes_max(), intake);
             self.state.read_polled(polled.is_pending());
             ready!(polled)?;

@@ -1,7 +1,8 @@
 //! A connection to the next hop: hyper's client over a stream, one request and its answer at a time.
 //!
 //! The hop that opens it spawns the task that drives it. A connection that its owner drops is closed at once, even
-//! during a request; one that its owner releases ends in order.
+//! during a request; one that its owner releases ends in order. After `101 Switching Protocols` hyper lets go of the
+//! stream, and the owner takes it over.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -12,6 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -52,7 +54,7 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
     {
         let track = Rc::new(Track::default());
         let stream = ReportingStream::new(stream, Rc::clone(&track), failed);
-        let (sender, driver) = http1::Builder::new()
+        let (sender, mut driver) = http1::Builder::new()
             // hyper joins the lines of a folded field, as a proxy should (RFC 9112, section 5.2).
             .allow_obsolete_multiline_headers_in_responses(true)
             .max_header_size(buffer_bytes_max)
@@ -60,7 +62,12 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
             .handshake(stream)
             .await?;
         let owner = Owner::default();
-        let driving = drive(driver, Rc::clone(&owner.0));
+        let ownership = Rc::clone(&owner.0);
+        let driving = async move {
+            if drive(&mut driver, &ownership).await {
+                ownership.end_drive(driver.into_parts().read_buf);
+            }
+        };
         let connection = Self {
             sender,
             track,
@@ -95,6 +102,12 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
                 Err(error) => Err(Failure::of(error, &self.track, problem)),
             }
         }
+    }
+
+    /// Waits until hyper has let go of the stream behind an answer that switches protocols; returns the bytes that it
+    /// read behind the answer's head. The stream itself belongs to the hop, which must keep a handle to it.
+    pub async fn switched(self) -> Bytes {
+        poll_fn(|cx| self.owner.0.poll_rest(cx)).await
     }
 
     /// Whether the next hop has closed the connection.
@@ -142,6 +155,10 @@ struct Owner(Rc<Ownership>);
 struct Ownership {
     end: Cell<Option<OwnerEnd>>,
     waker: RefCell<Option<Waker>>,
+    /// Bytes that hyper had read and not used when it let go of the stream.
+    rest: RefCell<Option<Bytes>>,
+    /// Task that waits for `rest`.
+    waiter: RefCell<Option<Waker>>,
 }
 
 /// How the owner of a connection let it go.
@@ -159,7 +176,7 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let Ownership { end, waker } = &*self.0;
+        let Ownership { end, waker, .. } = &*self.0;
         end.set(end.get().or(Some(OwnerEnd::Dropped)));
         if let Some(waker) = waker.take() {
             waker.wake();
@@ -177,22 +194,38 @@ impl Ownership {
         known.clone_from(cx.waker());
         Poll::Pending
     }
+
+    /// Keeps the bytes that hyper had read when it let go of the stream.
+    fn end_drive(&self, rest: Bytes) {
+        self.rest.replace(Some(rest));
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    fn poll_rest(&self, cx: &Context<'_>) -> Poll<Bytes> {
+        if let Some(rest) = self.rest.take() {
+            return Poll::Ready(rest);
+        }
+        self.waiter.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
 }
 
-/// Drives a connection until it ends, or until its owner drops it.
-async fn drive(driver: impl Future, owned: Rc<Ownership>) {
+/// Drives a connection until it ends, or until its owner drops it; true if it ended by itself.
+async fn drive(driver: impl Future, owned: &Ownership) -> bool {
     let mut driver = pin!(driver);
     let mut is_owned = true;
     poll_fn(|cx| {
         if is_owned && let Poll::Ready(end) = owned.poll_end(cx) {
             is_owned = false;
             if end == OwnerEnd::Dropped {
-                return Poll::Ready(());
+                return Poll::Ready(false);
             }
         }
-        driver.as_mut().poll(cx).map(|_| ())
+        driver.as_mut().poll(cx).map(|_| true)
     })
-    .await;
+    .await
 }
 
 #[cfg(test)]
@@ -212,10 +245,10 @@ mod tests {
         let [of_dropped, of_released, held] =
             [&dropped, &released, &holds].map(|owner| Rc::clone(&owner.0));
         drop(dropped);
-        assert!(is_over(drive(pending::<()>(), of_dropped)));
+        assert!(is_over(drive(pending::<()>(), &of_dropped)));
         released.release();
-        assert!(!is_over(drive(pending::<()>(), of_released)));
-        assert!(!is_over(drive(pending::<()>(), Rc::clone(&held))));
-        assert!(is_over(drive(ready(()), held)));
+        assert!(!is_over(drive(pending::<()>(), &of_released)));
+        assert!(!is_over(drive(pending::<()>(), &held)));
+        assert!(is_over(drive(ready(()), &held)));
     }
 }

@@ -28,11 +28,76 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Refuses a request that cannot be passed on without changing its meaning.
+/// Refuses a request that cannot be passed on without changing its meaning, and every request for a WebSocket.
 ///
 /// # Errors
 /// The refusal to answer with.
 pub fn check_request(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
+    check_head(method, uri, version, headers)?;
+    // A server may ignore an offer to upgrade (RFC 9110, section 7.8). Some clients offer HTTP/2
+    // with every first request and accept HTTP/1.1 as well; a WebSocket client does not.
+    if wants_websocket(headers) {
+        let why = "this URL takes no WebSocket connections, only HTTP requests";
+        return Err(unsupported_upgrade(why));
+    }
+    Ok(())
+}
+
+/// Like [`check_request`], for a hop that passes WebSockets on; true if the request asks for one. `has_body` says that
+/// a body follows the head.
+///
+/// # Errors
+/// The refusal to answer with.
+pub fn check_request_or_upgrade(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+    has_body: bool,
+) -> Result<bool, Refusal> {
+    check_head(method, uri, version, headers)?;
+    if !wants_websocket(headers) {
+        return Ok(false);
+    }
+    if version != Version::HTTP_11 {
+        let why = "a WebSocket needs a connection of HTTP/1.1 here";
+        return Err(unsupported_upgrade(why));
+    }
+    // Servers disagree on where the new protocol begins if there is a body (RFC 9110, section 7.8).
+    if *method != Method::GET || has_body {
+        let why = "a request for a WebSocket is a GET without a body";
+        return Err(unsupported_upgrade(why));
+    }
+    if !names_upgrade(headers) {
+        let why = "a request for a WebSocket has the fields `Upgrade: websocket` and `Connection: Upgrade`";
+        return Err(Refusal::bad_request(why));
+    }
+    Ok(true)
+}
+
+const fn unsupported_upgrade(why: &'static str) -> Refusal {
+    Refusal::unsupported("upgrade_unsupported", why)
+}
+
+/// Whether a head asks for a WebSocket, perhaps among other protocols.
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    let websocket = |value: &HeaderValue| tokens(value).any(|t| is(t, b"websocket"));
+    headers.get_all(UPGRADE).iter().any(websocket)
+}
+
+/// Whether `Connection` names `Upgrade`, as it must beside that field.
+fn names_upgrade(headers: &HeaderMap) -> bool {
+    let named = |value: &HeaderValue| tokens(value).any(|t| is(t, b"upgrade"));
+    headers.get_all(CONNECTION).iter().any(named)
+}
+
+/// Refuses a head that cannot be passed on without changing its meaning.
+fn check_head(
     method: &Method,
     uri: &Uri,
     version: Version,
@@ -57,13 +122,6 @@ pub fn check_request(
         let why = "the only supported transfer coding is a single chunked";
         return Err(Refusal::unsupported("coding_unsupported", why));
     }
-    // A server may ignore an offer to upgrade (RFC 9110, section 7.8). Some clients offer HTTP/2
-    // with every first request and accept HTTP/1.1 as well; a WebSocket client does not.
-    let websocket = |value: &HeaderValue| tokens(value).any(|t| is(t, b"websocket"));
-    if headers.get_all(UPGRADE).iter().any(websocket) {
-        let why = "this URL takes no WebSocket connections, only HTTP requests";
-        return Err(Refusal::unsupported("upgrade_unsupported", why));
-    }
     Ok(())
 }
 
@@ -79,6 +137,29 @@ pub fn check_answer(status: StatusCode, headers: &HeaderMap) -> Result<(), &'sta
         return Err("its transfer coding is not a single chunked");
     }
     Ok(())
+}
+
+/// Refuses a `101 Switching Protocols` that does not switch to WebSocket alone.
+///
+/// # Errors
+/// The rule that the answer breaks.
+pub fn check_switch(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut values = headers.get_all(UPGRADE).iter();
+    let is_websocket = values
+        .next()
+        .is_some_and(|value| is(value.as_bytes().trim_ascii(), b"websocket"));
+    if !is_websocket || values.next().is_some() || !names_upgrade(headers) {
+        return Err("it switches to another protocol than WebSocket");
+    }
+    Ok(())
+}
+
+/// Writes the fields of one connection that switch it to WebSocket, into a head without such fields.
+pub fn switch_to_websocket(headers: &mut HeaderMap) {
+    headers.remove(TE);
+    headers.remove(TRANSFER_ENCODING);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 /// True if `Transfer-Encoding` is absent or exactly `chunked`, the only coding that hyper decodes.
@@ -378,6 +459,49 @@ mod tests {
         ] {
             let refusal = word(version, uri, lines).unwrap();
             assert_eq!(refusal.word, "bad_request", "{version:?} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_by_a_get_without_a_body() {
+        let asked = |method, version, has_body, lines: &[(&str, &str)]| {
+            let mut headers = headers(lines);
+            headers.insert(HOST, HeaderValue::from_static("a"));
+            let uri = Uri::from_static("/x");
+            let strict = check_request(&method, &uri, version, &headers);
+            let asked = check_request_or_upgrade(&method, &uri, version, &headers, has_body);
+            assert_eq!(strict.is_ok(), asked == Ok(false), "{lines:?}");
+            asked.map_err(|refusal| refusal.status.as_u16())
+        };
+        let both = &[
+            ("connection", "keep-alive, UPGRADE"),
+            ("upgrade", "h2c, WebSocket"),
+        ][..];
+        let (get, http11) = (Method::GET, Version::HTTP_11);
+        assert_eq!(asked(get.clone(), http11, false, both), Ok(true));
+        assert_eq!(asked(get.clone(), http11, true, both), Err(501));
+        assert_eq!(asked(Method::POST, http11, false, both), Err(501));
+        assert_eq!(asked(get.clone(), Version::HTTP_10, false, both), Err(501));
+        assert_eq!(asked(get.clone(), Version::HTTP_2, false, both), Err(501));
+        assert_eq!(asked(get.clone(), http11, false, &both[1..]), Err(400));
+        let h2c = &[("connection", "upgrade"), ("upgrade", "h2c")];
+        assert_eq!(asked(get, http11, true, h2c), Ok(false));
+    }
+
+    #[test]
+    fn an_answer_switches_to_websocket_alone() {
+        let checked = |lines: &[(&str, &str)]| check_switch(&headers(lines)).is_ok();
+        let (connection, upgrade) = (("connection", "Upgrade"), ("upgrade", "WebSocket"));
+        assert!(checked(&[connection, upgrade]));
+        assert!(checked(&[("connection", "x, upgrade"), upgrade]));
+        for lines in [
+            &[connection][..],
+            &[upgrade],
+            &[connection, ("upgrade", "h2c")],
+            &[connection, ("upgrade", "websocket, h2c")],
+            &[connection, upgrade, ("upgrade", "h2c")],
+        ] {
+            assert!(!checked(lines), "{lines:?}");
         }
     }
 

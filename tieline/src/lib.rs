@@ -16,6 +16,7 @@ pub mod settings;
 pub mod status;
 pub mod token_show;
 
+mod ca;
 #[cfg(target_os = "linux")]
 mod demo;
 mod descriptors;

@@ -13,7 +13,7 @@ use crate::error::{ConfigError, TokenError};
 use crate::event::{AgentEvent, EventHook};
 use crate::identity::{Identity, default_state_dir};
 use crate::token;
-use crate::transport::{Dialler, RelayUrl};
+use crate::transport::{Dialler, Proxies, RelayUrl};
 
 /// Largest number of links of one agent; more links than the relay has shards gain nothing.
 pub const LINKS_MAX: u16 = 64;
@@ -53,12 +53,14 @@ pub struct Config {
     /// File with the token to register with; read again at every attempt, and before the permission that the token
     /// gave ends.
     pub token_file: Option<PathBuf>,
-    /// File with certificates (PEM) to trust for a `tls` relay, besides the system's; read once, at the start.
+    /// File with certificates (PEM) to trust for a relay with TLS, besides the system's; read once, at the start.
     pub ca: Option<PathBuf>,
     /// File with the agent's own certificate (PEM), for a `tls` relay that asks for one; read once, at the start.
     pub client_cert: Option<PathBuf>,
     /// File with the private key (PEM) of `client_cert`.
     pub client_key: Option<PathBuf>,
+    /// The proxy that leads to the relay; by default that of the environment, else the system's.
+    pub proxies: Proxies,
     /// Kind of application given for all targets; `diag` uses it if no target is given.
     pub dcc: String,
     /// Number of links to the relay, spread over the relay's shards; each link serves all tunnels.
@@ -95,6 +97,7 @@ impl Config {
             ca: None,
             client_cert: None,
             client_key: None,
+            proxies: Proxies::System,
             dcc: String::new(),
             links: 1,
             state_dir: None,
@@ -155,14 +158,14 @@ impl Config {
         self
     }
 
-    /// Trusts the certificates in this file for a `tls` relay, besides the system's.
+    /// Trusts the certificates in this file for a relay with TLS, besides the system's.
     #[must_use]
     pub fn with_ca(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca = Some(path.into());
         self
     }
 
-    /// Shows a `tls` relay the certificate in the file `cert`, with the key in the file `key`.
+    /// Shows a relay with TLS the certificate in the file `cert`, with the key in the file `key`.
     #[must_use]
     pub fn with_client_certificate(
         mut self,
@@ -171,6 +174,13 @@ impl Config {
     ) -> Self {
         self.client_cert = Some(cert.into());
         self.client_key = Some(key.into());
+        self
+    }
+
+    /// Sets the proxy that leads to the relay.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
         self
     }
 
@@ -240,6 +250,7 @@ impl Config {
         if self.ca.is_some() || self.client_cert.is_some() || self.client_key.is_some() {
             self.dialler()?;
         }
+        self.proxies.way(self.relay.address())?;
         let mut ways = HashSet::new();
         for target in &self.targets {
             target.check()?;
@@ -257,10 +268,11 @@ impl Config {
     /// The dialler for the relay; reads the certificates to trust, and the agent's own.
     ///
     /// # Errors
-    /// [`ConfigError`] if the certificates cannot be read, or are given for a relay without TLS.
+    /// [`ConfigError`] if the certificates cannot be read or are given for a relay without TLS, or the proxy is of a
+    /// kind that is not supported.
     pub fn dialler(&self) -> Result<Dialler, ConfigError> {
         let alone = |given, missing| Err(ConfigError::ClientCertAlone { given, missing });
-        let dialler = || Dialler::new(self.relay.clone(), self.ca.as_deref());
+        let dialler = || Dialler::new(self.relay.clone(), self.ca.as_deref(), &self.proxies);
         match (&self.client_cert, &self.client_key) {
             (Some(cert), Some(key)) => dialler()?.with_client_certificate(cert, key),
             (None, None) => dialler(),

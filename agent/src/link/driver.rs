@@ -33,6 +33,8 @@ pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result
     let _abort = AbortOnDrop(&link);
     let lane_address = stream.lane_address().map_err(Error::lost_by)?;
     let exporter = stream.exporter();
+    // What opened a WebSocket for agents is a relay, so its bytes need no explanation.
+    let is_surely_relay = stream.is_websocket();
     let (mut reads, writes) = stream.split();
     // Separate tasks, so that a read of the link does not poll all of them.
     let mut others = JoinSet::new();
@@ -52,7 +54,10 @@ pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result
         Err(error) => Err(dispatch.last_words(&mut reads, error).await),
         Ok(()) => Ok(()),
     };
-    let end = end.map_err(|error| dispatch.explained(error));
+    let end = end.map_err(|error| match is_surely_relay {
+        true => error,
+        false => dispatch.explained(error),
+    });
     match &end {
         Ok(()) => {
             link.abort_sessions();

@@ -50,7 +50,7 @@ pub struct LinkStatus {
     pub link: u16,
     /// State of the link.
     pub state: State,
-    /// Transport to the relay: `tcp` or `tls`. Agents of an older version have `tcp` alone.
+    /// Transport to the relay: `tcp`, `tls`, `ws` or `wss`. Agents of an older version have `tcp` alone.
     #[serde(default = "tcp")]
     pub transport: String,
     /// True if the agent's proof is bound to the TLS connection, which then ends at the relay itself. Agents of an older

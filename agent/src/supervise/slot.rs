@@ -41,6 +41,8 @@ pub(super) struct Slot {
     token: watch::Receiver<u64>,
     /// Receiver of the number of this machine's network changes.
     network: watch::Receiver<u64>,
+    /// Receiver of the number of this machine's sleeps that no link outlives.
+    long_sleeps: watch::Receiver<u64>,
     /// The link that was dialled last, unless it drains.
     link: Option<Arc<Link>>,
     /// What had arrived over links that were lost since the last registration, the latest link first.
@@ -70,6 +72,7 @@ impl Slot {
         Self {
             token: agent.token.versions(),
             network: agent.network.changes(),
+            long_sleeps: agent.network.long_sleeps(),
             agent,
             index,
             stop,
@@ -103,7 +106,10 @@ impl Slot {
                     };
                     seeks = matches!(
                         error,
-                        Error::Dial { .. } | Error::Tls { .. } | Error::Link { .. }
+                        Error::Dial { .. }
+                            | Error::Tls { .. }
+                            | Error::Upgrade { .. }
+                            | Error::Link { .. }
                     );
                     self.agent.board.backing_off(self.index);
                     self.tell(AgentEvent::Disconnected {
@@ -143,10 +149,12 @@ impl Slot {
         let config = &agent.config;
         self.token.mark_unchanged();
         self.network.mark_unchanged();
+        self.long_sleeps.mark_unchanged();
         let registers = config.registrations()?.into_iter();
         let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
         let stream = tokio::select! {
             stream = agent.dialler.dial() => stream?,
+            () = changed(&mut self.long_sleeps) => return Err(asleep()),
             () = stopped(&mut self.stop) => return Ok(None),
         };
         let address = stream.local_addr().ok().map(|address| address.ip());
@@ -225,6 +233,8 @@ impl Slot {
                     }
                     self.ask(&mut it, &link);
                 }
+                // Before the change of the network, as which a sleep counts too.
+                () = changed(&mut self.long_sleeps) => return Err(asleep()),
                 () = changed(&mut self.network) => match address {
                     Some(address) if is_gone(address) => {
                         let lost = format!("this machine has lost the address {address}");
@@ -399,6 +409,11 @@ impl Slot {
     fn tell(&self, event: AgentEvent) {
         self.agent.config.on_event.tell(&event);
     }
+}
+
+/// Why a link ends, or a dial, that was under way while this machine was asleep.
+fn asleep() -> Error {
+    Error::link_lost("this machine was asleep for longer than the relay keeps a link")
 }
 
 /// How a link left its slot whose task has `ended`.

@@ -1,4 +1,5 @@
-//! Dials the relay: TCP with the socket options of a link, then TLS for `tls://`.
+//! Dials the relay, one layer after the other: TCP with the socket options of a link, straight or through a proxy; TLS;
+//! and a WebSocket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,18 +15,26 @@ use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::stream::{Stream, TlsSocket};
+use super::client_certificate;
+use super::proxy::{Proxies, Way};
+use super::server_kind;
+use super::stream::{Stream, TlsDetails};
 use super::tls::Trust;
+use super::upgrade::{self, Refused};
 use super::url::{RelayUrl, Transport};
-use super::{client_certificate, server_kind};
+use super::wire::{TcpSocket, Wire};
 use crate::address::deadline_in;
 use crate::error::{ConfigError, Error, TrustError};
 
-/// Time limit for dialling the relay: name lookup, connection and TLS handshake together.
+/// Time limit for dialling the relay: name lookup, connection, and the handshakes with a proxy, of TLS and of a
+/// WebSocket together.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Protocol that agents ask for in the handshake (ALPN, RFC 7301).
-const PROTOCOL: &[u8] = b"tieline-agent/1";
+/// Protocol that agents ask for in a TLS handshake (ALPN, RFC 7301).
+const AGENT_PROTOCOL: &[u8] = b"tieline-agent/1";
+
+/// Protocol that is asked for below a WebSocket.
+const HTTP_PROTOCOL: &[u8] = b"http/1.1";
 
 /// Limit on unsent bytes in the kernel: a link at the limit counts as busy.
 ///
@@ -38,6 +47,7 @@ const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
 #[derive(Clone, Debug)]
 pub struct Dialler {
     relay: RelayUrl,
+    way: Way,
     /// `None` for a relay without TLS.
     tls: Option<TlsClient>,
 }
@@ -46,6 +56,8 @@ pub struct Dialler {
 #[derive(Clone, Debug)]
 struct TlsClient {
     config: Arc<ClientConfig>,
+    /// For a second try, if the hello of `config` is longer.
+    short: Option<Arc<ClientConfig>>,
     name: ServerName<'static>,
     /// True if the certificates of `--ca` are trusted.
     has_own_ca: bool,
@@ -60,7 +72,7 @@ pub struct Connected {
 }
 
 impl Connected {
-    /// Address of the relay.
+    /// Address at the other end: the relay's, or that of a proxy.
     ///
     /// # Errors
     /// The connection is broken.
@@ -69,25 +81,52 @@ impl Connected {
     }
 }
 
+/// A connection to the relay, before a WebSocket; with TLS if the relay's URL asks for it.
+pub struct Secured {
+    wire: Wire,
+    deadline: Instant,
+}
+
+impl Secured {
+    /// What the TLS handshake has agreed on; `None` without TLS.
+    #[must_use]
+    pub fn tls_details(&self) -> Option<TlsDetails> {
+        TlsDetails::of(&self.wire)
+    }
+}
+
 impl Dialler {
-    /// A dialler for `relay`; reads the certificates to trust for `tls://`, the system's and those in the file `ca`.
+    /// A dialler for `relay`, by way of `proxies`; for a relay with TLS, reads the certificates to trust: the system's,
+    /// and those in the file `ca`.
     ///
     /// # Errors
-    /// [`ConfigError`] if the certificates cannot be read, or `ca` is given for a relay without TLS.
-    pub fn new(relay: RelayUrl, ca: Option<&Path>) -> Result<Self, ConfigError> {
-        let tls = match (relay.transport(), ca) {
-            (Transport::Tcp, None) => None,
-            (Transport::Tcp, Some(_)) => return Err(ConfigError::CaWithoutTls),
-            (Transport::Tls, ca) => {
+    /// [`ConfigError`] if the certificates cannot be read, `ca` is given for a relay without TLS, or the proxy is of a
+    /// kind that is not supported.
+    pub fn new(relay: RelayUrl, ca: Option<&Path>, proxies: &Proxies) -> Result<Self, ConfigError> {
+        let transport = relay.transport();
+        let tls = match (transport.is_encrypted(), ca) {
+            (false, None) => None,
+            (false, Some(_)) => return Err(ConfigError::CaWithoutTls),
+            (true, ca) => {
                 let name = ServerName::try_from(relay.address().host());
+                let protocol = match transport.is_websocket() {
+                    true => HTTP_PROTOCOL,
+                    false => AGENT_PROTOCOL,
+                };
+                let trust = Trust::read(ca)?;
                 Some(TlsClient {
-                    config: Trust::read(ca)?.client_config(PROTOCOL)?,
+                    config: trust.client_config(protocol)?,
+                    short: trust.short_client_config(protocol)?,
                     name: name.map_err(|error| TrustError::Tls(error.to_string()))?,
                     has_own_ca: ca.is_some(),
                 })
             }
         };
-        Ok(Self { relay, tls })
+        Ok(Self {
+            way: proxies.way(relay.address())?,
+            relay,
+            tls,
+        })
     }
 
     /// Shows the relay the certificate in the file `cert`, whose key is in the file `key`, in each handshake.
@@ -107,56 +146,137 @@ impl Dialler {
         &self.relay
     }
 
-    /// Connects to the relay, with TLS if its URL says so.
-    ///
-    /// # Errors
-    /// As [`Dialler::connect`] and [`Dialler::secure`].
-    pub async fn dial(&self) -> Result<Stream, Error> {
-        let connected = self.connect().await?;
-        self.secure(connected).await
+    /// The way to the relay.
+    #[must_use]
+    pub const fn way(&self) -> &Way {
+        &self.way
     }
 
-    /// The first step of a dial: the TCP connection.
+    /// Connects to the relay, with the layers that its URL names.
     ///
     /// # Errors
-    /// [`Error::Dial`] with the system's error.
+    /// As [`Dialler::connect`], [`Dialler::secure`] and [`Dialler::finish`].
+    pub async fn dial(&self) -> Result<Stream, Error> {
+        let connected = self.connect().await?;
+        let secured = self.secure(connected).await?;
+        self.finish(secured).await
+    }
+
+    /// The first step of a dial: the TCP connection, through the proxy if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Dial`] with the system's error, or in the words of the proxy.
     pub async fn connect(&self) -> Result<Connected, Error> {
-        let failed = |source| Error::Dial {
+        let deadline = deadline_in(DIAL_TIMEOUT);
+        let connected = self.connect_by(deadline).await;
+        connected.map_err(|source| Error::Dial {
             relay: self.relay.to_string(),
             source,
-        };
-        let deadline = deadline_in(DIAL_TIMEOUT);
-        let connecting = self.relay.address().connect(deadline);
-        let socket = connecting.await.map_err(failed)?;
+        })
+    }
+
+    async fn connect_by(&self, deadline: Instant) -> io::Result<Connected> {
+        let socket = self.way.connect(deadline).await?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        prepare(&socket).map_err(failed)?;
+        prepare(&socket)?;
         Ok(Connected { socket, deadline })
     }
 
-    /// The last step of a dial: the TLS handshake, if the relay's URL asks for TLS.
+    /// The second step of a dial: the TLS handshake, if the relay's URL asks for TLS.
     ///
     /// # Errors
     /// [`Error::Tls`] says what is wrong with the server or its certificate.
-    pub async fn secure(&self, connected: Connected) -> Result<Stream, Error> {
+    pub async fn secure(&self, connected: Connected) -> Result<Secured, Error> {
         let Connected { socket, deadline } = connected;
-        let Some(client) = &self.tls else {
-            return Ok(Stream::plain(socket));
-        };
-        let socket = TlsSocket::new(socket);
-        let (config, name) = (Arc::clone(&client.config), client.name.clone());
-        let shaken = timeout_at(deadline, Tls::connect(&socket, config, name)).await;
-        let problem = match shaken {
-            Ok(Ok(tls)) => return Ok(Stream::over_tls(socket, tls)),
-            Ok(Err(error)) => {
-                server_kind::of_handshake(&error, self.relay.address(), client.has_own_ca)
+        let wire = match &self.tls {
+            None => Wire::Plain(TcpSocket::new(socket)),
+            Some(client) => {
+                let shaken = self.shake(client, socket, deadline).await;
+                shaken.map_err(|error| Error::Tls {
+                    relay: self.relay.to_string(),
+                    problem: server_kind::of_handshake(&error, &self.relay, client.has_own_ca),
+                })?
             }
-            Err(_) => "no answer in time; does the server there speak TLS?".to_owned(),
         };
-        Err(Error::Tls {
-            relay: self.relay.to_string(),
-            problem,
+        Ok(Secured { wire, deadline })
+    }
+
+    /// The last step of a dial: the WebSocket, if the relay's URL asks for one.
+    ///
+    /// # Errors
+    /// [`Error::Upgrade`] says what answers in place of the relay, or what the relay says.
+    pub async fn finish(&self, secured: Secured) -> Result<Stream, Error> {
+        let Secured { wire, deadline } = secured;
+        if self.relay.transport().is_websocket() {
+            let upgraded = upgrade::upgrade(wire, &self.relay, deadline).await;
+            return upgraded.map_err(|Refused { problem, is_busy }| Error::Upgrade {
+                relay: self.relay.to_string(),
+                problem,
+                is_busy,
+            });
+        }
+        let is_straight = self.relay.transport() == Transport::Tcp && self.way.proxy().is_none();
+        Ok(match wire {
+            Wire::Plain(socket) if is_straight => Stream::plain(socket.into_inner()),
+            wire => Stream::over(wire),
         })
     }
+
+    /// Makes the TLS handshake. If it breaks off before an answer, tries once more over a new connection with a hello that
+    /// fits into one packet.
+    async fn shake(
+        &self,
+        client: &TlsClient,
+        socket: TcpStream,
+        deadline: Instant,
+    ) -> io::Result<Wire> {
+        let Some(short) = &client.short else {
+            return handshake(client, &client.config, socket, deadline).await;
+        };
+        let half = deadline.saturating_duration_since(Instant::now()) / 2;
+        let first = handshake(client, &client.config, socket, Instant::now() + half).await;
+        let error = match first {
+            Err(error) if breaks_off(&error) => error,
+            outcome => return outcome,
+        };
+        tracing::debug!(%error, "the TLS handshake broke off: trying once more without ML-KEM");
+        let Ok(again) = self.connect_by(deadline).await else {
+            return Err(error);
+        };
+        match handshake(client, short, again.socket, deadline).await {
+            Err(second) if breaks_off(&second) => Err(error),
+            outcome => outcome,
+        }
+    }
+}
+
+async fn handshake(
+    client: &TlsClient,
+    config: &Arc<ClientConfig>,
+    socket: TcpStream,
+    deadline: Instant,
+) -> io::Result<Wire> {
+    let socket = TcpSocket::new(socket);
+    let shaking = Tls::connect(&socket, Arc::clone(config), client.name.clone());
+    match timeout_at(deadline, shaking).await {
+        Ok(Ok(tls)) => Ok(Wire::secured(socket, tls)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// True if a handshake ended without a word of the server's TLS: the connection was cut or stayed silent.
+fn breaks_off(error: &io::Error) -> bool {
+    let is_of_tls = error.get_ref().is_some_and(|it| it.is::<rustls::Error>());
+    !is_of_tls
+        && matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::TimedOut
+        )
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

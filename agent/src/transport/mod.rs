@@ -1,21 +1,27 @@
 //! The way to the relay: its URL, the dial, and the stream that a link reads and writes.
 //!
-//! A [`Dialler`] connects over TCP, and over TLS above it for `tls://`; the result is a [`Stream`], whose halves hide the
-//! difference from the link. TLS clients of the program `tieline` trust the same certificates ([`Trust`]).
+//! A [`Dialler`] connects over TCP, straight or through a proxy ([`Proxies`]), then as the URL says over TLS and over a
+//! WebSocket above it; the result is a [`Stream`], whose halves hide the difference from the link. HTTP clients of the
+//! program `tieline` trust the same certificates ([`Trust`]) and go the same [`Way`].
 
 mod client_certificate;
 mod dial;
+mod head;
 mod lane;
+mod proxy;
 pub mod server_kind;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
+mod upgrade;
 mod url;
+mod wire;
 
 pub use self::client_certificate::client_certificate_problem;
-pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler};
+pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler, Secured};
 pub(crate) use self::lane::{Lane, dial_lane};
+pub use self::proxy::{Proxies, Proxy, Way};
 pub use self::stream::{Reads, Stream, TlsDetails, Writes};
 pub use self::tls::{Trust, certificate_problem};
 pub use self::url::{RelayUrl, Transport};

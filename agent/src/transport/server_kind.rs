@@ -3,10 +3,11 @@
 use std::io;
 
 use rustls::{AlertDescription, PeerMisbehaved};
+use tieline_wire::limits::PREFACE;
 
 use super::client_certificate::client_certificate_problem;
 use super::tls::certificate_problem;
-use crate::address::HostPort;
+use super::url::RelayUrl;
 
 /// Number of first bytes that are kept: enough for an HTTP status line.
 pub const FIRST_BYTES_MAX: usize = 48;
@@ -15,38 +16,113 @@ pub const FIRST_BYTES_MAX: usize = 48;
 const AGENT_PORT: &str =
     "is this the relay's port for agents (9001 unless its operator says otherwise)?";
 
+/// Hint that leads from a wrong port to the one for HTTP.
+const HTTP_PORT: &str =
+    "is this the relay's HTTP port (443 with TLS, else 9080 unless its operator says otherwise)?";
+
 /// Names the kind of server at `address` that sent `first`; no bytes at all mean a silence, or an early end.
 #[must_use]
 pub fn describe(first: &[u8], address: &str) -> String {
-    let begins = |text: &[u8]| first.starts_with(text);
-    let who = if first.is_empty() {
-        "no data came before that"
-    } else if begins(b"HTTP/") || begins(b"<") {
-        "an HTTP server answers there"
-    } else if begins(b"SSH-") {
-        "an SSH server answers there"
-    } else if begins(b"220") {
-        "a mail or FTP server answers there"
-    } else if matches!(first, [0x15 | 0x16, 0x03, ..]) {
-        return format!(
+    match kind(first) {
+        Kind::Silent => format!("no data came before that; {AGENT_PORT}"),
+        Kind::Http => format!(
+            "an HTTP server answers there: if it is a relay's, dial https://{address} (ws://{address} without TLS); \
+             {AGENT_PORT}"
+        ),
+        Kind::Tls => format!(
             "a TLS server answers there: dial tls://{address} if this is the relay's port for agents"
-        );
-    } else {
-        "what answers there is not a Tieline relay"
-    };
-    format!("{who}; {AGENT_PORT}")
+        ),
+        other => format!("{}; {AGENT_PORT}", other.words()),
+    }
 }
 
-/// Says why the TLS handshake with the server at `address` failed, and what to do; `has_own_ca` is true if the
+/// Kind of a server, by the first bytes that it sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Silent,
+    Http,
+    Ssh,
+    Mail,
+    Tls,
+    /// A relay's port for agents, over TCP.
+    Relay,
+    Other,
+}
+
+impl Kind {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Silent => "no data came",
+            Self::Http => "an HTTP server answers there",
+            Self::Ssh => "an SSH server answers there",
+            Self::Mail => "a mail or FTP server answers there",
+            Self::Tls => "a TLS server answers there",
+            Self::Relay => "a relay's port for agents answers there",
+            Self::Other => "what answers there is not a Tieline relay",
+        }
+    }
+}
+
+fn kind(first: &[u8]) -> Kind {
+    let begins = |text: &[u8]| first.starts_with(text);
+    if first.is_empty() {
+        Kind::Silent
+    } else if begins(b"HTTP/") || begins(b"<") {
+        Kind::Http
+    } else if begins(b"SSH-") {
+        Kind::Ssh
+    } else if begins(b"220") {
+        Kind::Mail
+    } else if matches!(first, [0x15 | 0x16, 0x03, ..]) {
+        Kind::Tls
+    } else if begins(&PREFACE) {
+        Kind::Relay
+    } else {
+        Kind::Other
+    }
+}
+
+/// Says what answered the request for a WebSocket with `first`, which is not HTTP.
+pub(super) fn no_http(first: &[u8], relay: &RelayUrl) -> String {
+    let address = relay.address();
+    match kind(first) {
+        Kind::Tls => format!("a TLS server answers there: dial wss://{address}"),
+        Kind::Relay => {
+            let scheme = match relay.transport().is_encrypted() {
+                true => "tls",
+                false => "tcp",
+            };
+            format!("this is the relay's port for agents without HTTP: dial {scheme}://{address}")
+        }
+        other => format!("{}; {HTTP_PORT}", other.words()),
+    }
+}
+
+/// Says what to do where the server closed the connection in place of an answer to the request for a WebSocket.
+pub(super) fn closed(relay: &RelayUrl) -> String {
+    let address = relay.address();
+    match relay.transport().is_encrypted() {
+        true => format!("the server closed the connection; {HTTP_PORT}"),
+        false => format!(
+            "the server closed the connection; dial wss://{address} if it has TLS there, or tcp://{address} if this \
+             is the relay's port for agents"
+        ),
+    }
+}
+
+/// Says why the TLS handshake with the server of `relay` failed, and what to do; `has_own_ca` is true if the
 /// certificates of `--ca` are trusted.
-pub(super) fn of_handshake(error: &io::Error, address: &HostPort, has_own_ca: bool) -> String {
+pub(super) fn of_handshake(error: &io::Error, relay: &RelayUrl, has_own_ca: bool) -> String {
     if let Some(problem) = client_certificate_problem(error) {
         return problem;
+    }
+    if error.kind() == io::ErrorKind::TimedOut {
+        return "no answer in time; does the server there speak TLS?".to_owned();
     }
     let Some(inner) = error.get_ref() else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => {
-                format!("the server closed the connection; {}", no_tls(address))
+                format!("the server closed the connection; {}", no_tls(relay))
             }
             _ => error.to_string(),
         };
@@ -54,21 +130,36 @@ pub(super) fn of_handshake(error: &io::Error, address: &HostPort, has_own_ca: bo
     match inner.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(error)) => certificate_problem(error, has_own_ca),
         Some(rustls::Error::InvalidMessage(_)) => {
-            format!("this port does not speak TLS; {}", no_tls(address))
+            format!("this port does not speak TLS; {}", no_tls(relay))
         }
         Some(
             rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)
             | rustls::Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol),
-        ) => "the server there takes no agents (it refuses the protocol tieline-agent/1): it is not a Tieline \
-              relay, or this port is not for agents"
-            .to_owned(),
+        ) => match relay.transport().is_websocket() {
+            true => format!(
+                "the server there does not speak HTTP (it refuses the protocol http/1.1): dial tls://{} if this is \
+                 the relay's port for agents",
+                relay.address()
+            ),
+            false => format!(
+                "the server there takes no agents (it refuses the protocol tieline-agent/1): it is not a Tieline \
+                 relay, or this port is not for agents; dial https://{} if it is for HTTP",
+                relay.address()
+            ),
+        },
         _ => error.to_string(),
     }
 }
 
 /// Hint for a port where TLS was expected.
-fn no_tls(address: &HostPort) -> String {
-    format!("dial tcp://{address} if this is the relay's port for agents and has no TLS")
+fn no_tls(relay: &RelayUrl) -> String {
+    let address = relay.address();
+    match relay.transport().is_websocket() {
+        true => format!("dial ws://{address} if this is the relay's HTTP port and has no TLS"),
+        false => {
+            format!("dial tcp://{address} if this is the relay's port for agents and has no TLS")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -93,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_failed_handshake_is_told_with_what_to_dial() {
-        let address = HostPort::parse("relay:9001", None).unwrap();
+        let relay = RelayUrl::parse("tls://relay:9001").unwrap();
         let tls = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
         for (error, words) in [
             (
@@ -120,9 +211,42 @@ mod tests {
                 "HandshakeFailure",
             ),
             (io::ErrorKind::ConnectionReset.into(), "reset"),
+            (io::ErrorKind::TimedOut.into(), "no answer in time"),
         ] {
-            let text = of_handshake(&error, &address, false);
+            let text = of_handshake(&error, &relay, false);
             assert!(text.contains(words), "{error:?}: {text}");
         }
+    }
+
+    #[test]
+    fn what_a_websocket_is_refused_with_leads_to_the_url_to_dial() {
+        let of = |url| RelayUrl::parse(url).unwrap();
+        let (plain, secure) = (of("ws://relay:9080"), of("https://relay"));
+        for (first, relay, words) in [
+            (
+                &b"\x15\x03\x03\x00\x02"[..],
+                &plain,
+                "dial wss://relay:9080",
+            ),
+            (&PREFACE[..], &plain, "dial tcp://relay:9080"),
+            (&PREFACE[..], &secure, "dial tls://relay:443"),
+            (
+                b"SSH-2.0-OpenSSH_9.6",
+                &plain,
+                "an SSH server answers there; is this the relay's HTTP port",
+            ),
+            (b"J\x00\x00", &secure, "not a Tieline relay"),
+        ] {
+            let text = no_http(first, relay);
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(closed(&plain).contains("dial wss://relay:9080"));
+        assert!(closed(&secure).contains("is this the relay's HTTP port"));
+        let refused = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
+        let refused = io::Error::new(io::ErrorKind::InvalidData, refused);
+        let text = of_handshake(&refused, &secure, false);
+        assert!(text.contains("dial tls://relay:443"), "{text}");
+        let text = of_handshake(&io::ErrorKind::UnexpectedEof.into(), &secure, false);
+        assert!(text.contains("dial ws://relay:443"), "{text}");
     }
 }

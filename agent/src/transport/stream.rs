@@ -1,4 +1,5 @@
-//! The stream of a link, plain or over TLS, with two halves for the link's reader and writer.
+//! The stream of a link: a socket, plain or over TLS, bare or under a WebSocket, with two halves for the link's reader and
+//! writer.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -6,28 +7,38 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use rustls::ProtocolVersion;
 use socket2::SockRef;
-use tieline_transport::{Received, Socket, Tls};
+use tieline_transport::websocket::{Role, WebSocket, code};
+use tieline_transport::{Received, Socket};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::wire::Wire;
+
+/// Empty messages after which other tasks get a turn before the next read.
+const EMPTY_MESSAGES_MAX: usize = 16;
+
 /// A connection to the relay that is ready for a link.
-pub struct Stream(Layer);
+pub struct Stream {
+    layer: Layer,
+    /// True if bulk lanes may be dialled beside the connection.
+    has_lanes: bool,
+}
 
 /// What is between the socket's bytes and the stream's.
 enum Layer {
     Plain(TcpStream),
-    Tls(Arc<Secured>),
+    Shared(Arc<Shared>),
 }
 
-/// A socket with TLS above it.
-struct Secured {
-    socket: TlsSocket,
+/// Layers whose state both directions change.
+struct Shared {
+    wire: Wire,
     /// Held for reads and writes that cannot block, never across an await.
-    tls: Mutex<Tls>,
+    websocket: Option<Mutex<WebSocket>>,
 }
 
 /// What a TLS handshake has agreed on.
@@ -42,17 +53,38 @@ pub struct TlsDetails {
 }
 
 impl Stream {
-    /// A stream over TCP alone.
+    /// A stream over TCP alone, straight from this machine to the relay.
     pub(crate) const fn plain(socket: TcpStream) -> Self {
-        Self(Layer::Plain(socket))
+        Self {
+            layer: Layer::Plain(socket),
+            has_lanes: true,
+        }
     }
 
-    /// A stream over `socket`, after the handshake of `tls`.
-    pub(super) fn over_tls(socket: TlsSocket, tls: Tls) -> Self {
-        Self(Layer::Tls(Arc::new(Secured {
-            socket,
-            tls: Mutex::new(tls),
-        })))
+    /// A stream of the bytes of `wire`.
+    pub(super) fn over(wire: Wire) -> Self {
+        Self {
+            layer: match wire {
+                Wire::Plain(socket) => Layer::Plain(socket.into_inner()),
+                wire @ Wire::Tls(_) => Layer::Shared(Arc::new(Shared {
+                    wire,
+                    websocket: None,
+                })),
+            },
+            has_lanes: false,
+        }
+    }
+
+    /// A stream of the binary messages of a WebSocket over `wire`; `input` came behind the handshake's head.
+    pub(super) fn over_websocket(wire: Wire, role: Role, input: BytesMut) -> Self {
+        let websocket = WebSocket::with_input(role, input);
+        Self {
+            layer: Layer::Shared(Arc::new(Shared {
+                wire,
+                websocket: Some(Mutex::new(websocket)),
+            })),
+            has_lanes: false,
+        }
     }
 
     /// This machine's address on the connection.
@@ -60,33 +92,74 @@ impl Stream {
     /// # Errors
     /// The connection is broken.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        match &self.0 {
-            Layer::Plain(socket) => socket.local_addr(),
-            Layer::Tls(secured) => secured.socket.0.local_addr(),
-        }
+        self.socket().local_addr()
     }
 
-    /// The relay's address for bulk lanes; `None` over TLS, because lanes are not encrypted.
+    /// The relay's address for bulk lanes; `None` over TLS, because lanes are not encrypted, over a WebSocket, whose port
+    /// takes none, and through a proxy.
     ///
     /// # Errors
     /// The connection is broken.
     pub(crate) fn lane_address(&self) -> io::Result<Option<SocketAddr>> {
-        match &self.0 {
-            Layer::Plain(socket) => socket.peer_addr().map(Some),
-            Layer::Tls(_) => Ok(None),
+        match self.has_lanes {
+            true => self.socket().peer_addr().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.layer {
+            Layer::Plain(socket) => socket,
+            Layer::Shared(shared) => shared.wire.socket(),
         }
     }
 
     /// What the TLS handshake has agreed on; `None` without TLS.
     #[must_use]
     pub fn tls_details(&self) -> Option<TlsDetails> {
-        let Layer::Tls(secured) = &self.0 else {
-            return None;
-        };
-        let tls = secured.tls();
+        match &self.layer {
+            Layer::Plain(_) => None,
+            Layer::Shared(shared) => TlsDetails::of(&shared.wire),
+        }
+    }
+
+    /// Exporter of the TLS connection, for channel binding; `None` without TLS, and below TLS 1.3.
+    #[must_use]
+    pub fn exporter(&self) -> Option<[u8; 32]> {
+        match &self.layer {
+            Layer::Plain(_) => None,
+            Layer::Shared(shared) => shared.wire.tls()?.exporter(),
+        }
+    }
+
+    /// True if the stream is that of a WebSocket.
+    pub(crate) fn is_websocket(&self) -> bool {
+        matches!(&self.layer, Layer::Shared(shared) if shared.websocket.is_some())
+    }
+
+    /// Divides the stream for two tasks.
+    #[must_use]
+    pub fn split(self) -> (Reads, Writes) {
+        match self.layer {
+            Layer::Plain(socket) => {
+                let (reads, writes) = socket.into_split();
+                (Reads(Half::Plain(reads)), Writes(Half::Plain(writes)))
+            }
+            Layer::Shared(shared) => {
+                let reads = Reads(Half::Shared(Arc::clone(&shared)));
+                (reads, Writes(Half::Shared(shared)))
+            }
+        }
+    }
+}
+
+impl TlsDetails {
+    /// What the handshake over `wire` has agreed on.
+    pub(super) fn of(wire: &Wire) -> Option<Self> {
+        let tls = wire.tls()?;
         let agreed = tls.agreed();
         let certificate = tls.peer_certificate().map(|it| it.to_vec());
-        Some(TlsDetails {
+        Some(Self {
             version: match agreed.version? {
                 ProtocolVersion::TLSv1_2 => "TLS 1.2".to_owned(),
                 ProtocolVersion::TLSv1_3 => "TLS 1.3".to_owned(),
@@ -96,43 +169,19 @@ impl Stream {
             certificate: certificate.unwrap_or_default(),
         })
     }
-
-    /// Exporter of the TLS connection, for channel binding; `None` without TLS, and below TLS 1.3.
-    #[must_use]
-    pub fn exporter(&self) -> Option<[u8; 32]> {
-        match &self.0 {
-            Layer::Plain(_) => None,
-            Layer::Tls(secured) => secured.tls().exporter(),
-        }
-    }
-
-    /// Divides the stream for two tasks.
-    #[must_use]
-    pub fn split(self) -> (Reads, Writes) {
-        match self.0 {
-            Layer::Plain(socket) => {
-                let (reads, writes) = socket.into_split();
-                (Reads(Half::Plain(reads)), Writes(Half::Plain(writes)))
-            }
-            Layer::Tls(secured) => {
-                let reads = Reads(Half::Tls(Arc::clone(&secured)));
-                (reads, Writes(Half::Tls(secured)))
-            }
-        }
-    }
 }
 
-/// One direction of a stream: the half of a plain socket, or the whole of TLS, which both directions change.
+/// One direction of a stream: the half of a plain socket, or the whole of layers that both directions change.
 enum Half<T> {
     Plain(T),
-    Tls(Arc<Secured>),
+    Shared(Arc<Shared>),
 }
 
 impl<T: AsRef<TcpStream>> Half<T> {
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(half) => half.as_ref(),
-            Self::Tls(secured) => &secured.socket.0,
+            Self::Shared(shared) => shared.wire.socket(),
         }
     }
 }
@@ -145,18 +194,18 @@ impl Reads {
     /// direction.
     ///
     /// # Errors
-    /// The connection is broken; over TLS also if it ended without TLS's own end.
+    /// The connection is broken; over TLS or a WebSocket also if it ended without the end of these.
     pub async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match &mut self.0 {
             Half::Plain(half) => half.read_buf(buffer).await,
-            Half::Tls(secured) => poll_fn(|cx| secured.poll_read(buffer, cx)).await,
+            Half::Shared(shared) => poll_fn(|cx| shared.poll_read(buffer, cx)).await,
         }
     }
 
     /// Ends the direction to the relay in order, while another task may hold the other half.
     pub async fn end_sending(&self) {
-        if let Half::Tls(secured) = &self.0 {
-            poll_fn(|cx| secured.poll_finish(cx)).await;
+        if let Half::Shared(shared) = &self.0 {
+            poll_fn(|cx| shared.poll_finish(cx)).await;
         }
         // Fails only on a broken connection, which the next read reports.
         let _ = SockRef::from(self.0.socket()).shutdown(Shutdown::Write);
@@ -181,7 +230,7 @@ impl Writes {
     pub(crate) fn try_send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.0 {
             Half::Plain(half) => half.try_write_vectored(slices),
-            Half::Tls(secured) => match secured.tls().send(&secured.socket, slices)? {
+            Half::Shared(shared) => match shared.send(slices)? {
                 0 => Err(io::ErrorKind::WouldBlock.into()),
                 count => Ok(count),
             },
@@ -195,7 +244,7 @@ impl Writes {
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match &self.0 {
             Half::Plain(half) => half.writable().await,
-            Half::Tls(secured) => secured.socket.0.writable().await,
+            Half::Shared(shared) => shared.wire.socket().writable().await,
         }
     }
 
@@ -219,83 +268,85 @@ impl Writes {
     }
 }
 
-impl Secured {
-    fn tls(&self) -> MutexGuard<'_, Tls> {
-        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    /// The WebSocket above the wire, if there is one.
+    fn websocket(&self) -> Option<MutexGuard<'_, WebSocket>> {
+        let websocket = self.websocket.as_ref()?;
+        Some(websocket.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn poll_read(&self, buffer: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         // A read into a full buffer would look like the end.
         buffer.reserve(1);
         let max = buffer.capacity() - buffer.len();
-        let mut tls = self.tls();
-        loop {
-            ready!(tls.poll_readable(&self.socket, cx));
-            let put = |piece: &[u8]| buffer.extend_from_slice(piece);
-            match tls.recv(&self.socket, max, put) {
+        for _ in 0..EMPTY_MESSAGES_MAX {
+            ready!(self.poll_readable(cx));
+            match self.recv(buffer, max) {
+                Ok(Received::Bytes(0) | Received::Nothing) => {}
                 Ok(Received::Bytes(count)) => return Poll::Ready(Ok(count)),
-                Ok(Received::End) => return Poll::Ready(Ok(0)),
-                Ok(Received::Nothing) => {}
-                Err(error) => return Poll::Ready(Err(in_short(error))),
+                Ok(Received::End) => return Poll::Ready(self.end()),
+                Err(error) => return Poll::Ready(Err(self.in_short(error))),
             }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.websocket() {
+            Some(mut websocket) => websocket.poll_readable(&self.wire, cx),
+            None => self.wire.poll_readable(cx),
+        }
+    }
+
+    fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
+        let Some(mut websocket) = self.websocket() else {
+            return self.wire.recv(buffer, max);
+        };
+        let put = |piece: &[u8]| buffer.extend_from_slice(piece);
+        websocket.recv(&self.wire, max, put)
+    }
+
+    fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.websocket() {
+            Some(mut websocket) => websocket.send(&self.wire, slices),
+            None => self.wire.send_vectored(slices),
         }
     }
 
     fn poll_finish(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.tls().poll_finish(&self.socket, cx)
-    }
-}
-
-/// `error` in a message of its own where rustls's leads to a manual for programmers.
-fn in_short(error: io::Error) -> io::Error {
-    match error.kind() {
-        kind @ io::ErrorKind::UnexpectedEof => {
-            io::Error::new(kind, "the connection was cut, without TLS's own end")
+        if let Some(mut websocket) = self.websocket() {
+            ready!(websocket.poll_finish(&self.wire, cx));
         }
-        _ => error,
+        self.wire.poll_finish(cx)
     }
-}
 
-/// A socket as TLS needs it.
-pub(super) struct TlsSocket(TcpStream);
-
-impl TlsSocket {
-    pub(super) const fn new(socket: TcpStream) -> Self {
-        Self(socket)
-    }
-}
-
-impl Socket for TlsSocket {
-    fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
-        buffer.reserve(max);
-        match self.0.try_read_buf(&mut buffer.limit(max)) {
-            Ok(0) => Ok(Received::End),
-            Ok(count) => Ok(Received::Bytes(count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
-            Err(error) => Err(error),
+    /// How the relay has ended its direction: in order, or with a close code that says what is wrong.
+    fn end(&self) -> io::Result<usize> {
+        let Some(websocket) = self.websocket() else {
+            return Ok(0);
+        };
+        match websocket.peer_close() {
+            None | Some((code::NORMAL | code::GOING_AWAY, _)) => Ok(0),
+            Some((code, reason)) => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                format!("the relay closed the WebSocket with code {code} {reason:?}"),
+            )),
         }
     }
 
-    fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self.0.try_write_vectored(slices) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            outcome => outcome,
+    /// `error` in a message of its own where the layers' own lead to a manual for programmers.
+    fn in_short(&self, error: io::Error) -> io::Error {
+        let layer = match self.websocket {
+            Some(_) => "a WebSocket's",
+            None => "TLS's",
+        };
+        match error.kind() {
+            kind @ io::ErrorKind::UnexpectedEof => io::Error::new(
+                kind,
+                format!("the connection was cut, without {layer} own end"),
+            ),
+            _ => error,
         }
-    }
-
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        until_ready(self.0.poll_read_ready(cx))
-    }
-
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        until_ready(self.0.poll_write_ready(cx))
-    }
-}
-
-/// Readiness without its error: only a runtime that ends returns one, and it drops the waiting task.
-fn until_ready(readiness: Poll<io::Result<()>>) -> Poll<()> {
-    match readiness {
-        Poll::Ready(Ok(())) => Poll::Ready(()),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
     }
 }

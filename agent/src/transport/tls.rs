@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, NamedGroup, RootCertStore};
 
 use crate::error::TrustError;
 
@@ -32,8 +33,14 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The certificates that a client trusts: the system's, and those of a file.
+///
+/// On Windows and macOS the system itself judges a certificate while no file is given, with all that it knows besides its
+/// list: authorities that it fetches on demand, distrusted ones, and rules of the machine's administrator.
 #[derive(Clone, Debug)]
-pub struct Trust(RootCertStore);
+pub struct Trust {
+    roots: Arc<RootCertStore>,
+    has_own_ca: bool,
+}
 
 impl Trust {
     /// Reads the system's certificates, and those in the file `ca`.
@@ -46,29 +53,98 @@ impl Trust {
         roots.add_parsable_certificates(found.certs);
         match ca {
             Some(path) => add_file(&mut roots, path)?,
-            None if roots.is_empty() => {
+            None if roots.is_empty() && !SYSTEM_JUDGES => {
                 let cause = found.errors.first();
                 let cause = cause.map_or_else(String::new, |error| format!(" ({error})"));
                 return Err(TrustError::NoRoots(cause));
             }
             None => {}
         }
-        Ok(Self(roots))
+        Ok(Self {
+            roots: Arc::new(roots),
+            has_own_ca: ca.is_some(),
+        })
     }
 
     /// Configuration of a client that speaks `protocol` (ALPN, RFC 7301).
     ///
     /// # Errors
     /// [`TrustError::Tls`] if the TLS library cannot be set up.
-    pub fn client_config(self, protocol: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
-        let mut config = ClientConfig::builder_with_provider(provider())
+    pub fn client_config(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
+        self.config_with(provider(), protocol)
+    }
+
+    /// Like [`Trust::client_config`], with a hello that is no longer than before ML-KEM: some middleboxes drop a hello of
+    /// more than one packet. `None` if [`Trust::client_config`] has no such group either.
+    ///
+    /// # Errors
+    /// [`TrustError::Tls`] if the TLS library cannot be set up.
+    pub(super) fn short_client_config(
+        &self,
+        protocol: &[u8],
+    ) -> Result<Option<Arc<ClientConfig>>, TrustError> {
+        let whole = provider();
+        let mut groups = whole.kx_groups.clone();
+        groups.retain(|group| !is_long(group.name()));
+        if groups.len() == whole.kx_groups.len() {
+            return Ok(None);
+        }
+        let short = CryptoProvider {
+            kx_groups: groups,
+            ..(*whole).clone()
+        };
+        self.config_with(Arc::new(short), protocol).map(Some)
+    }
+
+    fn config_with(
+        &self,
+        provider: Arc<CryptoProvider>,
+        protocol: &[u8],
+    ) -> Result<Arc<ClientConfig>, TrustError> {
+        let failed = |error: rustls::Error| TrustError::Tls(error.to_string());
+        let verifier = match self.has_own_ca {
+            true => None,
+            false => system_verifier(&provider).map_err(failed)?,
+        };
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder
             .with_safe_default_protocol_versions()
-            .map_err(|error| TrustError::Tls(error.to_string()))?
-            .with_root_certificates(self.0)
-            .with_no_client_auth();
+            .map_err(failed)?;
+        let builder = match verifier {
+            Some(verifier) => builder
+                .dangerous()
+                .with_custom_certificate_verifier(verifier),
+            None => builder.with_root_certificates(Arc::clone(&self.roots)),
+        };
+        let mut config = builder.with_no_client_auth();
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Arc::new(config))
     }
+}
+
+/// True if [`system_verifier`] returns a verifier.
+const SYSTEM_JUDGES: bool = cfg!(any(windows, target_vendor = "apple"));
+
+/// The system's own check of certificates, where it is more than its list of authorities.
+#[cfg(any(windows, target_vendor = "apple"))]
+fn system_verifier(
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ServerCertVerifier>>, rustls::Error> {
+    let verifier = rustls_platform_verifier::Verifier::new(Arc::clone(provider))?;
+    Ok(Some(Arc::new(verifier)))
+}
+
+/// None: on other systems the list of authorities is all that there is.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+fn system_verifier(
+    _: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ServerCertVerifier>>, rustls::Error> {
+    Ok(None)
+}
+
+/// True for a group whose key share fills a packet: those with ML-KEM, alone or beside another kind of key.
+fn is_long(group: NamedGroup) -> bool {
+    format!("{group:?}").to_ascii_uppercase().contains("MLKEM")
 }
 
 /// Adds the certificates in the file at `path` to `roots`.
@@ -191,6 +267,29 @@ mod tests {
         let mut roots = RootCertStore::empty();
         add_file(&mut roots, &path).unwrap();
         assert_eq!(roots.len(), 1);
+    }
+
+    #[test]
+    fn the_short_hello_has_every_group_but_those_with_ml_kem() {
+        let names = |config: &ClientConfig| -> Vec<_> {
+            let groups = config.crypto_provider().kx_groups.iter();
+            groups.map(|group| group.name()).collect()
+        };
+        let trust = Trust {
+            roots: Arc::new(RootCertStore::empty()),
+            has_own_ca: true,
+        };
+        let mut whole = names(&trust.client_config(b"x").unwrap());
+        let all = whole.len();
+        whole.retain(|group| *group != NamedGroup::X25519MLKEM768);
+        let short = trust.short_client_config(b"x").unwrap();
+        assert_eq!(short.is_some(), whole.len() < all);
+        if let Some(short) = short {
+            let short = names(&short);
+            assert!(short.contains(&NamedGroup::X25519));
+            assert!(short.iter().all(|group| whole.contains(group)));
+        }
+        assert!(is_long(NamedGroup::X25519MLKEM768) && !is_long(NamedGroup::X25519));
     }
 
     #[test]

@@ -6,8 +6,11 @@ use crate::address::HostPort;
 use crate::error::ConfigError;
 use crate::plain::address_without_user;
 
-/// Port of `tls://` where the URL names none.
+/// Port of `tls://`, `wss://` and `https://` where the URL names none.
 const TLS_PORT: u16 = 443;
+
+/// Port of `ws://` where the URL names none.
+const HTTP_PORT: u16 = 80;
 
 /// How bytes travel to the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +19,39 @@ pub enum Transport {
     Tcp,
     /// TLS over TCP.
     Tls,
+    /// A WebSocket over TCP, not encrypted.
+    Ws,
+    /// A WebSocket over TLS.
+    Wss,
 }
 
 impl Transport {
-    /// The transport as one stable word, which is the scheme of its URLs.
+    /// The transport as one stable word, which is a scheme of its URLs.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    /// True if TLS encrypts what goes over the transport.
+    #[must_use]
+    pub const fn is_encrypted(self) -> bool {
+        match self {
+            Self::Tls | Self::Wss => true,
+            Self::Tcp | Self::Ws => false,
+        }
+    }
+
+    /// True if the relay's HTTP port takes the link, as a WebSocket.
+    #[must_use]
+    pub const fn is_websocket(self) -> bool {
+        match self {
+            Self::Ws | Self::Wss => true,
+            Self::Tcp | Self::Tls => false,
         }
     }
 }
@@ -32,12 +59,14 @@ impl Transport {
 /// Address of the relay's port for agents, and the transport to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayUrl {
+    /// The scheme to show: the transport's word, or `https`.
+    scheme: &'static str,
     transport: Transport,
     address: HostPort,
 }
 
 impl RelayUrl {
-    /// Parses a relay's address as given on the command line.
+    /// Parses a relay's address as given on the command line; a host alone means `https://`.
     ///
     /// # Errors
     /// [`ConfigError`] says what is wrong, or that this transport is not built yet.
@@ -46,40 +75,46 @@ impl RelayUrl {
             text: address_without_user(text),
             problem,
         };
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(wrong(match HostPort::of_relay("tcp://", text, None) {
-                Ok(address) => format!(
-                    "the scheme is missing: write tcp://{address} or, if the relay has TLS there, tls://{address}"
-                ),
-                Err(_) => "the scheme is missing".to_owned(),
-            }));
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+            None if is_host_alone(text) => ("https".to_owned(), text),
+            None => return Err(wrong(scheme_missing(text))),
         };
-        let (transport, port) = match scheme.to_ascii_lowercase().as_str() {
-            "tcp" => (Transport::Tcp, None),
-            "tls" => (Transport::Tls, Some(TLS_PORT)),
-            "ws" | "wss" | "quic" | "https" => {
+        let (scheme, transport, port) = match scheme.as_str() {
+            "tcp" => ("tcp", Transport::Tcp, None),
+            "tls" => ("tls", Transport::Tls, Some(TLS_PORT)),
+            "ws" => ("ws", Transport::Ws, Some(HTTP_PORT)),
+            "wss" => ("wss", Transport::Wss, Some(TLS_PORT)),
+            "https" => ("https", Transport::Wss, Some(TLS_PORT)),
+            "quic" => {
                 return Err(ConfigError::NotBuilt {
                     what: format!("the transport {scheme}://"),
-                    instead: "tls://host:port (443 if no port is given), and tcp://host:port without encryption \
-                              (9001 unless the relay's operator says otherwise)",
+                    instead: "https://host (443 if no port is given; wss:// is the same), tls://host, and without \
+                              encryption ws://host:port and tcp://host:port (9001 unless the relay's operator says \
+                              otherwise)",
                 });
             }
             "http" => {
                 return Err(wrong(
-                    "http:// is for callers; agents dial the relay's port for agents (9001 unless \
-                     its operator says otherwise)"
+                    "http:// is for callers; agents dial https://, or without encryption ws:// and the relay's HTTP \
+                     port, or tcp:// and its port for agents (9001 unless its operator says otherwise)"
                         .to_owned(),
                 ));
             }
             _ => {
                 return Err(wrong(
-                    "agents dial a relay over tls:// or tcp:// alone".to_owned(),
+                    "agents dial a relay over https://, wss://, tls://, ws:// or tcp:// alone"
+                        .to_owned(),
                 ));
             }
         };
-        let address = HostPort::of_relay(&format!("{}://", transport.word()), rest, port);
+        let address = HostPort::of_relay(&format!("{scheme}://"), rest, port);
         address
-            .map(|address| Self { transport, address })
+            .map(|address| Self {
+                scheme,
+                transport,
+                address,
+            })
             .map_err(|problem| {
                 let is_port = problem == "the port is missing";
                 wrong(match is_port {
@@ -98,7 +133,7 @@ impl RelayUrl {
     /// True if a token for the relay crosses a network in clear text.
     #[must_use]
     pub fn exposes_tokens(&self) -> bool {
-        self.transport == Transport::Tcp && !self.address.is_loopback()
+        !self.transport.is_encrypted() && !self.address.is_loopback()
     }
 
     /// Host and port of the relay.
@@ -112,11 +147,45 @@ impl RelayUrl {
     pub const fn transport(&self) -> Transport {
         self.transport
     }
+
+    /// Host and port as in a `Host` header field: without the port of the scheme.
+    pub(super) fn authority(&self) -> String {
+        let text = self.address.to_string();
+        let usual = match self.transport.is_encrypted() {
+            true => TLS_PORT,
+            false => HTTP_PORT,
+        };
+        match text.strip_suffix(&format!(":{usual}")) {
+            Some(host) if self.address.port() == usual => host.to_owned(),
+            _ => text,
+        }
+    }
+}
+
+/// True for a host without scheme, port, path or user name.
+fn is_host_alone(text: &str) -> bool {
+    let host = text.strip_suffix('/').unwrap_or(text);
+    let (has_port, lacks_port) = (
+        HostPort::parse(host, None).is_ok(),
+        HostPort::parse(host, Some(TLS_PORT)).is_ok(),
+    );
+    lacks_port && !has_port
+}
+
+/// What is wrong with a text without a scheme that is more than a host.
+fn scheme_missing(text: &str) -> String {
+    match HostPort::of_relay("https://", text, None) {
+        Ok(address) => format!(
+            "the scheme is missing: write https://{address} or tls://{address} or, without encryption, \
+             tcp://{address} or ws://{address}"
+        ),
+        Err(_) => "the scheme is missing".to_owned(),
+    }
 }
 
 impl fmt::Display for RelayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.transport.word(), self.address)
+        write!(f, "{}://{}", self.scheme, self.address)
     }
 }
 
@@ -154,7 +223,9 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_relay_is_named_with_the_form_to_write() {
         for (text, words) in [
-            ("relay:9001", "write tcp://relay:9001 "),
+            ("relay:9001", "tcp://relay:9001 "),
+            ("relay:9443", "write https://relay:9443 "),
+            ("wss://relay/agent", "without the path: write wss://relay"),
             (
                 "tcp://relay:9001/x",
                 "without the path: write tcp://relay:9001 ",
@@ -168,8 +239,9 @@ mod tests {
             ("ada:secret@relay:9001", "scheme"),
             ("http://relay:9080", "9001"),
             ("tls://relay/x", "without the path: write tls://relay "),
-            ("gopher://relay:9001", "tls:// or tcp:// alone"),
-            ("https://ada:secret@relay", "9001"),
+            ("gopher://relay:9001", "ws:// or tcp:// alone"),
+            ("https://ada:secret@relay", "--token-file"),
+            ("ada:secret@relay", "scheme"),
         ] {
             let error = RelayUrl::parse(text).unwrap_err();
             let message = error.to_string();
@@ -179,11 +251,59 @@ mod tests {
     }
 
     #[test]
-    fn transports_to_come_are_said_to_be_missing() {
-        for scheme in ["ws", "wss", "quic", "https"] {
-            let error = RelayUrl::parse(&format!("{scheme}://relay:1")).unwrap_err();
-            assert!(error.to_string().contains("not built yet"), "{error}");
+    fn each_scheme_has_its_transport_and_port() {
+        for (text, shown, transport, authority) in [
+            (
+                "https://Relay",
+                "https://relay:443",
+                Transport::Wss,
+                "relay",
+            ),
+            (
+                "relay.studio",
+                "https://relay.studio:443",
+                Transport::Wss,
+                "relay.studio",
+            ),
+            (
+                "10.0.0.7",
+                "https://10.0.0.7:443",
+                Transport::Wss,
+                "10.0.0.7",
+            ),
+            (
+                "wss://relay:8443/",
+                "wss://relay:8443",
+                Transport::Wss,
+                "relay:8443",
+            ),
+            ("WS://relay", "ws://relay:80", Transport::Ws, "relay"),
+            (
+                "ws://[::1]:9080",
+                "ws://[::1]:9080",
+                Transport::Ws,
+                "[::1]:9080",
+            ),
+            (
+                "ws://relay:443",
+                "ws://relay:443",
+                Transport::Ws,
+                "relay:443",
+            ),
+            ("tls://relay", "tls://relay:443", Transport::Tls, "relay"),
+            ("tcp://relay:1", "tcp://relay:1", Transport::Tcp, "relay:1"),
+        ] {
+            let relay = RelayUrl::parse(text).unwrap();
+            assert_eq!(relay.to_string(), shown, "{text}");
+            assert_eq!(relay.transport(), transport, "{text}");
+            assert_eq!(relay.authority(), authority, "{text}");
         }
+    }
+
+    #[test]
+    fn transports_to_come_are_said_to_be_missing() {
+        let error = RelayUrl::parse("quic://relay:1").unwrap_err();
+        assert!(error.to_string().contains("not built yet"), "{error}");
     }
 
     #[test]
@@ -192,6 +312,10 @@ mod tests {
             ("tcp://relay:9001", true),
             ("tcp://127.0.0.1:9001", false),
             ("tls://relay", false),
+            ("https://relay", false),
+            ("wss://relay", false),
+            ("ws://relay", true),
+            ("ws://localhost", false),
         ] {
             let relay = RelayUrl::parse(text).unwrap();
             assert_eq!(relay.exposes_tokens(), is_exposed, "{text}");

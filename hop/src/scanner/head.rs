@@ -1,4 +1,4 @@
-//! A request's head: its method and URL, its lines, and the two fields that frame a body.
+//! A request's head: its method and URL, its lines, the two fields that frame a body, and `Upgrade`.
 
 use memchr::memchr;
 
@@ -16,6 +16,8 @@ pub(super) struct Head {
     framing: Framing,
     line: Line,
     target_bytes: usize,
+    /// The head has an `Upgrade`.
+    is_upgrade: bool,
 }
 
 /// How a body is framed.
@@ -49,6 +51,7 @@ enum Line {
 enum Field {
     Length,
     Coding,
+    Upgrade,
 }
 
 impl Field {
@@ -56,6 +59,7 @@ impl Field {
         match self {
             Self::Length => b"content-length",
             Self::Coding => b"transfer-encoding",
+            Self::Upgrade => b"upgrade",
         }
     }
 }
@@ -75,6 +79,7 @@ impl Head {
             framing: Framing::None,
             line: Line::Start,
             target_bytes: 0,
+            is_upgrade: false,
         }
     }
 
@@ -82,6 +87,11 @@ impl Head {
     /// transfer coding but `chunked`, and all of them in HTTP/1.0.
     pub(super) const fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// Whether a complete head asks to switch protocols, and no body follows it. Holds if hyper accepts the head.
+    pub(super) const fn is_upgrade(&self) -> bool {
+        self.is_upgrade && matches!(self.framing, Framing::None | Framing::Length(0))
     }
 
     /// Bytes of method and URL so far.
@@ -151,7 +161,7 @@ impl Head {
                 Some(expected) if byte.eq_ignore_ascii_case(expected) => {
                     Next::Line(Line::Name(field, known + 1))
                 }
-                None if byte == b':' => self.frame(field),
+                None if byte == b':' => self.named(field),
                 _ => Next::Rest,
             },
             Line::Length(digits) => self.digit(digits, byte),
@@ -170,13 +180,19 @@ impl Head {
             }
             b'c' | b'C' => Next::Line(Line::Name(Field::Length, 1)),
             b't' | b'T' => Next::Line(Line::Name(Field::Coding, 1)),
+            b'u' | b'U' => Next::Line(Line::Name(Field::Upgrade, 1)),
             _ => Next::Rest,
         }
     }
 
-    /// Effect of the colon behind the name of a field that frames a body.
-    fn frame(&mut self, field: Field) -> Next {
+    /// Effect of the colon behind the name of a field that frames a body, or of `Upgrade`.
+    fn named(&mut self, field: Field) -> Next {
         match (field, self.framing) {
+            (Field::Upgrade, _) => {
+                self.is_upgrade = true;
+                let after_return = false;
+                Next::Line(Line::Rest { after_return })
+            }
             (Field::Length, Framing::None) => {
                 self.framing = Framing::Length(0);
                 Next::Line(Line::Length(Digits::Before))

@@ -1,6 +1,6 @@
 //! Bytes received from a caller that hyper has not read yet.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::Scanner;
 
@@ -26,6 +26,31 @@ impl Intake {
             scanner: Some(Scanner::new()),
             ahead: BytesMut::new(),
         }
+    }
+
+    /// Holds the bytes behind each request to upgrade back until [`Intake::go_on`].
+    pub(crate) fn hold_upgrades(&mut self) {
+        if let Some(scanner) = &mut self.scanner {
+            scanner.holds_upgrades = true;
+        }
+    }
+
+    /// Whether bytes wait for the answer to a request to upgrade, which hyper has.
+    pub(crate) fn is_held(&self) -> bool {
+        self.scanner.as_ref().is_some_and(Scanner::is_held)
+    }
+
+    /// Scans on behind a request to upgrade: the connection stays HTTP.
+    pub(crate) fn go_on(&mut self) {
+        if let Some(scanner) = &mut self.scanner {
+            scanner.go_on();
+        }
+    }
+
+    /// Bytes that hyper has not read; after a switch of protocols, those of the new protocol.
+    #[must_use]
+    pub fn into_ahead(self) -> Bytes {
+        self.ahead.freeze()
     }
 
     /// Stops the scan: the caller speaks HTTP/2, which has its own framing.
@@ -68,6 +93,9 @@ impl Intake {
                 if scanner.is_refused() {
                     self.ahead = BytesMut::new();
                     return true;
+                }
+                if scanner.is_held() {
+                    return is_any;
                 }
             }
             let count = self.ahead.len().min(room);

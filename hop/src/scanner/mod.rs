@@ -7,7 +7,8 @@
 //! head or a trailer, so it answers 400 and closes.
 //!
 //! Requests that hyper refuses anyway end the connection, so the scanner treats every other head as one
-//! that hyper accepts. It also escapes a few characters in URLs (`"` as `%22`): clients send them, most
+//! that hyper accepts. Bytes behind a request to upgrade wait, unscanned, until the answer shows whether they are the
+//! next request. The scanner also escapes a few characters in URLs (`"` as `%22`): clients send them, most
 //! servers accept them, and hyper refuses them.
 
 mod chunks;
@@ -38,6 +39,8 @@ struct Scanner {
     last_target_bytes: usize,
     /// The rule that the last head or its trailers broke.
     broken_rule: Option<&'static str>,
+    /// Whether bytes behind a request to upgrade wait for its answer.
+    holds_upgrades: bool,
 }
 
 /// Escape that is still to be written in place of a byte.
@@ -64,6 +67,8 @@ enum Part {
     /// A body with this many bytes still to come.
     Body(u64),
     Chunks(Chunks),
+    /// A request to upgrade was passed: further bytes may belong to another protocol.
+    Held,
     /// The request is refused, and further bytes of the caller are dropped. hyper gets these bytes, then the end.
     Refused(&'static [u8]),
 }
@@ -99,6 +104,7 @@ impl Scanner {
             },
             last_target_bytes: 0,
             broken_rule: None,
+            holds_upgrades: false,
         }
     }
 
@@ -112,6 +118,7 @@ impl Scanner {
                 Part::Head(head) => head.pass(rest),
                 Part::Body(left) => skip(left, rest),
                 Part::Chunks(chunks) => chunks.pass(rest),
+                Part::Held => return passed(at, at),
                 Part::Refused(_) => return passed(at, all),
             };
             match step {
@@ -119,7 +126,7 @@ impl Scanner {
                 Step::Ended(count) => {
                     at += count;
                     self.last_target_bytes = self.target_bytes();
-                    self.part = self.part.next();
+                    self.part = self.part.next(self.holds_upgrades);
                 }
                 Step::Doubtful(index, rule) => {
                     bytes[at + index] = 0;
@@ -158,6 +165,18 @@ impl Scanner {
         }
     }
 
+    /// True while further bytes of the caller wait for the answer to a request to upgrade.
+    const fn is_held(&self) -> bool {
+        matches!(self.part, Part::Held)
+    }
+
+    /// Scans on: the connection stays HTTP.
+    fn go_on(&mut self) {
+        if self.is_held() {
+            self.part = Part::Head(Head::new());
+        }
+    }
+
     /// True once further bytes of the caller are dropped.
     const fn is_refused(&self) -> bool {
         matches!(self.part, Part::Refused(_))
@@ -182,14 +201,16 @@ impl Escape {
 
 impl Part {
     /// The part that follows a part that has ended.
-    const fn next(&self) -> Self {
+    const fn next(&self, holds_upgrades: bool) -> Self {
         match self {
+            Self::Head(head) if holds_upgrades && head.is_upgrade() => Self::Held,
             Self::Head(head) => match head.framing() {
                 Framing::None | Framing::Length(0) => Self::Head(Head::new()),
                 Framing::Length(length) => Self::Body(length),
                 Framing::Chunked => Self::Chunks(Chunks::new()),
             },
             Self::Body(_) | Self::Chunks(_) => Self::Head(Head::new()),
+            Self::Held => Self::Held,
             Self::Refused(end) => Self::Refused(end),
         }
     }

@@ -334,11 +334,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the setting.
     pub fn check(&self) -> Result<(), ConfigError> {
-        // Addresses with TLS take agents, too.
-        let mut callers = self.tcp_listen.iter().chain(&self.http_listen);
-        if self.agent_listen.is_empty() && !callers.any(|it| it.is_tls) {
+        // Addresses with TLS take agents, too, and HTTP addresses take them over WebSocket.
+        let has_agents = !self.agent_listen.is_empty() || !self.http_listen.is_empty();
+        if !has_agents && !self.tcp_listen.iter().any(|it| it.is_tls) {
             return conflict(
-                "`agent_listen` is empty, and no other address has TLS: no agent could ever connect",
+                "`agent_listen` and `http_listen` are empty, and no other address has TLS: no agent could ever connect",
             );
         }
         self.check_ports()?;

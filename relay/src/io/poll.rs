@@ -23,6 +23,16 @@ impl PollStream {
         Self(stream)
     }
 
+    /// The stream itself.
+    pub(crate) const fn stream(&self) -> &Stream {
+        &self.0
+    }
+
+    /// The stream itself, for a reader that does not poll through hyper's traits.
+    pub(crate) fn into_inner(self) -> Stream {
+        self.0
+    }
+
     /// Reads into `buffer`; ready with the byte count, 0 at the peer's end.
     pub(crate) fn poll_read_some(
         &self,

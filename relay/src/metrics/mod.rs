@@ -106,6 +106,9 @@ pub(crate) enum FrontendKind {
     Tcp,
     /// HTTP.
     Http,
+    /// Payload over WebSocket.
+    #[serde(rename = "websocket")]
+    WebSocket,
 }
 
 /// Kind of connection that moved to another shard.
@@ -179,7 +182,7 @@ pub(crate) enum DropKind {
 }
 
 const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
-const FRONTEND_KINDS: [&str; 2] = ["tcp", "http"];
+const FRONTEND_KINDS: [&str; 3] = ["tcp", "http", "websocket"];
 const HANDOFF_KINDS: [&str; 3] = ["link", "frontend", "lane"];
 const DROP_KINDS: [&str; 2] = ["ended_session", "optional"];
 const LIMIT_KINDS: [&str; 6] = [

@@ -76,20 +76,10 @@ pub(crate) struct LinkEntry {
 /// What a link came over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Channel {
-    /// Whether it is TLS that this relay ended.
-    pub(crate) is_tls: bool,
-    /// Whether the agent's proof is bound to that TLS connection.
-    pub(crate) is_bound: bool,
-}
-
-impl Channel {
     /// Stable word for logs and JSON.
-    pub(crate) const fn transport(self) -> &'static str {
-        match self.is_tls {
-            true => "tls",
-            false => "tcp",
-        }
-    }
+    pub(crate) transport: &'static str,
+    /// Whether the agent's proof is bound to the link's TLS connection.
+    pub(crate) is_bound: bool,
 }
 
 impl LinkEntry {

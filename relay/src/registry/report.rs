@@ -77,7 +77,7 @@ impl Registry {
             bytes_to_target,
             bytes_to_frontend,
             target_scheme: it.info.scheme_word(),
-            transport: entry.channel.transport(),
+            transport: entry.channel.transport,
             channel_bound: entry.channel.is_bound,
         })
     }

@@ -96,11 +96,12 @@ impl Session {
         })
     }
 
-    /// Sends payload, at most as much as [`Session::poll_capacity`] returned.
+    /// Sends payload, at most as much as [`Session::poll_capacity`] returned. `ended_message`: the payload is the end of a
+    /// message, or an empty message.
     ///
     /// # Errors
     /// Reason of the session's reset.
-    pub(crate) fn send(&self, payload: Bytes) -> Result<(), SessionEnd> {
+    pub(crate) fn send(&self, payload: Bytes, ended_message: bool) -> Result<(), SessionEnd> {
         let len = payload.len();
         // Payload that may wait for long must not pin the block that it was read into.
         let payload = if self.link.blocked.get() && len <= PINNING_BYTES_MAX {
@@ -113,7 +114,7 @@ impl Session {
             .state
             .borrow_mut()
             .mux
-            .send(self.id, payload, false);
+            .send(self.id, payload, ended_message);
         match sent {
             Ok(()) => {
                 self.link.metrics.bytes_moved(Direction::ToTarget, len);
@@ -292,6 +293,11 @@ impl Session {
     /// Takes the rate-limit pass off the session, so that the session of the next try can use it.
     pub(crate) fn take_pass(&self) -> RatePass {
         self.shared.hold.record.pass.take()
+    }
+
+    /// Counts the payload from now on with `pass`.
+    pub(crate) fn set_pass(&self, pass: RatePass) {
+        self.shared.hold.record.pass.replace(pass);
     }
 
     /// Waits until the session is reset, for a task that does not wait for [`Session::poll_incoming`].

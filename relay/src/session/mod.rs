@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tieline_wire::limits::PREFACE;
 use tieline_wire::{
-    Counters, Error, Event, GoAway, LinkEnd, Mode, Moment, Mux, Open, OpenError, SendBatching,
+    Counters, Error, Event, GoAway, LinkEnd, Moment, Mux, Open, OpenError, SendBatching,
     SessionEnd, SessionId, SessionMap, Side, Transmit, TunnelId,
 };
 
@@ -141,7 +141,7 @@ impl SharedMux {
         let mut state = self.state.borrow_mut();
         let id = state.mux.open(&Open {
             tunnel: tunnel.clone(),
-            mode: Mode::Bytes,
+            mode: caller.mode,
         })?;
         let now = self.clock.now();
         let is_sure = state.mux.last_heard() + RECENTLY_HEARD >= now;

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use tieline_wire::{Moment, SessionId, TunnelId};
+use tieline_wire::{Mode, Moment, SessionId, TunnelId};
 
 use crate::audit::{Audit, Entry, Kind};
 use crate::auth::Identity;
@@ -20,6 +20,8 @@ pub(crate) struct SessionCaller {
     pub(crate) address: Option<IpAddr>,
     /// The kind of frontend the caller came by.
     pub(crate) kind: FrontendKind,
+    /// Whether the caller sends messages, whose ends the target may need.
+    pub(crate) mode: Mode,
     /// The kind of application that the caller asked for, if the tunnel was found by it.
     pub(crate) dcc: Option<Arc<str>>,
     /// Rate-limit pass of the caller, where it counts for the whole session.

@@ -41,40 +41,46 @@ impl From<SessionEnded> for io::Error {
 ///
 /// Dropping the stream ends the session in order after a shutdown, and resets it otherwise.
 pub(crate) struct SessionStream {
-    session: Session,
+    /// `None` once the session was taken.
+    session: Option<Session>,
     shut_down: bool,
 }
 
 impl SessionStream {
     pub(crate) const fn new(session: Session) -> Self {
         Self {
-            session,
+            session: Some(session),
             shut_down: false,
         }
     }
 
     /// Receives the number of bytes that had reached the agent when the link was lost, if the agent may report it.
     pub(crate) fn report_of_agent(&self) -> Option<oneshot::Receiver<u64>> {
-        self.session.delivery().report_of_agent()
+        self.session.as_ref()?.delivery().report_of_agent()
     }
 
-    /// The error for a session that was reset.
-    fn reset(&self, reason: SessionEnd) -> io::Error {
-        let is_not_sent = self.session.delivery().is_not_sent();
-        let ended = SessionEnded {
-            reason,
-            is_not_sent,
-        };
-        ended.into()
+    /// The session itself, which goes on without HTTP.
+    pub(crate) fn into_session(mut self) -> Option<Session> {
+        self.session.take()
     }
+}
+
+/// The error for a session that was reset.
+fn reset_error(session: &Session, reason: SessionEnd) -> io::Error {
+    let is_not_sent = session.delivery().is_not_sent();
+    let ended = SessionEnded {
+        reason,
+        is_not_sent,
+    };
+    ended.into()
 }
 
 impl Drop for SessionStream {
     fn drop(&mut self) {
-        if self.shut_down {
-            self.session.leave();
-        } else {
-            self.session.reset(SessionEnd::Cancelled);
+        match &self.session {
+            Some(session) if self.shut_down => session.leave(),
+            Some(session) => session.reset(SessionEnd::Cancelled),
+            None => {}
         }
     }
 }
@@ -85,9 +91,12 @@ impl Read for SessionStream {
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        match ready!(self.session.poll_incoming(cx)) {
+        let Some(session) = &self.session else {
+            return Poll::Ready(Ok(()));
+        };
+        match ready!(session.poll_incoming(cx)) {
             Incoming::Bytes => {
-                let taken: Result<usize, Infallible> = self.session.take(|bytes| {
+                let taken: Result<usize, Infallible> = session.take(|bytes| {
                     let len = bytes.len().min(buffer.remaining());
                     buffer.put_slice(&bytes[..len]);
                     Ok(len)
@@ -96,7 +105,7 @@ impl Read for SessionStream {
             }
             // The HTTP front never asks for a lane.
             Incoming::Finished | Incoming::Lane(_) => Poll::Ready(Ok(())),
-            Incoming::Reset(reason) => Poll::Ready(Err(self.reset(reason))),
+            Incoming::Reset(reason) => Poll::Ready(Err(reset_error(session, reason))),
         }
     }
 }
@@ -110,11 +119,15 @@ impl Write for SessionStream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let capacity = ready!(self.session.poll_capacity(cx)).map_err(|it| self.reset(it))?;
+        let Some(session) = &self.session else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let failed = |reason| reset_error(session, reason);
+        let capacity = ready!(session.poll_capacity(cx)).map_err(failed)?;
         let len = bytes.len().min(capacity);
-        self.session
-            .send(Bytes::copy_from_slice(&bytes[..len]))
-            .map_err(|reason| self.reset(reason))?;
+        session
+            .send(Bytes::copy_from_slice(&bytes[..len]), false)
+            .map_err(failed)?;
         Poll::Ready(Ok(len))
     }
 
@@ -124,7 +137,9 @@ impl Write for SessionStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shut_down = true;
-        self.session.finish();
+        if let Some(session) = &self.session {
+            session.finish();
+        }
         Poll::Ready(Ok(()))
     }
 }

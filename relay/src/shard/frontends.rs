@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{CallerRefusal, NoSession, SessionEnd, TunnelId};
+use tieline_wire::{CallerRefusal, Mode, NoSession, SessionEnd, TunnelId};
 use tracing::debug;
 
 use super::Shard;
@@ -14,6 +14,7 @@ use super::callers::{Caller, FrontendCount};
 use super::gateway::ShardGateway;
 use super::mail::message::{Message, RawFrontend};
 use super::place::SessionPlace;
+use super::upgrades;
 use crate::auth::Identity;
 use crate::directory::{Among, Query, Resolved};
 use crate::io::{Detached, PollStream, Stream};
@@ -43,6 +44,7 @@ impl Shard {
                     if let Some(caller) = shard.callers.raw_caller(&preamble, peer, &mut pass) {
                         let raw = RawFrontend {
                             tunnel: preamble.tunnel,
+                            kind: FrontendKind::Tcp,
                             peer,
                             pass,
                             arrived,
@@ -79,6 +81,7 @@ impl Shard {
                     shard
                         .callers
                         .raw_refused(raw.peer, tunnel, None, reason.into());
+                    upgrades::turn_away(stream.attach(), reason.into()).await;
                 }
             }
         });
@@ -86,7 +89,7 @@ impl Shard {
 
     /// Joins a raw frontend to a session of its tunnel on this shard, or hands the frontend off to the session's shard.
     /// Agents with a link on the shard `near` are preferred.
-    async fn route_raw(
+    pub(super) async fn route_raw(
         self: &Rc<Self>,
         stream: Stream,
         mut raw: RawFrontend,
@@ -118,6 +121,7 @@ impl Shard {
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
                 self.callers
                     .raw_refused(raw.peer, Some(tunnel), Some(&caller), reason.into());
+                upgrades::turn_away(stream, reason.into()).await;
             }
         }
     }
@@ -143,7 +147,11 @@ impl Shard {
             let caller = || SessionCaller {
                 identity: caller.identity().cloned(),
                 address: Some(raw.peer.ip().to_canonical()),
-                kind: FrontendKind::Tcp,
+                kind: raw.kind,
+                mode: match raw.kind {
+                    FrontendKind::WebSocket => Mode::Messages,
+                    FrontendKind::Tcp | FrontendKind::Http => Mode::Bytes,
+                },
                 pass: mem::take(&mut raw.pass),
                 audit: self.callers.noted(raw.peer, tunnel),
                 ..SessionCaller::default()
@@ -210,7 +218,12 @@ impl Shard {
             session.want_lane();
         }
         let (stream, block) = (Rc::new(stream), Rc::clone(&self.callers.read_block));
-        let spliced = splice(stream, session, block, || false);
+        let spliced = splice(Rc::clone(&stream), session, block, || false);
+        if stream.is_websocket() {
+            let watched = upgrades::with_pings(spliced, stream);
+            return self.kit.tasks.spawn(caller.while_welcome(watched, here));
+        }
+        drop(stream);
         self.kit.tasks.spawn(caller.while_welcome(spliced, here));
     }
 
@@ -265,7 +278,7 @@ impl Shard {
     }
 
     async fn serve_http(self: &Rc<Self>, stream: Stream, peer: SocketAddr, arrived: Arrived) {
-        let _here = self.callers.count(arrived);
+        let here = self.callers.count(arrived);
         let gateway = ShardGateway::new(Rc::clone(self), peer.ip());
         let from = http::Peer {
             address: peer,
@@ -273,7 +286,11 @@ impl Shard {
         };
         let io = PollStream::new(stream);
         let settings = Rc::clone(&self.callers.http_settings);
-        let (io, ended) = http::serve(io, gateway, from, settings).await;
+        let (io, ended, upgraded) = http::serve(io, gateway, from, settings).await;
+        if let Some(upgraded) = upgraded {
+            debug!(%peer, "HTTP frontend left HTTP");
+            return self.upgraded(io.into_inner(), peer, upgraded, here);
+        }
         debug!(%peer, ended = ended.word(), "HTTP frontend ended");
         io.end(ended.is_reset()).await;
     }

@@ -37,7 +37,7 @@ impl Shard {
             agents: Rc::clone(&self.agents),
             id,
             peer,
-            is_tls: stream.is_tls(),
+            transport: transport(&stream),
             exporter: stream.exporter(),
             nonce,
         };
@@ -66,7 +66,7 @@ impl Shard {
                             stream,
                             peer,
                             stranger: shard.agents.take_stranger(id),
-                            nonce: Some(nonce),
+                            nonce: Some(Box::new(nonce)),
                         };
                         drop(guard);
                         shard.move_link(to, message).await;
@@ -75,6 +75,16 @@ impl Shard {
             }
             .instrument(span),
         );
+    }
+}
+
+/// The word for what carries a link. `wss` and `tls` only where this relay ends TLS.
+fn transport(stream: &Stream) -> &'static str {
+    match (stream.is_websocket(), stream.is_tls()) {
+        (false, false) => "tcp",
+        (false, true) => "tls",
+        (true, false) => "ws",
+        (true, true) => "wss",
     }
 }
 

@@ -43,6 +43,7 @@ mod placement;
 mod routing;
 mod task_set;
 mod tls;
+mod upgrades;
 
 pub(crate) use agents::ADDRESS_QUESTIONS_MAX;
 use agents::Agents;
@@ -170,7 +171,7 @@ impl Shard {
                 peer,
                 stranger,
                 nonce,
-            } => self.serve_link(stream.attach(), (peer, stranger), nonce),
+            } => self.serve_link(stream.attach(), (peer, stranger), nonce.map(|nonce| *nonce)),
             Message::Lane { stream, nonce } => self.agents.lane_arrived(stream.attach(), &nonce),
             Message::Frontend {
                 stream,

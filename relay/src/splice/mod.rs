@@ -24,10 +24,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tieline_wire::SessionEnd;
 
-use crate::io::{Received, Stream, sleep};
+use crate::io::{Received, Stream, sleep, timeout};
 use crate::session::{Incoming, Session};
 
+mod close;
+mod keep_alive;
 mod lane;
+
+pub(crate) use keep_alive::unanswered;
 
 /// Largest single read from a frontend, in bytes.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -38,6 +42,9 @@ const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Time for accepted bytes to leave before a reset follows them.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time for a caller without half-close to end its connection once the target has finished.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Interval of checks on a frontend that is not read, because the session has no credit or the direction is over.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,7 +68,10 @@ impl ReadBlock {
 }
 
 /// Runs until both directions have ended, or one failed. If the session was reset, returns the reason; payload from
-/// before the reset was written then, and the stream's close will be a reset.
+/// before the reset was written then, and the stream's close will be a reset, or a WebSocket's Close frame with the reason.
+///
+/// Where a stream has no half-close, its caller's end is that of the session: what the caller sent is delivered, and the
+/// rest of the target's answer is dropped. The target's end asks such a caller for its own.
 ///
 /// An end of the frontend's direction counts as a cancel while `cancelled` returns true.
 pub(crate) fn splice(
@@ -95,8 +105,16 @@ pub(crate) fn splice(
         let reason = match failed? {
             // The frontend is gone, so only the agent is told.
             Failure::Frontend(reason) => {
-                frontend.over.set(true);
+                // A peer that broke WebSocket's rules was told so, which a reset would overtake.
+                frontend.over.set(frontend.stream.has_half_close());
                 session.reset(reason);
+                return None;
+            }
+            Failure::Left => {
+                frontend.over.set(true);
+                session.leave();
+                // A caller that reads nothing gets no end.
+                let _ = Box::pin(timeout(FLUSH_TIMEOUT, frontend.stream.finish())).await;
                 return None;
             }
             Failure::Lane => {
@@ -108,6 +126,7 @@ pub(crate) fn splice(
             Failure::Session(reason) => reason,
         };
         frontend.over.set(false);
+        frontend.stream.close(close::code(reason), reason.word());
         Box::pin(flush(&frontend.stream)).await;
         Some(reason)
     }
@@ -131,6 +150,8 @@ impl Drop for CutOff {
 /// Which side failed.
 enum Failure {
     Frontend(SessionEnd),
+    /// The frontend, which has no half-close, ended its connection in order, or had its time to do so.
+    Left,
     /// The session was reset; payload from before the reset is written already.
     Session(SessionEnd),
     /// The lane broke, and the link did not say why.
@@ -150,7 +171,7 @@ struct Directions<'a, C> {
     down: DirectionState<'a>,
     /// Whether the frontend's stream has no room for payload that waits for it.
     is_full: bool,
-    /// Checks the frontend while it is not read.
+    /// Checks the frontend while it is not read, or while only its end is awaited.
     looking: Option<Rare<'a, Failure>>,
 }
 
@@ -180,12 +201,20 @@ impl<C: Fn() -> bool> Directions<'_, C> {
         {
             outcome?;
             self.down = DirectionState::Over;
+            if !self.frontend.stream.has_half_close() {
+                self.looking = Some(Box::pin(async {
+                    sleep(CLOSE_TIMEOUT).await;
+                    Failure::Left
+                }));
+            }
         }
         let is_up_over = matches!(self.up, DirectionState::Over);
-        if is_up_over && matches!(self.down, DirectionState::Over) {
+        let is_down_over = matches!(self.down, DirectionState::Over);
+        if is_up_over && is_down_over {
             return Poll::Ready(Ok(()));
         }
-        if is_up_over || self.unread.get() {
+        let is_closing = is_down_over && !self.frontend.stream.has_half_close();
+        if is_up_over || is_closing || self.unread.get() {
             let gone = || Box::pin(gone(&self.frontend.stream, self.cancelled)) as Rare<'_, _>;
             let looking = self.looking.get_or_insert_with(gone);
             return looking.as_mut().poll(cx).map(Err);
@@ -229,12 +258,15 @@ impl<C: Fn() -> bool> Directions<'_, C> {
                 (Received::End, _) if (self.cancelled)() => {
                     return Poll::Ready(Err(Failure::Frontend(SessionEnd::Cancelled)));
                 }
+                (Received::End, _) if !stream.has_half_close() => {
+                    return Poll::Ready(Err(Failure::Left));
+                }
                 (Received::End, _) => {
                     session.finish();
                     return Poll::Ready(Ok(()));
                 }
             };
-            if session.send(payload).is_err() {
+            if session.send(payload, stream.ended_message()).is_err() {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -55,7 +55,7 @@ const HOP: Rows = &[
     &["continue_wait", "endpoints", "escape", "refusal", "track"],
 ];
 
-const TRANSPORT: Rows = &[&["lib"], &["tls"], &["socket"]];
+const TRANSPORT: Rows = &[&["lib", "tests"], &["tls", "websocket"], &["socket"]];
 
 const RELAY: Rows = &[
     &[
@@ -90,7 +90,7 @@ const AGENT: Rows = &[
     &["targets", "token"],
     &["event", "identity", "reconnect", "transport"],
     &["address"],
-    &["plain", "error", "socket", "bell"],
+    &["plain", "error", "socket", "bell", "sleep"],
 ];
 
 /// The program `tieline`.
@@ -108,6 +108,7 @@ const PROGRAM: Rows = &[
     ],
     &["connect", "token_show"],
     &["outbound", "settings"],
+    &["ca"],
     &["paint", "signals", "descriptors", "exit"],
 ];
 

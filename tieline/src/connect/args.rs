@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tieline_agent::Proxies;
 
 use super::Connect;
 use super::error::ConnectError;
+use crate::ca;
 use crate::outbound::OutboundError;
 
 /// Default of `--listen`.
@@ -32,6 +34,15 @@ pub struct ConnectArgs {
     /// File with certificates (PEM) to trust for an https:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
+    /// Proxy that leads to the relay, http://host:port or socks5h://host:port, or none; by default that of HTTPS_PROXY,
+    /// ALL_PROXY and NO_PROXY, else the system's
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIELINE_PROXY",
+        hide_env_values = true
+    )]
+    pub proxy: Option<String>,
     /// Web origin whose pages may use the proxy, besides those of this machine; may be repeated
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     pub allow_origins: Vec<String>,
@@ -63,7 +74,9 @@ impl ConnectArgs {
             connect = connect.with_allowed_host(name)?;
         }
         connect.token_file = self.token_file.clone();
-        connect.ca = self.ca.clone();
+        connect.ca = ca::used(self.ca.clone(), connect.relay.https, &connect.relay);
+        let proxies = self.proxy.as_deref().map(Proxies::parse).transpose();
+        connect.proxies = proxies.map_err(OutboundError::from)?.unwrap_or_default();
         connect.look = !self.no_look;
         Ok(connect)
     }

@@ -163,7 +163,7 @@ impl Front {
         let credential = self.credential.as_ref()?;
         if !self
             .token_demand
-            .asks(&self.pool.relay, self.pool.tls.as_ref())
+            .asks(&self.pool.relay, &self.pool.dial)
             .await
         {
             return None;

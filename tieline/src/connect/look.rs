@@ -8,10 +8,7 @@ use crate::outbound::tunnels::{ListErrorKind, RelayHttp};
 /// Checks `relay` as a caller of the proxy would reach it, and reports the result as an event.
 pub(super) async fn look(front: &Front, relay: RelayHttp) {
     // As with callers' requests, the token is sent only if the relay asks for one.
-    let asks = front
-        .token_demand
-        .asks(&relay.origin, relay.tls.as_ref())
-        .await;
+    let asks = front.token_demand.asks(&relay.origin, &relay.dial).await;
     let credential = front.credential.as_ref().filter(|_| asks);
     let relay = RelayHttp {
         authorization: credential.map(|it| it.current().0),

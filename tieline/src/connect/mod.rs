@@ -39,6 +39,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use tieline_agent::Proxies;
 use tokio::task::LocalSet;
 
 pub use self::args::{ConnectArgs, DEFAULT_LISTEN};
@@ -53,7 +54,7 @@ use self::pool::Pool;
 use self::token_demand::TokenDemand;
 use self::trouble::TroubleReporter;
 use crate::exit::{DONE, Ended};
-use crate::outbound::tls::Tls;
+use crate::outbound::dial::Dial;
 use crate::outbound::tunnels::RelayHttp;
 use crate::outbound::{OutboundError, RelayOrigin};
 use crate::paint::{GOOD, paint, print_json, say, warn};
@@ -74,6 +75,7 @@ pub struct Connect {
     listen: Listen,
     token_file: Option<PathBuf>,
     ca: Option<PathBuf>,
+    proxies: Proxies,
     origins: Origins,
     hosts: Hosts,
     /// True to check at the start whether the relay answers and accepts the token, and to report the result as an
@@ -94,6 +96,7 @@ impl Connect {
             listen: Listen::Localhost(51822),
             token_file: None,
             ca: None,
+            proxies: Proxies::System,
             origins: Origins::default(),
             hosts: Hosts::default(),
             look: false,
@@ -139,6 +142,13 @@ impl Connect {
         self
     }
 
+    /// Sets the proxy that leads to the relay; by default that of the environment, else the system's.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
+        self
+    }
+
     /// Allows web pages of `origin` to use the proxy, besides pages served from this machine.
     ///
     /// # Errors
@@ -172,7 +182,7 @@ impl Connect {
     /// [`ConnectError`] if the proxy cannot start.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ConnectError> {
         let Self { relay, hook, .. } = self;
-        let tls = Tls::of(&relay, self.ca.as_deref())?;
+        let dial = Dial::of(&relay, self.ca.as_deref(), &self.proxies)?;
         let credential = self.token_file.as_deref().map(Credential::read);
         let credential = credential.transpose()?;
         let authority = relay.authority();
@@ -194,12 +204,12 @@ impl Connect {
         }
         let to_look_at = self.look.then(|| RelayHttp {
             origin: relay.clone(),
-            tls: tls.clone(),
+            dial: dial.clone(),
             authorization: None,
             is_connect: false,
         });
         let front = Rc::new(Front {
-            pool: Rc::new(Pool::new(relay, tls)),
+            pool: Rc::new(Pool::new(relay, dial)),
             host,
             credential,
             token_demand: TokenDemand::default(),

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tieline_hop::{Delivery, Keeper, Usable};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::HTTP_BUFFER_BYTES_MAX;
 use super::caller::{Progress, RequestBody};
 use super::problem::Problem;
 use crate::outbound::RelayOrigin;
-use crate::outbound::tls::Tls;
+use crate::outbound::dial::{Dial, Stream};
+use crate::outbound::failure::Failure as DialFailure;
 use tieline_agent::address::deadline_in;
 use tieline_agent::transport::DIAL_TIMEOUT;
 
@@ -41,15 +41,15 @@ pub(super) type Lease = tieline_hop::Lease<Pool>;
 /// Opens connections to the relay and keeps idle ones.
 pub(super) struct Pool {
     pub(super) relay: RelayOrigin,
-    pub(super) tls: Option<Tls>,
+    pub(super) dial: Dial,
     idle: tieline_hop::Pool<Connection>,
 }
 
 impl Pool {
-    pub(super) const fn new(relay: RelayOrigin, tls: Option<Tls>) -> Self {
+    pub(super) const fn new(relay: RelayOrigin, dial: Dial) -> Self {
         Self {
             relay,
-            tls,
+            dial,
             idle: tieline_hop::Pool::new(IDLE_CONNECTIONS_MAX),
         }
     }
@@ -87,22 +87,17 @@ impl Pool {
 
     async fn dial(&self, deadline: Instant) -> Result<Box<dyn Stream>, Problem> {
         let relay = &self.relay;
-        let unreachable = |cause: &dyn std::fmt::Display| {
-            Problem::relay_unreachable(format!("cannot reach the relay at {relay}: {cause}"))
-        };
-        let connected = relay.address.connect(deadline).await;
-        let stream = connected.map_err(|error| unreachable(&error))?;
-        let Some(tls) = &self.tls else {
-            return Ok(Box::new(stream));
-        };
-        match timeout_at(deadline, tls.connect(stream)).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(match tls.explain(&error) {
-                Some(why) => Problem::relay_tls(format!("cannot trust {relay}: {why}")),
-                None => unreachable(&error),
-            }),
-            Err(_) => Err(unreachable(&"the TLS handshake took too long")),
-        }
+        self.dial
+            .connect(deadline)
+            .await
+            .map_err(|failure| match failure {
+                DialFailure::Untrusted(why) => {
+                    Problem::relay_tls(format!("cannot trust {relay}: {why}"))
+                }
+                failure => Problem::relay_unreachable(format!(
+                    "cannot reach the relay at {relay}: {failure}"
+                )),
+            })
     }
 }
 
@@ -114,8 +109,3 @@ impl Keeper for Pool {
         self.idle.put(connection);
     }
 }
-
-/// A byte stream to the relay: plain TCP or TLS.
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}

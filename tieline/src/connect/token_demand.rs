@@ -8,8 +8,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant};
 
 use crate::outbound::RelayOrigin;
+use crate::outbound::dial::Dial;
 use crate::outbound::request::Question;
-use crate::outbound::tls::Tls;
 
 /// Path that a relay always answers itself: with 401 if it asks callers for a token.
 const PATH: &str = "/tunnels";
@@ -35,7 +35,7 @@ struct CachedAnswer {
 impl TokenDemand {
     /// True if the relay asks for a token. Without a fresh answer in the cache, asks the relay over a new
     /// connection, without a token. If the relay gives no clear answer, the last one holds; at first, false.
-    pub(super) async fn asks(&self, relay: &RelayOrigin, tls: Option<&Tls>) -> bool {
+    pub(super) async fn asks(&self, relay: &RelayOrigin, dial: &Dial) -> bool {
         let mut known = self.0.lock().await;
         let now = Instant::now();
         if let Some(known) = &*known
@@ -49,7 +49,7 @@ impl TokenDemand {
             path: PATH,
             authorization: None,
         };
-        match question.ask_at(&relay.address, tls, false).await {
+        match question.ask_over(dial, false).await {
             Ok((head, _)) if is_sure(head.status) => {
                 let is_asked_for = asks_for_bearer(&head);
                 *known = Some(CachedAnswer {

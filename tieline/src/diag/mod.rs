@@ -8,6 +8,7 @@ mod target;
 mod tls;
 mod trial;
 mod web;
+mod websocket;
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +25,7 @@ use tieline_agent::Config;
 use tieline_agent::error::{ConfigError, Error};
 use tieline_agent::identity;
 use tieline_agent::token;
-use tieline_agent::transport::{Dialler, Stream};
+use tieline_agent::transport::{Dialler, Proxy, Stream};
 
 /// Flags of `tieline diag`: those of `tieline serve`, so that a failing command line can be tried unchanged.
 #[derive(Debug, Args)]
@@ -98,20 +99,23 @@ impl Teller {
 }
 
 async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
-    let address = config.relay.address();
-    let named = network::dns(address).await;
+    // With a proxy, its name is looked up here, and the relay's beyond it.
+    let proxy = dialler.way().proxy();
+    let first = proxy.map_or(config.relay.address(), Proxy::address);
+    let named = network::dns(first).await;
     let has_address = named.outcome != Outcome::Failed;
     teller.tell(&named);
+    let set = |name: &str| std::env::var_os(name);
+    teller.tell(&network::proxy(&config.proxies, dialler, set));
     let (reached, connected) = network::tcp(dialler, has_address).await;
     teller.tell(&reached);
-    let (secured, stream) = tls::shake(dialler, connected, now_seconds()).await;
-    teller.tell(&secured);
-    // Transports that --relay cannot name yet.
-    for transport in ["quic", "websocket"] {
-        let text = "this version dials tls:// and tcp:// only";
-        teller.tell(&Check::skipped(transport, text));
-    }
-    teller.tell(&network::proxy(|name| std::env::var_os(name)));
+    let (shaken, secured) = tls::shake(dialler, connected, now_seconds()).await;
+    teller.tell(&shaken);
+    let (opened, stream) = websocket::open(dialler, secured).await;
+    teller.tell(&opened);
+    // The transport that --relay cannot name yet.
+    let text = "this version does not dial quic://";
+    teller.tell(&Check::skipped("quic", text));
 
     teller.tell(&key(config));
     if let Some(check) = clear_text(config) {
@@ -122,7 +126,7 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     let token = config.token_file.as_deref();
     let (known, evidence) = auth(config, token, stream, now, teller).await;
     let evidence = Evidence {
-        date: web::date_of(&evidence.urls, config.ca.as_deref()).await,
+        date: web::date_of(&evidence.urls, config.ca.as_deref(), &config.proxies).await,
         since: known.as_ref().and_then(|token| token.since),
         until: known.as_ref().and_then(|token| token.until),
         ..evidence
@@ -162,7 +166,8 @@ fn clear_text(config: &Config) -> Option<Check> {
             "your token goes to {} in clear text, where the network can read it",
             config.relay.name()
         );
-        let advice = "use tls:// if the relay has it, or a network that you trust, or a VPN";
+        let advice =
+            "use https:// or tls:// if the relay has it, or a network that you trust, or a VPN";
         Check::warning("clear_text", text, advice)
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::check::Check;
+use tieline_agent::Proxies;
 use tieline_agent::address::HostPort;
 use tieline_agent::error::Error;
 use tieline_agent::transport::{Connected, Dialler};
@@ -14,8 +15,11 @@ use tieline_agent::transport::{Connected, Dialler};
 /// Longest wait for a name server: resolvers try for 5 s and then once more (resolv.conf(5)).
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Variable that names the exceptions from a proxy.
+const NO_PROXY: &str = "NO_PROXY";
+
 /// Variables that name a proxy, or the exceptions from it.
-const PROXIES: [&str; 3] = ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+const VARIABLES: [&str; 3] = ["HTTPS_PROXY", "ALL_PROXY", NO_PROXY];
 
 pub(super) async fn dns(address: &HostPort) -> Check {
     let host = address.host();
@@ -52,8 +56,11 @@ pub(super) async fn tcp(dialler: &Dialler, has_address: bool) -> (Check, Option<
             let took = begun.elapsed().as_micros();
             let to = connected.peer_addr();
             let to = to.map_or_else(|_| relay.to_string(), |address| address.to_string());
+            let proxy = dialler.way().proxy();
+            let proxy = proxy.map(|proxy| format!(" through {proxy}"));
             let text = format!(
-                "connected to {to} in {}.{} ms",
+                "connected to {to}{} in {}.{} ms",
+                proxy.unwrap_or_default(),
                 took / 1000,
                 took / 100 % 10
             );
@@ -61,6 +68,9 @@ pub(super) async fn tcp(dialler: &Dialler, has_address: bool) -> (Check, Option<
         }
         Err(error) => {
             let advice = match &error {
+                Error::Dial { .. } if dialler.way().proxy().is_some() => {
+                    "is the proxy right, and does it let this machine reach the relay? --proxy none goes without"
+                }
                 Error::Dial { source, .. } => advice(source),
                 _ => "try again",
             };
@@ -72,7 +82,7 @@ pub(super) async fn tcp(dialler: &Dialler, has_address: bool) -> (Check, Option<
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            "nothing listens there: is the relay running, and is this its port for agents (443 with TLS, else 9001)?"
+            "nothing listens there: is the relay running, and is this its port (443 with TLS, else 9001 for tcp:// and 9080 for ws://)?"
         }
         io::ErrorKind::TimedOut => {
             "a firewall may drop the connection: is the relay's port for agents open to this network?"
@@ -84,21 +94,47 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Says that links do not use a proxy; a user who set the variables may expect a proxied link.
-pub(super) fn proxy(variable: impl Fn(&str) -> Option<OsString>) -> Check {
+/// Says which proxy leads to the relay and what names it, or why none does although one is set. A proxy's URL may contain a
+/// password, so no variable's value is shown.
+pub(super) fn proxy(
+    proxies: &Proxies,
+    dialler: &Dialler,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Check {
     let is_set = |name: &&str| {
         let value = variable(name).or_else(|| variable(&name.to_ascii_lowercase()));
         value.is_some_and(|value| !value.is_empty())
     };
-    let set: Vec<&str> = PROXIES.iter().copied().filter(is_set).collect();
-    if set.is_empty() {
-        return Check::not_applicable("proxy", "no proxy is set for this process");
-    }
+    let set: Vec<&str> = VARIABLES.iter().copied().filter(is_set).collect();
     let names = set.join(", ");
-    Check::ok(
-        "proxy",
-        format!("{names} set, and not used: links go straight to the relay"),
-    )
+    let relay = dialler.relay().address();
+    let by = match (proxies, set.is_empty()) {
+        (Proxies::System, true) => "the system's settings".to_owned(),
+        (Proxies::System, false) => names.clone(),
+        _ => "--proxy, TIELINE_PROXY or tieline.toml".to_owned(),
+    };
+    if let Some(proxy) = dialler.way().proxy() {
+        return Check::ok(
+            "proxy",
+            format!("{relay} is reached through {proxy} ({by})"),
+        );
+    }
+    if matches!(proxies, Proxies::Never) {
+        return Check::not_applicable("proxy", format!("none, as {by} says"));
+    }
+    if relay.is_loopback() && (!set.is_empty() || matches!(proxies, Proxies::Always(_))) {
+        let text = format!("{by} set, and not used: this machine is never reached through a proxy");
+        return Check::ok("proxy", text);
+    }
+    match set.iter().any(|name| *name != NO_PROXY) {
+        true => Check::ok(
+            "proxy",
+            format!(
+                "{names} set, and not used for {relay}: {NO_PROXY} exempts it, or no value is a proxy's URL"
+            ),
+        ),
+        false => Check::not_applicable("proxy", "no proxy is set for this process"),
+    }
 }
 
 #[cfg(test)]
@@ -108,20 +144,64 @@ mod tests {
     use super::super::check::Outcome;
     use super::*;
 
+    fn dialler(relay: &str, proxies: &Proxies) -> Dialler {
+        Dialler::new(RelayUrl::parse(relay).unwrap(), None, proxies).unwrap()
+    }
+
     #[test]
-    fn a_proxy_that_is_set_is_said_to_be_left_out() {
-        let none = proxy(|_| None);
-        assert_eq!(none.outcome, Outcome::NotApplicable);
-        let empty = proxy(|_| Some(OsString::new()));
-        assert_eq!(empty.outcome, Outcome::NotApplicable);
-        // A proxy's URL may contain a password.
-        let some = proxy(|name| (name == "all_proxy").then(|| "http://ada:secret@proxy:1".into()));
-        assert!(
-            some.detail.contains("ALL_PROXY set, and not used"),
-            "{}",
-            some.detail
-        );
-        assert!(!some.detail.contains("secret"));
+    fn the_proxy_is_named_or_why_there_is_none_without_its_password() {
+        let always = Proxies::parse("http://ada:secret@proxy:3128").unwrap();
+        let (away, here) = ("tcp://relay.invalid:1", "tcp://127.0.0.1:1");
+        for (proxies, relay, variable, outcome, words) in [
+            (
+                &Proxies::Never,
+                away,
+                "",
+                Outcome::NotApplicable,
+                "none, as --proxy",
+            ),
+            (
+                &always,
+                away,
+                "",
+                Outcome::Ok,
+                "relay.invalid:1 is reached through http://proxy:3128 (--proxy",
+            ),
+            (
+                &always,
+                here,
+                "",
+                Outcome::Ok,
+                "this machine is never reached through",
+            ),
+            (
+                &Proxies::System,
+                here,
+                "",
+                Outcome::NotApplicable,
+                "no proxy is set",
+            ),
+            (
+                &Proxies::System,
+                here,
+                "all_proxy",
+                Outcome::Ok,
+                "ALL_PROXY set, and not used",
+            ),
+            (
+                &Proxies::System,
+                here,
+                "NO_PROXY",
+                Outcome::Ok,
+                "NO_PROXY set, and not used",
+            ),
+        ] {
+            let set = |name: &str| (name == variable).then(|| "http://ada:secret@proxy:1".into());
+            let check = proxy(proxies, &dialler(relay, proxies), set);
+            assert_eq!(check.outcome, outcome, "{check}");
+            assert!(check.detail.contains(words), "{check}");
+            assert!(!check.detail.contains("secret"), "{check}");
+        }
     }
 
     #[tokio::test]
@@ -138,8 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_an_address_nobody_is_dialled() {
-        let relay = RelayUrl::parse("tcp://relay.invalid:1").unwrap();
-        let dialler = Dialler::new(relay, None).unwrap();
+        let dialler = dialler("tcp://relay.invalid:1", &Proxies::Never);
         let (check, connected) = tcp(&dialler, false).await;
         assert!(check.outcome == Outcome::NotApplicable && connected.is_none());
     }

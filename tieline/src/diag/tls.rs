@@ -4,7 +4,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::check::Check;
 use crate::token_show::time::Span;
-use tieline_agent::transport::{Connected, Dialler, Stream, TlsDetails};
+use tieline_agent::transport::{Connected, Dialler, Secured, TlsDetails};
 
 const SECONDS_A_DAY: u64 = 86_400;
 
@@ -13,23 +13,30 @@ pub(super) async fn shake(
     dialler: &Dialler,
     connected: Option<Connected>,
     now: u64,
-) -> (Check, Option<Stream>) {
+) -> (Check, Option<Secured>) {
     let Some(connected) = connected else {
         let check = Check::not_applicable("tls", "the relay was not reached");
         return (check, None);
     };
     match dialler.secure(connected).await {
-        Ok(stream) => {
-            let check = match stream.tls_details() {
+        Ok(secured) => {
+            let check = match secured.tls_details() {
                 Some(details) => Check::ok("tls", words(&details, now)),
-                None => Check::not_applicable("tls", "a tcp:// link is not encrypted"),
+                None => {
+                    let word = dialler.relay().transport().word();
+                    Check::not_applicable("tls", format!("a {word}:// link is not encrypted"))
+                }
             };
-            (check, Some(stream))
+            (check, Some(secured))
         }
         Err(error) => {
             let address = dialler.relay().address();
+            let protocol = match dialler.relay().transport().is_websocket() {
+                true => "http/1.1",
+                false => "tieline-agent/1",
+            };
             let advice = format!(
-                "openssl s_client -connect {address} -alpn tieline-agent/1 shows what the server answers"
+                "openssl s_client -connect {address} -alpn {protocol} shows what the server answers"
             );
             (Check::failed("tls", error, advice), None)
         }
@@ -69,7 +76,7 @@ fn time_left(left: u64) -> String {
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
-    use tieline_agent::RelayUrl;
+    use tieline_agent::{Proxies, RelayUrl};
 
     use super::super::check::Outcome;
     use super::*;
@@ -107,8 +114,8 @@ mod tests {
     #[tokio::test]
     async fn without_a_connection_there_is_no_handshake() {
         let relay = RelayUrl::parse("tcp://relay.invalid:1").unwrap();
-        let dialler = Dialler::new(relay, None).unwrap();
-        let (check, stream) = shake(&dialler, None, 0).await;
-        assert!(check.outcome == Outcome::NotApplicable && stream.is_none());
+        let dialler = Dialler::new(relay, None, &Proxies::Never).unwrap();
+        let (check, secured) = shake(&dialler, None, 0).await;
+        assert!(check.outcome == Outcome::NotApplicable && secured.is_none());
     }
 }

@@ -47,6 +47,10 @@ pub struct InitArgs {
     /// used with --relay only. The token is not written into any file
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// File with certificates (PEM) to trust when an https:// relay is asked, besides the system's. An MCP client
+    /// has settings of its own for this
+    #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
+    pub ca: Option<PathBuf>,
     /// Path of the MCP server behind --tunnel; by default the one that the relay knows, else /mcp
     #[arg(long, conflicts_with = "url")]
     pub path: Option<String>,

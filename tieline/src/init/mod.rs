@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use similar::TextDiff;
+use tieline_agent::Proxies;
 
 pub use self::args::InitArgs;
 use self::args::Plan;
@@ -137,9 +138,9 @@ async fn missing(args: &InitArgs) -> String {
     .flatten()
     {
         let token_file = args.token_file.as_deref().filter(|_| with_token);
-        let relay = match asked(&origin, token_file, !with_token) {
+        let relay = match asked(&origin, args.ca.as_deref(), token_file, !with_token) {
             Ok(relay) => relay,
-            Err(error) => return format!("{how}; {}", without_ca(error.to_string())),
+            Err(error) => return format!("{how}; {error}"),
         };
         match relay.tunnels().await {
             Ok(tunnels) if tunnels.is_empty() => {
@@ -149,7 +150,7 @@ async fn missing(args: &InitArgs) -> String {
                 let names: Vec<_> = tunnels.into_iter().map(|it| it.tunnel_id).collect();
                 return format!("{how}; {origin} lists {}", listed(&names));
             }
-            Err(problem) => why = without_ca(problem.text),
+            Err(problem) => why = problem.text,
         }
     }
     format!(
@@ -161,30 +162,22 @@ async fn missing(args: &InitArgs) -> String {
 /// network in clear text.
 fn asked(
     origin: &str,
+    ca: Option<&Path>,
     token_file: Option<&Path>,
     is_connect: bool,
 ) -> Result<RelayHttp, OutboundError> {
-    let mut relay = RelayHttp::at(origin, None)?.with_token_file(token_file)?;
+    let relay = RelayHttp::at_own_url(origin, ca, &Proxies::System)?;
+    let mut relay = relay.with_token_file(token_file)?;
     relay.is_connect = is_connect;
     relay.warn_of_clear_text();
     Ok(relay)
 }
 
-/// A message about a relay; where it advises the flag `--ca`, which this command lacks, it also names what works here.
-fn without_ca(message: String) -> String {
-    if !message.contains("with --ca") {
-        return message;
-    }
-    format!(
-        "{message} (tieline init has no --ca: set SSL_CERT_FILE to that file, or use tieline connect --ca FILE and \
-         --via-connect)"
-    )
-}
-
 /// The plan with the URL that the relay knows for the tunnel; an error if MCP clients cannot use the tunnel.
 async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
-    let relay = asked(origin, args.token_to_ask(), args.is_by_connect());
-    let relay = relay.map_err(|error| without_ca(error.to_string()))?;
+    let (ca, token_file) = (args.ca.as_deref(), args.token_to_ask());
+    let relay = asked(origin, ca, token_file, args.is_by_connect());
+    let relay = relay.map_err(|error| error.to_string())?;
     match relay.knows(tunnel).await {
         Listed::Yes(it) => match it.url {
             Some(url) => Ok(args.with_url(plan, url)),
@@ -205,7 +198,6 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
             Ok(plan)
         }
         Listed::Unsure(why) => {
-            let why = without_ca(why);
             let assumed = match args.tunnel.is_some() && args.path.is_none() {
                 true => ", and its path is assumed to be /mcp (--path sets another)",
                 false => "",
@@ -359,17 +351,4 @@ fn coloured(diff: &str) -> String {
     // Each line break comes after the colour's end, so that a terminal does not colour the next line.
     let lines: Vec<_> = diff.lines().map(colour).collect();
     lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn advice_about_a_flag_that_init_lacks_is_completed() {
-        let other = "nothing accepts connections there".to_owned();
-        assert_eq!(without_ca(other.clone()), other);
-        let text = without_ca("name its file with --ca".to_owned());
-        assert!(text.contains("SSL_CERT_FILE"), "{text}");
-    }
 }

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tieline_agent::Proxies;
 
+use crate::ca;
 use crate::exit::{DONE, Ended};
-use crate::outbound::OutboundError;
 use crate::outbound::tunnels::{ListedTunnel, RelayHttp};
+use crate::outbound::{OutboundError, RelayOrigin};
 use crate::paint::{BAD, GOOD, complain, paint, print_json, say};
 
 /// Flags of `tieline list`.
@@ -22,6 +24,15 @@ pub struct ListArgs {
     /// File with certificates (PEM) to trust for an https:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
+    /// Proxy that leads to the relay, http://host:port or socks5h://host:port, or none; by default that of HTTPS_PROXY,
+    /// ALL_PROXY and NO_PROXY, else the system's
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIELINE_PROXY",
+        hide_env_values = true
+    )]
+    pub proxy: Option<String>,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
@@ -63,5 +74,9 @@ pub(crate) async fn run(args: ListArgs) -> Result<u8, Ended> {
 
 fn relay_of(args: &ListArgs) -> Result<RelayHttp, OutboundError> {
     let relay = args.relay.as_deref().ok_or(OutboundError::NoRelay)?;
-    RelayHttp::at(relay, args.ca.as_deref())?.with_token_file(args.token_file.as_deref())
+    let origin = RelayOrigin::parse(relay)?;
+    let ca = ca::used(args.ca.clone(), origin.https, &origin);
+    let proxies = args.proxy.as_deref().map(Proxies::parse).transpose()?;
+    let relay = RelayHttp::at(relay, ca.as_deref(), &proxies.unwrap_or_default())?;
+    relay.with_token_file(args.token_file.as_deref())
 }

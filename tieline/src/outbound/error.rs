@@ -1,6 +1,6 @@
 //! Why a command cannot ask a relay as an HTTP caller.
 
-use tieline_agent::{TokenError, TrustError};
+use tieline_agent::{ProxyError, TokenError, TrustError};
 
 /// Why no request can be made to a relay's HTTP port.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +27,13 @@ pub enum OutboundError {
     Trust(#[from] TrustError),
     /// `--ca` has no effect with an `http` relay.
     #[error(
-        "--ca (TIELINE_CA) names certificates to trust for an https:// relay, and this relay's URL is http://: \
-         leave --ca out, or give the relay's https:// address"
+        "--ca names certificates to trust for an https:// relay, and this relay's URL is http://: leave --ca out, or \
+         give the relay's https:// address"
     )]
     CaWithoutTls,
+    /// The proxy on the way to the relay cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
 }
 
 impl OutboundError {

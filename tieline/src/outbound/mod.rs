@@ -1,10 +1,12 @@
 //! HTTP requests that commands make themselves: one request over a connection of its own, and the list of tunnels
 //! that a relay gives a caller.
 
+pub(crate) mod dial;
 mod error;
+pub(crate) mod failure;
 mod origin;
 pub(crate) mod request;
-pub(crate) mod tls;
+mod tls;
 pub(crate) mod tunnels;
 
 use std::path::Path;

@@ -1,6 +1,5 @@
 //! Sends one HTTP request over a connection of its own.
 
-use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,57 +9,19 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tieline_agent::HostPort;
 use tieline_agent::address::deadline_in;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::tls::Tls;
+use super::dial::Dial;
+use super::failure::Failure;
 
-/// Time limit for each step: the connection, the TLS handshake, the answer.
+/// Time limit for each step: the connection with its TLS handshake, and the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Limit on the bytes of an answer's body.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
-
-/// Why there was no answer, with a message.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The connection failed.
-    #[error("{0}")]
-    Away(String),
-    /// The server's certificate is not trusted.
-    #[error("{0}")]
-    Untrusted(String),
-    /// The server closed the connection.
-    #[error("{0}")]
-    Closed(String),
-    /// The server's answer is not HTTP.
-    #[error("{0}")]
-    Strange(String),
-    /// The server did not answer in time.
-    #[error("{0}")]
-    Silent(String),
-}
-
-impl From<hyper::Error> for Failure {
-    fn from(error: hyper::Error) -> Self {
-        use std::error::Error;
-        let cause = error.source().and_then(|it| it.downcast_ref::<io::Error>());
-        let is_cut = |kind| {
-            matches!(
-                kind,
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-            )
-        };
-        let text = error.to_string();
-        match error.is_incomplete_message() || cause.is_some_and(|it| is_cut(it.kind())) {
-            true => Self::Closed(text),
-            false => Self::Strange(text),
-        }
-    }
-}
 
 /// A request without a body.
 pub(crate) struct Question<'a> {
@@ -107,27 +68,13 @@ impl Question<'_> {
         })
     }
 
-    /// Connects to `address`, over TLS if `tls` is given, and sends the request.
-    pub(crate) async fn ask_at(
+    /// Connects with `dial`, and sends the request.
+    pub(crate) async fn ask_over(
         self,
-        address: &HostPort,
-        tls: Option<&Tls>,
+        dial: &Dial,
         wants_body: bool,
     ) -> Result<(Parts, Bytes), Failure> {
-        let connected = address.connect(deadline_in(ANSWER_TIMEOUT)).await;
-        let stream = connected.map_err(|error| Failure::Away(error.to_string()))?;
-        let Some(tls) = tls else {
-            return self.ask(stream, wants_body).await;
-        };
-        match timeout(ANSWER_TIMEOUT, tls.connect(stream)).await {
-            Ok(Ok(stream)) => self.ask(stream, wants_body).await,
-            Ok(Err(error)) => Err(match tls.explain(&error) {
-                Some(why) => Failure::Untrusted(why),
-                None => Failure::Closed(error.to_string()),
-            }),
-            Err(_) => Err(Failure::Silent(
-                "the TLS handshake did not end in time".to_owned(),
-            )),
-        }
+        let stream = dial.connect(deadline_in(ANSWER_TIMEOUT)).await?;
+        self.ask(stream, wants_body).await
     }
 }

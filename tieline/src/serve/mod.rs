@@ -18,7 +18,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<u8, Ended> {
     let config = config_of(&args).map_err(Ended::usage)?;
     if config.token_file.is_some() && config.relay.exposes_tokens() {
         warn(&format!(
-            "your token goes to {} in clear text, where the network can read it: use tls:// if the relay has it, or a \
+            "your token goes to {} in clear text, where the network can read it: use https:// or tls:// if the relay has it, or a \
              network that you trust, or a VPN",
             config.relay.name()
         ));

@@ -36,7 +36,10 @@ fn raw_address(url: &RelayUrl) -> String {
     let address = url.address();
     match url.transport() {
         Transport::Tls => format!("{address} over TLS (ALPN `tieline`)"),
-        Transport::Tcp => {
+        Transport::Wss => {
+            format!("{address} over TLS (ALPN `tieline`), if TLS ends at the relay itself")
+        }
+        Transport::Tcp | Transport::Ws => {
             let host = address.host();
             format!("{host}, its raw port (9002 unless its operator says otherwise)")
         }

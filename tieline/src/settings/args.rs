@@ -11,8 +11,9 @@ use super::time::parse_time;
 /// Flags of `tieline serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The relay's port for agents: tls://host:port (port 443 if none is given), or tcp://host:port without
-    /// encryption (port 9001 unless the relay's operator says otherwise)
+    /// The relay: https://host, which goes through most firewalls and proxies; or its port for agents, tls://host
+    /// (port 443 if none is given). Without encryption: tcp://host:port (port 9001 unless the relay's operator says
+    /// otherwise), or ws://host:port and its HTTP port. wss:// is the same as https://
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: Option<String>,
     /// Local server to publish: host:port or http://host:port/path; may be repeated. NAME= in front
@@ -37,7 +38,7 @@ pub struct ServeArgs {
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// File with certificates (PEM) to trust for a tls:// relay, besides the system's
+    /// File with certificates (PEM) to trust for an https:// or tls:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
     /// File with this agent's own certificate (PEM), for a tls:// relay that asks agents for one
@@ -46,6 +47,15 @@ pub struct ServeArgs {
     /// File (mode 0600) with the private key (PEM) of --client-cert
     #[arg(long, value_name = "FILE", env = "TIELINE_CLIENT_KEY")]
     pub client_key: Option<PathBuf>,
+    /// Proxy that leads to the relay, http://host:port or socks5h://host:port, or none; by default that of HTTPS_PROXY,
+    /// ALL_PROXY and NO_PROXY, else the system's
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIELINE_PROXY",
+        hide_env_values = true
+    )]
+    pub proxy: Option<String>,
     /// Word that lists of tunnels show beside this one, such as gpu; may be repeated
     #[arg(
         long = "capability",

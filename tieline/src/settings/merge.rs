@@ -3,10 +3,11 @@
 use std::env;
 use std::path::PathBuf;
 
-use tieline_agent::{Config, ConfigError, DRAIN_TIMEOUT, Target, TargetConfig};
+use tieline_agent::{Config, ConfigError, DRAIN_TIMEOUT, Proxies, Target, TargetConfig};
 
 use super::args::ServeArgs;
 use super::file::ConfigFile;
+use crate::ca;
 
 impl ConfigFile {
     /// The settings file for `args`, if there is one.
@@ -76,9 +77,12 @@ pub(crate) fn merged(
     let drain_timeout = args.drain_timeout.or(file.drain_timeout);
     config.drain_timeout = drain_timeout.unwrap_or(DRAIN_TIMEOUT);
     config.token_file = args.token_file.clone().or(file.token_file);
-    config.ca = args.ca.clone().or(file.ca);
+    let ca = args.ca.clone().or(file.ca);
+    config.ca = ca::used(ca, config.relay.transport().is_encrypted(), &config.relay);
     config.client_cert = args.client_cert.clone().or(file.client_cert);
     config.client_key = args.client_key.clone().or(file.client_key);
+    let proxies = args.proxy.as_deref().map(Proxies::parse).transpose()?;
+    config.proxies = proxies.or(file.proxies).unwrap_or_default();
     config.machine = args.machine.clone().or(file.machine);
     config.state_dir = args.state.state_dir.clone().or(file.state_dir);
     Ok(config)

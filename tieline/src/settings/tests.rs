@@ -80,7 +80,7 @@ fn certificates_to_trust_come_from_the_flag_or_the_file() {
     let error = config(&["--relay", "tcp://r:1", "--to", "h:1", "--ca", &flag]).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("TIELINE_CA") && text.contains("dial tls://"),
+        text.contains("--ca") && text.contains("dial tls://"),
         "{text}"
     );
 }
@@ -264,7 +264,7 @@ fn what_must_be_there_is_asked_for_by_flag_variable_and_key() {
 fn wrong_settings_are_told_before_anything_is_dialled() {
     for (flags, word) in [
         (&["--relay", "relay:1", "--to", "h:1"][..], "scheme"),
-        (&["--relay", "wss://relay:1", "--to", "h:1"], "not built"),
+        (&["--relay", "quic://relay:1", "--to", "h:1"], "not built"),
         (
             &["--relay", "tcp://r:1", "--to", "h:1", "--name", "-"],
             "name",
@@ -359,4 +359,29 @@ fn commas_divide_targets_where_no_path_can_have_them() {
     for one in ["http://h:1/a,b", "http://h:1/a,7001", "http://h:1/a,b=7001"] {
         assert_eq!(targets(one), [one]);
     }
+}
+
+#[test]
+fn the_proxy_comes_from_the_flag_or_the_file() {
+    let file = "relay = 'https://r'\nto = 'h:1'\nproxy = 'http://ada:secret@key:1'";
+    let proxy = |flags: &[&str], file| {
+        let config = with_file(flags, Some(file)).unwrap();
+        format!("{:?}", config.proxies)
+    };
+    assert_eq!(proxy(&[], file), "Always(Proxy(http://key:1))");
+    assert_eq!(proxy(&["--proxy", "none"], file), "Never");
+    assert_eq!(proxy(&[], "relay = 'https://r'\nto = 'h:1'"), "System");
+    let flags = [
+        "--relay",
+        "tcp://r:1",
+        "--to",
+        "h:1",
+        "--proxy",
+        "https://ada:secret@p",
+    ];
+    let error = config(&flags).unwrap_err().to_string();
+    assert!(
+        error.contains("--proxy none") && !error.contains("secret"),
+        "{error}"
+    );
 }

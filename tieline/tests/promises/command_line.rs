@@ -81,7 +81,7 @@ async fn usage_errors_are_one_line_and_code_2() {
     let state = tempfile::tempdir().unwrap();
     for (flags, word) in [
         (
-            &["--relay", "wss://r:1", "--to", "127.0.0.1:1"][..],
+            &["--relay", "quic://r:1", "--to", "127.0.0.1:1"][..],
             "not built yet",
         ),
         (
@@ -412,4 +412,33 @@ async fn an_empty_variable_counts_as_not_set() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(stderr.contains(word), "{args:?}: {stderr}");
     }
+}
+
+#[tokio::test]
+async fn certificates_that_the_variable_names_do_not_stop_an_agent_without_tls() {
+    let state = tempfile::tempdir().unwrap();
+    let flags = [
+        "--no-config",
+        "--once",
+        "--relay",
+        "tcp://127.0.0.1:1",
+        "--to",
+        "1",
+    ];
+    let serve = || {
+        let mut command = tieline(&state);
+        command.arg("serve").args(flags);
+        command
+    };
+    let ended = output(serve().env("TIELINE_CA", "/nonexistent")).await;
+    let text = String::from_utf8(ended.stderr).unwrap();
+    assert!(
+        text.contains("TIELINE_CA is not used: tcp://127.0.0.1:1 has no TLS"),
+        "{text}"
+    );
+    assert!(text.contains("cannot reach the relay"), "{text}");
+    assert_eq!(ended.status.code(), Some(1), "{text}");
+    // A flag without effect is an error.
+    let ended = output(serve().args(["--ca", "/nonexistent"])).await;
+    assert_eq!(ended.status.code(), Some(2));
 }

@@ -69,11 +69,11 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
     let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
     let all = [
         "dns",
+        "proxy",
         "tcp",
         "tls",
-        "quic",
         "websocket",
-        "proxy",
+        "quic",
         "key",
         "auth",
         "clock",
@@ -84,8 +84,8 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
         ("dns", "not_applicable"),
         ("tcp", "ok"),
         ("tls", "not_applicable"),
+        ("websocket", "not_applicable"),
         ("quic", "skipped"),
-        ("websocket", "skipped"),
         ("key", "not_applicable"),
         ("auth", "ok"),
         ("clock", "not_applicable"),
@@ -94,7 +94,7 @@ async fn a_way_that_works_is_ok_and_the_running_agent_keeps_its_tunnel() {
         assert_eq!(outcome(&found, name), expected, "{name}: {text}");
     }
     assert!(
-        text.contains("this version dials tls:// and tcp:// only"),
+        text.contains("this version does not dial quic://"),
         "{text}"
     );
     // The trial's key is not kept, and the running agent saw no event.
@@ -241,7 +241,7 @@ async fn settings_are_those_of_serve_and_wrong_ones_are_code_2() {
     let (found, text) = checks(&output);
     assert_eq!(outcome(&found, "auth"), "ok", "{text}");
     assert_eq!(outcome(&found, "target"), "failed", "{text}");
-    for flags in [&["--no-config"][..], &["--relay", "wss://r:1"]] {
+    for flags in [&["--no-config"][..], &["--relay", "quic://r:1"]] {
         let output = diag(&state, flags).await;
         assert_eq!(output.status.code(), Some(2), "{flags:?}");
     }
@@ -320,4 +320,28 @@ async fn every_flag_of_serve_is_taken_and_those_that_no_check_tries_are_named() 
     let wrong = ["--relay", &url, "--to", "7001", "--label", "a\u{200b}"];
     let output = diag(&state, &wrong).await;
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_login_page_in_place_of_the_relay_is_told_at_the_websocket() {
+    let (portal, address) = target().await;
+    let state = tempfile::tempdir().unwrap();
+    let relay = format!("ws://{address}");
+    let flags = ["--relay", &relay];
+    let (output, ()) = tokio::join!(diag(&state, &flags), async {
+        let (mut stream, _) = soon(portal.accept()).await.unwrap();
+        let mut request = [0; 64];
+        soon(stream.read(&mut request)).await.unwrap();
+        assert!(request.starts_with(b"GET /agent HTTP/1.1\r\n"));
+        let answer = b"HTTP/1.1 302 Found\r\nLocation: http://portal.hotel/login\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        // Until the program has closed the connection.
+        let _ = soon(stream.read_to_end(&mut Vec::new())).await;
+    });
+    let (found, text) = checks(&output);
+    assert_eq!(outcome(&found, "tcp"), "ok", "{text}");
+    assert_eq!(outcome(&found, "websocket"), "failed", "{text}");
+    assert_eq!(outcome(&found, "auth"), "not_applicable", "{text}");
+    assert!(text.contains("leads to portal.hotel"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
 }

@@ -225,11 +225,16 @@ impl Tls {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let is_ready = self.has_plaintext || self.has_ended || self.failure.is_some();
-        if is_ready || !self.undigested.is_empty() {
+        if self.has_input() {
             return Poll::Ready(());
         }
         socket.poll_readable(cx)
+    }
+
+    /// Whether a read needs no byte from the socket.
+    pub fn has_input(&self) -> bool {
+        let is_ready = self.has_plaintext || self.has_ended || self.failure.is_some();
+        is_ready || !self.undigested.is_empty()
     }
 
     /// Gives `put` up to `max` bytes of plaintext in one piece or several, without waiting.

@@ -1,13 +1,8 @@
 //! TLS between two ends in memory: any sizes of reads and writes, and sockets that take little at a time.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::pin;
-use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -17,85 +12,8 @@ use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use super::RECORDS_MAX;
+use crate::tests::{End, both, ends, noise};
 use crate::{Received, Socket, Tls};
-
-/// One direction between two ends: bytes on their way, at most `room` of them, and whether no more will come.
-struct Pipe {
-    bytes: VecDeque<u8>,
-    room: usize,
-    is_ended: bool,
-}
-
-/// One end of a connection.
-struct End {
-    from: Rc<RefCell<Pipe>>,
-    to: Rc<RefCell<Pipe>>,
-}
-
-impl Socket for End {
-    fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
-        let mut pipe = self.from.borrow_mut();
-        let count = pipe.bytes.len().min(max);
-        if count == 0 {
-            let is_ended = pipe.is_ended && pipe.bytes.is_empty();
-            return Ok(if is_ended {
-                Received::End
-            } else {
-                Received::Nothing
-            });
-        }
-        buffer.extend(pipe.bytes.drain(..count));
-        Ok(Received::Bytes(count))
-    }
-
-    fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut pipe = self.to.borrow_mut();
-        let room = pipe.room.saturating_sub(pipe.bytes.len());
-        let before = pipe.bytes.len();
-        let all = slices.iter().flat_map(|slice| slice.iter().copied());
-        pipe.bytes.extend(all.take(room));
-        Ok(pipe.bytes.len() - before)
-    }
-
-    // The tests poll both ends in turn, so nothing has to be woken.
-    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
-        let pipe = self.from.borrow();
-        match pipe.bytes.is_empty() && !pipe.is_ended {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
-        }
-    }
-
-    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<()> {
-        let pipe = self.to.borrow();
-        match pipe.bytes.len() < pipe.room {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    }
-}
-
-fn ends(rooms: (usize, usize)) -> (End, End) {
-    let pipe = |room| {
-        Rc::new(RefCell::new(Pipe {
-            bytes: VecDeque::new(),
-            room,
-            is_ended: false,
-        }))
-    };
-    let (one, other) = (pipe(rooms.0), pipe(rooms.1));
-    let far = End {
-        from: Rc::clone(&one),
-        to: Rc::clone(&other),
-    };
-    (
-        End {
-            from: other,
-            to: one,
-        },
-        far,
-    )
-}
 
 fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     static CONFIGS: OnceLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = OnceLock::new();
@@ -127,32 +45,6 @@ fn configs_of(
     (Arc::new(server), Arc::new(client))
 }
 
-/// Polls both futures in turn until both are ready.
-fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    let (mut first, mut second) = (None, None);
-    let mut cx = Context::from_waker(Waker::noop());
-    for _ in 0..1_000_000 {
-        if first.is_none()
-            && let Poll::Ready(value) = one.as_mut().poll(&mut cx)
-        {
-            first = Some(value);
-        }
-        if second.is_none()
-            && let Poll::Ready(value) = other.as_mut().poll(&mut cx)
-        {
-            second = Some(value);
-        }
-        if first.is_some() && second.is_some() {
-            break;
-        }
-    }
-    (
-        first.expect("the first end waits for ever"),
-        second.expect("the second end waits for ever"),
-    )
-}
-
 fn shaken(near: &End, far: &End) -> (Tls, Tls) {
     let (server, client) = configs();
     shaken_with((client, server), (near, far))
@@ -168,11 +60,6 @@ fn shaken_with(
         Tls::accept(far, async |_| (server, ())),
     );
     (near.unwrap(), far.unwrap())
-}
-
-fn noise(len: usize) -> Vec<u8> {
-    let byte = |at| u8::try_from((at * 7 + at / 251) % 256).unwrap();
-    (0..len).map(byte).collect()
 }
 
 /// Moves all of `sent` from one end to the other in writes of `writes` and reads of `reads` bytes, then the end.

@@ -13,6 +13,7 @@ use crate::targets::{Target, WatchedTarget};
 use crate::transport::Stream;
 
 mod copies;
+mod messages;
 mod over_tls;
 #[cfg(unix)]
 mod shreds;
@@ -98,10 +99,12 @@ impl Relay {
 
     /// Opens a session; returns its id, and the target's end of its connection.
     async fn open(&mut self) -> (SessionId, TcpStream) {
-        let open = Open {
-            tunnel: tunnel(),
-            mode: Mode::Bytes,
-        };
+        self.open_in(Mode::Bytes).await
+    }
+
+    async fn open_in(&mut self, mode: Mode) -> (SessionId, TcpStream) {
+        let tunnel = tunnel();
+        let open = Open { tunnel, mode };
         let id = self.mux.open(&open).unwrap();
         while self.hears().await != [Event::Opened { session: id }] {}
         let (target, _) = self.targets.accept().await.unwrap();

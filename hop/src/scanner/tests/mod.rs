@@ -30,6 +30,37 @@ fn passed(input: &[u8], lengths: &[usize]) -> (Vec<u8>, Scanner) {
     (got, intake.scanner.expect("HTTP/1.1 is scanned"))
 }
 
+/// Bytes that hyper gets of `input` before the answer to a request to upgrade, and behind one that leaves HTTP.
+fn held(input: &str, lengths: &[usize]) -> (String, String) {
+    let mut intake = Intake::new();
+    intake.hold_upgrades();
+    let mut got = Vec::new();
+    let mut rest = input.as_bytes();
+    for length in lengths.iter().cycle() {
+        let (piece, later) = rest.split_at((*length).min(rest.len()));
+        if intake.is_held() {
+            intake.keep(piece);
+        } else {
+            let mut piece = piece.to_vec();
+            let count = intake.pass(&mut piece);
+            got.extend_from_slice(&piece[..count]);
+            intake.read(usize::MAX, |bytes| got.extend_from_slice(bytes));
+        }
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let first = got.len();
+    if intake.is_held() {
+        assert!(!intake.read(9, |bytes| assert!(bytes.is_empty())));
+    }
+    intake.go_on();
+    intake.read(usize::MAX, |bytes| got.extend_from_slice(bytes));
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&got[..first]), text(&got[first..]))
+}
+
 fn head(lines: &str) -> String {
     format!("POST / HTTP/1.1\r\n{lines}\r\n\r\n")
 }
@@ -123,6 +154,35 @@ fn what_only_resembles_a_framing_field_frames_nothing() {
             (&got[..], scanner.part),
             (input.as_bytes(), Scanner::new().part)
         );
+    }
+}
+
+#[test]
+fn bytes_behind_a_request_to_upgrade_wait_for_its_answer() {
+    let get = |lines: &str| format!("GET /\" HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+    let escaped = |text: &str| text.replace('"', "%22");
+    let plain = get("");
+    for lines in [
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+        "uPGRADE: h2c\r\n",
+        "Upgrade:\r\nContent-Length: 0\r\n",
+    ] {
+        let upgrade = get(lines);
+        let input = format!("{plain}{upgrade}{plain}");
+        let before = escaped(&format!("{plain}{upgrade}"));
+        for lengths in [&[input.len()][..], &[1], &[7, 3]] {
+            let expected = (before.clone(), escaped(&plain));
+            assert_eq!(held(&input, lengths), expected, "{lines:?} {lengths:?}");
+        }
+    }
+    for lines in [
+        "Upgrades: websocket\r\n",
+        "X: Upgrade: websocket\r\n",
+        "Upgrade: x\r\nContent-Length: 2\r\n\r\nab\r\n",
+    ] {
+        let input = format!("{}{plain}", get(lines));
+        let expected = (escaped(&input), String::new());
+        assert_eq!(held(&input, &[input.len()]), expected, "{lines:?}");
     }
 }
 

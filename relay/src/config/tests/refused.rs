@@ -147,7 +147,10 @@ fn a_wrong_value_is_named_with_its_flag_or_variable() {
             "--auth jwt --jwt-audience=",
             "--jwt-audience: \"\" is not a name",
         ),
-        ("--agent-listen off", "`agent_listen` is empty"),
+        (
+            "--agent-listen off --http-listen off",
+            "`agent_listen` and `http_listen` are empty",
+        ),
     ] {
         let words = flags.replace(" -1", "=-1");
         let error = Case::flags(&words).error();

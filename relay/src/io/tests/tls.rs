@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -160,6 +160,69 @@ fn a_connection_that_is_cut_does_not_look_ended() {
             },
         );
         assert_eq!(end, io::ErrorKind::UnexpectedEof);
+    }
+}
+
+/// The payload of `frames` of a server, without the Close frame that they end with.
+fn payload_of(mut frames: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    while let Some((&[first, short], rest)) = frames.split_first_chunk() {
+        if first == 0x88 {
+            assert_eq!((short, rest), (2, &1000_u16.to_be_bytes()[..]));
+            return payload;
+        }
+        assert_eq!(first, 0x82);
+        let extra = match short {
+            ..126 => 0,
+            126 => 2,
+            _ => 8,
+        };
+        let (extra, rest) = rest.split_at(extra);
+        let len = match extra {
+            [] => usize::from(short),
+            _ => extra
+                .iter()
+                .fold(0, |len, byte| (len << 8) | usize::from(*byte)),
+        };
+        let (piece, rest) = rest.split_at(len);
+        payload.extend_from_slice(piece);
+        frames = rest;
+    }
+    panic!("no Close frame");
+}
+
+#[test]
+fn a_websocket_over_tls_carries_messages_both_ways() {
+    for driver in each_driver() {
+        let frames = between(
+            driver,
+            |mut client| {
+                // A mask of zeros leaves the payload as it is.
+                client
+                    .write_all(&[0x82, 0xff, 0, 0, 0, 0, 0, 3, 13, 64])
+                    .unwrap();
+                client.write_all(&[0; 4]).unwrap();
+                client.write_all(&noise(200_000)).unwrap();
+                let mut heard = Vec::new();
+                client.read_to_end(&mut heard).unwrap();
+                heard
+            },
+            async |stream| {
+                let stream = stream.over_websocket(Bytes::new());
+                assert!(stream.is_tls() && stream.plain().is_none());
+                let mut heard = BytesMut::new();
+                while !stream.ended_message() {
+                    stream.readable().await;
+                    stream.recv(&mut heard, 7_000).unwrap();
+                }
+                assert!(heard == noise(200_000));
+                let stream = stream.detach().attach();
+                send_all(&stream, &noise(100_000)).await;
+                stream.finish().await;
+                assert!(!stream.has_half_close());
+            },
+        );
+        assert!(payload_of(&frames) == noise(100_000));
     }
 }
 

@@ -25,7 +25,7 @@ fn speak(session: &Session, id: SessionId) {
     while sent < EACH {
         let end = EACH.min(sent + len);
         let piece: Bytes = (sent..end).map(|at| byte_at(id, at)).collect();
-        session.send(piece).unwrap();
+        session.send(piece, false).unwrap();
         (sent, len) = (end, len * 3);
     }
 }

@@ -1,7 +1,7 @@
 //! The HTTP front, HTTP/1.1 and HTTP/2: hyper's server towards a caller, hyper's client over sessions.
 //!
 //! A caller's connection comes in at [`serve`], with the shard as its [`Gateway`]; what goes out is the reason for its
-//! end. On the way of a request, from top to bottom and back:
+//! end, or what it [became](Upgraded) behind a `101`. On the way of a request, from top to bottom and back:
 //!
 //! | room | job |
 //! |---|---|
@@ -33,6 +33,7 @@ pub(crate) use gateway::Gateway;
 pub(crate) use gateway::listing::{Listed, Listing};
 pub(crate) use gateway::marks::MarkKey;
 pub(crate) use gateway::settings::{DRAIN_GRACE, Origins, Peer, Settings};
+pub(crate) use gateway::upgraded::{TargetConnection, Upgraded};
 pub(crate) use inbound::url::{hint, hinted_token, is_ours_anywhere};
 pub(crate) use policy::credentials::{hide_tokens, holds_token};
 pub(crate) use serve::serve;

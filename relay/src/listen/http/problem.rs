@@ -2,7 +2,9 @@
 //! Long because all error answers of the relay stand in one file, with their messages.
 
 use bytes::Bytes;
-use http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Method, Response, StatusCode};
 use tieline_hop::{Delivery, Refusal, json_answer};
 use tieline_wire::SessionEnd;
@@ -171,6 +173,21 @@ impl Problem {
             retry_after: RETRY_SOON_SECONDS,
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "relay_stopping", message)
         }
+    }
+
+    /// The relay stops and takes no new WebSocket, which would outlive it.
+    pub(super) fn draining() -> Self {
+        let message =
+            "the relay is stopping and takes no new WebSockets; retry over a new connection";
+        Self {
+            retry_after: RETRY_SOON_SECONDS,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "relay_stopping", message)
+        }
+    }
+
+    /// The request is not one for a WebSocket of the supported version; `why` is the message.
+    pub(super) fn upgrade_required(why: &str) -> Self {
+        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", why)
     }
 
     /// The shard's memory budget is used up, and this connection already has several requests.
@@ -352,6 +369,11 @@ impl Problem {
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static(METADATA_METHODS));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         if let Some(limited) = self.limited {
             // Rounded up to whole seconds: an earlier retry would be refused.

@@ -32,6 +32,8 @@ pub(crate) struct Target {
     pub(crate) revision: u64,
     pub(super) origin: Origin,
     pub(super) https: bool,
+    /// Whether the target is announced as one that takes bytes, not as an HTTP server.
+    pub(super) is_tcp: bool,
 }
 
 impl Target {
@@ -63,6 +65,7 @@ impl Target {
             revision: served.revision,
             origin,
             https,
+            is_tcp: info.scheme == Scheme::Tcp,
         })
     }
 

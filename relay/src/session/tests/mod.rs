@@ -97,7 +97,7 @@ fn sending(link: &mut Link, sent: &'static str) -> Session {
     };
     let session = link.relay.open(&maya, &link.sessions, caller).unwrap();
     if !sent.is_empty() {
-        session.send(sent.into()).unwrap();
+        session.send(sent.into(), false).unwrap();
     }
     link.pump_down();
     session
@@ -279,7 +279,7 @@ fn payload_is_copied_only_while_its_link_takes_nothing() {
         link.relay.set_blocked(blocked);
         let payload = Bytes::from(vec![7; 5_000]);
         let read_at = payload.as_ptr();
-        session.send(payload).unwrap();
+        session.send(payload, false).unwrap();
         let mut out = Transmit::new();
         link.relay.transmit(&mut out);
         let slices = out.slices();

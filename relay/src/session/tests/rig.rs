@@ -63,10 +63,12 @@ impl Link {
     }
 
     pub(crate) fn open(&self) -> Session {
+        self.open_for(SessionCaller::default())
+    }
+
+    pub(crate) fn open_for(&self, caller: SessionCaller) -> Session {
         let maya = TunnelId::parse("maya").unwrap();
-        self.relay
-            .open(&maya, &self.sessions, SessionCaller::default())
-            .unwrap()
+        self.relay.open(&maya, &self.sessions, caller).unwrap()
     }
 
     pub(super) fn offer(&self, session: &Session) -> Option<BulkNonce> {

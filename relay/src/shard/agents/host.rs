@@ -20,9 +20,9 @@ pub(in crate::shard) struct Host {
     pub(in crate::shard) agents: Rc<Agents>,
     pub(in crate::shard) id: LinkId,
     pub(in crate::shard) peer: SocketAddr,
-    /// Whether the link came over TLS that this relay ended.
-    pub(in crate::shard) is_tls: bool,
-    /// Exporter of that TLS connection, to which the agent's proof may be bound.
+    /// What carries the link, as a stable word.
+    pub(in crate::shard) transport: &'static str,
+    /// Exporter of the link's TLS connection, if this relay ends it; the agent's proof may be bound to it.
     pub(in crate::shard) exporter: Option<[u8; 32]>,
     /// The nonce that the agent is asked to sign.
     pub(in crate::shard) nonce: [u8; 32],
@@ -50,7 +50,7 @@ impl LinkHost for Host {
             return Err(LinkEnd::Unbound);
         }
         let channel = Channel {
-            is_tls: self.is_tls,
+            transport: self.transport,
             is_bound: binding == ChannelBinding::Bound,
         };
         let mut registry = agents.registry.borrow_mut();
@@ -61,7 +61,7 @@ impl LinkHost for Host {
                 peer = %self.peer,
                 agent = ?hello.key,
                 version = hello.agent_version,
-                transport = channel.transport(),
+                transport = self.transport,
                 binding = binding.word(),
                 "link up"
             );

@@ -40,13 +40,15 @@ impl Agents {
             .add(Rc::clone(mux), came, stranger)
     }
 
-    /// The mux of a new link over `stream`, whose agent is asked to sign `nonce`.
+    /// The mux of a new link over `stream`, whose agent is asked to sign `nonce`. Only a link over a plain socket may have
+    /// bulk lanes.
     pub(in crate::shard) fn new_mux(&self, nonce: [u8; 32], stream: &Stream) -> Rc<SharedMux> {
         let config = &self.kit.peers.config;
-        // The kernel cannot move what is encrypted, and a lane in clear text would show it.
-        let bulk_run_bytes = match stream.is_tls() {
-            true => 0,
-            false => config.bulk_run_bytes,
+        // The kernel cannot move what is encrypted, and a lane in clear text would show it. A lane cannot go the way of
+        // a WebSocket.
+        let bulk_run_bytes = match stream.plain() {
+            Some(_) => config.bulk_run_bytes,
+            None => 0,
         };
         let settings = Settings {
             heartbeat: config.stale_timeout / 3,

@@ -77,7 +77,7 @@ impl Agents {
                 let owner = info.owner.as_deref();
                 let is_stranger = identity.is_some_and(|it| !may_reach(it, tunnel, owner));
                 let is_of_kind = caller.dcc.as_ref().is_none_or(|dcc| **dcc == *info.dcc);
-                let is_raw = caller.kind == FrontendKind::Tcp;
+                let is_raw = caller.kind != FrontendKind::Http;
                 is_stranger || !is_of_kind || (is_raw && !info.is_open_to_raw())
             };
             for sessions in link.sessions_of(tunnel) {

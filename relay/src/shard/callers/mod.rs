@@ -18,7 +18,7 @@ use super::kit::Kit;
 use crate::audit::{Entry, Kind};
 use crate::auth::{AccessEnd, Identity, Snapshot, TokenRefusal, verify_caller};
 use crate::clock::now_seconds;
-use crate::config::{CallerAuth, Config};
+use crate::config::{Auth, CallerAuth, Config};
 use crate::directory::PublicUrls;
 use crate::io::Stream;
 use crate::limits::{Limited, RatePass};
@@ -217,11 +217,13 @@ fn http_settings(config: &Config, urls: &PublicUrls) -> http::Settings {
         domain: config.domain.clone(),
         public_url: config.public_url.clone(),
         public_authority: config.public_url.as_ref().map(|url| url.authority().into()),
+        are_agents_certified: config.tls.agent_ca.is_some(),
         redirect: urls.base().filter(|_| callers.redirect_http).cloned(),
         origins: http::Origins(callers.allow_origins.clone()),
         trusted_proxies: callers.trusted_proxies.clone(),
         sse_keepalive: callers.sse_keepalive,
         takes_tokens: config.caller_auth == CallerAuth::Token,
+        trusts_this_machine: matches!(config.auth, Auth::Open { anywhere: false }),
         target_authorization: callers.target_authorization.clone(),
         // Not configurable: enough for any head; more would only help callers that send slowly on purpose.
         head_timeout: fixed.head_timeout,

@@ -19,7 +19,7 @@ use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
 use crate::io::Detached;
 use crate::limits::{AddressCount, RatePass};
-use crate::metrics::{Cut, TunnelBatch, TunnelDetail};
+use crate::metrics::{Cut, FrontendKind, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkId, LinkRef};
 
 /// One message to a shard's mailbox.
@@ -30,7 +30,7 @@ pub(crate) enum Message {
         stream: Detached,
         peer: SocketAddr,
         stranger: AddressCount,
-        nonce: Option<[u8; 32]>,
+        nonce: Option<Box<[u8; 32]>>,
     },
     /// A bulk lane whose hello was read.
     Lane { stream: Detached, nonce: BulkNonce },
@@ -132,6 +132,8 @@ pub(crate) enum Message {
 /// A raw frontend that named its tunnel, apart from its stream and its authenticated caller, which belong to one shard.
 pub(crate) struct RawFrontend {
     pub(crate) tunnel: TunnelId,
+    /// Whether the caller came over TCP or WebSocket.
+    pub(crate) kind: FrontendKind,
     /// The caller's address.
     pub(crate) peer: SocketAddr,
     pub(crate) pass: RatePass,

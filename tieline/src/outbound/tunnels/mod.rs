@@ -10,12 +10,14 @@ use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
+use tieline_agent::Proxies;
 
 use super::authorization;
+use super::dial::Dial;
 use super::error::OutboundError;
+use super::failure::Failure;
 use super::origin::RelayOrigin;
-use super::request::{Failure, Question};
-use super::tls::Tls;
+use super::request::Question;
 use crate::paint::warn;
 
 /// Path of the list, at most 1000 tunnels a page.
@@ -128,18 +130,22 @@ pub(crate) struct Problem {
 /// A relay's HTTP port, as a caller uses it.
 pub(crate) struct RelayHttp {
     pub(crate) origin: RelayOrigin,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) dial: Dial,
     pub(crate) authorization: Option<HeaderValue>,
     /// True if the address is that of the tieline connect on this machine.
     pub(crate) is_connect: bool,
 }
 
 impl RelayHttp {
-    /// A relay at `origin`, and a caller without a token.
-    pub(crate) fn at(origin: &str, ca: Option<&Path>) -> Result<Self, OutboundError> {
+    /// A relay at `origin`, by way of `proxies`, and a caller without a token.
+    pub(crate) fn at(
+        origin: &str,
+        ca: Option<&Path>,
+        proxies: &Proxies,
+    ) -> Result<Self, OutboundError> {
         let origin = RelayOrigin::parse(origin)?;
         Ok(Self {
-            tls: Tls::of(&origin, ca)?,
+            dial: Dial::of(&origin, ca, proxies)?,
             origin,
             authorization: None,
             is_connect: false,
@@ -147,8 +153,13 @@ impl RelayHttp {
     }
 
     /// A relay at an origin of its own URLs; the certificates in `ca` have a use only if they begin with `https`.
-    pub(crate) fn at_own_url(origin: &str, ca: Option<&Path>) -> Result<Self, OutboundError> {
-        Self::at(origin, ca.filter(|_| origin.starts_with("https:")))
+    pub(crate) fn at_own_url(
+        origin: &str,
+        ca: Option<&Path>,
+        proxies: &Proxies,
+    ) -> Result<Self, OutboundError> {
+        let ca = ca.filter(|_| origin.starts_with("https:"));
+        Self::at(origin, ca, proxies)
     }
 
     /// Adds the token of the file at `path`, if there is one.
@@ -181,9 +192,7 @@ impl RelayHttp {
             path,
             authorization: self.authorization.clone(),
         };
-        question
-            .ask_at(&self.origin.address, self.tls.as_ref(), wants_body)
-            .await
+        question.ask_over(&self.dial, wants_body).await
     }
 
     /// All tunnels that the caller may reach.

@@ -27,7 +27,7 @@ async fn relay(answers: &'static [(&str, &str)]) -> (RelayHttp, JoinHandle<Vec<S
     });
     let relay = RelayHttp {
         authorization: Some(HeaderValue::from_static("Bearer t")),
-        ..RelayHttp::at(&format!("http://{address}"), None).unwrap()
+        ..RelayHttp::at(&format!("http://{address}"), None, &Proxies::Never).unwrap()
     };
     (relay, serving)
 }
@@ -101,7 +101,12 @@ async fn the_best_url_of_the_host_that_was_asked_is_shown() {
         target_scheme: "http".to_owned(),
         url: None,
     };
-    let url = |relay: &str| RelayHttp::at(relay, None).unwrap().url_of(&told).unwrap();
+    let url = |relay: &str| {
+        RelayHttp::at(relay, None, &Proxies::Never)
+            .unwrap()
+            .url_of(&told)
+            .unwrap()
+    };
     assert_eq!(url("https://R.example"), "https://maya.r.example/mcp");
     assert_eq!(
         url("http://localhost:9080"),
@@ -112,7 +117,7 @@ async fn the_best_url_of_the_host_that_was_asked_is_shown() {
         assert_eq!(url(elsewhere), format!("{elsewhere}/w/maya/mcp"));
     }
     told.target_scheme = "tcp".to_owned();
-    let relay = RelayHttp::at("https://r.example", None).unwrap();
+    let relay = RelayHttp::at("https://r.example", None, &Proxies::Never).unwrap();
     assert_eq!(relay.url_of(&told), None);
 }
 
@@ -196,7 +201,7 @@ async fn a_port_that_is_not_the_relays_http_port_is_named() {
             let _ = stream.read(&mut [0; 1024]).await;
             let _ = stream.write_all(answer.as_bytes()).await;
         });
-        let relay = RelayHttp::at(&format!("http://{address}"), None).unwrap();
+        let relay = RelayHttp::at(&format!("http://{address}"), None, &Proxies::Never).unwrap();
         let problem = relay.look().await.unwrap_err();
         assert_eq!(problem.why, why, "{}", problem.text);
         assert!(

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use self::example::{Begun, Seen};
 use self::look::Sight;
 use crate::outbound::tunnels::RelayHttp;
+use tieline_agent::Proxies;
 use tieline_agent::config::{Config, TargetConfig};
 use tieline_agent::event::{AgentEvent, CallerToken};
 
@@ -31,6 +32,7 @@ pub(crate) fn announcing(
     let shared = Arc::new(Shared {
         targets: config.targets.clone(),
         ca: config.ca.clone(),
+        proxies: config.proxies.clone(),
         turns: Semaphore::new(LOOKS_MAX),
         hook: Box::new(hook),
         begun: Mutex::new(Begun::new(config)),
@@ -54,6 +56,7 @@ struct Shared {
     targets: Vec<TargetConfig>,
     /// File with certificates to trust, besides the system's.
     ca: Option<PathBuf>,
+    proxies: Proxies,
     turns: Semaphore,
     hook: Box<dyn Fn(&AgentEvent) + Send + Sync>,
     begun: Mutex<Begun>,
@@ -133,16 +136,42 @@ impl Shared {
             urls,
             is_older,
         } = example;
-        let token = asks_token(&tunnel, &urls, &self.targets[index], self.ca.as_deref()).await;
+        let published = &self.targets[index];
+        let outbound = (self.ca.as_deref(), &self.proxies);
+        let token = asks_token(&tunnel, &urls, published, outbound).await;
         let relay = by_path(&tunnel, &urls).map(|(origin, _)| origin);
+        let relay = relay.unwrap_or_default();
+        let url = urls.first().cloned().unwrap_or_default();
         let base = self.targets[index].target.base_path();
+        let mut init_flags = init_flags(token, base, is_older);
+        if token != CallerToken::Needed {
+            init_flags.insert_str(0, &self.ca_flag(&url));
+        }
         (self.hook)(&AgentEvent::Callers {
+            connect_flags: self.ca_flag(&relay) + &proxy_flag(&self.proxies),
             tunnel,
-            url: urls.first().cloned().unwrap_or_default(),
-            relay: relay.unwrap_or_default(),
+            url,
+            relay,
             token,
-            init_flags: init_flags(token, base, is_older),
+            init_flags,
         });
+    }
+
+    /// The flag by which a caller trusts the certificate at `url`, if this agent needs it too.
+    fn ca_flag(&self, url: &str) -> String {
+        match &self.ca {
+            Some(path) if url.starts_with("https:") => format!(" --ca {}", path.display()),
+            _ => String::new(),
+        }
+    }
+}
+
+/// The flag for the proxy of this agent, without its user name and password.
+fn proxy_flag(proxies: &Proxies) -> String {
+    match proxies {
+        Proxies::System => String::new(),
+        Proxies::Never => " --proxy none".to_owned(),
+        Proxies::Always(proxy) => format!(" --proxy {proxy}"),
     }
 }
 
@@ -177,7 +206,7 @@ async fn asks_token(
     tunnel: &str,
     urls: &[String],
     published: &TargetConfig,
-    ca: Option<&Path>,
+    (ca, proxies): (Option<&Path>, &Proxies),
 ) -> CallerToken {
     let Some((origin, base)) = by_path(tunnel, urls) else {
         return CallerToken::Unknown;
@@ -187,7 +216,7 @@ async fn asks_token(
         true => format!("/w/{mark}/"),
         false => format!("/w/{tunnel}/{mark}"),
     };
-    let Ok(relay) = RelayHttp::at_own_url(&origin, ca) else {
+    let Ok(relay) = RelayHttp::at_own_url(&origin, ca, proxies) else {
         return CallerToken::Unknown;
     };
     let Ok((head, body)) = relay.get(&path, true).await else {
@@ -273,16 +302,30 @@ mod tests {
                 format!("{origin}/w/maya{base}"),
             ];
             let ca = Some(Path::new("/unused/ca.pem"));
-            assert_eq!(asks_token("maya", &urls, &published, ca).await, token);
+            assert_eq!(
+                asks_token("maya", &urls, &published, (ca, &Proxies::Never)).await,
+                token
+            );
             let line = asked.await.unwrap();
             assert!(line.starts_with(path), "{line}");
         }
         let published = TargetConfig::new("http://127.0.0.1:1").unwrap();
         let urls = ["http://maya.r.example".to_owned()];
         assert_eq!(
-            asks_token("maya", &urls, &published, None).await,
+            asks_token("maya", &urls, &published, (None, &Proxies::Never)).await,
             CallerToken::Unknown
         );
+    }
+
+    #[test]
+    fn a_proxy_is_named_without_its_password() {
+        for (text, flag) in [
+            ("none", " --proxy none"),
+            ("http://ada:secret@proxy:3128", " --proxy http://proxy:3128"),
+        ] {
+            assert_eq!(proxy_flag(&Proxies::parse(text).unwrap()), flag);
+        }
+        assert_eq!(proxy_flag(&Proxies::System), "");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use self::table::Table;
-use tieline_agent::{ConfigError, LINKS_MAX, RelayUrl, TargetConfig};
+use tieline_agent::{ConfigError, LINKS_MAX, Proxies, RelayUrl, TargetConfig};
 
 use super::time::parse_time;
 
@@ -37,6 +37,7 @@ pub(crate) struct ConfigFile {
     pub(super) ca: Option<PathBuf>,
     pub(super) client_cert: Option<PathBuf>,
     pub(super) client_key: Option<PathBuf>,
+    pub(super) proxies: Option<Proxies>,
     pub(super) links: Option<u16>,
     pub(super) drain_timeout: Option<Duration>,
     pub(super) machine: Option<String>,
@@ -119,6 +120,11 @@ impl ConfigFile {
         let ca = keys.text("ca")?;
         let client_cert = keys.text("client_cert")?;
         let client_key = keys.text("client_key")?;
+        let proxies = keys.text("proxy")?.map(|written| {
+            let parsed = Proxies::parse(written.get_ref()).map_err(ConfigError::from);
+            source.checked(&written, parsed)
+        });
+        let proxies = proxies.transpose()?;
         let links = keys.number("links")?.map(|it| source.links(&it));
         let links = links.transpose()?;
         let drain_timeout = keys.text("drain_timeout")?.map(|written| {
@@ -140,6 +146,7 @@ impl ConfigFile {
             ca: ca.map(|path| folder.join(path.get_ref())),
             client_cert: client_cert.map(|path| folder.join(path.get_ref())),
             client_key: client_key.map(|path| folder.join(path.get_ref())),
+            proxies,
             links,
             drain_timeout,
             machine: machine.map(Spanned::into_inner),

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tieline_hop::{CallerSocket, Intake};
 
@@ -44,8 +45,9 @@ impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
         CallerIo::new(outlet, Rc::clone(state))
     }
 
-    /// The connection itself, once hyper has dropped its clone, and the answer bytes held back from the caller.
-    pub(crate) fn into_inner(caller: CallerIo<IO>) -> (IO, HeldAnswer) {
+    /// The connection itself, once hyper has dropped its clone; the answer bytes held back from the caller; and the
+    /// caller's bytes that hyper has not read.
+    pub(crate) fn into_inner(caller: CallerIo<IO>) -> (IO, HeldAnswer, Bytes) {
         let inner = caller.into_inner();
         let (outlet, intake) = inner.expect("hyper's half is dropped before");
         let held = HeldAnswer {
@@ -53,7 +55,7 @@ impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
             is_url_long: intake.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2,
             rule: intake.broken_rule(),
         };
-        (outlet.io, held)
+        (outlet.io, held, intake.into_ahead())
     }
 
     /// Resolves as soon as the first bytes tell whether the caller speaks HTTP/2.

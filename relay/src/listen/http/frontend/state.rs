@@ -85,6 +85,9 @@ pub(crate) struct FrontendState {
     driver: RefCell<Option<Waker>>,
     /// Rate-limit pass of the request being answered.
     pass: RefCell<RatePass>,
+    /// HTTP/1.1: the answer to the last request to upgrade leaves the connection HTTP, which the reader does not know
+    /// yet.
+    stays_http: Cell<bool>,
 }
 
 impl FrontendState {
@@ -167,6 +170,20 @@ impl FrontendState {
     /// Keeps the rate-limit pass of the request.
     pub(crate) fn enter(&self, pass: RatePass) {
         self.pass.replace(pass);
+    }
+
+    /// Takes the rate-limit pass of the request, for a connection that leaves HTTP.
+    pub(crate) fn take_pass(&self) -> RatePass {
+        self.pass.take()
+    }
+
+    /// Has the caller's bytes behind a request to upgrade read as requests.
+    pub(crate) fn stay_http(&self) {
+        self.stays_http.set(true);
+        // hyper does not read again by itself.
+        if let Some(driver) = &*self.driver.borrow() {
+            driver.wake_by_ref();
+        }
     }
 
     /// Lets `check` charge the request to its caller, now that the caller is known.
@@ -277,6 +294,14 @@ impl FrontendState {
 }
 
 impl tieline_hop::CallerState for FrontendState {
+    fn passes_upgrades(&self) -> bool {
+        true
+    }
+
+    fn stays_http(&self) -> bool {
+        self.stays_http.take()
+    }
+
     fn read_bytes_max(&self) -> usize {
         let held = self.held.get().filter(|_| !self.is_http2.get());
         held.map_or(usize::MAX, |held| held.read_bytes_max())

@@ -1,13 +1,14 @@
 //! What the HTTP front needs from its shard: sessions, routes, callers, tasks and time.
 //!
 //! The shard implements [`Gateway`] (`shard/gateway`), and the tests of the front a scripted one. The other files hold
-//! what crosses this border: `settings` and `listing` come in, `ended` goes out, and `marks` makes the marks by which
+//! what crosses this border: `settings` and `listing` come in, `ended` and `upgraded` go out, and `marks` makes the marks by which
 //! a request returns to its agent.
 
 pub(super) mod ended;
 pub(super) mod listing;
 pub(super) mod marks;
 pub(super) mod settings;
+pub(super) mod upgraded;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -41,7 +42,7 @@ pub(crate) trait Gateway: Clone + 'static {
     type Stream: Read + Write + Unpin + 'static;
 
     /// An admitted caller.
-    type Caller: 'static;
+    type Caller: Clone + 'static;
 
     /// The caller with `token`, or an anonymous caller where the relay takes no tokens.
     ///

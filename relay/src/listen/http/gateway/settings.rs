@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) public_url: Option<PublicUrl>,
     /// Authority of `public_url`, as a target may write it.
     pub(crate) public_authority: Option<Bytes>,
+    /// Whether agents must show certificates of their own in the handshake of TLS, which HTTP addresses do not ask for.
+    pub(crate) are_agents_certified: bool,
     /// Where requests in clear text are redirected to, if they are: the relay's own `https` URL.
     pub(crate) redirect: Option<PublicUrl>,
     /// Origins of web pages that may send requests.
@@ -44,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) trusted_proxies: Vec<IpNet>,
     /// Whether the relay consumes `Authorization`; otherwise the field goes to the target.
     pub(crate) takes_tokens: bool,
+    /// Whether agents of this machine need no token, and others are turned away.
+    pub(crate) trusts_this_machine: bool,
     /// Header field that carries the target's `Authorization` where the relay consumes that field.
     pub(crate) target_authorization: Option<HeaderName>,
     /// Silence after which an event stream gets a comment; zero turns comments off.
@@ -67,10 +71,12 @@ impl Default for Settings {
             domain: None,
             public_url: None,
             public_authority: None,
+            are_agents_certified: false,
             redirect: None,
             origins: Origins::default(),
             trusted_proxies: Vec::new(),
             takes_tokens: false,
+            trusts_this_machine: false,
             target_authorization: None,
             sse_keepalive: Duration::from_secs(15),
             head_timeout: Duration::from_secs(10),

@@ -7,3 +7,4 @@ pub(super) mod exposure;
 pub(super) mod forwarded;
 pub(super) mod proxy_fields;
 pub(super) mod url;
+pub(super) mod websocket;

@@ -128,6 +128,8 @@ pub(crate) enum UrlMeaning<'a> {
     Health,
     /// The relay's list of tunnels that the caller may reach, beginning after the name `after`.
     Tunnels { after: &'a str },
+    /// Links of agents over WebSocket.
+    Agent,
 }
 
 impl UrlMeaning<'_> {
@@ -135,7 +137,7 @@ impl UrlMeaning<'_> {
     pub(crate) fn is_well_known(&self) -> bool {
         match self {
             Self::Tunnel(url) | Self::Kind { any: url, .. } => !url.well_known.is_empty(),
-            Self::Health | Self::Tunnels { .. } => false,
+            Self::Health | Self::Tunnels { .. } | Self::Agent => false,
         }
     }
 }
@@ -156,6 +158,7 @@ pub(crate) fn split<'a>(host: HostMeaning<'a>, path: &'a str) -> Option<UrlMeani
     }
     match path.split_once('?').unwrap_or((path, "")) {
         ("/health", _) => return Some(UrlMeaning::Health),
+        ("/agent", _) => return Some(UrlMeaning::Agent),
         ("/tunnels", query) => {
             let mut fields = query.split('&');
             let after = fields.find_map(|field| field.strip_prefix("after="));
@@ -238,7 +241,10 @@ pub(crate) fn hint(head: &[u8], domain: Option<&str>) -> Option<TunnelId> {
         | UrlMeaning::Kind {
             tunnel: Some(url), ..
         } => url,
-        UrlMeaning::Kind { .. } | UrlMeaning::Health | UrlMeaning::Tunnels { .. } => return None,
+        UrlMeaning::Kind { .. }
+        | UrlMeaning::Health
+        | UrlMeaning::Tunnels { .. }
+        | UrlMeaning::Agent => return None,
     };
     if url.rest.is_empty() && target_bytes.is_none() {
         return None;

@@ -105,7 +105,9 @@ pub(crate) fn carried<'a>(path: &'a str, tunnel: &TunnelId, prefix: &str) -> Car
         Some(UrlMeaning::Kind { any, tunnel, .. }) => tunnel
             .filter(|url| is_this(url.tunnel))
             .or_else(|| Some(any).filter(|any| is_under(prefix, any.prefix))),
-        Some(UrlMeaning::Health | UrlMeaning::Tunnels { .. }) | None => return Carried::Nothing,
+        Some(UrlMeaning::Health | UrlMeaning::Tunnels { .. } | UrlMeaning::Agent) | None => {
+            return Carried::Nothing;
+        }
     };
     url.map_or(Carried::Another, |url| Carried::This {
         well_known: url.well_known,

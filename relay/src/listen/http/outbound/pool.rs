@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tieline_hop::{Delivery, Fault, Keeper, PooledConnection, Usable};
@@ -106,6 +107,13 @@ impl<G: Gateway> Connection<G> {
             (Fault::Closed, None) => Problem::target_closed(Delivery::Sent),
         };
         client.send(request, problem)
+    }
+
+    /// Takes the session over behind an answer that switches protocols, with the bytes that came behind the answer's
+    /// head.
+    pub(crate) async fn switched(self) -> Option<(G::Stream, Bytes)> {
+        let ahead = self.client.switched().await;
+        Some((self.line.take()?, ahead))
     }
 
     /// Why a request over a new session got no answer, if another agent may safely be asked: the agent is

@@ -38,15 +38,16 @@ impl<G: Gateway> Callers<G> {
     }
 
     /// The caller that sent these headers, and whether it is new to the connection: the task that polls
-    /// [`Callers::poll_revoked`] must be woken for a new caller.
+    /// [`Callers::poll_revoked`] must be woken for a new caller. `elsewhere` is a token that the request has in another
+    /// place than `Authorization`.
     pub(crate) fn admit(
         &self,
         gateway: &G,
-        headers: &HeaderMap,
+        (headers, elsewhere): (&HeaderMap, Option<&str>),
         takes_tokens: bool,
     ) -> Result<(Rc<AdmittedCaller<G>>, bool), Problem> {
         let token = if takes_tokens {
-            only_bearer(headers)?
+            only_bearer(headers)?.or(elsewhere)
         } else {
             None
         };

@@ -42,7 +42,7 @@ const LOOKS: u32 = 3;
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
 impl<G: Gateway> Front<G> {
-    /// Serves an HTTP/1.1 connection, one request at a time.
+    /// Serves an HTTP/1.1 connection, one request at a time, until it ends or leaves HTTP.
     pub(super) async fn serve_http1<IO: Read + Write + Liveness + Unpin + 'static>(
         self: Rc<Self>,
         caller: &CallerIo<IO>,

@@ -110,7 +110,7 @@ impl<G: Gateway> Front<G> {
                     }),
                 }
             }
-            Some(UrlMeaning::Health | UrlMeaning::Tunnels { .. }) | None => {
+            Some(UrlMeaning::Health | UrlMeaning::Tunnels { .. } | UrlMeaning::Agent) | None => {
                 Err(Problem::not_found())
             }
         }

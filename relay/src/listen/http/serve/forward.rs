@@ -1,20 +1,24 @@
-//! One request: from the caller's head to the target's answer.
+//! One request: from the caller's head to the target's answer. Of a request for a WebSocket, everything up to the
+//! answer goes the same way.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::header::UPGRADE;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, Method, Request, Response, Uri, Version};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tieline_hop::{await_continue, close_after, escape_path, events, headers};
 
 use super::Front;
+use super::context::RequestContext;
 use super::destination::Destination;
 use super::metadata::is_document;
 use super::pass::AnswerBody;
+use super::upgrade::is_of_payload;
 use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::frontend::unread_body::UnreadBody;
 use crate::listen::http::gateway::Gateway;
@@ -40,6 +44,8 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (mut parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
+        // The scanner holds the bytes behind such a request back.
+        let is_held = !is_http2 && parts.headers.contains_key(UPGRADE) && body.is_end_stream();
         if is_http2 {
             // Over HTTP/1.1 the scanner has escaped the path.
             escape_path(&mut parts.uri);
@@ -61,29 +67,33 @@ impl<G: Gateway> Front<G> {
                 (own(problem.into_response(), &state), Some(word))
             }
         };
-        origin::add_cors(response.headers_mut(), page);
-        if self.gateway.is_draining() && !is_http2 {
+        let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if !is_switch {
+            origin::add_cors(response.headers_mut(), page);
+        }
+        if self.gateway.is_draining() && !is_http2 && !is_switch {
             close_after(response.headers_mut());
         }
         rest.settle(&mut response, &self.gateway, &state).await;
         self.gateway.answered(response.status(), word);
         audit_record.note(response.status(), word);
+        if is_held && !is_switch {
+            state.stay_http();
+        }
         response
     }
 
     /// Routes and forwards a request. `page` is set to the web page behind the request, for CORS.
     async fn serve(
         self: &Rc<Self>,
-        parts: Parts,
+        mut parts: Parts,
         body: RequestBody,
         state: &Rc<FrontendState>,
         page: &mut Page,
         audit_record: &mut AuditRecord<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
-        if !state.has_place(head_bytes(&parts)) {
-            return Err(Problem::overload());
-        }
-        headers::check_request(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+        let is_upgrade = check(&parts, &body, state)?;
+        let token = self.take_token(&mut parts, is_upgrade);
         let context = self.context(&parts)?;
         audit_record.comes_from(context.client.address);
         *page = self.page(&parts.headers, &context);
@@ -92,12 +102,12 @@ impl<G: Gateway> Front<G> {
         }
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let meaning = split(context.host_meaning, path);
-        let answer = for_any_caller(&parts, meaning.as_ref());
-        if let Some(answer) = answer.or_else(|| self.redirect(&parts, &context)) {
+        if let Some(answer) = self.for_any_caller(&parts, meaning.as_ref(), &context, is_upgrade)? {
             audit_record.forget();
             return Ok(own(answer, state));
         }
-        let admitted = self.admit(&parts.headers, context.client.address, state, audit_record)?;
+        let from = (&parts.headers, token.as_deref());
+        let admitted = self.admit(from, context.client.address, state, audit_record)?;
         let caller = &admitted.caller;
         if meaning.as_ref().is_some_and(UrlMeaning::is_well_known) {
             Problem::check_metadata(&parts.method)?;
@@ -118,11 +128,15 @@ impl<G: Gateway> Front<G> {
         destination.mapping.check_worker(&parts.headers)?;
         audit_record.leads_to(destination.mapping.target.tunnel.as_str());
         let client = context.client;
+        if is_upgrade && is_of_payload(&destination) {
+            let answer = self.payload(&parts.headers, &destination, &admitted, client, state)?;
+            return Ok(own(answer, state));
+        }
         let head = (&parts.method, &parts.headers);
         let body = self
             .body_for(&destination.mapping, head, body, state)
             .await?;
-        let request = self.prepare(parts, body, &mut destination, client)?;
+        let request = self.prepare(parts, body, &mut destination, client, is_upgrade)?;
         audit_record.searched();
         let (connection, answer) = self
             .ask(request, &mut destination, &admitted, state)
@@ -130,6 +144,10 @@ impl<G: Gateway> Front<G> {
         // The target may be another one now: the agent may have left during the exchange.
         audit_record.leads_to(destination.mapping.target.tunnel.as_str());
         state.is_answering.set(true);
+        if is_upgrade && answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let mapping = &destination.mapping;
+            return Box::pin(self.switch(answer, connection, mapping, &admitted, state)).await;
+        }
         if destination.is_metadata() && is_document(&answer) {
             let passing = self.pass_document(answer, connection, destination, admitted, state);
             return Box::pin(passing).await;
@@ -137,17 +155,43 @@ impl<G: Gateway> Front<G> {
         self.pass(answer, connection, destination, admitted, state)
     }
 
-    /// Admits the sender of a request from `address` within its limits, and names it in the audit record.
+    /// The answer that any caller gets: to a CORS preflight, a health check or an agent, that the relay stops, or a redirect.
+    fn for_any_caller(
+        &self,
+        parts: &Parts,
+        meaning: Option<&UrlMeaning<'_>>,
+        context: &RequestContext<'_>,
+        is_upgrade: bool,
+    ) -> Result<Option<Response<Bytes>>, Problem> {
+        if origin::is_preflight(&parts.method, &parts.headers) {
+            return Ok(Some(origin::preflight(&parts.headers)));
+        }
+        if is_upgrade && self.gateway.is_draining() {
+            return Err(Problem::draining());
+        }
+        match meaning {
+            Some(UrlMeaning::Health) => Ok(Some(problem::alive())),
+            Some(UrlMeaning::Agent) => self.link(parts, context, is_upgrade).map(Some),
+            // Clients of WebSocket follow no redirect.
+            _ if is_upgrade => Ok(None),
+            _ => Ok(self.redirect(parts, context)),
+        }
+    }
+
+    /// Admits the sender of a request from `address` within its limits, and names it in the audit record. `elsewhere` is
+    /// a token in another place than `Authorization`.
     fn admit(
         &self,
-        headers: &HeaderMap,
+        (headers, elsewhere): (&HeaderMap, Option<&str>),
         address: IpAddr,
         state: &FrontendState,
         audit_record: &mut AuditRecord<G>,
     ) -> Result<Rc<AdmittedCaller<G>>, Problem> {
         state.enter(self.gateway.arrive(address)?);
         let takes_tokens = self.settings.takes_tokens;
-        let (admitted, is_new) = self.callers.admit(&self.gateway, headers, takes_tokens)?;
+        let (admitted, is_new) =
+            self.callers
+                .admit(&self.gateway, (headers, elsewhere), takes_tokens)?;
         if is_new {
             state.wake_driver();
         }
@@ -163,6 +207,7 @@ impl<G: Gateway> Front<G> {
         body: RequestBody,
         destination: &mut Destination,
         client: Client,
+        is_upgrade: bool,
     ) -> Result<Request<RequestBody>, Problem> {
         // Before all other steps, because they copy values from these fields to other fields.
         let (path, name) = (
@@ -187,6 +232,9 @@ impl<G: Gateway> Front<G> {
         let (public, prefix) = (mapping.ours.public.clone(), mapping.prefix_of_one());
         client.add_to(&mut parts.headers, &self.peer_name, public, prefix);
         destination.restore_session(&mut parts.headers);
+        if is_upgrade {
+            headers::switch_to_websocket(&mut parts.headers);
+        }
         parts.version = Version::HTTP_11;
         parts.uri = Uri::from(path);
         parts.extensions = Extensions::new();
@@ -201,12 +249,21 @@ impl<G: Gateway> Front<G> {
     }
 }
 
-/// The answer to a CORS preflight or a health check, which any caller gets.
-fn for_any_caller(parts: &Parts, meaning: Option<&UrlMeaning<'_>>) -> Option<Response<Bytes>> {
-    if origin::is_preflight(&parts.method, &parts.headers) {
-        return Some(origin::preflight(&parts.headers));
+/// Refuses a request that cannot be passed on, or that there is no memory for; true if it asks for a WebSocket.
+fn check(parts: &Parts, body: &RequestBody, state: &FrontendState) -> Result<bool, Problem> {
+    if !state.has_place(head_bytes(parts)) {
+        return Err(Problem::overload());
     }
-    (meaning == Some(&UrlMeaning::Health)).then(problem::alive)
+    let Parts {
+        method,
+        uri,
+        version,
+        headers,
+        ..
+    } = parts;
+    let has_body = !body.is_end_stream();
+    let asks = headers::check_request_or_upgrade(method, uri, *version, headers, has_body)?;
+    Ok(asks)
 }
 
 /// Bytes of a request's head, plus 32 per field as in RFC 9113, section 6.5.2.

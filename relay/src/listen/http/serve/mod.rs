@@ -2,8 +2,9 @@
 //!
 //! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads the request into a
 //! `context`, finds the `destination`, adapts the request for it, sends it through `metadata` (`exchange`), and lets
-//! the answer `pass`. `redirect` answers requests in clear text. `metadata` repeats requests for OAuth metadata, and maps URLs in such answers and in forms. What
-//! the requests of a connection share is its [`Front`].
+//! the answer `pass`; `upgrade` answers requests for a WebSocket, and `redirect` those in clear text. `metadata` repeats
+//! requests for OAuth metadata, and maps URLs in such answers and in forms. What the requests of a connection share is
+//! its [`Front`].
 
 mod connection;
 mod context;
@@ -13,11 +14,14 @@ mod forward;
 mod metadata;
 mod pass;
 mod redirect;
+mod upgrade;
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use hyper::rt::{Read, Write};
 
 use super::frontend::caller::Outlet;
@@ -27,6 +31,7 @@ use super::frontend::state::FrontendState;
 use super::gateway::Gateway;
 use super::gateway::ended::Ended;
 use super::gateway::settings::{Peer, Settings};
+use super::gateway::upgraded::Upgraded;
 use super::inbound::forwarded::PeerName;
 use super::outbound::pool::Pool;
 use super::policy::callers::Callers;
@@ -40,9 +45,12 @@ struct Front<G: Gateway> {
     settings: Rc<Settings>,
     peer: Peer,
     peer_name: PeerName,
+    /// What the connection becomes once its last answer, a `101`, is written.
+    upgraded: RefCell<Option<Upgraded<G>>>,
 }
 
-/// Serves one frontend connection until it ends, and returns it to be closed or reset.
+/// Serves one frontend connection until it ends, and returns it to be closed or reset; or until it has left HTTP, with
+/// what it became and the caller's bytes that came behind the request.
 ///
 /// Dropping the future drops every session of the connection.
 pub(crate) async fn serve<IO, G>(
@@ -50,7 +58,7 @@ pub(crate) async fn serve<IO, G>(
     gateway: G,
     peer: Peer,
     settings: Rc<Settings>,
-) -> (IO, Ended)
+) -> (IO, Ended, Option<(Upgraded<G>, Bytes)>)
 where
     IO: Read + Write + Liveness + Unpin + 'static,
     G: Gateway,
@@ -65,7 +73,7 @@ where
         })
         .await
     };
-    let ended = match decided {
+    let (ended, upgraded) = match decided {
         Ok(is_http2) => {
             let front = Rc::new(Front {
                 pool: Rc::new(Pool::new(gateway.clone(), is_http2)),
@@ -74,15 +82,23 @@ where
                 settings,
                 peer_name: PeerName::of(peer.address),
                 peer,
+                upgraded: RefCell::default(),
             });
-            match is_http2 {
-                true => front.serve_http2(&caller, &state).await,
-                false => front.serve_http1(&caller, &state).await,
-            }
+            let serving = Rc::clone(&front);
+            let ended = match is_http2 {
+                true => serving.serve_http2(&caller, &state).await,
+                false => serving.serve_http1(&caller, &state).await,
+            };
+            // With any other end, the caller has not got the `101`.
+            let upgraded = front.upgraded.take();
+            (ended, upgraded.filter(|_| ended == Ended::Closed))
         }
-        Err(ended) => ended,
+        Err(ended) => (ended, None),
     };
-    let (mut io, held) = Outlet::into_inner(caller);
+    let (mut io, held, input) = Outlet::into_inner(caller);
+    if let Some(upgraded) = upgraded {
+        return (io, ended, Some((upgraded, input)));
+    }
     if !held.bytes.is_empty() {
         let ended = (ended, state.head_error.take());
         refused_head::write_answer(&mut io, &gateway, peer.address.ip(), held, ended).await;
@@ -92,5 +108,5 @@ where
     if has_unread_bytes {
         linger(&mut io, &gateway).await;
     }
-    (io, ended)
+    (io, ended, None)
 }

@@ -71,8 +71,20 @@ impl<G: Gateway> Front<G> {
         mapping: &Mapping,
         admitted: &AdmittedCaller<G>,
     ) -> Result<(), Problem> {
+        headers::check_answer(parts.status, &parts.headers).map_err(Problem::target_invalid)?;
+        self.adapt_fields(parts, length, mapping, admitted);
+        Ok(())
+    }
+
+    /// Adapts the fields of a target's answer, which were checked.
+    pub(super) fn adapt_fields(
+        &self,
+        parts: &mut Parts,
+        length: Option<u64>,
+        mapping: &Mapping,
+        admitted: &AdmittedCaller<G>,
+    ) {
         let headers = &mut parts.headers;
-        headers::check_answer(parts.status, headers).map_err(Problem::target_invalid)?;
         headers::for_caller(headers, length);
         proxy_fields::drop_from_answer(headers);
         cors::drop_permissions(headers);
@@ -83,6 +95,5 @@ impl<G: Gateway> Front<G> {
         }
         // Set for hyper's server, which chooses the version of the answer by the caller.
         parts.version = Version::HTTP_11;
-        Ok(())
     }
 }

@@ -3,10 +3,10 @@
 //! Nothing else is read of such a request: a token in it is neither checked nor passed on.
 
 use bytes::Bytes;
-use http::header::{LOCATION, UPGRADE};
+use http::header::LOCATION;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use tieline_wire::TunnelId;
 
 use super::Front;
@@ -29,9 +29,7 @@ impl<G: Gateway> Front<G> {
     ) -> Option<Response<Bytes>> {
         let base = self.settings.redirect.as_ref()?;
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let is_served = context.client.https
-            || path.starts_with(ACME_CHALLENGE)
-            || is_websocket(&parts.headers);
+        let is_served = context.client.https || path.starts_with(ACME_CHALLENGE);
         if is_served {
             return None;
         }
@@ -61,13 +59,6 @@ fn https_url(base: &PublicUrl, domain: Option<&str>, host: HostMeaning<'_>, path
         }
         None => format!("{base}{path}"),
     }
-}
-
-/// Whether the request opens a WebSocket, whose clients follow no redirect.
-fn is_websocket(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(UPGRADE).iter();
-    let mut names = values.flat_map(|it| it.as_bytes().split(|byte| *byte == b','));
-    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 #[cfg(test)]
@@ -115,21 +106,5 @@ mod tests {
         assert_eq!(other_port, "https://a.relay.example:8443/");
         let without = url("https://r.example", None, HostMeaning::Relay, "/x");
         assert_eq!(without, "https://r.example/x");
-    }
-
-    #[test]
-    fn a_websocket_is_told_from_other_upgrades() {
-        for (value, expected) in [
-            ("websocket", true),
-            ("WebSocket", true),
-            ("h2c, websocket", true),
-            ("h2c", false),
-            ("websockets", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(UPGRADE, HeaderValue::from_static(value));
-            assert_eq!(is_websocket(&headers), expected, "{value}");
-        }
-        assert!(!is_websocket(&HeaderMap::new()));
     }
 }

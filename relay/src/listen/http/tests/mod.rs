@@ -19,6 +19,7 @@ mod rest;
 mod site;
 mod streams;
 mod url_forms;
+mod websocket;
 mod withheld;
 
 use std::cell::{Cell, RefCell};
@@ -104,6 +105,7 @@ pub(super) fn target_at(authority: &str, base_path: &str, generation: Generation
 }
 
 /// A caller, identified by its token.
+#[derive(Clone)]
 struct TestCaller(Option<String>);
 
 struct Shared {
@@ -124,6 +126,8 @@ struct Shared {
     moves_to: Cell<Option<&'static str>>,
     /// Base path of the targets.
     base_path: RefCell<String>,
+    /// Whether the targets take bytes, and are no HTTP servers.
+    is_tcp: Cell<bool>,
     tunnels: RefCell<HashMap<String, Opens>>,
     opened: mpsc::Sender<Peer>,
     answered: RefCell<Vec<(u16, Option<&'static str>)>>,
@@ -219,6 +223,7 @@ impl Gateway for Shard {
             is_shared: self.0.is_shared.get(),
             tunnel,
             agent: self.0.agent.get(),
+            is_tcp: self.0.is_tcp.get(),
             ..target_at(
                 &self.0.authority.borrow(),
                 &self.0.base_path.borrow(),
@@ -364,6 +369,7 @@ impl Relay {
                 authority: RefCell::new(AUTHORITY.to_owned()),
                 moves_to: Cell::default(),
                 base_path: RefCell::default(),
+                is_tcp: Cell::default(),
                 tunnels,
                 opened,
                 answered,

@@ -53,6 +53,8 @@ fn a_path_splits_at_its_tunnel() {
     assert_eq!(split("/health"), Some(UrlMeaning::Health));
     assert_eq!(split("/health?x"), Some(UrlMeaning::Health));
     assert_eq!(split("/health/x"), None);
+    assert_eq!(split("/agent?x"), Some(UrlMeaning::Agent));
+    assert_eq!(split("/agent/x"), None);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Tests of dialling and of streams over TLS; the server's side is rustls's own.
 
+mod detours;
+mod websockets;
+
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +16,9 @@ use socket2::SockRef;
 use tempfile::TempDir;
 use tieline_transport::Tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
-use super::stream::TlsSocket;
+use super::wire::{TcpSocket, Wire};
 use super::*;
 use crate::error::Error;
 
@@ -60,10 +63,18 @@ impl Server {
 
     async fn accept(&self) -> io::Result<Stream> {
         let (socket, _) = self.listener.accept().await?;
-        let socket = TlsSocket::new(socket);
+        Ok(Stream::over(self.shake(socket).await?))
+    }
+
+    /// Makes the server's end of the handshake over `socket`.
+    async fn shake(&self, socket: TcpStream) -> io::Result<Wire> {
+        let socket = TcpSocket::new(socket);
         let tls = Tls::accept(&socket, async |_| (Arc::clone(&self.config), ())).await?;
-        assert_eq!(tls.agreed().application.as_deref(), Some(AGENTS));
-        Ok(Stream::over_tls(socket, tls))
+        assert_eq!(
+            tls.agreed().application,
+            self.config.alpn_protocols.first().cloned()
+        );
+        Ok(Wire::secured(socket, tls))
     }
 
     /// Both ends of a connection: the agent's, and the server's.
@@ -86,10 +97,10 @@ impl Server {
 fn dialler(listener: &TcpListener, ca: Option<&Path>) -> Dialler {
     let port = listener.local_addr().unwrap().port();
     let relay = RelayUrl::parse(&format!("tls://localhost:{port}")).unwrap();
-    Dialler::new(relay, ca).unwrap()
+    Dialler::new(relay, ca, &Proxies::Never).unwrap()
 }
 
-fn tls_problem(dialled: Result<Stream, Error>) -> String {
+fn tls_problem<T>(dialled: Result<T, Error>) -> String {
     let error = dialled.err().unwrap();
     assert!(matches!(error, Error::Tls { .. }), "{error}");
     assert!(!error.is_final());
@@ -108,7 +119,10 @@ async fn a_relay_that_is_not_there_is_named() {
         server.local_addr().unwrap().port()
     };
     let relay = RelayUrl::parse(&format!("tcp://127.0.0.1:{port}")).unwrap();
-    let error = Dialler::new(relay, None).unwrap().dial().await;
+    let error = Dialler::new(relay, None, &Proxies::Never)
+        .unwrap()
+        .dial()
+        .await;
     let error = error.err().unwrap();
     assert!(
         error
@@ -130,7 +144,11 @@ async fn a_dial_over_tls_agrees_on_the_protocol_of_agents_and_offers_no_lanes() 
     drop(far);
     let port = server.listener.local_addr().unwrap();
     let relay = RelayUrl::parse(&format!("tcp://{port}")).unwrap();
-    let plain = Dialler::new(relay, None).unwrap().dial().await.unwrap();
+    let plain = Dialler::new(relay, None, &Proxies::Never)
+        .unwrap()
+        .dial()
+        .await
+        .unwrap();
     assert_eq!(plain.lane_address().unwrap(), Some(port));
     assert_eq!(plain.tls_details(), None);
 }
@@ -171,14 +189,20 @@ async fn a_server_without_tls_is_told_with_what_to_dial() {
         ),
         (b"", "closed the connection"),
     ] {
+        // A handshake that is cut is tried a second time.
         let answering = async {
-            let (mut socket, _) = server.listener.accept().await.unwrap();
-            // Otherwise the close is a reset.
-            let mut hello = [0; 4096];
-            assert_ne!(socket.read(&mut hello).await.unwrap(), 0);
-            socket.write_all(answer).await.unwrap();
+            loop {
+                let (mut socket, _) = server.listener.accept().await.unwrap();
+                // Otherwise the close is a reset.
+                let mut hello = [0; 4096];
+                assert_ne!(socket.read(&mut hello).await.unwrap(), 0);
+                socket.write_all(answer).await.unwrap();
+            }
         };
-        let (dialled, ()) = tokio::join!(dialler.dial(), answering);
+        let dialled = tokio::select! {
+            dialled = dialler.dial() => dialled,
+            () = answering => unreachable!("the server answers for ever"),
+        };
         let message = tls_problem(dialled);
         assert!(message.contains(words), "{message}");
         let hint = format!("dial tcp://localhost:{port} if");

@@ -1,4 +1,5 @@
-//! A connected byte stream of a shard, over a plain socket or over TLS, with the bytes that were read ahead of its reader.
+//! A connected byte stream of a shard, over a plain socket, TLS, WebSocket, or WebSocket over TLS, with the bytes that were
+//! read ahead of its reader.
 //!
 //! The shard that accepts a connection reads ahead to find out where the connection belongs, and may then move it; the
 //! reader of the connection gets those bytes first. Everything above `io` moves bytes through this type.
@@ -16,7 +17,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustls::server::{ClientHello, ServerConfig};
 use tieline_transport::{Agreed, Received, Tls};
 
+use self::websocket::OverWebSocket;
 use super::socket::{Socket, Unfinished};
+
+mod websocket;
 
 /// A connected stream of this shard. Owns no buffer but the bytes that were read ahead.
 pub(crate) struct Stream {
@@ -30,6 +34,7 @@ pub(crate) struct Stream {
 enum Layer {
     Plain,
     Tls(Box<RefCell<Tls>>),
+    WebSocket(Box<OverWebSocket>),
 }
 
 /// A stream on its way to another shard: it belongs to no runtime.
@@ -69,25 +74,62 @@ impl Stream {
         })
     }
 
-    /// What was agreed on in the handshake of TLS; `None` on a plain stream.
-    pub(crate) fn agreed(&self) -> Option<Agreed> {
-        match &self.layer {
+    /// Speaks WebSocket, as its server, on a stream whose handshake is over; `input` came behind the handshake's head.
+    pub(crate) fn over_websocket(self, input: Bytes) -> Self {
+        let tls = match self.layer {
             Layer::Plain => None,
-            Layer::Tls(tls) => Some(tls.borrow().agreed()),
+            Layer::Tls(tls) => Some(tls),
+            // There is no WebSocket within a WebSocket.
+            Layer::WebSocket(_) => return self,
+        };
+        let behind = self.ahead.into_inner().map(|behind| *behind);
+        let input = joined(input, behind.unwrap_or_default());
+        Self {
+            socket: self.socket,
+            layer: Layer::WebSocket(Box::new(OverWebSocket::new(tls, input))),
+            ahead: RefCell::default(),
         }
     }
 
-    /// Exporter of the TLS connection, for channel binding; `None` on a plain stream, and below TLS 1.3.
-    pub(crate) fn exporter(&self) -> Option<[u8; 32]> {
+    /// The WebSocket of the stream, if it is over one.
+    fn websocket(&self) -> Option<&OverWebSocket> {
+        match &self.layer {
+            Layer::Plain | Layer::Tls(_) => None,
+            Layer::WebSocket(websocket) => Some(websocket),
+        }
+    }
+
+    /// Whether the stream's bytes are those of WebSocket messages.
+    pub(crate) const fn is_websocket(&self) -> bool {
+        matches!(self.layer, Layer::WebSocket(_))
+    }
+
+    /// Whether one direction can end while the other goes on. Over WebSocket, an end is that of both.
+    pub(crate) const fn has_half_close(&self) -> bool {
+        !self.is_websocket()
+    }
+
+    fn tls(&self) -> Option<&RefCell<Tls>> {
         match &self.layer {
             Layer::Plain => None,
-            Layer::Tls(tls) => tls.borrow().exporter(),
+            Layer::Tls(tls) => Some(tls),
+            Layer::WebSocket(websocket) => websocket.tls(),
         }
+    }
+
+    /// What was agreed on in the handshake of TLS; `None` on a stream without it.
+    pub(crate) fn agreed(&self) -> Option<Agreed> {
+        self.tls().map(|tls| tls.borrow().agreed())
+    }
+
+    /// Exporter of the TLS connection, for channel binding; `None` on a stream without TLS, and below TLS 1.3.
+    pub(crate) fn exporter(&self) -> Option<[u8; 32]> {
+        self.tls()?.borrow().exporter()
     }
 
     /// Whether the bytes are encrypted on the network.
-    pub(crate) const fn is_tls(&self) -> bool {
-        matches!(self.layer, Layer::Tls(_))
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls().is_some()
     }
 
     /// Detaches the stream, for another shard.
@@ -104,11 +146,11 @@ impl Stream {
     pub(crate) const fn plain(&self) -> Option<&Socket> {
         match self.layer {
             Layer::Plain => Some(&self.socket),
-            Layer::Tls(_) => None,
+            Layer::Tls(_) | Layer::WebSocket(_) => None,
         }
     }
 
-    /// The socket itself, for a bulk lane; `None` over TLS, or if bytes were read ahead.
+    /// The socket itself, for a bulk lane; `None` over TLS or WebSocket, or if bytes were read ahead.
     pub(crate) fn into_plain(self) -> Option<Socket> {
         match (self.layer, self.ahead.into_inner()) {
             (Layer::Plain, None) => Some(self.socket),
@@ -124,6 +166,7 @@ impl Stream {
         match &self.layer {
             Layer::Plain => self.socket.poll_readable(cx),
             Layer::Tls(tls) => tls.borrow_mut().poll_readable(&self.socket, cx),
+            Layer::WebSocket(websocket) => websocket.poll_readable(&self.socket, cx),
         }
     }
 
@@ -183,10 +226,11 @@ impl Stream {
     fn receive(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
         match &self.layer {
             Layer::Plain => self.socket.recv(buffer, max),
-            Layer::Tls(tls) => {
-                buffer.reserve(max);
-                let put = |piece: &[u8]| buffer.extend_from_slice(piece);
+            Layer::Tls(tls) => append(buffer, max, |put| {
                 tls.borrow_mut().recv(&self.socket, max, put)
+            }),
+            Layer::WebSocket(websocket) => {
+                append(buffer, max, |put| websocket.recv(&self.socket, max, put))
             }
         }
     }
@@ -200,15 +244,18 @@ impl Stream {
         }
         match &self.layer {
             Layer::Plain => self.socket.recv_uninit(buffer),
-            Layer::Tls(tls) => {
-                let (max, mut filled) = (buffer.len(), 0);
-                let put = |piece: &[u8]| {
-                    copy(piece, &mut buffer[filled..]);
-                    filled += piece.len();
-                };
+            Layer::Tls(tls) => fill(buffer, |max, put| {
                 tls.borrow_mut().recv(&self.socket, max, put)
+            }),
+            Layer::WebSocket(websocket) => {
+                fill(buffer, |max, put| websocket.recv(&self.socket, max, put))
             }
         }
+    }
+
+    /// Whether the last read ended a message, which only a WebSocket has. An empty message is a read of 0 bytes.
+    pub(crate) fn ended_message(&self) -> bool {
+        self.websocket().is_some_and(OverWebSocket::ended_message)
     }
 
     /// Removes up to `max` of the bytes that were read ahead.
@@ -222,11 +269,12 @@ impl Stream {
     }
 
     /// Writes what the kernel takes at once; 0 means: wait until the stream is writable. Bytes that were not taken are
-    /// offered again before others.
+    /// offered again before others. Over WebSocket, what is offered becomes one message.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.layer {
             Layer::Plain => self.socket.send(bytes),
             Layer::Tls(tls) => tls.borrow_mut().send(&self.socket, &[IoSlice::new(bytes)]),
+            Layer::WebSocket(websocket) => websocket.send(&self.socket, &[IoSlice::new(bytes)]),
         }
     }
 
@@ -235,18 +283,19 @@ impl Stream {
         match &self.layer {
             Layer::Plain => self.socket.send_vectored(slices),
             Layer::Tls(tls) => tls.borrow_mut().send(&self.socket, slices),
+            Layer::WebSocket(websocket) => websocket.send(&self.socket, slices),
         }
     }
 
-    /// Ends the sending direction in order, after all written bytes; ready once the kernel has the end.
+    /// Ends the sending direction in order, after all written bytes; ready once the kernel has the end. Over WebSocket, the
+    /// peer is asked to end its direction as well.
     pub(crate) fn poll_finish(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.layer {
-            Layer::Plain => self.socket.finish(),
-            Layer::Tls(tls) => {
-                ready!(tls.borrow_mut().poll_finish(&self.socket, cx));
-                self.socket.finish();
-            }
+            Layer::Plain => {}
+            Layer::Tls(tls) => ready!(tls.borrow_mut().poll_finish(&self.socket, cx)),
+            Layer::WebSocket(websocket) => ready!(websocket.poll_finish(&self.socket, cx)),
         }
+        self.socket.finish();
         Poll::Ready(())
     }
 
@@ -262,15 +311,54 @@ impl Stream {
 
     /// Ends both directions, in order as far as that needs no wait; wakes the tasks that wait on the stream.
     pub(crate) fn shutdown(&self) {
-        if let Layer::Tls(tls) = &self.layer {
-            tls.borrow_mut().try_finish(&self.socket);
+        match &self.layer {
+            Layer::Plain => {}
+            Layer::Tls(tls) => tls.borrow_mut().try_finish(&self.socket),
+            Layer::WebSocket(websocket) => websocket.shutdown(&self.socket),
         }
         self.socket.shutdown();
     }
 
-    /// Makes the coming close a reset (RST) instead of an end, and wakes tasks that wait to read.
+    /// Makes the coming close a reset (RST) instead of an end, and wakes tasks that wait to read. A WebSocket ends with a
+    /// Close frame that reports a failure instead, unless one was sent or a message is not sent whole.
     pub(crate) fn abort(&self) {
-        self.socket.abort();
+        if self.websocket().is_some_and(|it| it.fail(&self.socket)) {
+            self.socket.finish();
+            self.socket.shutdown();
+        } else {
+            self.socket.abort();
+        }
+    }
+
+    /// Sends a Close frame with `code` and `reason` over a WebSocket, unless one was sent, a message is not sent whole or
+    /// the kernel has no room for it now. Nothing on other streams.
+    pub(crate) fn close(&self, code: u16, reason: &str) {
+        if let Some(websocket) = self.websocket() {
+            websocket.try_close(&self.socket, code, reason);
+        }
+    }
+
+    /// Sends a ping over a WebSocket, unless one has no answer yet. Nothing on other streams.
+    pub(crate) fn ping(&self) {
+        if let Some(websocket) = self.websocket() {
+            websocket.ping(&self.socket);
+        }
+    }
+
+    /// Changes with each frame, and each piece of one, that came over a WebSocket; 0 on other streams.
+    pub(crate) fn frames_received(&self) -> u64 {
+        self.websocket().map_or(0, OverWebSocket::frames_received)
+    }
+
+    /// Whether a read would return something: the stream is not silent, but is not read at present.
+    pub(crate) fn is_unread(&self) -> bool {
+        let has_input = match &self.layer {
+            Layer::Plain => false,
+            Layer::Tls(tls) => tls.borrow().has_input(),
+            Layer::WebSocket(websocket) => websocket.has_input(),
+        };
+        let has_bytes = || !matches!(self.socket.peek(&mut [0]), Ok(Received::Nothing));
+        has_input || self.is_read_ahead() || has_bytes()
     }
 
     /// True once the peer has reset the connection, or the kernel has given it up.
@@ -283,6 +371,7 @@ impl Stream {
         let is_waiting = match &self.layer {
             Layer::Plain => false,
             Layer::Tls(tls) => tls.borrow().has_unsent(),
+            Layer::WebSocket(websocket) => websocket.has_unsent(),
         };
         is_waiting || self.socket.unsent() > 0
     }
@@ -310,6 +399,34 @@ impl Detached {
     }
 }
 
+/// Appends up to `max` bytes to `buffer`, in the pieces that `recv` puts.
+fn append(
+    buffer: &mut BytesMut,
+    max: usize,
+    recv: impl FnOnce(&mut dyn FnMut(&[u8])) -> io::Result<Received>,
+) -> io::Result<Received> {
+    buffer.reserve(max);
+    let before = buffer.len();
+    let received = recv(&mut |piece: &[u8]| buffer.extend_from_slice(piece));
+    if received.is_err() {
+        // The buffer may be shared: what came in front of a broken record must not reach the next reader.
+        buffer.truncate(before);
+    }
+    received
+}
+
+/// Copies to `buffer` what `recv` puts when it is given the buffer's length.
+fn fill(
+    buffer: &mut [MaybeUninit<u8>],
+    recv: impl FnOnce(usize, &mut dyn FnMut(&[u8])) -> io::Result<Received>,
+) -> io::Result<Received> {
+    let (max, mut filled) = (buffer.len(), 0);
+    recv(max, &mut |piece: &[u8]| {
+        copy(piece, &mut buffer[filled..]);
+        filled += piece.len();
+    })
+}
+
 /// Copies `bytes` to the beginning of `buffer`.
 fn copy(bytes: &[u8], buffer: &mut [MaybeUninit<u8>]) {
     for (place, byte) in buffer.iter_mut().zip(bytes) {
@@ -330,88 +447,4 @@ fn joined(first: Bytes, then: Bytes) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::{Chosen, choose, pair, run};
-
-    fn streams() -> (Stream, Stream) {
-        let (one, other) = pair().unwrap();
-        (Stream::new(one), Stream::new(other))
-    }
-
-    /// Reads `stream` to its end, at most `max` bytes at a time.
-    async fn read_all(stream: &Stream, max: usize) -> Vec<u8> {
-        let mut all = BytesMut::new();
-        loop {
-            stream.readable().await;
-            match stream.recv(&mut all, max).unwrap() {
-                Received::Bytes(count) => assert!((1..=max).contains(&count)),
-                Received::End => return all.to_vec(),
-                Received::Nothing => {}
-            }
-        }
-    }
-
-    #[test]
-    fn bytes_read_ahead_come_again_before_the_rest_also_on_another_runtime() {
-        let (best, _) = choose(None).unwrap();
-        for (driver, max) in [
-            (best, 64),
-            (best, 1),
-            (Chosen::Epoll, 64),
-            (Chosen::Epoll, 3),
-        ] {
-            let mut moving = None;
-            run(driver, async {
-                let (ours, theirs) = streams();
-                assert_eq!(theirs.send(b"head and body").unwrap(), 13);
-                theirs.finish().await;
-                ours.readable().await;
-                let (received, ahead) = ours.read_ahead(4).unwrap();
-                assert_eq!((received, &ahead[..]), (Received::Bytes(4), &b"head"[..]));
-                let (received, ahead) = ours.read_ahead(4).unwrap();
-                assert_eq!(
-                    (received, &ahead[..]),
-                    (Received::Bytes(4), &b"head and"[..])
-                );
-                moving = Some(ours.detach());
-            })
-            .unwrap();
-            run(driver, async {
-                let stream = moving.take().unwrap().attach();
-                assert!(stream.is_read_ahead());
-                assert_eq!(read_all(&stream, max).await, b"head and body");
-                assert!(!stream.is_read_ahead());
-            })
-            .unwrap();
-        }
-    }
-
-    #[test]
-    fn bytes_put_back_come_before_those_read_ahead() {
-        run(Chosen::Epoll, async {
-            let (ours, theirs) = streams();
-            assert_eq!(theirs.send(b" and body").unwrap(), 9);
-            theirs.finish().await;
-            ours.readable().await;
-            ours.read_ahead(4).unwrap();
-            ours.put_back(Bytes::from_static(b"head"));
-            let mut first = [MaybeUninit::uninit(); 6];
-            assert_eq!(ours.recv_uninit(&mut first).unwrap(), Received::Bytes(6));
-            assert_eq!(read_all(&ours, 64).await, b"nd body");
-        })
-        .unwrap();
-    }
-
-    #[test]
-    fn only_a_stream_without_bytes_read_ahead_becomes_a_lane() {
-        run(Chosen::Epoll, async {
-            let (ours, theirs) = streams();
-            ours.put_back(Bytes::new());
-            assert!(ours.into_plain().is_some());
-            theirs.put_back(Bytes::from_static(b"x"));
-            assert!(theirs.into_plain().is_none());
-        })
-        .unwrap();
-    }
-}
+mod tests;

@@ -10,6 +10,8 @@ use super::*;
 use crate::io::{Chosen, choose, pair, run, sleep, spawn, timeout};
 use crate::session::tests::rig::{Link, drop_while_it_waits};
 
+mod websocket;
+
 /// Timeout far above the duration of a splice; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,0 +1,123 @@
+//! The head of an HTTP answer to the agent's own requests: to a proxy, and for the WebSocket.
+
+/// Limit on the bytes of a head.
+pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Limit on the header fields of a head.
+const FIELDS_MAX: usize = 100;
+
+/// Longest text of a server that a message shows, in characters.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// Status and header fields of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) status: u16,
+    reason: String,
+    /// Names, and values without what is not UTF-8.
+    fields: Vec<(String, String)>,
+}
+
+/// Why bytes are not the head of an HTTP answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoHead {
+    /// The bytes are not HTTP/1.
+    NotHttp,
+    /// The head exceeds [`HEAD_BYTES_MAX`] or [`FIELDS_MAX`].
+    TooLong,
+}
+
+impl Head {
+    /// Parses the head at the start of `bytes`; returns it with its length, or `None` while it is not complete.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, NoHead> {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+        let mut answer = httparse::Response::new(&mut fields);
+        let len = match answer.parse(bytes) {
+            Ok(httparse::Status::Complete(len)) if len <= HEAD_BYTES_MAX => len,
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(NoHead::TooLong),
+            Err(_) => return Err(NoHead::NotHttp),
+        };
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let fields = answer.headers.iter();
+        let fields = fields.map(|field| (field.name.to_owned(), text(field.value)));
+        let head = Self {
+            status: answer.code.unwrap_or_default(),
+            reason: answer.reason.unwrap_or_default().to_owned(),
+            fields: fields.collect(),
+        };
+        Ok(Some((head, len)))
+    }
+
+    /// The values of the header field `name`, in order.
+    pub(super) fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        let is_it = move |(own, _): &&(String, String)| own.eq_ignore_ascii_case(name);
+        let found = self.fields.iter().filter(is_it);
+        found.map(|(_, value)| value.trim())
+    }
+
+    /// The value of the header field `name`; `None` if the field is missing or repeated.
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        let mut values = self.values(name);
+        let value = values.next();
+        value.filter(|_| values.next().is_none())
+    }
+
+    /// True if the list in the header field `name` has `word`, in upper or lower case.
+    pub(super) fn lists(&self, name: &str, word: &str) -> bool {
+        let mut words = self.values(name).flat_map(|value| value.split(','));
+        words.any(|it| it.trim().eq_ignore_ascii_case(word))
+    }
+
+    /// Status and reason, such as `404 Not Found`.
+    pub(super) fn status_line(&self) -> String {
+        format!("{} {}", self.status, shown(&self.reason))
+            .trim_end()
+            .to_owned()
+    }
+}
+
+/// A server's text, cut to a length for messages.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: NTLM\r\n\
+          proxy-authenticate: Basic realm=\"x\"\r\nConnection: keep-alive, Upgrade\r\n\r\nrest";
+
+    #[test]
+    fn a_head_is_read_whole_wherever_it_is_cut() {
+        let len = ANSWER.len() - 4;
+        for cut in 0..len {
+            assert_eq!(Head::parse(&ANSWER[..cut]), Ok(None), "{cut}");
+        }
+        for cut in len..=ANSWER.len() {
+            let (head, own) = Head::parse(&ANSWER[..cut]).unwrap().unwrap();
+            assert_eq!(own, len);
+            assert_eq!(head.status_line(), "407 Proxy Authentication Required");
+            let schemes: Vec<_> = head.values("proxy-authenticate").collect();
+            assert_eq!(schemes, ["NTLM", "Basic realm=\"x\""]);
+            assert_eq!(head.value("proxy-authenticate"), None);
+            assert!(head.lists("connection", "upgrade"));
+            assert!(!head.lists("connection", "close"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_or_a_long_one_is_refused() {
+        for text in ["SSH-2.0-OpenSSH\r\n", "\x15\x03\x03", "<html>"] {
+            assert_eq!(Head::parse(text.as_bytes()), Err(NoHead::NotHttp), "{text}");
+        }
+        let field = |count: usize| format!("HTTP/1.1 200 OK\r\n{}", "a: b\r\n".repeat(count));
+        assert_eq!(Head::parse(field(101).as_bytes()), Err(NoHead::TooLong));
+        let long = format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(HEAD_BYTES_MAX));
+        assert_eq!(Head::parse(long.as_bytes()), Err(NoHead::TooLong));
+        let ended = format!("{long}\r\n\r\n");
+        assert_eq!(Head::parse(ended.as_bytes()), Err(NoHead::TooLong));
+    }
+}

@@ -1,0 +1,446 @@
+//! Which proxy a connection goes through, and the ways through it: CONNECT (RFC 9110, section 9.3.6) and SOCKS5 (RFC 1928).
+
+use std::fmt;
+use std::io;
+
+use http::{HeaderValue, Uri};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_socks::tcp::Socks5Stream;
+
+use super::head::{Head, NoHead};
+use crate::address::HostPort;
+use crate::error::ProxyError;
+use crate::plain::address_without_user;
+
+/// Text of the setting for no proxy.
+const NONE: &str = "none";
+
+/// Port of an HTTP proxy whose URL names none.
+const HTTP_PORT: u16 = 80;
+
+/// Port of a SOCKS proxy whose URL names none (RFC 1928, section 3).
+const SOCKS_PORT: u16 = 1080;
+
+/// Bytes that one read of a proxy's answer takes.
+const READ_BYTES: usize = 4 * 1024;
+
+/// Which proxy connections go through; none of them leads to a loopback address.
+#[derive(Clone, Debug, Default)]
+pub enum Proxies {
+    /// The proxy that the environment names (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`), else the system's settings.
+    #[default]
+    System,
+    /// No proxy.
+    Never,
+    /// This proxy, whatever the environment says.
+    Always(Proxy),
+}
+
+impl Proxies {
+    /// Parses a setting: the URL of a proxy, or `none`.
+    ///
+    /// # Errors
+    /// [`ProxyError`] says what is wrong with the URL.
+    pub fn parse(text: &str) -> Result<Self, ProxyError> {
+        if text.eq_ignore_ascii_case(NONE) {
+            return Ok(Self::Never);
+        }
+        let matcher = Matcher::builder().all(text).build();
+        let found = matcher.intercept(&Uri::from_static("https://relay.invalid"));
+        let found = found.ok_or_else(|| ProxyError::Url {
+            text: address_without_user(text),
+        })?;
+        Proxy::of(&found).map(Self::Always)
+    }
+
+    /// The way to `to`.
+    ///
+    /// # Errors
+    /// [`ProxyError`] if the environment or the system names a proxy of a kind that is not supported.
+    pub fn way(&self, to: &HostPort) -> Result<Way, ProxyError> {
+        let proxy = match self {
+            _ if to.is_loopback() => None,
+            Self::System => named_by(&Matcher::from_system(), to)?,
+            Self::Never => None,
+            Self::Always(proxy) => Some(proxy.clone()),
+        };
+        Ok(Way {
+            to: to.clone(),
+            proxy,
+        })
+    }
+}
+
+/// The proxy that `matcher` names for `to`. Links of all transports go through a tunnel of the proxy, so the proxy is that
+/// for `https`.
+fn named_by(matcher: &Matcher, to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
+    let Ok(uri) = Uri::try_from(format!("https://{to}")) else {
+        return Ok(None);
+    };
+    let found = matcher.intercept(&uri);
+    found.map(|found| Proxy::of(&found)).transpose()
+}
+
+/// How a proxy is asked for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Http,
+    /// The names of servers are looked up here.
+    Socks5,
+    /// The proxy looks up the names of servers.
+    Socks5h,
+}
+
+/// A proxy, with the user name and password for it.
+#[derive(Clone)]
+pub struct Proxy {
+    kind: Kind,
+    address: HostPort,
+    /// Value of `Proxy-Authorization` for an HTTP proxy.
+    basic: Option<HeaderValue>,
+    /// User name and password for a SOCKS proxy.
+    user: Option<(String, String)>,
+}
+
+impl Proxy {
+    fn of(found: &Intercept) -> Result<Self, ProxyError> {
+        let uri = found.uri();
+        let (kind, port) = match uri.scheme_str().unwrap_or("http") {
+            "http" => (Kind::Http, HTTP_PORT),
+            "socks5" => (Kind::Socks5, SOCKS_PORT),
+            "socks5h" => (Kind::Socks5h, SOCKS_PORT),
+            other => {
+                return Err(ProxyError::Kind {
+                    scheme: other.to_owned(),
+                });
+            }
+        };
+        let authority = uri.authority().map_or("", |it| it.as_str());
+        let address = HostPort::parse(authority, Some(port)).map_err(|_| ProxyError::Url {
+            text: authority.to_owned(),
+        })?;
+        let user = found.raw_auth();
+        Ok(Self {
+            kind,
+            address,
+            basic: found.basic_auth().cloned(),
+            user: user.map(|(user, password)| (user.to_owned(), password.to_owned())),
+        })
+    }
+
+    /// Host and port of the proxy.
+    #[must_use]
+    pub const fn address(&self) -> &HostPort {
+        &self.address
+    }
+
+    /// Asks the proxy at the other end of `socket` for a connection to `to`.
+    async fn open(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), String> {
+        match self.kind {
+            Kind::Http => self.connect(socket, to).await,
+            Kind::Socks5 | Kind::Socks5h => self.socks(socket, to).await,
+        }
+    }
+
+    async fn connect(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), String> {
+        let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
+        if let Some(value) = &self.basic {
+            request.extend_from_slice(b"Proxy-Authorization: ");
+            request.extend_from_slice(value.as_bytes());
+            request.extend_from_slice(b"\r\n");
+        }
+        request.extend_from_slice(b"\r\n");
+        let written = socket.write_all(&request).await;
+        written.map_err(|error| error.to_string())?;
+        let head = read_head(socket).await?;
+        match head.status {
+            200..=299 => Ok(()),
+            _ => Err(refusal(&head, to, self.basic.is_some())),
+        }
+    }
+
+    async fn socks(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), String> {
+        let host = match self.kind {
+            Kind::Socks5 => {
+                let found = to.resolve().await;
+                let found = found.map_err(|error| format!("{}: {error}", to.host()))?;
+                let first = found.first();
+                first.map_or_else(|| to.host(), |address| address.ip().to_string())
+            }
+            Kind::Http | Kind::Socks5h => to.host(),
+        };
+        let target = (host.as_str(), to.port());
+        let opened = match &self.user {
+            Some((user, password)) => {
+                Socks5Stream::connect_with_password_and_socket(socket, target, user, password).await
+            }
+            None => Socks5Stream::connect_with_socket(socket, target).await,
+        };
+        let failed = |error: tokio_socks::Error| format!("it does not connect to {to}: {error}");
+        opened.map(drop).map_err(failed)
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.kind {
+            Kind::Http => "http",
+            Kind::Socks5 => "socks5",
+            Kind::Socks5h => "socks5h",
+        };
+        write!(f, "{scheme}://{}", self.address)
+    }
+}
+
+/// Without user name and password.
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proxy({self})")
+    }
+}
+
+/// The way to a server: straight, or through a proxy.
+#[derive(Clone, Debug)]
+pub struct Way {
+    to: HostPort,
+    proxy: Option<Proxy>,
+}
+
+impl Way {
+    /// The proxy on the way, if there is one.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
+    /// Connects to the server, before `deadline`.
+    ///
+    /// # Errors
+    /// The system's error; with a proxy also what the proxy says, in words that name it.
+    pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
+        let Some(proxy) = &self.proxy else {
+            return self.to.connect(deadline).await;
+        };
+        let named = |kind, problem: &dyn fmt::Display| {
+            io::Error::new(kind, format!("the proxy {proxy}: {problem}"))
+        };
+        let connected = proxy.address.connect(deadline).await;
+        let mut socket = connected.map_err(|error| named(error.kind(), &error))?;
+        match timeout_at(deadline, proxy.open(&mut socket, &self.to)).await {
+            Ok(Ok(())) => Ok(socket),
+            Ok(Err(problem)) => Err(named(io::ErrorKind::Other, &problem)),
+            Err(_) => Err(named(io::ErrorKind::TimedOut, &"no answer in time")),
+        }
+    }
+}
+
+/// Reads the head of the proxy's answer, and leaves what comes behind it in the socket: it is the server's.
+async fn read_head(socket: &mut TcpStream) -> Result<Head, String> {
+    let mut head = Vec::new();
+    let mut piece = vec![0; READ_BYTES];
+    loop {
+        let count = socket.peek(&mut piece).await;
+        let count = count.map_err(|error| error.to_string())?;
+        if count == 0 {
+            return Err("it closed the connection in place of an answer".to_owned());
+        }
+        let before = head.len();
+        head.extend_from_slice(&piece[..count]);
+        let parsed = Head::parse(&head);
+        let own = match &parsed {
+            Ok(Some((_, len))) => len - before,
+            Ok(None) | Err(_) => count,
+        };
+        let taken = socket.read_exact(&mut piece[..own]).await;
+        taken.map_err(|error| error.to_string())?;
+        match parsed {
+            Ok(Some((head, _))) => return Ok(head),
+            Ok(None) => {}
+            Err(NoHead::NotHttp) => {
+                return Err("it does not speak HTTP: is it a SOCKS proxy (socks5h://)?".to_owned());
+            }
+            Err(NoHead::TooLong) => return Err("the head of its answer is too long".to_owned()),
+        }
+    }
+}
+
+/// What a proxy's refusal to connect to `to` means; `has_user` is true if it was given a user name and password.
+fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
+    let status = head.status_line();
+    if head.status != 407 {
+        let port = match to.port() {
+            443 => "",
+            _ => ", and many proxies allow port 443 alone",
+        };
+        return match head.status {
+            502..=504 => format!("it cannot reach {to} ({status})"),
+            _ => format!(
+                "it does not connect to {to} ({status}): ask its operator to allow that{port}"
+            ),
+        };
+    }
+    let schemes = schemes(head);
+    if !schemes.iter().any(|it| it.eq_ignore_ascii_case("basic")) {
+        let kinds = match schemes.is_empty() {
+            true => "of a kind that it does not name".to_owned(),
+            false => format!("with {}", schemes.join(", ")),
+        };
+        return format!(
+            "it wants a login {kinds}, which tieline does not speak: run a helper proxy on this machine that does \
+             (cntlm, or px on Windows) and name it with --proxy, or ask its operator for an exception for {to}"
+        );
+    }
+    match has_user {
+        true => "it does not accept the user name and password in its URL".to_owned(),
+        false => "it wants a user name and password: write them into its URL, http://USER:PASSWORD@HOST:PORT (--proxy, \
+                  TIELINE_PROXY or HTTPS_PROXY)"
+            .to_owned(),
+    }
+}
+
+/// Authentication schemes that the proxy offers (RFC 9110, section 11.3), in order.
+fn schemes(head: &Head) -> Vec<String> {
+    let mut schemes: Vec<String> = Vec::new();
+    for piece in head
+        .values("proxy-authenticate")
+        .flat_map(|it| it.split(','))
+    {
+        let word = piece.split_whitespace().next().unwrap_or_default();
+        // The other pieces are parameters of a challenge.
+        let is_scheme =
+            !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if is_scheme && !schemes.iter().any(|it| it == word) {
+            schemes.push(word.to_owned());
+        }
+    }
+    schemes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(text: &str) -> HostPort {
+        HostPort::parse(text, None).unwrap()
+    }
+
+    #[test]
+    fn the_environment_names_the_proxy_and_the_exceptions() {
+        let matcher = Matcher::builder()
+            .https("http://ada:secret@proxy.studio:3128")
+            .no("internal.studio, 10.0.0.0/8")
+            .build();
+        for (host, proxy) in [
+            ("relay.example:9001", Some("http://proxy.studio:3128")),
+            ("internal.studio:443", None),
+            ("relay.internal.studio:443", None),
+            ("10.1.2.3:9001", None),
+            ("[2001:db8::1]:443", Some("http://proxy.studio:3128")),
+        ] {
+            let found = named_by(&matcher, &to(host)).unwrap();
+            let shown = found.as_ref().map(ToString::to_string);
+            assert_eq!(shown.as_deref(), proxy, "{host}");
+            assert!(!format!("{found:?}").contains("secret"));
+        }
+        let all = Matcher::builder().all("socks5h://proxy").build();
+        let found = named_by(&all, &to("relay:1")).unwrap().unwrap();
+        assert_eq!(found.to_string(), "socks5h://proxy:1080");
+    }
+
+    #[test]
+    fn a_setting_is_none_or_the_url_of_a_proxy() {
+        for (text, shown) in [
+            ("http://proxy:3128", Some("http://proxy:3128")),
+            ("proxy:3128", Some("http://proxy:3128")),
+            ("http://proxy", Some("http://proxy:80")),
+            ("socks5://[::1]:9050/", Some("socks5://[::1]:9050")),
+            ("socks5h://u:p@proxy", Some("socks5h://proxy:1080")),
+            ("None", None),
+        ] {
+            let way = Proxies::parse(text).unwrap().way(&to("relay:1")).unwrap();
+            let proxy = way.proxy().map(ToString::to_string);
+            assert_eq!(proxy.as_deref(), shown, "{text}");
+        }
+        for (text, words) in [
+            ("https://proxy:3128", "https://"),
+            ("socks4://proxy", "socks4://"),
+            ("ftp://ada:secret@proxy", "expected http://"),
+            ("", "expected http://"),
+            ("http://a b", "expected http://"),
+        ] {
+            let error = Proxies::parse(text).unwrap_err();
+            let message = format!("{error} {error:?}");
+            assert!(message.contains(words), "{text}: {message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_never_reached_through_a_proxy() {
+        let proxies = Proxies::parse("http://proxy:3128").unwrap();
+        for text in ["localhost:1", "127.0.0.1:1", "[::1]:1", "relay.localhost:1"] {
+            assert!(proxies.way(&to(text)).unwrap().proxy().is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_what_to_do() {
+        let head = |text: &str| {
+            let whole = format!("HTTP/1.1 {text}\r\n\r\n");
+            Head::parse(whole.as_bytes()).unwrap().unwrap().0
+        };
+        let login = |challenges: &str| head(&format!("407 Login\r\n{challenges}"));
+        for (head, port, has_user, words) in [
+            (
+                login("Proxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate"),
+                443,
+                false,
+                "with NTLM, Negotiate, which",
+            ),
+            (
+                login("Proxy-Authenticate: Negotiate abc=, NTLM"),
+                443,
+                true,
+                "with Negotiate, NTLM, which",
+            ),
+            (
+                login("Proxy-Authenticate: Digest realm=\"a, b\", nonce=\"c\""),
+                443,
+                false,
+                "with Digest, which",
+            ),
+            (login("Via: x"), 443, false, "does not name"),
+            (
+                login("Proxy-Authenticate: NTLM, basic realm=\"p\""),
+                443,
+                false,
+                "USER:PASSWORD@",
+            ),
+            (
+                login("Proxy-Authenticate: Basic realm=\"p\""),
+                443,
+                true,
+                "does not accept the user name",
+            ),
+            (
+                head("403 Forbidden"),
+                9001,
+                false,
+                "relay:9001 (403 Forbidden): ask its operator to allow that, and many",
+            ),
+            (head("403 Forbidden"), 443, false, "allow that"),
+            (
+                head("504 Gateway Timeout"),
+                443,
+                false,
+                "cannot reach relay:443 (504",
+            ),
+        ] {
+            let text = refusal(&head, &to(&format!("relay:{port}")), has_user);
+            assert!(text.contains(words), "{text}");
+        }
+    }
+}

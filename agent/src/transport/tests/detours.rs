@@ -1,0 +1,198 @@
+//! Dials through an HTTP proxy and a SOCKS5 proxy, which hold the other end of the connection themselves, and the second
+//! try of a handshake that was cut.
+
+use super::*;
+
+/// First bytes of the server behind a proxy, sent in one piece with the proxy's answer.
+const GREETING: &[u8] = b"TLINE";
+
+/// Dials `relay` through the proxy at `scheme` and the address of `listener`.
+fn through(listener: &TcpListener, scheme: &str, relay: &str) -> Dialler {
+    let proxy = format!("{scheme}{}", listener.local_addr().unwrap());
+    let relay = RelayUrl::parse(relay).unwrap();
+    Dialler::new(relay, None, &Proxies::parse(&proxy).unwrap()).unwrap()
+}
+
+/// Reads the head of a request to a proxy.
+async fn request(socket: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Dials `tcp://relay.test:9001` through an HTTP proxy that answers with `answer`; returns the proxy's request, and what
+/// became of the dial.
+async fn connected(user: &str, answer: &[u8]) -> (String, Result<Stream, Error>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialler = through(
+        &listener,
+        &format!("http://{user}"),
+        "tcp://relay.test:9001",
+    );
+    let proxy = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let asked = request(&mut socket).await;
+        socket.write_all(answer).await.unwrap();
+        asked
+    };
+    tokio::join!(proxy, dialler.dial())
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_for_the_relay_and_the_bytes_behind_its_answer_are_the_relays() {
+    let answer = [
+        &b"HTTP/1.1 200 Connection established\r\nVia: p\r\n\r\n"[..],
+        GREETING,
+    ]
+    .concat();
+    for (user, field) in [
+        ("", None),
+        (
+            "ada:pass%20word@",
+            Some("Proxy-Authorization: Basic YWRhOnBhc3Mgd29yZA==\r\n"),
+        ),
+    ] {
+        let (asked, dialled) = connected(user, &answer).await;
+        let start = "CONNECT relay.test:9001 HTTP/1.1\r\nHost: relay.test:9001\r\n";
+        assert!(asked.starts_with(start), "{asked}");
+        match field {
+            Some(field) => assert!(asked.contains(field), "{asked}"),
+            None => assert!(!asked.contains("Authorization"), "{asked}"),
+        }
+        let stream = dialled.unwrap();
+        // A lane would go past the proxy.
+        assert_eq!(stream.lane_address().unwrap(), None);
+        let (mut reads, _writes) = stream.split();
+        let mut heard = BytesMut::new();
+        while heard.len() < GREETING.len() {
+            assert_ne!(reads.read(&mut heard).await.unwrap(), 0);
+        }
+        assert_eq!(heard, GREETING);
+    }
+}
+
+#[tokio::test]
+async fn what_a_proxy_refuses_is_told_in_its_name() {
+    for (answer, words) in [
+        (
+            &b"HTTP/1.1 407 Login\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate\r\n\r\n"[..],
+            "wants a login with NTLM, Negotiate",
+        ),
+        (
+            b"HTTP/1.1 407 Login\r\nProxy-Authenticate: Basic realm=\"p\"\r\n\r\n",
+            "wants a user name and password",
+        ),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "ask its operator"),
+        (b"SSH-2.0-x\r\n", "does not speak HTTP"),
+        (b"", "closed the connection"),
+    ] {
+        let (_, dialled) = connected("", answer).await;
+        let error = dialled.err().unwrap();
+        assert!(matches!(error, Error::Dial { .. }) && !error.is_final());
+        let message = error.to_string();
+        assert!(message.contains(words), "{message}");
+        assert!(message.contains("the proxy http://127.0.0.1:"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn tls_goes_through_the_tunnel_of_a_proxy_to_the_relay() {
+    let server = Server::relay().await;
+    let proxy = Proxies::parse(&format!("http://{}", server.listener.local_addr().unwrap()));
+    // The certificate is for this name, which no name server is asked for.
+    let relay = RelayUrl::parse("tls://relay.test").unwrap();
+    let dialler = Dialler::new(relay, Some(&server.ca), &proxy.unwrap()).unwrap();
+    let answering = async {
+        let (mut socket, _) = server.listener.accept().await.unwrap();
+        let asked = request(&mut socket).await;
+        assert!(asked.starts_with("CONNECT relay.test:443 "), "{asked}");
+        socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await.unwrap();
+        server.shake(socket).await
+    };
+    let (dialled, _) = tokio::join!(dialler.dial(), answering);
+    // The handshake came so far that the certificate was seen.
+    let message = tls_problem(dialled);
+    assert!(message.contains("another name (localhost)"), "{message}");
+}
+
+#[tokio::test]
+async fn a_socks_proxy_looks_up_the_relays_name_and_is_given_the_password() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialler = through(&listener, "socks5h://ada:secret@", "tcp://relay.test:9001");
+    let proxy = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut methods = [0; 4];
+        socket.read_exact(&mut methods).await.unwrap();
+        assert_eq!(methods, [5, 2, 0, 2]);
+        socket.write_all(&[5, 2]).await.unwrap();
+        let mut login = [0; 12];
+        socket.read_exact(&mut login).await.unwrap();
+        assert_eq!(&login, b"\x01\x03ada\x06secret");
+        socket.write_all(&[1, 0]).await.unwrap();
+        let mut asked = [0; 17];
+        socket.read_exact(&mut asked).await.unwrap();
+        assert_eq!(&asked, b"\x05\x01\x00\x03\x0arelay.test\x23\x29");
+        let answer = [&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], GREETING].concat();
+        socket.write_all(&answer).await.unwrap();
+        socket
+    };
+    let (_socket, dialled) = tokio::join!(proxy, dialler.dial());
+    let (mut reads, _writes) = dialled.unwrap().split();
+    let mut heard = BytesMut::new();
+    while heard.len() < GREETING.len() {
+        assert_ne!(reads.read(&mut heard).await.unwrap(), 0);
+    }
+    assert_eq!(heard, GREETING);
+}
+
+#[tokio::test]
+async fn a_socks_proxy_that_refuses_is_told_in_its_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialler = through(&listener, "socks5h://", "tcp://relay.test:9001");
+    let proxy = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut methods = [0; 3];
+        socket.read_exact(&mut methods).await.unwrap();
+        socket.write_all(&[5, 0]).await.unwrap();
+        let mut asked = [0; 17];
+        socket.read_exact(&mut asked).await.unwrap();
+        socket
+            .write_all(&[5, 2, 0, 1, 0, 0, 0, 0, 0, 0])
+            .await
+            .unwrap();
+        socket
+    };
+    let (_socket, dialled) = tokio::join!(proxy, dialler.dial());
+    let message = dialled.err().unwrap().to_string();
+    assert!(
+        message.contains("the proxy socks5h://127.0.0.1:"),
+        "{message}"
+    );
+    assert!(message.contains("not allowed by ruleset"), "{message}");
+}
+
+/// A middlebox that drops long hellos: it cuts the first connection, and lets the second pass.
+#[tokio::test]
+async fn a_handshake_that_is_cut_is_tried_once_more_with_a_shorter_hello() {
+    let server = Server::relay().await;
+    let trust = Trust::read(Some(&server.ca)).unwrap();
+    if trust.short_client_config(AGENTS).unwrap().is_none() {
+        return; // This library for cryptography has no ML-KEM.
+    }
+    let dialler = dialler(&server.listener, Some(&server.ca));
+    let accepting = async {
+        let (mut first, _) = server.listener.accept().await.unwrap();
+        let mut hello = vec![0; 4096];
+        let long = first.read(&mut hello).await.unwrap();
+        drop(first);
+        let (second, _) = server.listener.accept().await.unwrap();
+        let short = second.peek(&mut hello).await.unwrap();
+        assert!(short < 1_000 && short < long, "{short} bytes after {long}");
+        server.shake(second).await.unwrap()
+    };
+    let (dialled, _wire) = tokio::join!(dialler.dial(), accepting);
+    let details = dialled.unwrap().tls_details().unwrap();
+    assert!(!details.group.unwrap().contains("MLKEM"));
+}
