@@ -23,6 +23,7 @@ mod pump;
 mod report;
 mod scenario;
 mod settings;
+mod socket;
 mod targets;
 
 use std::process::ExitCode;

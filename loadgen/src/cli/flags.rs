@@ -38,7 +38,8 @@ pub(crate) struct MethodFlags {
 #[derive(Args, Debug)]
 pub(crate) struct PathFlags {
     /// Paths to compare [default: direct, forwarder, relay if one is given or started, and relay-epoll
-    /// if this program starts the relay]; peers given by --peer are always added
+    /// if this program starts the relay; in the suite `tls`: direct, relay and most wrapped paths];
+    /// peers given by --peer are always added
     #[arg(long = "path", value_enum, value_delimiter = ',')]
     pub(crate) paths: Vec<PathFlag>,
     /// Use the target at this address instead of starting one (`tieline-loadgen target any`)
@@ -147,6 +148,26 @@ pub(crate) enum PathFlag {
     Relay,
     /// Relay and agent, with the relay on its epoll driver; `bench` only
     RelayEpoll,
+    /// Client to a target that speaks TLS; this path and those below: `bench` only
+    DirectTls,
+    /// Client to a target that speaks WebSocket
+    DirectWs,
+    /// Client to a target that speaks WebSocket over TLS
+    DirectWss,
+    /// Relay and agent, with TLS between client and relay
+    RelayTlsCaller,
+    /// Relay and agent, with TLS between relay and agent
+    RelayTlsLink,
+    /// Relay and agent, with TLS on both hops
+    RelayTls,
+    /// Relay and agent, with a WebSocket between client and relay
+    RelayWsCaller,
+    /// Relay and agent, with a WebSocket over TLS between client and relay
+    RelayWssCaller,
+    /// Relay and agent, with a WebSocket over TLS between relay and agent
+    RelayWssLink,
+    /// Relay and agent that pass a WebSocket on to a target that speaks WebSocket
+    RelayWsPassed,
 }
 
 /// Parses `1.5s`, `300ms` or a plain number of seconds.

@@ -149,7 +149,7 @@ pub(crate) struct BenchFlags {
     /// Scenario to run; may be repeated: CONNECTIONSxBYTES (closed loop), CONNECTIONSxBYTES@RATE (open loop),
     /// bulk-up-N, bulk-down-N, bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES,
     /// mixed-CONNECTIONSxBYTES@RATE; over HTTP: calls-CONNECTIONS, events-CONNECTIONS@RATE,
-    /// streams-N
+    /// streams-N; over TLS: handshakes-x25519-N, handshakes-x25519mlkem768-N, handshakes-resumed-N
     #[arg(long = "scenario", value_delimiter = ',')]
     pub(crate) scenarios: Vec<Scenario>,
     #[command(flatten)]
@@ -159,7 +159,8 @@ pub(crate) struct BenchFlags {
     #[command(flatten)]
     pub(crate) peers: PeerFlags,
     /// Start nginx, HAProxy, rathole and bore, those that exist in this folder, as additional paths;
-    /// for scenarios over HTTP, nginx as a reverse proxy in front of the bare forwarders
+    /// for scenarios over HTTP, nginx as a reverse proxy in front of the bare forwarders; for the suite `tls`,
+    /// nginx, HAProxy, rathole and wstunnel with wrapped hops, from this folder or from PATH
     #[arg(long, value_name = "DIR")]
     pub(crate) known_peers: Option<PathBuf>,
     #[command(flatten)]
@@ -197,6 +198,8 @@ pub(crate) enum Suite {
     Full,
     /// Calls, first events and open event streams over HTTP
     Http,
+    /// What TLS and WebSockets add on each hop, TLS handshakes, and memory of wrapped idle sessions
+    Tls,
 }
 
 #[derive(Args, Debug)]
@@ -208,11 +211,33 @@ pub(crate) struct TargetFlags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TargetKind {
     /// Serve every raw scenario: echo, or what the connection requests (sink, source or both)
-    Any(ListenFlags),
+    Any(AnyFlags),
     /// Echo only; enough for rtt, connect, idle and fanout
     Echo(ListenFlags),
     /// Answer HTTP calls with JSON and with event streams, as an MCP server does
     Http(ListenFlags),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AnyFlags {
+    #[command(flatten)]
+    pub(crate) listen: ListenFlags,
+    #[command(flatten)]
+    pub(crate) wrap: WrapFlags,
+}
+
+/// What wraps the connections of a target.
+#[derive(Args, Debug)]
+pub(crate) struct WrapFlags {
+    /// Accept TLS, with the certificate in this file (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// File with the private key (PEM) of --tls-cert
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Accept WebSockets, and only those of this program
+    #[arg(long)]
+    pub(crate) websocket: bool,
 }
 
 #[derive(Args, Debug)]

@@ -116,7 +116,7 @@ fn once(
         &binaries,
         &address.to_string(),
         (None, None),
-        directory.path(),
+        (directory.path(), None),
         interrupt,
     )?;
     let done = load

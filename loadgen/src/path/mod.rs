@@ -6,11 +6,15 @@ pub(crate) mod forwarder;
 pub(crate) mod peer;
 pub(crate) mod relay;
 pub(crate) mod set;
+mod wrapped;
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use serde::ser::{Serialize, Serializer};
+
+use crate::socket::Wrap;
+pub(crate) use wrapped::{Wrapped, Wrapping};
 
 /// Longest tunnel name that fits the preamble and a DNS label, in bytes.
 const TUNNEL_BYTES_MAX: usize = 63;
@@ -20,14 +24,20 @@ const TUNNEL_BYTES_MAX: usize = 63;
 pub(crate) enum PathKind {
     /// Client to target without a hop between.
     Direct,
+    /// Client to target without a hop between, in this wrapping.
+    DirectOver(Wrapping),
     /// Two bare forwarders in a row, on tokio.
     ForwarderTokio,
     /// Two bare forwarders in a row, on tokio-uring.
     ForwarderTokioUring,
     /// Another tunnel or proxy program. The name is leaked: a run has only a handful.
     Peer(&'static str),
+    /// A known peer whose hops are wrapped.
+    PeerOver(&'static str, Wrapped),
     /// Relay and agent with their default settings.
     Relay,
+    /// Relay and agent with their default settings, but wrapped hops.
+    RelayOver(Wrapped),
     /// Relay and agent, with the relay on `--driver epoll`.
     RelayEpoll,
 }
@@ -35,7 +45,7 @@ pub(crate) enum PathKind {
 impl PathKind {
     /// Whether this is our own relay, on any driver.
     pub(crate) fn is_relay(self) -> bool {
-        matches!(self, Self::Relay | Self::RelayEpoll)
+        matches!(self, Self::Relay | Self::RelayOver(_) | Self::RelayEpoll)
     }
 
     /// Whether this is one of the bare forwarders.
@@ -50,20 +60,57 @@ impl PathKind {
 
     /// Whether this is a peer, another program.
     pub(crate) fn is_peer(self) -> bool {
-        matches!(self, Self::Peer(_))
+        matches!(self, Self::Peer(_) | Self::PeerOver(..))
+    }
+
+    /// Whether there is no hop between client and target.
+    pub(crate) fn is_direct(self) -> bool {
+        matches!(self, Self::Direct | Self::DirectOver(_))
+    }
+
+    /// What wraps the hops; nothing on most paths.
+    pub(crate) fn wrapped(self) -> Wrapped {
+        match self {
+            Self::DirectOver(caller) => Wrapped {
+                caller,
+                link: Wrapping::Plain,
+            },
+            Self::PeerOver(_, wrapped) | Self::RelayOver(wrapped) => wrapped,
+            _ => Wrapped::PLAIN,
+        }
+    }
+
+    /// The path through the same programs without any wrapping.
+    pub(crate) fn plain(self) -> Self {
+        match self {
+            Self::DirectOver(_) => Self::Direct,
+            Self::PeerOver(name, _) => Self::Peer(name),
+            Self::RelayOver(_) => Self::Relay,
+            other => other,
+        }
     }
 }
 
 impl fmt::Display for PathKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+        let name: &str = match self {
+            Self::DirectOver(_) | Self::PeerOver(..) | Self::RelayOver(_) => {
+                let name = format!("{}{}", self.plain(), self.wrapped());
+                // Without a second hop, the caller's wrapping needs no name of its hop.
+                let name = name
+                    .strip_suffix("-caller")
+                    .filter(|_| self.is_direct())
+                    .unwrap_or(&name);
+                return f.pad(name);
+            }
             Self::Direct => "direct",
             Self::ForwarderTokio => "forwarder-tokio",
             Self::ForwarderTokioUring => "forwarder-tokio-uring",
             Self::Peer(name) => name,
             Self::Relay => "relay",
             Self::RelayEpoll => "relay-epoll",
-        })
+        };
+        f.pad(name)
     }
 }
 
@@ -93,11 +140,13 @@ pub(crate) struct Path {
     pub(crate) kind: PathKind,
     /// Address that the client connects to.
     pub(crate) address: SocketAddr,
+    /// What the client puts around its bytes.
+    pub(crate) wrap: Wrap,
     /// Bytes that the client sends before its first request and that get no answer. If there are several,
     /// one per tunnel, connection `id` uses number `id` modulo their count.
     pub(crate) preambles: Vec<Vec<u8>>,
-    /// URL paths of the target as seen by the client, for scenarios over HTTP. If there are several,
-    /// connection `id` uses number `id` modulo their count.
+    /// URL paths of the target as seen by the client, for scenarios over HTTP and for WebSockets. If there are
+    /// several, connection `id` uses number `id` modulo their count.
     pub(crate) pages: Vec<String>,
     /// Known processes that carry this path, for CPU time and memory.
     pub(crate) processes: Vec<(Role, u32)>,
@@ -140,6 +189,35 @@ pub(crate) fn tunnel_preamble(tunnel: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrapped_path_is_named_by_the_hops_that_are_wrapped() {
+        use Wrapping::{PassedWebSocket, Plain, Tls, WebSocket, WebSocketTls};
+        let over = |caller, link| Wrapped { caller, link };
+        for (kind, name) in [
+            (PathKind::DirectOver(Tls), "direct-tls"),
+            (PathKind::DirectOver(WebSocketTls), "direct-wss"),
+            (PathKind::RelayOver(over(Tls, Plain)), "relay-tls-caller"),
+            (PathKind::RelayOver(over(Plain, Tls)), "relay-tls-link"),
+            (PathKind::RelayOver(over(Tls, Tls)), "relay-tls"),
+            (
+                PathKind::RelayOver(over(WebSocket, Plain)),
+                "relay-ws-caller",
+            ),
+            (
+                PathKind::RelayOver(over(Plain, WebSocketTls)),
+                "relay-wss-link",
+            ),
+            (
+                PathKind::RelayOver(over(PassedWebSocket, Plain)),
+                "relay-ws-passed",
+            ),
+            (PathKind::PeerOver("haproxy", over(Tls, Tls)), "haproxy-tls"),
+        ] {
+            assert_eq!(kind.to_string(), name);
+            assert!(name.starts_with(&kind.plain().to_string()));
+        }
+    }
 
     #[test]
     fn a_preamble_is_length_and_name() {

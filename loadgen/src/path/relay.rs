@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use crate::instructions::counter::Counter;
 use crate::interrupt::Interrupt;
-use crate::path::PathKind;
+use crate::path::{PathKind, Wrapped, Wrapping};
 use crate::process::{Program, Running, listening_address};
+use crate::socket::Certificate;
 
 /// How long relay and agent may each take to start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -41,10 +42,10 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// Arguments of the agent with this number, which publishes `target` over the relay at `links`.
-    fn serve_arguments(&self, links: SocketAddr, target: &str, number: usize) -> Vec<String> {
-        let mut arguments = vec!["serve".to_owned(), "--relay".to_owned()];
-        arguments.push(format!("tcp://{links}"));
+    /// Arguments of the agent with this number, which publishes `target` over the relay at the URL `relay`.
+    fn serve_arguments(&self, relay: &[String], target: &str, number: usize) -> Vec<String> {
+        let mut arguments = vec!["serve".to_owned()];
+        arguments.extend_from_slice(relay);
         arguments.extend(["--to".to_owned(), target.to_owned(), "--json".to_owned()]);
         if self.tunnels > 1 {
             // All agents share one key, so the same target would give them the same tunnel name.
@@ -119,38 +120,39 @@ impl RelayFacts {
 
 impl RelayPair {
     /// Starts relay and agents and waits for the registrations. `target` is the value of the agents' `--to`.
+    ///
+    /// A path with TLS needs a certificate.
     pub(crate) fn start(
         path: PathKind,
         binaries: &Binaries,
         target: &str,
         cores: (Option<usize>, Option<usize>),
-        directory: &Path,
+        (directory, certificate): (&Path, Option<&Certificate>),
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
-        let (suffix, driver) = match path {
-            PathKind::RelayEpoll => ("-epoll", Some("--driver=epoll".to_owned())),
-            _ => ("", None),
+        let driver = (path == PathKind::RelayEpoll).then(|| "--driver=epoll".to_owned());
+        let name = path.to_string();
+        let suffix = name.strip_prefix("relay").unwrap_or_default();
+        let hops = Hops {
+            wrapped: path.wrapped(),
+            certificate,
         };
         let place = StartFiles {
             binaries,
             directory,
             environment: own_home(&directory.join(format!("agent{suffix}-home")))?,
         };
-        let mut arguments: Vec<String> = vec!["--json".to_owned()];
-        for listener in ["agent", "tcp", "http", "admin"] {
-            arguments.push(format!("--{listener}-listen"));
-            arguments.push("127.0.0.1:0".to_owned());
-        }
+        let mut arguments = hops.relay_arguments()?;
         let relay_arguments = || binaries.relay_arguments.iter().chain(&driver).cloned();
         arguments.extend(relay_arguments());
         let mut settings = vec![told(&binaries.relay, &[], &arguments)];
-        let name = format!("relay{suffix}");
-        let mut relay = place.start(name, &binaries.relay, &arguments, cores.0)?;
+        let mut relay = place.start(name.clone(), &binaries.relay, &arguments, cores.0)?;
         let [links, frontend, http, admin] = listeners(&mut relay, interrupt)?;
 
         let (mut agents, mut tunnels) = (Vec::new(), Vec::new());
         for number in 0..binaries.tunnels {
-            let arguments = binaries.serve_arguments(links, target, number);
+            let at = hops.relay_url(links, http)?;
+            let arguments = binaries.serve_arguments(&at, target, number);
             if number == 0 {
                 settings.push(told(&binaries.agent, &["serve"], &arguments));
             }
@@ -180,6 +182,57 @@ impl RelayPair {
                 health: health(admin),
             },
         })
+    }
+}
+
+/// What wraps the hops of a relay path.
+struct Hops<'a> {
+    wrapped: Wrapped,
+    certificate: Option<&'a Certificate>,
+}
+
+impl Hops<'_> {
+    fn certificate(&self) -> anyhow::Result<&Certificate> {
+        self.certificate.context("no certificate was made")
+    }
+
+    /// Arguments of the relay: its listeners, with TLS where callers or agents need it.
+    fn relay_arguments(&self) -> anyhow::Result<Vec<String>> {
+        let Wrapped { caller, link } = self.wrapped;
+        let listeners = [
+            ("agent", link == Wrapping::Tls),
+            ("tcp", caller == Wrapping::Tls),
+            ("http", [caller, link].contains(&Wrapping::WebSocketTls)),
+            ("admin", false),
+        ];
+        let mut arguments = vec!["--json".to_owned()];
+        for (listener, is_tls) in listeners {
+            let scheme = if is_tls { "tls://" } else { "" };
+            arguments.push(format!("--{listener}-listen"));
+            arguments.push(format!("{scheme}127.0.0.1:0"));
+        }
+        if self.wrapped.has_tls() {
+            let Certificate { cert, key, .. } = self.certificate()?;
+            arguments.push(format!("--tls-cert={}", cert.display()));
+            arguments.push(format!("--tls-key={}", key.display()));
+        }
+        Ok(arguments)
+    }
+
+    /// Arguments with which an agent dials the relay.
+    fn relay_url(&self, links: SocketAddr, http: SocketAddr) -> anyhow::Result<Vec<String>> {
+        let url = match self.wrapped.link {
+            Wrapping::Tls => format!("tls://{links}"),
+            Wrapping::WebSocket => format!("ws://{http}/agent"),
+            Wrapping::WebSocketTls => format!("wss://{http}/agent"),
+            Wrapping::Plain | Wrapping::PassedWebSocket => format!("tcp://{links}"),
+        };
+        let mut arguments = vec!["--relay".to_owned(), url];
+        if self.wrapped.link.is_tls() {
+            let cert = self.certificate()?.cert.display();
+            arguments.push(format!("--ca={cert}"));
+        }
+        Ok(arguments)
     }
 }
 

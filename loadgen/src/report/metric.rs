@@ -42,6 +42,10 @@ pub(crate) enum Metric {
     UpMibPerS,
     /// Bulk throughput from target to client.
     DownMibPerS,
+    /// TLS handshakes for each second of CPU time of their server: the near hop, or the target of a direct path.
+    HandshakesPerCpuS,
+    /// CPU time of the hop next to the client, per unit of work ([`cpu_unit`]).
+    NearCpu,
     /// CPU time of all hops together, per unit of work ([`cpu_unit`]).
     HopsCpu,
     /// Memory growth of the hop next to the client, per session.
@@ -75,6 +79,8 @@ impl Metric {
             Self::MibPerS => "MiB/s",
             Self::UpMibPerS => "up MiB/s",
             Self::DownMibPerS => "down MiB/s",
+            Self::HandshakesPerCpuS => "handshakes per CPU s",
+            Self::NearCpu => "near hop's CPU",
             Self::HopsCpu => "hops' CPU",
             Self::NearKib => "near hop KiB/session",
             Self::FarKib => "far hop KiB/session",
@@ -90,6 +96,7 @@ impl Metric {
             self,
             Self::AnswersPerS
                 | Self::ConnectionsPerS
+                | Self::HandshakesPerCpuS
                 | Self::MibPerS
                 | Self::UpMibPerS
                 | Self::DownMibPerS
@@ -101,10 +108,11 @@ impl Metric {
         match self {
             Self::AnswersPerS
             | Self::ConnectionsPerS
+            | Self::HandshakesPerCpuS
             | Self::MibPerS
             | Self::UpMibPerS
             | Self::DownMibPerS => 0,
-            Self::HopsCpu | Self::NearKib | Self::FarKib | Self::HopsKib => 2,
+            Self::NearCpu | Self::HopsCpu | Self::NearKib | Self::FarKib | Self::HopsKib => 2,
             _ => 1,
         }
     }
@@ -129,6 +137,9 @@ impl Metric {
             } => vec![Self::MibPerS, Self::UpMibPerS, Self::DownMibPerS],
             Scenario::Bulk { .. } => vec![Self::MibPerS],
             Scenario::Connect { .. } => vec![Self::ConnectionsPerS, Self::P50Us, Self::P99Us],
+            Scenario::Handshakes { .. } => {
+                vec![Self::HandshakesPerCpuS, Self::ConnectionsPerS, Self::P50Us]
+            }
             Scenario::Idle { .. } | Scenario::Streams { .. } => {
                 vec![Self::NearKib, Self::FarKib, Self::HopsKib]
             }
@@ -156,6 +167,7 @@ impl Metric {
             Scenario::FirstEvents { .. } => &[Self::P50Us, Self::P99Us, Self::HopsCpu],
             Scenario::Bulk { .. } => &[Self::MibPerS, Self::HopsCpu],
             Scenario::Connect { .. } => &[Self::ConnectionsPerS, Self::P99Us, Self::HopsCpu],
+            Scenario::Handshakes { .. } => &[Self::HandshakesPerCpuS, Self::ConnectionsPerS],
             Scenario::Idle { .. } | Scenario::Streams { .. } => {
                 &[Self::NearKib, Self::FarKib, Self::HopsKib]
             }
@@ -173,6 +185,7 @@ pub(crate) fn cpu_unit(scenario: Scenario) -> &'static str {
         Scenario::FirstEvents { .. } => "µs per call and its events",
         Scenario::Bulk { .. } => "s per GiB",
         Scenario::Connect { .. } => "µs per connection",
+        Scenario::Handshakes { .. } => "µs per handshake",
         Scenario::Idle { .. } | Scenario::Streams { .. } => "ms per second",
         Scenario::Mixed { .. } => "s per GiB of the bulk, the messages included",
     }
@@ -208,6 +221,11 @@ pub(super) fn values(
 ) -> BTreeMap<Metric, f64> {
     let mut values: BTreeMap<Metric, f64> = latencies(scenario, &measurement.tally).collect();
     values.extend(rates(scenario, measurement));
+    if let Scenario::Handshakes { .. } = scenario {
+        let server = cpu.get(&Role::NearHop).or_else(|| cpu.get(&Role::Target));
+        let server = server.filter(|server| **server > 0.0);
+        values.extend(server.map(|server| (Metric::HandshakesPerCpuS, 1e6 / server)));
+    }
     if measurement.hops_known {
         values.extend(of_hops(scenario, measurement, cpu));
     }
@@ -247,7 +265,7 @@ fn rates(scenario: Scenario, measurement: &Measurement) -> impl Iterator<Item = 
     let tally = &measurement.tally;
     let per_second = |count: u64| count as f64 / measurement.length.as_secs_f64();
     let counted = match scenario {
-        Scenario::Connect { .. } => Some(Metric::ConnectionsPerS),
+        Scenario::Connect { .. } | Scenario::Handshakes { .. } => Some(Metric::ConnectionsPerS),
         Scenario::RoundTrips { .. }
         | Scenario::Fanout { .. }
         | Scenario::Mixed { .. }
@@ -278,7 +296,9 @@ fn of_hops(
     let of_hops = cpu.iter().filter(|(role, _)| is_hop(**role));
     let now = &measurement.memory_kib;
     let both = memory(now, Role::NearHop) + memory(now, Role::FarHop);
+    let near = cpu.get(&Role::NearHop).copied().unwrap_or_default();
     let in_use = [
+        (Metric::NearCpu, near),
         (Metric::HopsCpu, of_hops.map(|(_, value)| value).sum()),
         (Metric::HopsRssMib, both / 1024.0),
     ];

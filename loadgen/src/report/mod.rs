@@ -9,6 +9,7 @@ pub(crate) mod page;
 mod plot;
 pub(crate) mod scaling;
 mod table;
+mod wrapped;
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::histogram::{Recorder, Window};
-use crate::path::{PathKind, Role};
+use crate::path::{PathKind, Role, Wrapped};
 use crate::scenario::{LeftOut, Measurement, Outcome, Scenario};
 
 pub(crate) use arithmetic::Spread;
@@ -132,23 +133,33 @@ impl ScenarioReport {
         let those = |wanted: fn(PathKind) -> bool| -> Vec<&PathReport> {
             bases.iter().filter(|base| wanted(base.path)).collect()
         };
-        let direct = those(|kind| kind == PathKind::Direct);
+        let directs = those(PathKind::is_direct);
         let forwarders = those(PathKind::is_forwarder);
         let peers = those(PathKind::is_peer);
         let relay = those(|kind| kind == PathKind::Relay);
         for path in &mut paths {
-            if path.path == PathKind::Direct {
+            if path.path.is_direct() {
                 continue;
             }
+            // A wrapped path is compared with what has the same wrapping.
+            let own = path.path.wrapped();
+            let caller = own.caller.of_direct();
+            let direct = directs.iter().copied();
+            let direct: Vec<&PathReport> = direct
+                .filter(|base| base.path.wrapped().caller == caller)
+                .collect();
             path.to_direct = compare(scenario, path, &direct);
             if let (true, [direct]) = (scenario.is_http(), &direct[..]) {
                 path.added = path.added_to(direct);
             }
-            if !path.path.is_forwarder() {
+            if !path.path.is_forwarder() && own == Wrapped::PLAIN {
                 path.to_forwarder = compare(scenario, path, &forwarders);
             }
             if path.path.is_relay() {
-                path.to_peer = compare(scenario, path, &peers);
+                let like = peers.iter().copied();
+                let like: Vec<&PathReport> =
+                    like.filter(|base| base.path.wrapped() == own).collect();
+                path.to_peer = compare(scenario, path, &like);
             }
             if path.path == PathKind::RelayEpoll {
                 path.to_relay = compare(scenario, path, &relay);

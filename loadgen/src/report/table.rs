@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::metric::{GIB, Metric};
-use super::{PathReport, Ratio, Ratios, Report, ScenarioReport};
+use super::{PathReport, Ratio, Ratios, Report, ScenarioReport, wrapped};
 use crate::path::{PathKind, Role};
 use crate::scenario::{LeftOut, Scenario};
 
@@ -74,6 +74,7 @@ pub(super) fn grids(report: &ScenarioReport) -> Vec<Grid> {
         against(report, "the best peer", |path| path.to_peer.as_ref()),
         against(report, "relay", |path| path.to_relay.as_ref()),
         cpu(report),
+        wrapped::grid(report),
     ];
     tables.into_iter().flatten().collect()
 }
@@ -109,7 +110,7 @@ fn values(report: &ScenarioReport) -> Grid {
 /// Table of each path's cost compared with direct TCP; `None` without a direct path.
 pub(super) fn overhead(report: &ScenarioReport) -> Option<Grid> {
     let mut of_paths = report.paths.iter();
-    let direct = of_paths.find(|path| path.path == PathKind::Direct)?;
+    let direct = of_paths.find(|path| path.path.is_direct())?;
     // The direct path has no hops, so CPU time and memory of hops cannot be compared with it.
     let metrics: Vec<Metric> = Metric::compared(report.scenario)
         .iter()
@@ -134,11 +135,16 @@ pub(super) fn overhead(report: &ScenarioReport) -> Option<Grid> {
             continue;
         };
         let mut row = vec![path.path.to_string()];
+        let own = path.path.wrapped().caller.of_direct();
+        let base = |base: &&PathReport| base.path.is_direct() && base.path.wrapped().caller == own;
+        let base = report.paths.iter().find(base);
         row.extend(added.iter().map(|metric| {
             if let Some(spread) = path.added.get(metric) {
                 return format!("{spread:.1}");
             }
-            let medians = path.median(*metric).zip(direct.median(*metric));
+            let medians = path
+                .median(*metric)
+                .zip(base.and_then(|base| base.median(*metric)));
             or_dash(medians.map(|(own, base)| format!("{:+.1}", own - base)))
         }));
         let ratio = |metric| {
@@ -222,7 +228,7 @@ pub(super) fn short_name(path: PathKind) -> String {
     match path {
         PathKind::ForwarderTokio => "tokio".to_owned(),
         PathKind::ForwarderTokioUring => "uring".to_owned(),
-        PathKind::Direct | PathKind::Relay => String::new(),
+        PathKind::Direct | PathKind::DirectOver(_) | PathKind::Relay => String::new(),
         _ => path.to_string(),
     }
 }
@@ -230,8 +236,20 @@ pub(super) fn short_name(path: PathKind) -> String {
 /// Remarks on one scenario, shown next to its tables.
 pub(super) fn remarks(report: &ScenarioReport) -> Vec<String> {
     let mut remarks: Vec<String> = noise(report).into_iter().collect();
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
     for LeftOut { path, reason } in &report.left_out {
-        remarks.push(format!("{path} left out: it {reason}."));
+        match reasons
+            .iter_mut()
+            .find(|(known, _)| *known == reason.as_str())
+        {
+            Some((_, paths)) => paths.push(path.to_string()),
+            None => reasons.push((reason.as_str(), vec![path.to_string()])),
+        }
+    }
+    for (reason, paths) in reasons {
+        let they = if paths.len() == 1 { "it" } else { "each" };
+        let paths = paths.join(", ");
+        remarks.push(format!("{paths} left out: {they} {reason}."));
     }
     if report.repeated > 0 {
         remarks.push(format!(

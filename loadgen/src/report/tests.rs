@@ -51,6 +51,27 @@ fn outcome() -> Outcome {
     }
 }
 
+/// Plain paths, and the same with TLS towards the client.
+pub(super) fn wrapped_outcome() -> Outcome {
+    use crate::path::Wrapping;
+    let caller = Wrapped::TLS_CALLER;
+    let round = || {
+        vec![
+            measurement(PathKind::Direct, 20, None),
+            measurement(PathKind::DirectOver(Wrapping::Tls), 25, None),
+            measurement(PathKind::PeerOver("haproxy", caller), 200, Some(36)),
+            measurement(PathKind::Relay, 90, Some(15)),
+            measurement(PathKind::RelayOver(caller), 100, Some(18)),
+        ]
+    };
+    Outcome {
+        scenario: "64x256".parse().unwrap(),
+        rounds: vec![round(), round()],
+        left_out: Vec::new(),
+        repeated: 0,
+    }
+}
+
 fn close(value: f64, wanted: f64) -> bool {
     (value / wanted - 1.0).abs() < 0.002
 }

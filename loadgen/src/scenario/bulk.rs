@@ -2,8 +2,7 @@
 //!
 //! The target checks the bytes sent up and reports its verdict at the end; the client checks those sent down.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use crate::path::Path;
 use crate::scenario::Direction;
 use crate::scenario::failure::{ConnectionError, WorkerError, failed};
 use crate::scenario::poller::{Poller, Ready};
+use crate::socket::Socket;
 use crate::targets::request::{ACCEPTED, Duty, encode};
 
 /// Timeout for connecting and for the target's acceptance of the request.
@@ -28,7 +28,7 @@ const TURNS_MAX: usize = 8;
 #[derive(Debug)]
 struct Transfer {
     id: u64,
-    socket: TcpStream,
+    socket: Socket,
     sends: bool,
     outgoing: Outgoing,
     incoming: Incoming,
@@ -57,19 +57,20 @@ impl<'a> BulkWorker<'a> {
     ) -> Result<Self, WorkerError> {
         let poller = Poller::new()?;
         let mut transfers = Vec::new();
+        let (table, mut buffer) = (Table::new(), vec![0; BLOCK_BYTES].into_boxed_slice());
         for id in ids {
             if stop.load(Ordering::Relaxed) {
                 return Err(WorkerError::Stopped);
             }
-            let transfer =
-                Transfer::open(path, direction, id).map_err(|error| failed(id, error))?;
+            let opened = Transfer::open(path, direction, id, (&table, &mut buffer[..]));
+            let transfer = opened.map_err(|error| failed(id, error))?;
             poller.add(&transfer.socket, transfers.len(), transfer.wants_write)?;
             transfers.push(transfer);
         }
         Ok(Self {
             transfers,
-            table: Table::new(),
-            buffer: vec![0; BLOCK_BYTES].into_boxed_slice(),
+            table,
+            buffer,
             poller,
             origin,
             stop,
@@ -128,7 +129,7 @@ impl<'a> BulkWorker<'a> {
                 break;
             }
             let before = transfer.outgoing.sent();
-            match (&transfer.socket).write_vectored(&transfer.outgoing.next(&self.table)) {
+            match transfer.socket.write(&transfer.outgoing.next(&self.table)) {
                 Ok(taken) => transfer.outgoing.advance(taken),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -138,7 +139,9 @@ impl<'a> BulkWorker<'a> {
             let now_ns = nanoseconds_since(self.origin);
             recorder.moved(usize::try_from(taken).unwrap_or(usize::MAX), 0, now_ns);
         }
-        let wants_write = transfer.sends && !transfer.outgoing.is_finished();
+        let flushed = transfer.socket.flush();
+        let is_flushed = flushed.map_err(|error| failed(transfer.id, transfer.broke(error)))?;
+        let wants_write = !is_flushed || transfer.sends && !transfer.outgoing.is_finished();
         if wants_write != transfer.wants_write {
             transfer.wants_write = wants_write;
             self.poller.modify(&transfer.socket, index, wants_write)?;
@@ -150,7 +153,7 @@ impl<'a> BulkWorker<'a> {
     fn read(&mut self, index: usize, recorder: &mut Recorder) -> Result<bool, WorkerError> {
         let transfer = &mut self.transfers[index];
         for _ in 0..TURNS_MAX {
-            let len = match (&transfer.socket).read(&mut self.buffer) {
+            let len = match transfer.socket.read(&mut self.buffer) {
                 Ok(0) => return Err(failed(transfer.id, transfer.closed())),
                 Ok(len) => len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -191,34 +194,41 @@ fn nanoseconds_since(origin: Instant) -> u64 {
 }
 
 impl Transfer {
-    fn open(path: &Path, direction: Direction, id: u64) -> Result<Self, ConnectionError> {
+    fn open(
+        path: &Path,
+        direction: Direction,
+        id: u64,
+        (table, buffer): (&Table, &mut [u8]),
+    ) -> Result<Self, ConnectionError> {
         let duty = match direction {
             Direction::Up => Duty::Sink,
             Direction::Down => Duty::Source,
             Direction::Both => Duty::Duplex,
         };
-        let connect = || {
-            let mut socket = TcpStream::connect_timeout(&path.address, ACCEPT_TIMEOUT)?;
-            socket.set_nodelay(true)?;
-            socket.set_write_timeout(Some(ACCEPT_TIMEOUT))?;
-            socket.set_read_timeout(Some(ACCEPT_TIMEOUT))?;
+        let mut connect = || {
+            let page = path.page(id);
+            let mut socket = Socket::open(path.address, &path.wrap, page, ACCEPT_TIMEOUT)?;
             socket.write_all(&[path.preamble(id), &encode(duty, id)].concat())?;
-            let mut accepted = [0];
-            socket.read_exact(&mut accepted)?;
+            let len = socket.read(buffer)?;
+            if len == 0 {
+                return Err(io::Error::from(ErrorKind::UnexpectedEof));
+            }
             socket.set_nonblocking(true)?;
-            Ok((socket, accepted))
+            Ok((socket, len))
         };
-        let (socket, accepted) = connect().map_err(ConnectionError::Connect)?;
-        if accepted != [ACCEPTED] {
+        let (socket, len) = connect().map_err(ConnectionError::Connect)?;
+        let [ACCEPTED, first @ ..] = &buffer[..len] else {
             return Err(ConnectionError::NoTarget);
-        }
+        };
+        let mut incoming = Incoming::new(id);
+        incoming.check(table, first);
         let sends = direction != Direction::Down;
         Ok(Self {
             id,
             socket,
             sends,
             outgoing: Outgoing::new(id),
-            incoming: Incoming::new(id),
+            incoming,
             wants_write: sends,
         })
     }

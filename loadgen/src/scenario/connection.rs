@@ -1,6 +1,6 @@
 //! A raw connection of the generator: sends the due messages and compares every answer byte.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice};
 
 use crate::path::Path;
 use crate::pattern::Pattern;
@@ -76,7 +76,8 @@ impl Dialogue for Connection {
     fn flush(&mut self, pattern: &Pattern) -> Result<bool, ConnectionError> {
         while self.sent < self.seat.due {
             let message = pattern.message(self.seat.id, self.sent);
-            match (&self.seat.stream).write(&message[self.sent_bytes..]) {
+            let rest = [IoSlice::new(&message[self.sent_bytes..])];
+            match self.seat.stream.write(&rest) {
                 Ok(taken) => self.sent_bytes += taken,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -87,11 +88,12 @@ impl Dialogue for Connection {
                 self.sent_bytes = 0;
             }
         }
-        Ok(true)
+        let flushed = self.seat.stream.flush();
+        flushed.map_err(|error| self.seat.broken(error))
     }
 
     fn receive(&mut self, pattern: &Pattern, buffer: &mut [u8]) -> Result<u64, ConnectionError> {
-        match (&self.seat.stream).read(buffer) {
+        match self.seat.stream.read(buffer) {
             Ok(0) => Err(ConnectionError::Closed {
                 answered: self.seat.answered,
                 missing: if self.seat.waiting() == 0 {
@@ -115,12 +117,15 @@ impl Dialogue for Connection {
 mod tests {
     use super::*;
     use crate::path::PathKind;
+    use crate::socket::Wrap;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     fn connection_to(listener: &TcpListener) -> Connection {
         let path = Path {
             kind: PathKind::Direct,
             address: listener.local_addr().unwrap(),
+            wrap: Wrap::default(),
             preambles: Vec::new(),
             pages: Vec::new(),
             processes: Vec::new(),

@@ -4,8 +4,8 @@ use anyhow::bail;
 use serde::Serialize;
 
 use crate::machine::raise_open_files_limit;
-use crate::path::{Path, PathKind};
-use crate::scenario::Scenario;
+use crate::path::{Path, PathKind, Wrapped};
+use crate::scenario::{Scenario, connect};
 
 /// Descriptors that a process needs in addition to its connections.
 pub(super) const SPARE: u64 = 64;
@@ -38,9 +38,9 @@ pub(super) fn check(scenarios: &[Scenario]) -> anyhow::Result<u64> {
 pub(super) fn left_out(scenario: Scenario, path: &Path, limit: u64) -> Option<LeftOut> {
     let connections = scenario.connections();
     let each = match path.kind {
-        PathKind::Direct => 1,
+        PathKind::Direct | PathKind::DirectOver(_) => 1,
         // A bulk session may get a second connection between relay and agent, the bulk lane.
-        PathKind::Relay | PathKind::RelayEpoll if !matches!(scenario, Scenario::Bulk { .. }) => 1,
+        kind if kind.is_relay() && !matches!(scenario, Scenario::Bulk { .. }) => 1,
         _ => 2,
     };
     let needed = each * connections as u64 + SPARE;
@@ -49,7 +49,7 @@ pub(super) fn left_out(scenario: Scenario, path: &Path, limit: u64) -> Option<Le
         _ if needed > limit => {
             format!("needs {needed} file descriptors per process, but the limit is {limit}")
         }
-        _ => return None,
+        _ => unsuited(scenario, path)?,
     };
     Some(LeftOut {
         path: path.kind,
@@ -57,14 +57,34 @@ pub(super) fn left_out(scenario: Scenario, path: &Path, limit: u64) -> Option<Le
     })
 }
 
+/// Why this wrapping cannot carry this scenario; `None` if it can.
+fn unsuited(scenario: Scenario, path: &Path) -> Option<String> {
+    let wrapped = path.kind.wrapped();
+    match scenario {
+        Scenario::Handshakes { .. } if wrapped != Wrapped::TLS_CALLER => {
+            Some("is not a path with TLS towards the client alone".to_owned())
+        }
+        Scenario::Handshakes { shake, .. } => {
+            let error = anyhow::Error::from(connect::probe(path, shake).err()?);
+            Some(format!("cannot do this handshake: {error:#}"))
+        }
+        Scenario::Connect { .. } if wrapped.caller.is_websocket() => {
+            Some("opens WebSockets before the measured time only".to_owned())
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::Wrap;
 
     fn path(kind: PathKind, connections_max: Option<usize>) -> Path {
         Path {
             kind,
             address: "127.0.0.1:1".parse().unwrap(),
+            wrap: Wrap::default(),
             preambles: Vec::new(),
             pages: Vec::new(),
             processes: Vec::new(),

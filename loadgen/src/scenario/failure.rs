@@ -70,6 +70,14 @@ pub(crate) enum ConnectionError {
          `tieline-loadgen target any`?"
     )]
     NoTarget,
+    /// No TLS handshake was possible.
+    #[error(
+        "has no TLS handshake of this kind: the path has no TLS, or an end lacks the key exchange"
+    )]
+    NoHandshake,
+    /// The server did not accept a ticket.
+    #[error("was not resumed: the server took no ticket")]
+    NotResumed,
     /// HTTP status other than 200, most likely from a hop.
     #[error("was answered with status {0} instead of 200")]
     Status(u16),

@@ -281,11 +281,16 @@ impl Round<'_> {
 
     fn failed(&self, source: WorkerError) -> RoundError {
         let hint = match self.path.kind {
-            PathKind::Relay | PathKind::RelayEpoll => {
+            PathKind::Relay | PathKind::RelayOver(_) | PathKind::RelayEpoll => {
                 " (a relay closes at once if it does not know the tunnel)"
             }
-            PathKind::Peer(_) => " (a peer closes at once if it cannot reach the target)",
-            PathKind::Direct | PathKind::ForwarderTokio | PathKind::ForwarderTokioUring => "",
+            PathKind::Peer(_) | PathKind::PeerOver(..) => {
+                " (a peer closes at once if it cannot reach the target)"
+            }
+            PathKind::Direct
+            | PathKind::DirectOver(_)
+            | PathKind::ForwarderTokio
+            | PathKind::ForwarderTokioUring => "",
         };
         RoundError::Path {
             path: self.path.kind,

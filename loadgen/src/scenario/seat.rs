@@ -1,12 +1,12 @@
 //! The part of a connection that a worker needs, independent of the protocol.
 
 use std::io;
-use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::path::Path;
 use crate::pattern::Pattern;
 use crate::scenario::failure::ConnectionError;
+use crate::socket::Socket;
 
 /// Timeout for connecting and for writing the first bytes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,7 +17,7 @@ pub(super) struct Seat {
     /// Number of the connection in the scenario; it determines the bytes that are sent.
     pub(super) id: u64,
     /// The socket, non-blocking.
-    pub(super) stream: TcpStream,
+    pub(super) stream: Socket,
     /// Due time of the request in flight; used in a closed loop, which has at most one per connection.
     pub(super) due_ns: u64,
     /// Whether the socket is full, so that a writable event is awaited.
@@ -29,13 +29,12 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// Connects, sets TCP_NODELAY and sends `first`.
+    /// Connects, completes the handshakes of a wrapped path, and sends `first`.
     pub(super) fn open(path: &Path, id: u64, first: &[u8]) -> Result<Self, ConnectionError> {
         let connect = || {
-            let mut stream = TcpStream::connect_timeout(&path.address, CONNECT_TIMEOUT)?;
-            stream.set_nodelay(true)?;
-            stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
-            io::Write::write_all(&mut stream, first)?;
+            let page = path.page(id);
+            let mut stream = Socket::open(path.address, &path.wrap, page, CONNECT_TIMEOUT)?;
+            stream.write_all(first)?;
             stream.set_nonblocking(true)?;
             Ok(stream)
         };

@@ -18,6 +18,7 @@ use crate::scenario::round_trips::{Pace, Worker};
 use crate::scenario::seat::Dialogue;
 use crate::scenario::streams::StreamsWorker;
 use crate::scenario::{Direction, Pacing, Scenario};
+use crate::socket::Shake;
 
 /// One thread's share of a load: connections `first`, `first + step`, ... below `connections`.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +35,7 @@ enum Duty {
     Http(RequestKind, Pacing),
     Streams,
     Bulk(Direction),
-    Connect,
+    Connect(Option<Shake>),
     Idle,
     Bursts,
 }
@@ -76,7 +77,8 @@ impl Share {
                 direction,
                 connections,
             } => split(Duty::Bulk(direction), connections),
-            Scenario::Connect { at_once } => split(Duty::Connect, at_once),
+            Scenario::Connect { at_once } => split(Duty::Connect(None), at_once),
+            Scenario::Handshakes { shake, at_once } => split(Duty::Connect(Some(shake)), at_once),
             Scenario::Idle { sessions } => split(Duty::Idle, sessions),
             Scenario::Fanout { messages } => split(Duty::Bursts, messages.connections),
             Scenario::Mixed {
@@ -168,11 +170,12 @@ impl Thread<'_> {
                 let window = self.await_go(ready)?.window;
                 worker.run(window)
             }
-            Duty::Connect => {
+            Duty::Connect(shake) => {
                 let numbers = (share.ids().len(), share.first as u64, share.step as u64);
                 let mut worker = ConnectWorker::prepare(
                     self.path,
                     self.pattern,
+                    shake,
                     numbers,
                     self.origin,
                     self.stop,

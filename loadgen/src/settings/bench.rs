@@ -1,7 +1,7 @@
 //! Settings of `bench`, checked.
 
 use super::{UsageError, path_kinds};
-use crate::cli::{BenchFlags, ProgramFlags, Suite};
+use crate::cli::{BenchFlags, PathFlag, ProgramFlags, Suite};
 use crate::path::PathKind;
 use crate::path::set::{PathsWanted, RelaySource};
 use crate::scenario::{Method, Scenario, ScenarioError};
@@ -70,6 +70,34 @@ const FULL: [&str; 23] = [
 /// Scenarios of `just bench http`. The rate of first events is low, so that the machine is idle between them.
 const HTTP: [&str; 4] = ["calls-1", "calls-64", "events-16@200", "streams-2000"];
 
+/// Scenarios of `just bench tls`; the one that needs fresh processes comes last.
+const TLS: [&str; 9] = [
+    "64x256",
+    "512x1024",
+    "16x256@3000",
+    "bulk-up-1",
+    "bulk-down-1",
+    "handshakes-x25519-16",
+    "handshakes-x25519mlkem768-16",
+    "handshakes-resumed-16",
+    "idle-2000",
+];
+
+/// Paths of `just bench tls`, beside the peers.
+const TLS_PATHS: [PathFlag; 11] = [
+    PathFlag::Direct,
+    PathFlag::DirectTls,
+    PathFlag::DirectWs,
+    PathFlag::DirectWss,
+    PathFlag::Relay,
+    PathFlag::RelayTlsCaller,
+    PathFlag::RelayTlsLink,
+    PathFlag::RelayTls,
+    PathFlag::RelayWsCaller,
+    PathFlag::RelayWssCaller,
+    PathFlag::RelayWsPassed,
+];
+
 impl BenchFlags {
     /// Checks the flags; returns scenarios, method and paths.
     pub(crate) fn checked(&self) -> Result<(Vec<Scenario>, Method, PathsWanted), UsageError> {
@@ -78,6 +106,7 @@ impl BenchFlags {
             Suite::Peers => &PEERS,
             Suite::Full => &FULL,
             Suite::Http => &HTTP,
+            Suite::Tls => &TLS,
         };
         let mut scenarios = self.scenarios.clone();
         if scenarios.is_empty() {
@@ -100,7 +129,16 @@ impl BenchFlags {
         } else {
             &[PathKind::Relay, PathKind::RelayEpoll]
         };
-        let kinds = path_kinds(&self.paths.paths, by_default);
+        let is_wrapped = matches!(self.suite, Suite::Tls);
+        let paths: &[PathFlag] = match self.paths.paths.as_slice() {
+            [] if is_wrapped => &TLS_PATHS,
+            given => given,
+        };
+        let kinds = path_kinds(paths, by_default);
+        let mut wrapped = kinds.iter().filter(|kind| kind.plain() != **kind);
+        if let (true, Some(kind)) = (is_http, wrapped.next()) {
+            return Err(UsageError::HttpWrapped(*kind));
+        }
         if sets_driver && kinds.contains(&PathKind::RelayEpoll) {
             return Err(UsageError::Driver);
         }
@@ -113,6 +151,7 @@ impl BenchFlags {
             peer_pids,
             known_peers: self.known_peers.clone(),
             is_http,
+            is_wrapped,
             pin: self.method.pin(),
         };
         Ok((scenarios, self.method.checked()?, wanted))

@@ -14,7 +14,7 @@ use crate::cli::{
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::Binaries;
 use crate::path::set::{ExternalRelay, ExternalTarget, PathsWanted, RelaySource};
-use crate::path::{PathKind, tunnel_preamble};
+use crate::path::{PathKind, Wrapped, Wrapping, tunnel_preamble};
 use crate::report::files::Files;
 use crate::scenario::{Direction, Messages, Method, Pacing, Scenario, ScenarioError};
 
@@ -54,6 +54,12 @@ pub(crate) enum UsageError {
          epoll` and give --path relay --relay-tcp ADDR --tunnel ID"
     )]
     NoRelayEpoll,
+    /// A wrapped path was given to a command that starts neither relays nor targets that are wrapped.
+    #[error("--path {0} works with `bench` only, which starts the programs of wrapped paths")]
+    OnlyInBench(PathKind),
+    /// A scenario over HTTP was given with a wrapped path.
+    #[error("scenarios over HTTP are not measured over --path {0}")]
+    HttpWrapped(PathKind),
     /// `--path relay-epoll` conflicts with a driver set by `--relay-arg`.
     #[error("--path relay-epoll sets the driver itself: leave --relay-arg=--driver out")]
     Driver,
@@ -242,6 +248,9 @@ impl SingleFlags {
         if kinds.contains(&PathKind::RelayEpoll) {
             return Err(UsageError::NoRelayEpoll);
         }
+        if let Some(kind) = kinds.iter().find(|kind| kind.plain() != **kind) {
+            return Err(UsageError::OnlyInBench(*kind));
+        }
         if kinds.contains(&PathKind::Relay) && relay.is_none() {
             return Err(UsageError::NoRelay);
         }
@@ -254,6 +263,7 @@ impl SingleFlags {
             peer_pids,
             known_peers: None,
             is_http: false,
+            is_wrapped: false,
             pin: self.method.pin(),
         };
         Ok((self.method.checked()?, wanted))
@@ -292,23 +302,38 @@ impl OutputFlags {
     }
 }
 
+/// Kinds of the paths that a value of `--path` names.
+fn named(flag: PathFlag) -> Vec<PathKind> {
+    let over = |caller, link| PathKind::RelayOver(Wrapped { caller, link });
+    let kind = match flag {
+        PathFlag::Forwarder => {
+            return vec![PathKind::ForwarderTokio, PathKind::ForwarderTokioUring];
+        }
+        PathFlag::Direct => PathKind::Direct,
+        PathFlag::ForwarderTokio => PathKind::ForwarderTokio,
+        PathFlag::ForwarderTokioUring => PathKind::ForwarderTokioUring,
+        PathFlag::Relay => PathKind::Relay,
+        PathFlag::RelayEpoll => PathKind::RelayEpoll,
+        PathFlag::DirectTls => PathKind::DirectOver(Wrapping::Tls),
+        PathFlag::DirectWs => PathKind::DirectOver(Wrapping::WebSocket),
+        PathFlag::DirectWss => PathKind::DirectOver(Wrapping::WebSocketTls),
+        PathFlag::RelayTlsCaller => over(Wrapping::Tls, Wrapping::Plain),
+        PathFlag::RelayTlsLink => over(Wrapping::Plain, Wrapping::Tls),
+        PathFlag::RelayTls => over(Wrapping::Tls, Wrapping::Tls),
+        PathFlag::RelayWsCaller => over(Wrapping::WebSocket, Wrapping::Plain),
+        PathFlag::RelayWssCaller => over(Wrapping::WebSocketTls, Wrapping::Plain),
+        PathFlag::RelayWssLink => over(Wrapping::Plain, Wrapping::WebSocketTls),
+        PathFlag::RelayWsPassed => over(Wrapping::PassedWebSocket, Wrapping::Plain),
+    };
+    vec![kind]
+}
+
 /// Kinds of the paths named by `--path`, sorted and without duplicates; the defaults if there are none.
 fn path_kinds(flags: &[PathFlag], relays_by_default: &[PathKind]) -> Vec<PathKind> {
-    let both = [PathKind::ForwarderTokio, PathKind::ForwarderTokioUring];
-    let mut kinds: Vec<PathKind> = flags
-        .iter()
-        .flat_map(|flag| match flag {
-            PathFlag::Direct => vec![PathKind::Direct],
-            PathFlag::Forwarder => both.to_vec(),
-            PathFlag::ForwarderTokio => vec![PathKind::ForwarderTokio],
-            PathFlag::ForwarderTokioUring => vec![PathKind::ForwarderTokioUring],
-            PathFlag::Relay => vec![PathKind::Relay],
-            PathFlag::RelayEpoll => vec![PathKind::RelayEpoll],
-        })
-        .collect();
+    let mut kinds: Vec<PathKind> = flags.iter().flat_map(|flag| named(*flag)).collect();
     if flags.is_empty() {
         kinds.push(PathKind::Direct);
-        kinds.extend(both);
+        kinds.extend(named(PathFlag::Forwarder));
         kinds.extend(relays_by_default);
     }
     kinds.sort_unstable();

@@ -64,6 +64,7 @@ impl ScalingFlags {
                 peer_pids: Vec::new(),
                 known_peers: None,
                 is_http: false,
+                is_wrapped: false,
                 pin: self.method.pin(),
             },
             fleet: self

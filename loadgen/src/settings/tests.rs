@@ -35,7 +35,13 @@ fn a_rate_makes_an_open_loop() {
 
 #[test]
 fn the_suites_are_sets_of_loads_that_can_be_run() {
-    for (suite, loads) in [("quick", 10), ("peers", 13), ("full", 23), ("http", 4)] {
+    for (suite, loads) in [
+        ("quick", 10),
+        ("peers", 13),
+        ("full", 23),
+        ("http", 4),
+        ("tls", 9),
+    ] {
         let words = ["tieline-loadgen", "bench", "--suite", suite];
         let Command::Bench(flags) = Cli::try_parse_from(words).unwrap().command else {
             panic!("not bench");
@@ -43,6 +49,7 @@ fn the_suites_are_sets_of_loads_that_can_be_run() {
         let (scenarios, _, wanted) = flags.checked().unwrap();
         assert_eq!(scenarios.len(), loads);
         assert_eq!(wanted.is_http, suite == "http");
+        assert_eq!(wanted.is_wrapped, suite == "tls");
     }
 }
 
@@ -77,6 +84,29 @@ fn a_bench_has_the_epoll_driver_beside_the_default_one_unless_told_otherwise() {
         let error = bench(&both).unwrap_err().to_string();
         assert!(error.contains("--relay-arg=--driver"), "{error}");
     }
+}
+
+#[test]
+fn the_suite_tls_has_wrapped_paths_and_http_has_none() {
+    use PathKind::{Direct, DirectOver, Relay, RelayOver};
+    let kinds = bench(&["--suite", "tls"]).unwrap();
+    for kind in [
+        Direct,
+        DirectOver(Wrapping::Tls),
+        Relay,
+        RelayOver(Wrapped::TLS_CALLER),
+        RelayOver(Wrapped::TLS_LINK),
+        RelayOver(Wrapped::TLS),
+        RelayOver(Wrapped::PASSED),
+    ] {
+        assert!(kinds.contains(&kind), "{kind}");
+    }
+    let few = bench(&["--suite", "tls", "--path", "relay-tls"]).unwrap();
+    assert_eq!(few, [RelayOver(Wrapped::TLS)]);
+    let error = bench(&["--suite", "http", "--path", "relay-tls"]).unwrap_err();
+    assert!(error.to_string().contains("relay-tls"), "{error}");
+    let error = rtt(&["--path", "relay-tls"]).unwrap_err();
+    assert!(error.to_string().contains("`bench` only"), "{error}");
 }
 
 #[test]

@@ -4,20 +4,22 @@
 mod http;
 pub(crate) mod request;
 mod stream;
+mod wrapped;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::runtime;
 
 use crate::cli::{TargetFlags, TargetKind};
 use crate::process::{self, announce};
 use crate::pump::Pump;
-use crate::targets::stream::Streams;
+use crate::targets::stream::{Arrival, Streams};
+use crate::targets::wrapped::{Wrapped, Wrapping};
 
 /// Runs the target until the process ends.
 pub(crate) fn run(flags: &TargetFlags) -> anyhow::Result<()> {
@@ -26,7 +28,13 @@ pub(crate) fn run(flags: &TargetFlags) -> anyhow::Result<()> {
         .build()?;
     match &flags.kind {
         TargetKind::Echo(listen) => runtime.block_on(serve(listen.listen, None)),
-        TargetKind::Any(listen) => runtime.block_on(serve(listen.listen, Some(Streams::start()?))),
+        TargetKind::Any(any) => {
+            let (streams, listen) = (Streams::start()?, any.listen.listen);
+            match Wrapping::read(&any.wrap)? {
+                Some(wrapping) => runtime.block_on(serve_wrapped(listen, streams, wrapping)),
+                None => runtime.block_on(serve(listen, Some(streams))),
+            }
+        }
         TargetKind::Http(listen) => runtime.block_on(serve_http(listen.listen)),
     }
 }
@@ -67,6 +75,52 @@ async fn serve(listen: SocketAddr, streams: Option<Streams>) -> anyhow::Result<(
     }
 }
 
+/// Serves block requests and echo on connections that are wrapped.
+async fn serve_wrapped(
+    listen: SocketAddr,
+    streams: Streams,
+    wrapping: Wrapping,
+) -> anyhow::Result<()> {
+    let listener = process::listen(listen)
+        .with_context(|| format!("cannot listen on {listen}: is the port already in use?"))?;
+    announce("target", listener.local_addr()?)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (streams, wrapping) = (streams.clone(), wrapping.clone());
+                drop(tokio::spawn(async move {
+                    let _ = stream.set_nodelay(true);
+                    // A client that only makes a handshake ends the connection in order or not.
+                    let _ = answer_wrapped(stream, streams, &wrapping).await;
+                }));
+            }
+            Err(error) => process::pause_after_accept_error(&error).await,
+        }
+    }
+}
+
+async fn answer_wrapped(
+    stream: TcpStream,
+    streams: Streams,
+    wrapping: &Wrapping,
+) -> anyhow::Result<()> {
+    let mut stream = Wrapped::accept(stream, wrapping).await?;
+    match stream.peek().await? {
+        None => {}
+        Some(request::MARK) => {
+            let (duty, id) = read_request(&mut stream).await?;
+            let arrival = Arrival::Wrapped(Box::new(stream.into_parts()?));
+            streams.hand_over(arrival, duty, id).await?;
+        }
+        Some(_) => {
+            let (mut from, mut to) = tokio::io::split(stream);
+            let mut pump = Pump::default();
+            poll_fn(|cx| pump.poll(cx, &mut from, &mut to)).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn answer(mut stream: TcpStream, streams: Option<Streams>) {
     if stream.set_nodelay(true).is_err() {
         return;
@@ -79,7 +133,7 @@ async fn answer(mut stream: TcpStream, streams: Option<Streams>) {
         }
         if first == [request::MARK] {
             let handed_over = match read_request(&mut stream).await {
-                Ok((duty, id)) => streams.hand_over(stream, duty, id).await,
+                Ok((duty, id)) => hand_over(stream, &streams, duty, id).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = handed_over {
@@ -94,8 +148,20 @@ async fn answer(mut stream: TcpStream, streams: Option<Streams>) {
     let _ = poll_fn(|cx| pump.poll(cx, &mut from, &mut to)).await;
 }
 
+async fn hand_over(
+    stream: TcpStream,
+    streams: &Streams,
+    duty: request::Duty,
+    id: u64,
+) -> anyhow::Result<()> {
+    let arrival = Arrival::Plain(stream.into_std()?);
+    streams.hand_over(arrival, duty, id).await
+}
+
 /// Reads the request byte by byte, once per connection, because the following bytes belong to the stream.
-async fn read_request(stream: &mut TcpStream) -> anyhow::Result<(request::Duty, u64)> {
+async fn read_request<S: AsyncRead + Unpin>(
+    stream: &mut S,
+) -> anyhow::Result<(request::Duty, u64)> {
     let mut line = Vec::new();
     loop {
         let byte = stream.read_u8().await?;

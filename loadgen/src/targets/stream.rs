@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::blocks::{BLOCK_BYTES, Incoming, Outgoing, Table};
 use crate::targets::request::{ACCEPTED, Duty};
+use crate::targets::wrapped::{Parts, Wrapped};
 
 /// Capacity of the queue of connections for the stream thread; a full queue makes `hand_over` wait.
 const WAITING_MAX: usize = 256;
@@ -23,12 +24,19 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BLOCK_BYTES].into_boxed_slice());
 }
 
-type Arrival = (std::net::TcpStream, Duty, u64);
+/// A connection that comes from the main thread.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// Without wrapping.
+    Plain(std::net::TcpStream),
+    /// In TLS, WebSocket messages or both.
+    Wrapped(Box<Parts>),
+}
 
 /// Handle of the thread that serves bulk transfers. A separate thread, because a source that is always
 /// ready must not delay the echoes on the main thread.
 #[derive(Clone, Debug)]
-pub(super) struct Streams(Sender<Arrival>);
+pub(super) struct Streams(Sender<(Arrival, Duty, u64)>);
 
 impl Streams {
     /// Starts the thread, which runs until the process ends.
@@ -46,31 +54,40 @@ impl Streams {
     /// Passes a connection to the thread.
     pub(super) async fn hand_over(
         &self,
-        stream: TcpStream,
+        arrival: Arrival,
         duty: Duty,
         id: u64,
     ) -> anyhow::Result<()> {
-        let arrival = (stream.into_std()?, duty, id);
         self.0
-            .send(arrival)
+            .send((arrival, duty, id))
             .await
             .context("the stream thread has ended")
     }
 }
 
-async fn serve_all(mut arrivals: Receiver<Arrival>) {
+async fn serve_all(mut arrivals: Receiver<(Arrival, Duty, u64)>) {
     let table = Arc::new(Table::new());
-    while let Some((stream, duty, id)) = arrivals.recv().await {
+    while let Some((arrival, duty, id)) = arrivals.recv().await {
         let table = Arc::clone(&table);
-        match TcpStream::from_std(stream) {
-            Ok(stream) => drop(tokio::spawn(serve(stream, duty, id, table))),
-            Err(error) => eprintln!("refused a connection: {error}"),
+        let started = match arrival {
+            Arrival::Plain(stream) => TcpStream::from_std(stream)
+                .map(|stream| drop(tokio::spawn(serve(stream, duty, id, table)))),
+            Arrival::Wrapped(parts) => Wrapped::from_parts(*parts)
+                .map(|stream| drop(tokio::spawn(serve(stream, duty, id, table)))),
+        };
+        if let Err(error) = started {
+            eprintln!("refused a connection: {error}");
         }
     }
 }
 
 /// Serves one connection until the client closes it.
-async fn serve(mut stream: TcpStream, duty: Duty, id: u64, table: Arc<Table>) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    duty: Duty,
+    id: u64,
+    table: Arc<Table>,
+) {
     let mut serving = Serving {
         outgoing: Outgoing::new(id),
         incoming: Incoming::new(id),
@@ -90,10 +107,10 @@ struct Serving {
 
 impl Serving {
     /// tokio's task budget ends the loop, so a connection that is always ready cannot starve others.
-    fn poll(
+    fn poll<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        stream: &mut S,
         table: &Table,
     ) -> Poll<io::Result<()>> {
         loop {
@@ -108,10 +125,10 @@ impl Serving {
     }
 
     /// Ready with the number of bytes read.
-    fn read(
+    fn read<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        stream: &mut S,
         table: &Table,
     ) -> io::Result<Poll<usize>> {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -128,10 +145,10 @@ impl Serving {
         })
     }
 
-    fn write(
+    fn write<S: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        stream: &mut S,
         table: &Table,
     ) -> io::Result<Poll<()>> {
         let mut stream = Pin::new(stream);

@@ -11,6 +11,7 @@ mod rtt;
 mod scaling;
 mod scenarios;
 mod stand_in;
+mod wrapped;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -4,7 +4,6 @@
 //! process is a child that ends with this program.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,12 +14,13 @@ use serde::Serialize;
 
 pub(crate) use super::configuration::CONNECTIONS_MAX;
 use super::configuration::{
-    bore_arguments, haproxy_configuration, nginx_configuration, rathole_configurations,
-    seen_from_here,
+    Hop, Identity, bore_arguments, haproxy_configuration, nginx_configuration,
+    rathole_configurations, seen_from_here, wstunnel_arguments,
 };
 use crate::interrupt::Interrupt;
-use crate::path::{PathKind, Role};
+use crate::path::{PathKind, Role, Wrapped};
 use crate::process::{Program, Running};
+use crate::socket::{BUFFER_BYTES_MIN, Certificate, Socket, Wrap};
 
 /// How long a peer may take until bytes come back through it.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -42,6 +42,8 @@ pub(crate) enum PeerKind {
     Rathole,
     /// bore, as server and local client.
     Bore,
+    /// wstunnel, as client and server; with TLS only.
+    Wstunnel,
 }
 
 /// Facts about a peer for the report.
@@ -76,6 +78,10 @@ pub(crate) struct PeerSetup<'a> {
     pub(crate) cores: (Option<usize>, Option<usize>),
     /// Folder of this run, for configurations and logs.
     pub(crate) directory: &'a Path,
+    /// What wraps the hops.
+    pub(crate) wrapped: Wrapped,
+    /// Certificate of hops with TLS.
+    pub(crate) certificate: Option<&'a Certificate>,
 }
 
 impl PeerSetup<'_> {
@@ -87,7 +93,7 @@ impl PeerSetup<'_> {
 }
 
 impl PeerKind {
-    /// All known peers, in the order of the report.
+    /// Peers that can run without any wrapping, in the order of the report.
     pub(crate) const ALL: [Self; 4] = [Self::Nginx, Self::HaProxy, Self::Rathole, Self::Bore];
 
     /// Name in the report.
@@ -97,6 +103,7 @@ impl PeerKind {
             Self::HaProxy => "haproxy",
             Self::Rathole => "rathole",
             Self::Bore => "bore",
+            Self::Wstunnel => "wstunnel",
         }
     }
 
@@ -105,7 +112,16 @@ impl PeerKind {
         PathKind::Peer(self.name())
     }
 
-    /// Path of the program's binary: in the folder `from`, else installed in `/usr/sbin`.
+    /// Kind of the path through this peer with wrapped hops.
+    pub(crate) fn kind_over(self, wrapped: Wrapped) -> PathKind {
+        if wrapped == Wrapped::PLAIN {
+            self.kind()
+        } else {
+            PathKind::PeerOver(self.name(), wrapped)
+        }
+    }
+
+    /// Path of the program's binary: in the folder `from`, else installed in `/usr/sbin` or a folder of `PATH`.
     pub(super) fn binary(self, from: &Path) -> anyhow::Result<PathBuf> {
         let name = self.name();
         let places = [
@@ -113,19 +129,22 @@ impl PeerKind {
             from.join("usr/sbin").join(name),
             PathBuf::from("/usr/sbin").join(name),
         ];
-        let found = places.into_iter().find(|path| path.is_file());
-        found.with_context(|| {
-            format!(
-                "no {name} in {}: `just bench-peers` installs it",
-                from.display()
-            )
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let on_path = std::env::split_paths(&path).map(|folder| folder.join(name));
+        let mut all = places.into_iter().chain(on_path);
+        all.find(|path| path.is_file()).with_context(|| {
+            let remedy = match self {
+                Self::Wstunnel => "put it into bin there, or on PATH",
+                _ => "`just bench-peers` installs it",
+            };
+            format!("no {name} in {}: {remedy}", from.display())
         })
     }
 
     pub(super) fn version(self, binary: &Path, libraries: &Path) -> String {
         let flag = match self {
             Self::Nginx | Self::HaProxy => "-v",
-            Self::Rathole | Self::Bore => "--version",
+            Self::Rathole | Self::Bore | Self::Wstunnel => "--version",
         };
         let output = Command::new(binary)
             .arg(flag)
@@ -161,7 +180,7 @@ impl PeerKind {
             hops: Vec::new(),
             address: free_address()?,
             facts: PeerFacts {
-                name: self.name().to_owned(),
+                name: self.kind_over(place.wrapped).to_string(),
                 version: self.version(&binary, &libraries),
                 hops: Vec::new(),
             },
@@ -177,16 +196,22 @@ impl PeerKind {
             Self::Nginx | Self::HaProxy => starting.chain()?,
             Self::Rathole => starting.rathole()?,
             Self::Bore => starting.bore(interrupt)?,
+            Self::Wstunnel => starting.wstunnel()?,
         }
         let mut peer = starting.peer;
         let public = peer.address;
+        let certificate = place.certificate.filter(|_| place.wrapped.caller.is_tls());
+        let wrap = Wrap {
+            tls: certificate.map(|certificate| certificate.client.clone()),
+            is_websocket: false,
+        };
         let is_there = || {
             let obituaries: Vec<String> = peer.obituaries().collect();
             anyhow::ensure!(obituaries.is_empty(), obituaries.join("\n"));
-            Ok(echoes(public).unwrap_or(false))
+            Ok(echoes(public, &wrap).unwrap_or(false))
         };
         wait_until(interrupt, is_there)
-            .with_context(|| format!("no answer through {}", self.name()))?;
+            .with_context(|| format!("no answer through {}", peer.facts.name))?;
         Ok(peer)
     }
 }
@@ -205,27 +230,35 @@ impl Starting<'_> {
     fn chain(&mut self) -> anyhow::Result<()> {
         let (near_core, far_core) = self.place.cores;
         let middle = free_address()?;
-        self.forwarder("near", near_core, self.peer.address, middle)?;
-        self.forwarder("far", far_core, middle, self.place.target)
+        let Wrapped { caller, link } = self.place.wrapped;
+        let near = Hop {
+            listen: self.peer.address,
+            to: middle,
+            ends_tls: caller.is_tls(),
+            begins_tls: link.is_tls(),
+        };
+        let far = Hop {
+            listen: middle,
+            to: self.place.target,
+            ends_tls: link.is_tls(),
+            begins_tls: false,
+        };
+        self.forwarder("near", near_core, &near)?;
+        self.forwarder("far", far_core, &far)
     }
 
     /// One nginx or HAProxy.
-    fn forwarder(
-        &mut self,
-        hop: &str,
-        core: Option<usize>,
-        listen: SocketAddr,
-        to: SocketAddr,
-    ) -> anyhow::Result<()> {
+    fn forwarder(&mut self, hop: &str, core: Option<usize>, ends: &Hop) -> anyhow::Result<()> {
+        let certificate = self.place.certificate;
         let (text, arguments) = if self.known == PeerKind::Nginx {
             let module = stream_module(self.place.from);
-            let text = nginx_configuration(module.as_deref(), listen, to);
+            let text = nginx_configuration(module.as_deref(), ends, certificate);
             let file = self.write(hop, "conf", &text)?;
             let folder = self.place.directory.to_string_lossy().into_owned();
             let arguments = ["-p", &folder, "-e", "stderr", "-c", &file];
             (text, arguments.map(str::to_owned).to_vec())
         } else {
-            let text = haproxy_configuration(listen, to);
+            let text = haproxy_configuration(ends, certificate);
             let file = self.write(hop, "cfg", &text)?;
             (text, ["-db", "-f", &file].map(str::to_owned).to_vec())
         };
@@ -236,12 +269,59 @@ impl Starting<'_> {
     fn rathole(&mut self) -> anyhow::Result<()> {
         let (near_core, far_core) = self.place.cores;
         let control = free_address()?;
-        let (near_text, far_text) =
-            rathole_configurations(control, self.peer.address, self.place.target);
+        let identity = match self.place.certificate {
+            Some(certificate) if self.place.wrapped.link.is_tls() => Some(Identity {
+                pkcs12: self.pkcs12(certificate)?,
+                trusted: certificate.cert.clone(),
+            }),
+            _ => None,
+        };
+        let (near_text, far_text) = rathole_configurations(
+            control,
+            self.peer.address,
+            self.place.target,
+            identity.as_ref(),
+        );
         let near_file = self.write("server", "toml", &near_text)?;
         let far_file = self.write("client", "toml", &far_text)?;
         self.start("server", near_core, &[near_file], &near_text)?;
         self.start("client", far_core, &[far_file], &far_text)
+    }
+
+    /// The certificate in the only format that rathole reads.
+    fn pkcs12(&self, certificate: &Certificate) -> anyhow::Result<PathBuf> {
+        let file = self.place.directory.join("identity.pfx");
+        let output = Command::new("openssl")
+            .args(["pkcs12", "-export", "-passout", "pass:bench"])
+            // Ciphers that every TLS library reads.
+            .args(["-certpbe", "PBE-SHA1-3DES", "-keypbe", "PBE-SHA1-3DES"])
+            .args(["-macalg", "SHA1", "-inkey"])
+            .arg(&certificate.key)
+            .arg("-in")
+            .arg(&certificate.cert)
+            .arg("-out")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .output()
+            .context("rathole's certificate is made by openssl, which cannot be started")?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "openssl: {}", told.trim());
+        Ok(file)
+    }
+
+    /// wstunnel's client, which accepts the connections, and its server next to the target.
+    fn wstunnel(&mut self) -> anyhow::Result<()> {
+        let (near_core, far_core) = self.place.cores;
+        let certificate = self.place.certificate.context("no certificate was made")?;
+        let (near, far) = wstunnel_arguments(
+            free_address()?,
+            self.peer.address,
+            self.place.target,
+            certificate,
+        );
+        let told = |arguments: &[String]| format!("wstunnel {}", arguments.join(" "));
+        self.start("client", near_core, &near, &told(&near))?;
+        self.start("server", far_core, &far, &told(&far))
     }
 
     /// bore's server and local client.
@@ -265,7 +345,7 @@ impl Starting<'_> {
 
     /// Writes a configuration into the run's folder; returns its path.
     fn write(&self, hop: &str, ending: &str, text: &str) -> anyhow::Result<String> {
-        let name = format!("{}-{hop}.{ending}", self.known.name());
+        let name = format!("{}-{hop}.{ending}", self.peer.facts.name);
         let file = self.place.directory.join(name);
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(file.to_string_lossy().into_owned())
@@ -281,14 +361,16 @@ impl Starting<'_> {
     ) -> anyhow::Result<()> {
         let libraries = self.libraries.clone().into_os_string();
         let program = Program {
-            name: format!("{}-{hop}", self.known.name()),
+            name: format!("{}-{hop}", self.peer.facts.name),
             path: self.binary.clone(),
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: vec![("LD_LIBRARY_PATH".to_owned(), libraries)],
             cores: core.into_iter().collect(),
             in_front: Vec::new(),
         };
-        self.peer.facts.hops.push(seen_from_here(told));
+        let folder = format!("{}/", self.place.directory.display());
+        let told = seen_from_here(&told.replace(&folder, ""));
+        self.peer.facts.hops.push(told);
         let running = Running::start(&program, self.place.directory)?;
         self.peer.hops.push(running);
         Ok(())
@@ -330,13 +412,12 @@ pub(super) fn wait_until(
 }
 
 /// Whether the path echoes one byte.
-fn echoes(address: SocketAddr) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    stream.write_all(b"?")?;
-    let mut byte = [0];
-    stream.read_exact(&mut byte)?;
-    Ok(byte == *b"?")
+fn echoes(address: SocketAddr, wrap: &Wrap) -> std::io::Result<bool> {
+    let mut socket = Socket::open(address, wrap, "/", Duration::from_secs(1))?;
+    socket.write_all(b"?")?;
+    let mut buffer = vec![0; BUFFER_BYTES_MIN];
+    let len = socket.read(&mut buffer)?;
+    Ok(buffer[..len] == *b"?")
 }
 
 /// Path of nginx's stream module, which Debian builds as a separate file.

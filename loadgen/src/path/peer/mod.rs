@@ -8,6 +8,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 use crate::path::{Path, PathKind, Role};
+use crate::socket::Wrap;
 
 /// Names of the built-in paths, which peers cannot use.
 const TAKEN: [&str; 5] = [
@@ -49,7 +50,8 @@ impl FromStr for PeerSpec {
                 "`{name}`: a name has letters, digits, `-`, `_` and `.`"
             ));
         }
-        if TAKEN.contains(&name) {
+        let is_wrapped = ["direct-", "relay-"].iter().any(|it| name.starts_with(it));
+        if TAKEN.contains(&name) || is_wrapped {
             return Err(format!("`{name}` is the name of another path"));
         }
         let (address, preamble) = rest.split_once(',').unwrap_or((rest, ""));
@@ -98,6 +100,7 @@ impl PeerSpec {
         Path {
             kind: PathKind::peer(&self.name),
             address: self.address,
+            wrap: Wrap::default(),
             preambles: vec![self.preamble.clone()],
             pages: Vec::new(),
             hops_known: !processes.is_empty(),
@@ -193,6 +196,7 @@ mod tests {
             ("a b=127.0.0.1:7000", "a name has"),
             ("relay=127.0.0.1:7000", "another path"),
             ("relay-epoll=127.0.0.1:7000", "another path"),
+            ("relay-tls=127.0.0.1:7000", "another path"),
             ("frp=7000", "HOST:PORT"),
             ("frp=127.0.0.1:7000,abc", "text:... or hex:..."),
             ("frp=127.0.0.1:7000,hex:abc", "two digits"),

@@ -13,6 +13,7 @@ use super::known::{PeerFacts, PeerKind, PeerSetup, RunningPeer, free_address, wa
 use crate::exchange::{self, RequestKind};
 use crate::interrupt::Interrupt;
 use crate::process::{Program, Running};
+use crate::socket::{Socket, Wrap};
 
 /// Timeout of one attempt to get an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,7 +31,8 @@ pub(crate) fn start(
     let binary = known.binary(place.from)?;
     let libraries = place.libraries();
     let address = free_address()?;
-    let text = proxy_configuration(address, place.target, place.directory);
+    let websockets = place.wrapped.caller.is_websocket();
+    let text = proxy_configuration(address, place.target, place.directory, websockets);
     let file = place.directory.join(format!("{name}.conf"));
     std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     let folder = place.directory.to_string_lossy().into_owned();
@@ -60,14 +62,21 @@ pub(crate) fn start(
     let is_there = || {
         let obituaries: Vec<String> = peer.obituaries().collect();
         anyhow::ensure!(obituaries.is_empty(), obituaries.join("\n"));
-        Ok(answers(address).unwrap_or(false))
+        Ok(answers(address, websockets).unwrap_or(false))
     };
     wait_until(interrupt, is_there).with_context(|| format!("no answer through {name}"))?;
     Ok(peer)
 }
 
-/// Whether a call gets an answer from the target.
-fn answers(address: SocketAddr) -> std::io::Result<bool> {
+/// Whether a call, or a request for a WebSocket, gets an answer from the target.
+fn answers(address: SocketAddr, websockets: bool) -> std::io::Result<bool> {
+    if websockets {
+        let wrap = Wrap {
+            tls: None,
+            is_websocket: true,
+        };
+        return Socket::open(address, &wrap, "/", ANSWER_TIMEOUT).map(|_| true);
+    }
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let mut request = Vec::new();

@@ -1,6 +1,7 @@
 //! Starts the processes of all paths of a run and keeps them until the run ends.
 
 mod start;
+mod wrapped;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,8 +16,9 @@ use crate::path::fleet::{Fleet, folder_for_keys, tunnel_name};
 use crate::path::peer::known::{PeerFacts, RunningPeer};
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::{Binaries, RelayFacts, RelayPair};
-use crate::path::{Path, PathKind, Role, tunnel_preamble};
+use crate::path::{Path, PathKind, Role, Wrapping, tunnel_preamble};
 use crate::process::Running;
+use crate::socket::{Certificate, Wrap};
 
 /// Values of the forwarder's `--runtime` flag.
 const TOKIO: &str = "tokio";
@@ -72,6 +74,8 @@ pub(crate) struct PathsWanted {
     pub(crate) known_peers: Option<PathBuf>,
     /// Whether the scenarios use HTTP, which needs an HTTP target and URL paths.
     pub(crate) is_http: bool,
+    /// Whether the known peers are those of wrapped hops.
+    pub(crate) is_wrapped: bool,
     /// Whether to pin processes to cores.
     pub(crate) pin: bool,
 }
@@ -84,6 +88,10 @@ pub(crate) struct PathSet {
     peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
+    /// Targets that speak TLS or WebSocket, with their addresses.
+    wrapped_targets: Vec<(Wrapping, ExternalTarget, Running)>,
+    /// Certificate of the wrapped paths.
+    certificate: Option<Certificate>,
     /// Address of the target, where all paths end.
     address: Option<SocketAddr>,
     directory: TempDir,
@@ -105,6 +113,8 @@ impl PathSet {
             peers: Vec::new(),
             hops: Vec::new(),
             target: None,
+            wrapped_targets: Vec::new(),
+            certificate: None,
             address: None,
             directory: tempfile::Builder::new()
                 .prefix("tieline-loadgen-")
@@ -114,6 +124,10 @@ impl PathSet {
             paths: Vec::new(),
             notes: Vec::new(),
         };
+        let has_tls = |kind: &PathKind| kind.wrapped().has_tls();
+        if wanted.is_wrapped || wanted.kinds.iter().any(has_tls) {
+            set.certificate = Some(Certificate::make(set.directory.path())?);
+        }
         set.fill(interrupt)?;
         Ok(set)
     }
@@ -125,6 +139,7 @@ impl PathSet {
         self.peers.clear();
         self.hops.clear();
         self.target = None;
+        self.wrapped_targets.clear();
         self.paths.clear();
         self.notes.clear();
         self.fill(interrupt)
@@ -180,9 +195,11 @@ impl PathSet {
         self.address = Some(target.address);
         for kind in &wanted.kinds {
             let started = match kind {
+                PathKind::DirectOver(wrapping) => self.wrapped_direct(*wrapping, interrupt),
                 PathKind::Direct => Ok(Path {
                     kind: *kind,
                     address: target.address,
+                    wrap: Wrap::default(),
                     preambles: Vec::new(),
                     pages: vec![TARGET_PAGE.to_owned()],
                     processes: Vec::new(),
@@ -199,11 +216,15 @@ impl PathSet {
                         started => started,
                     }
                 }
-                PathKind::Relay | PathKind::RelayEpoll => {
+                PathKind::Relay | PathKind::RelayOver(_) | PathKind::RelayEpoll => {
                     let source = wanted.relay.as_ref().context("no relay was given")?;
-                    self.start_relay(*kind, source, target, interrupt)
+                    if kind.wrapped().caller == Wrapping::PassedWebSocket {
+                        self.passing_relay(*kind, source, interrupt)
+                    } else {
+                        self.start_relay(*kind, source, target, interrupt)
+                    }
                 }
-                PathKind::Peer(_) => continue,
+                PathKind::Peer(_) | PathKind::PeerOver(..) => continue,
             };
             self.paths.push(started?);
         }
@@ -212,12 +233,17 @@ impl PathSet {
         }
         match &wanted.known_peers {
             Some(from) if wanted.is_http => self.start_proxies(from, target, interrupt)?,
+            Some(from) if wanted.is_wrapped => {
+                self.start_wrapped_peers(from, target, interrupt)?;
+            }
             Some(from) => self.start_known_peers(from, target, interrupt)?,
             None => {}
         }
         for path in &mut self.paths {
-            path.processes
-                .extend(target.pid.map(|pid| (Role::Target, pid)));
+            // A path that ends in a target of its own has it already.
+            let has_target = path.processes.iter().any(|(role, _)| *role == Role::Target);
+            let pid = target.pid.filter(|_| !has_target);
+            path.processes.extend(pid.map(|pid| (Role::Target, pid)));
             path.processes.sort_unstable();
         }
         self.paths.sort_by_key(|path| path.kind);
@@ -249,6 +275,7 @@ impl PathSet {
         let own = pairs
             .chain(&mut self.hops)
             .chain(&mut self.target)
+            .chain(self.wrapped_targets.iter_mut().map(|(_, _, it)| it))
             .filter_map(Running::obituary);
         let peers = self.peers.iter_mut().flat_map(RunningPeer::obituaries);
         own.chain(peers).collect()

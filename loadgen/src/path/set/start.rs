@@ -7,8 +7,9 @@ use crate::interrupt::Interrupt;
 use crate::path::peer::known::{CONNECTIONS_MAX, PeerKind, PeerSetup};
 use crate::path::peer::proxy;
 use crate::path::relay::RelayPair;
-use crate::path::{Path, PathKind, Role, tunnel_preamble};
+use crate::path::{Path, PathKind, Role, Wrapped, Wrapping, tunnel_preamble};
 use crate::process::{Program, Running};
+use crate::socket::Wrap;
 
 impl PathSet {
     pub(super) fn start_target(&mut self, interrupt: &Interrupt) -> anyhow::Result<ExternalTarget> {
@@ -73,6 +74,7 @@ impl PathSet {
         Ok(Path {
             kind,
             address,
+            wrap: Wrap::default(),
             preambles: Vec::new(),
             pages: vec![TARGET_PAGE.to_owned()],
             processes,
@@ -102,7 +104,7 @@ impl PathSet {
         Ok(())
     }
 
-    fn start_proxy(
+    pub(super) fn start_proxy(
         &mut self,
         kind: PathKind,
         runtime: &str,
@@ -111,7 +113,10 @@ impl PathSet {
         interrupt: &Interrupt,
     ) -> anyhow::Result<Path> {
         let mut path = self.start_forwarder(kind, runtime, target, interrupt)?;
-        let place = self.place(from, path.address);
+        let place = PeerSetup {
+            wrapped: kind.wrapped(),
+            ..self.place(from, path.address)
+        };
         let nginx = proxy::start(&kind.to_string(), &place, interrupt)?;
         path.address = nginx.address;
         // Behind the proxy, both forwarders count as the far hop.
@@ -125,7 +130,7 @@ impl PathSet {
     }
 
     /// Folders and cores for starting a known peer that forwards to `target`.
-    fn place<'a>(
+    pub(super) fn place<'a>(
         &'a self,
         from: &'a std::path::Path,
         target: std::net::SocketAddr,
@@ -138,6 +143,8 @@ impl PathSet {
                 self.cores.as_ref().map(|cores| cores.far),
             ),
             directory: self.directory.path(),
+            wrapped: Wrapped::PLAIN,
+            certificate: self.certificate.as_ref(),
         }
     }
 
@@ -155,6 +162,7 @@ impl PathSet {
                     self.paths.push(Path {
                         kind: known.kind(),
                         address: peer.address,
+                        wrap: Wrap::default(),
                         preambles: Vec::new(),
                         pages: Vec::new(),
                         processes: peer.processes(),
@@ -180,6 +188,8 @@ impl PathSet {
         target: ExternalTarget,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Path> {
+        let caller = kind.wrapped().caller;
+        let is_page = self.wanted.is_http || caller == Wrapping::PassedWebSocket;
         let (address, tunnels, relay_pid, agent_pids) = match source {
             RelaySource::External(relay) => {
                 let note = "relay and agent were already running: their settings are unknown";
@@ -196,13 +206,15 @@ impl PathSet {
                     self.cores.as_ref().map(|cores| cores.near),
                     self.cores.as_ref().map(|cores| cores.far),
                 );
-                let ending = if self.wanted.is_http { TARGET_PAGE } else { "" };
-                let scheme = if self.wanted.is_http { "http://" } else { "" };
-                let to = format!("{scheme}{}{ending}", target.address);
-                let pair =
-                    RelayPair::start(kind, binaries, &to, cores, self.directory.path(), interrupt)?;
+                let to = if is_page {
+                    format!("http://{}{TARGET_PAGE}", target.address)
+                } else {
+                    target.address.to_string()
+                };
+                let place = (self.directory.path(), self.certificate.as_ref());
+                let pair = RelayPair::start(kind, binaries, &to, cores, place, interrupt)?;
                 let found = (
-                    if self.wanted.is_http {
+                    if is_page || caller.is_websocket() {
                         pair.http
                     } else {
                         pair.frontend
@@ -215,23 +227,14 @@ impl PathSet {
                 found
             }
         };
-        let preamble = |tunnel: &String| {
-            tunnel_preamble(tunnel)
-                .with_context(|| format!("`{tunnel}` is not a valid tunnel name"))
-        };
-        let (mut preambles, mut pages) = (Vec::new(), Vec::new());
-        if self.wanted.is_http {
-            let page = |tunnel: &String| format!("/w/{tunnel}{TARGET_PAGE}");
-            pages = tunnels.iter().map(page).collect();
-        } else {
-            preambles = tunnels.iter().map(preamble).collect::<Result<_, _>>()?;
-        }
+        let (preambles, pages) = ways_in(&tunnels, caller, is_page)?;
         let hops_known = relay_pid.is_some() && !agent_pids.is_empty();
         let near = relay_pid.into_iter().map(|pid| (Role::NearHop, pid));
         let far = agent_pids.into_iter().map(|pid| (Role::FarHop, pid));
         Ok(Path {
             kind,
             address,
+            wrap: self.wrap(caller),
             preambles,
             pages,
             processes: near.chain(far).collect(),
@@ -239,4 +242,25 @@ impl PathSet {
             connections_max: None,
         })
     }
+}
+
+/// How callers name the tunnels: by preambles on raw TCP, or by URL paths over HTTP and WebSockets.
+fn ways_in(
+    tunnels: &[String],
+    caller: Wrapping,
+    is_page: bool,
+) -> anyhow::Result<(Vec<Vec<u8>>, Vec<String>)> {
+    let tunnels = tunnels.iter();
+    if is_page {
+        let pages = tunnels.map(|tunnel| format!("/w/{tunnel}{TARGET_PAGE}"));
+        return Ok((Vec::new(), pages.collect()));
+    }
+    if caller.is_websocket() {
+        let pages = tunnels.map(|tunnel| format!("/tunnel/{tunnel}"));
+        return Ok((Vec::new(), pages.collect()));
+    }
+    let preambles = tunnels.map(|tunnel| {
+        tunnel_preamble(tunnel).with_context(|| format!("`{tunnel}` is not a valid tunnel name"))
+    });
+    Ok((preambles.collect::<anyhow::Result<_>>()?, Vec::new()))
 }

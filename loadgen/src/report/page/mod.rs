@@ -29,6 +29,8 @@ const PEERS: [(&str, &str); 5] = [
     ("#7b5ea7", "10 3 2 3"),
     ("#444444", "3 3"),
 ];
+/// Dash patterns of wrapped paths, which have the colour of their plain path.
+const DASHES: [&str; 5] = ["8 2", "4 2", "8 2 2 2", "2 2", "12 4"];
 
 /// Formats the whole page.
 pub(crate) fn html(report: &Report) -> String {
@@ -96,12 +98,15 @@ impl Styles {
         kinds.sort_unstable();
         kinds.dedup();
         let mut peers = PEERS.iter().cycle();
+        let mut dashes = DASHES.iter().cycle();
         let mut style = |kind| match kind {
             PathKind::Direct => DIRECT,
+            PathKind::DirectOver(_) => (DIRECT.0, *dashes.next().unwrap_or(&"")),
             PathKind::ForwarderTokio => TOKIO,
             PathKind::ForwarderTokioUring => URING,
-            PathKind::Peer(_) => *peers.next().unwrap_or(&DIRECT),
+            PathKind::Peer(_) | PathKind::PeerOver(..) => *peers.next().unwrap_or(&DIRECT),
             PathKind::Relay => RELAY,
+            PathKind::RelayOver(_) => (RELAY.0, *dashes.next().unwrap_or(&"")),
             PathKind::RelayEpoll => RELAY_EPOLL,
         };
         Self(kinds.into_iter().map(|kind| (kind, style(kind))).collect())
@@ -115,7 +120,7 @@ impl Styles {
 
 fn label(metric: Metric, scenario: &ScenarioReport) -> String {
     match metric {
-        Metric::HopsCpu => format!("hops' CPU, {}", scenario.cpu_unit),
+        Metric::HopsCpu | Metric::NearCpu => format!("{}, {}", metric.label(), scenario.cpu_unit),
         _ => metric.label().to_owned(),
     }
 }

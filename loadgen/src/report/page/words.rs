@@ -1,6 +1,6 @@
 //! Texts of the page, and its style sheet.
 
-use crate::path::PathKind;
+use crate::path::{PathKind, Wrapping};
 use crate::scenario::Scenario;
 
 pub(super) const LEAD: &str = "The same scenarios over several paths from a client to a server on one \
@@ -43,7 +43,20 @@ pub(super) fn path(kind: PathKind) -> &'static str {
         PathKind::ForwarderTokioUring => {
             "two bare forwarders in a row, on tokio-uring (io_uring); ratios are to the better forwarder"
         }
+        PathKind::DirectOver(_) => {
+            "client to a target that speaks TLS, WebSocket (ws) or both (wss) itself"
+        }
         PathKind::Peer(_) => "a peer: another program for the same purpose",
+        PathKind::PeerOver(..) => {
+            "a peer with TLS between client and near hop (caller), between near and far hop (link), or on both"
+        }
+        PathKind::RelayOver(wrapped) if wrapped.caller == Wrapping::PassedWebSocket => {
+            "relay and agent that pass a WebSocket on to a target that speaks WebSocket"
+        }
+        PathKind::RelayOver(_) => {
+            "relay and agent with their defaults, with TLS, WebSocket (ws) or both (wss) between client and \
+             relay (caller), between relay and agent (link), or on both"
+        }
         PathKind::Relay => "a relay and its agent that were already running",
         PathKind::RelayEpoll => {
             "relay and agent, with the relay on epoll (--driver=epoll): for hosts where \
@@ -76,6 +89,11 @@ pub(super) fn scenario(scenario: Scenario) -> &'static str {
             "Fresh processes; sessions are opened, make one round trip each and then do nothing. \
              Memory is the growth of a hop's resident memory, divided by the sessions. Kernel memory \
              is not included. CPU time is that of the hops while the sessions are idle."
+        }
+        Scenario::Handshakes { .. } => {
+            "Each connection makes a TLS handshake, is ended by the client, and counts when the server has ended it \
+             too; then another connection is opened in its place. Handshakes per CPU second count the CPU time of the \
+             program that does them: the near hop, on the direct path the target."
         }
         Scenario::Fanout { .. } => {
             "One message on every connection at the same moment; when the last answer has arrived, \

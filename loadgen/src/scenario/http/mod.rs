@@ -3,7 +3,7 @@
 mod answer;
 mod turn;
 
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 
 use crate::exchange::RequestKind;
 use crate::path::Path;
@@ -70,12 +70,12 @@ impl Dialogue for HttpConnection {
             self.turn.begin(self.ask, at, numbers, pattern);
             self.begun += 1;
         }
-        self.turn.send(&self.seat)
+        self.turn.send(&mut self.seat)
     }
 
     fn receive(&mut self, _: &Pattern, buffer: &mut [u8]) -> Result<u64, ConnectionError> {
         let answered = self.seat.answered;
-        match (&self.seat.stream).read(buffer) {
+        match self.seat.stream.read(buffer) {
             Ok(0) => {
                 let missing = self.turn.missing();
                 return Err(ConnectionError::Closed { answered, missing });

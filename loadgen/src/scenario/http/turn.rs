@@ -1,7 +1,6 @@
 //! One request and its answer, whose bytes are all known in advance.
 
-use std::io::{ErrorKind, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, IoSlice};
 
 use super::answer::{Answer, Found};
 use crate::exchange::{self, RequestKind, TEXT_UP_BYTES};
@@ -108,10 +107,10 @@ impl Turn {
     }
 
     /// Sends as much as the socket takes. Returns whether the whole request has been sent.
-    pub(super) fn send(&mut self, seat: &Seat) -> Result<bool, ConnectionError> {
-        let mut stream: &TcpStream = &seat.stream;
+    pub(super) fn send(&mut self, seat: &mut Seat) -> Result<bool, ConnectionError> {
         while self.sent < self.outgoing.len() {
-            match stream.write(&self.outgoing[self.sent..]) {
+            let rest = [IoSlice::new(&self.outgoing[self.sent..])];
+            match seat.stream.write(&rest) {
                 Ok(taken) => self.sent += taken,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

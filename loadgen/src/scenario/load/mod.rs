@@ -7,6 +7,7 @@ use std::fmt;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::exchange;
+use crate::socket::Shake;
 pub(crate) use parse::ScenarioError;
 
 /// Most connections of one scenario. They all come from one address, which has 28,000 local ports by
@@ -98,6 +99,12 @@ pub(crate) enum Scenario {
         /// Calls per second.
         requests_per_s: u32,
     },
+    /// New connections, each with a TLS handshake and nothing else.
+    Handshakes {
+        shake: Shake,
+        /// Concurrent connections.
+        at_once: usize,
+    },
     /// Event streams over HTTP that stay open.
     Streams {
         /// Number of streams.
@@ -133,6 +140,9 @@ impl Scenario {
                 requests_per_s,
             } => format!("events-{connections}@{requests_per_s}"),
             Self::Streams { streams } => format!("streams-{streams}"),
+            Self::Handshakes { shake, at_once } => {
+                format!("handshakes-{}-{at_once}", shake.word())
+            }
         }
     }
 
@@ -148,6 +158,7 @@ impl Scenario {
             Self::Calls { .. } => "calls",
             Self::FirstEvents { .. } => "events",
             Self::Streams { .. } => "streams",
+            Self::Handshakes { .. } => "handshakes",
         }
     }
 
@@ -159,7 +170,7 @@ impl Scenario {
             | Self::Calls { connections }
             | Self::FirstEvents { connections, .. } => connections,
             Self::Streams { streams } => streams,
-            Self::Connect { at_once } => at_once,
+            Self::Connect { at_once } | Self::Handshakes { at_once, .. } => at_once,
             Self::Idle { sessions } => sessions,
             // One more connection carries the bulk download.
             Self::Mixed { messages, .. } => messages.connections + 1,
@@ -179,7 +190,7 @@ impl Scenario {
         matches!(self, Self::Idle { .. } | Self::Streams { .. })
     }
 
-    /// Bytes of each message; 0 for bulk, which has no messages.
+    /// Bytes of each message; 0 for bulk and handshakes, which have no messages.
     pub(crate) fn message_bytes(&self) -> usize {
         match *self {
             Self::RoundTrips { messages, .. }
@@ -189,7 +200,7 @@ impl Scenario {
             Self::Calls { .. } | Self::FirstEvents { .. } | Self::Streams { .. } => {
                 exchange::TEXT_BYTES
             }
-            Self::Bulk { .. } => 0,
+            Self::Bulk { .. } | Self::Handshakes { .. } => 0,
         }
     }
 
@@ -215,7 +226,8 @@ impl Scenario {
         if is_bulk && self.connections() > STREAMS_MAX {
             return Err(ScenarioError::Streams(self.connections()));
         }
-        if !is_bulk && !(1..=MESSAGE_BYTES_MAX).contains(&self.message_bytes()) {
+        let has_messages = !is_bulk && !matches!(self, Self::Handshakes { .. });
+        if has_messages && !(1..=MESSAGE_BYTES_MAX).contains(&self.message_bytes()) {
             return Err(ScenarioError::Size(self.message_bytes()));
         }
         if self.rate() == Some(0) {
@@ -284,6 +296,13 @@ impl fmt::Display for Scenario {
                 plural(*connections, "connection")
             ),
             Self::Streams { streams } => write!(f, "{}", plural(*streams, "open event stream")),
+            Self::Handshakes { shake, at_once } => {
+                write!(
+                    f,
+                    "TLS handshakes, {}, {at_once} at a time",
+                    shake.described()
+                )
+            }
         }
     }
 }

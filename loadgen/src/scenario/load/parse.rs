@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::{
-    CONNECTIONS_MAX, Direction, MESSAGE_BYTES_MAX, Messages, Pacing, STREAMS_MAX, Scenario,
+    CONNECTIONS_MAX, Direction, MESSAGE_BYTES_MAX, Messages, Pacing, STREAMS_MAX, Scenario, Shake,
 };
 
 /// Error in the name or the parameters of a scenario.
@@ -14,7 +14,8 @@ pub(crate) enum ScenarioError {
         "`{0}` is not a scenario: write CONNECTIONSxBYTES for a closed loop (64x256), \
          CONNECTIONSxBYTES@RATE for an open loop (16x256@3000), bulk-up-N, bulk-down-N, \
          bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES or \
-         mixed-CONNECTIONSxBYTES@RATE; over HTTP calls-N, events-N@RATE or streams-N"
+         mixed-CONNECTIONSxBYTES@RATE; over HTTP calls-N, events-N@RATE or streams-N; over TLS \
+         handshakes-x25519-N, handshakes-x25519mlkem768-N or handshakes-resumed-N"
     )]
     Shape(String),
     /// Too few or too many connections.
@@ -77,6 +78,13 @@ fn parse(text: &str) -> Option<Scenario> {
         "streams" => Scenario::Streams {
             streams: rest.parse().ok()?,
         },
+        "handshakes" => {
+            let (word, at_once) = rest.split_once('-')?;
+            Scenario::Handshakes {
+                shake: Shake::ALL.into_iter().find(|it| it.word() == word)?,
+                at_once: at_once.parse().ok()?,
+            }
+        }
         "fanout" => match parse_messages(rest)? {
             (messages, None) => Scenario::Fanout { messages },
             (_, Some(_)) => return None,

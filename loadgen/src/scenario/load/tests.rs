@@ -16,6 +16,9 @@ fn a_scenario_reads_back_its_own_name() {
         "calls-64",
         "events-8@100",
         "streams-2000",
+        "handshakes-x25519-16",
+        "handshakes-x25519mlkem768-1",
+        "handshakes-resumed-8",
     ] {
         assert_eq!(
             name.parse::<Scenario>().map(|scenario| scenario.name()),
@@ -45,6 +48,8 @@ fn a_wrong_scenario_says_what_is_expected() {
         "calls-64@9",
         "events-8",
         "streams-",
+        "handshakes-16",
+        "handshakes-p256-16",
     ] {
         assert_eq!(
             text.parse::<Scenario>(),

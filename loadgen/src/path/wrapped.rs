@@ -1,0 +1,118 @@
+//! What wraps the bytes on the two outer hops of a path: TLS, WebSocket messages, both or nothing.
+
+use std::fmt;
+
+/// What wraps the bytes of one hop.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Wrapping {
+    /// Nothing.
+    Plain,
+    /// TLS.
+    Tls,
+    /// WebSocket messages, which the relay unwraps.
+    WebSocket,
+    /// WebSocket messages over TLS.
+    WebSocketTls,
+    /// A WebSocket to the target, whose messages relay or proxy pass on as they are.
+    PassedWebSocket,
+}
+
+impl Wrapping {
+    /// Whether the hop has TLS.
+    pub(crate) fn is_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::WebSocketTls)
+    }
+
+    /// Whether the hop carries WebSocket messages.
+    pub(crate) fn is_websocket(self) -> bool {
+        matches!(
+            self,
+            Self::WebSocket | Self::WebSocketTls | Self::PassedWebSocket
+        )
+    }
+
+    /// Wrapping of the direct path that a path with this wrapping is compared with.
+    pub(crate) fn of_direct(self) -> Self {
+        match self {
+            Self::PassedWebSocket => Self::WebSocket,
+            other => other,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Tls => "tls",
+            Self::WebSocket => "ws",
+            Self::WebSocketTls => "wss",
+            Self::PassedWebSocket => "ws-passed",
+        }
+    }
+}
+
+/// What wraps the hops of a path; the hop to the target is always plain.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Wrapped {
+    /// From the client to the near hop.
+    pub(crate) caller: Wrapping,
+    /// Between near and far hop.
+    pub(crate) link: Wrapping,
+}
+
+impl Wrapped {
+    /// No wrapping at all.
+    pub(crate) const PLAIN: Self = Self {
+        caller: Wrapping::Plain,
+        link: Wrapping::Plain,
+    };
+
+    /// TLS from the caller to the near hop only.
+    pub(crate) const TLS_CALLER: Self = Self {
+        caller: Wrapping::Tls,
+        link: Wrapping::Plain,
+    };
+
+    /// TLS between the hops only.
+    pub(crate) const TLS_LINK: Self = Self {
+        caller: Wrapping::Plain,
+        link: Wrapping::Tls,
+    };
+
+    /// TLS on both hops.
+    pub(crate) const TLS: Self = Self {
+        caller: Wrapping::Tls,
+        link: Wrapping::Tls,
+    };
+
+    /// WebSocket over TLS between the hops only.
+    pub(crate) const WSS_LINK: Self = Self {
+        caller: Wrapping::Plain,
+        link: Wrapping::WebSocketTls,
+    };
+
+    /// A WebSocket from the client to the target.
+    pub(crate) const PASSED: Self = Self {
+        caller: Wrapping::PassedWebSocket,
+        link: Wrapping::Plain,
+    };
+
+    /// Whether any hop has TLS.
+    pub(crate) fn has_tls(self) -> bool {
+        self.caller.is_tls() || self.link.is_tls()
+    }
+}
+
+impl fmt::Display for Wrapped {
+    /// Formats as the end of a path's name: `-tls-caller`, `-wss-link`, `-tls`; empty if nothing is wrapped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (caller, link) = (self.caller.word(), self.link.word());
+        match (self.caller, self.link) {
+            (Wrapping::Plain, Wrapping::Plain) => Ok(()),
+            (Wrapping::PassedWebSocket, _) => write!(f, "-{caller}"),
+            (_, Wrapping::Plain) => write!(f, "-{caller}-caller"),
+            (Wrapping::Plain, _) => write!(f, "-{link}-link"),
+            _ if caller == link => write!(f, "-{caller}"),
+            _ => write!(f, "-{caller}-caller-{link}-link"),
+        }
+    }
+}
