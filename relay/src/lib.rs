@@ -53,7 +53,7 @@ mod takeover;
 
 pub use auth::{issue_token, new_token};
 pub use config::{
-    Allowance, AuditConfig, Auth, CallerAuth, CallersConfig, CertificateFiles, Config,
+    AcmeConfig, Allowance, AuditConfig, Auth, CallerAuth, CallersConfig, CertificateFiles, Config,
     DriverChoice, JwksSource, JwtAuth, LimitsConfig, ListenAddress, ProviderAuth, TlsConfig,
     TokensAuth,
 };
@@ -183,7 +183,7 @@ impl Relay {
         may_serve: impl FnOnce() -> bool,
     ) -> Result<Self, StartError> {
         config.check()?;
-        let certificates = Certificates::read(&config.tls)?;
+        let certificates = Certificates::read(&config.tls, config.acme.as_ref())?;
         let fd_limit = io::raise_fd_limit();
         let (driver, report) = choose_driver(config.driver)?;
         say_start(&config, &report, fd_limit);
@@ -200,6 +200,7 @@ impl Relay {
         let book = state.as_ref().map(State::book).unwrap_or_default();
         let (mut peers, inboxes, asked, writer) = peers(config, &kept, book, &addresses, fd_limit)?;
         peers.tls = certificates.as_ref().map(Certificates::configs);
+        peers.challenges = certificates.as_ref().and_then(|it| it.challenges.clone());
         let peers = Arc::new(peers);
         let decided = Decided {
             paused: Arc::clone(&peers.paused),
@@ -532,13 +533,20 @@ fn say_certificates(config: &Config, certificates: Option<&Certificates>) {
     let Some(Certificates { table, .. }) = certificates else {
         return;
     };
-    info!(certificates = %table, "certificates read");
+    match table.is_empty() {
+        true => warn!(
+            "no certificate yet: TLS handshakes are refused until the CA has issued one for acme_domains"
+        ),
+        false => info!(certificates = %table, "certificates read"),
+    }
     for told in table.authorities() {
         warn!("{told}");
     }
     let is_public = config.http_listen.iter().any(|it| it.is_tls);
     let domain = config.domain.as_deref().filter(|_| is_public);
-    if let Some(told) = domain.and_then(|domain| table.warning(domain)) {
+    let acme = config.acme.as_ref();
+    let is_ordered = |name: &str| acme.is_some_and(|it| it.has(name));
+    if let Some(told) = domain.and_then(|domain| table.warning(domain, is_ordered)) {
         warn!("{told}");
     }
     let is_named = config.domain.is_some() || config.public_url.is_some();
@@ -617,6 +625,7 @@ fn peers(
         open_files_max,
         auth: Arc::new(auth),
         tls: None,
+        challenges: None,
         audit,
         limits: Limits::new(&config.limits),
         new_links: PerAddress::new(config.limits.address_new_links),

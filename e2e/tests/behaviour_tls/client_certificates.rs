@@ -78,7 +78,7 @@ async fn an_agent_without_a_certificate_is_told_to_give_one() -> Result<()> {
     let echo = Target::echo().await?;
     let words = "asks for a client certificate";
     is_told(agent(&echo, &certificate), &relay, words).await?;
-    is_counted(&relay, "no_certificate").await
+    is_counted(&relay, "no_client_certificate").await
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn a_certificate_of_another_authority_is_refused() -> Result<()> {
     let agent = with(agent(&echo, &certificate), other.sign("seat-12")?);
     let words = "does not accept the certificate of --client-cert";
     is_told(agent, &relay, words).await?;
-    is_counted(&relay, "bad_certificate").await
+    is_counted(&relay, "bad_client_certificate").await
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn no_protocol_leads_around_the_certificate() -> Result<()> {
     }
     let metrics = relay.metrics().await?;
     assert_eq!(metrics.get("relay_tls_handshakes_total"), 0);
-    is_counted(&relay, "no_certificate").await
+    is_counted(&relay, "no_client_certificate").await
 }
 
 #[tokio::test]
@@ -139,5 +139,5 @@ async fn a_callers_ticket_does_not_stand_in_for_a_certificate() -> Result<()> {
         let _ = soon("the close", stream.read_to_end(&mut answer)).await?;
         ensure!(answer.is_empty(), "{answer:?}");
     }
-    is_counted(&relay, "no_certificate").await
+    is_counted(&relay, "no_client_certificate").await
 }

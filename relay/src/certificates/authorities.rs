@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
-use super::certificate::chain;
+use super::certificate::parse_chain;
 use super::provider;
 use crate::config::read_authorities;
 use crate::error::ConfigError;
@@ -25,8 +25,9 @@ impl Authorities {
     /// # Errors
     /// [`ConfigError`] names the file, and what is wrong with it.
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let certificates = chain(path, &read_authorities(path)?)?;
         let wrong = |problem: String| ConfigError::content(path, problem);
+        let certificates = parse_chain(&read_authorities(path)?);
+        let certificates = certificates.map_err(|problem| wrong(problem.to_owned()))?;
         let mut roots = RootCertStore::empty();
         for certificate in &certificates {
             let added = roots.add(certificate.clone());

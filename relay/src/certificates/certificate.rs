@@ -28,7 +28,16 @@ pub(super) struct Certificate {
     validity: RangeInclusive<i64>,
     /// Whether it is an authority's, which agents and other strict clients refuse as a server's.
     is_authority: bool,
+    /// Whether the relay has ordered it by itself (ACME), and renews it.
+    is_ordered: bool,
     key: Arc<CertifiedKey>,
+}
+
+/// What is wrong with a certificate and its key.
+enum Wrong {
+    Certificate(String),
+    /// The key belongs to another certificate.
+    Key,
 }
 
 impl Certificate {
@@ -40,32 +49,74 @@ impl Certificate {
         files: &CertificateFiles,
         provider: &CryptoProvider,
     ) -> Result<Self, ConfigError> {
-        let wrong = |problem: String| ConfigError::content(&files.cert, problem);
-        let chain = read_chain(&files.cert)?;
-        // `read_chain` returns one certificate at least.
+        let in_cert = |problem: String| ConfigError::content(&files.cert, problem);
+        let in_key = |problem: String| ConfigError::content(&files.key, problem);
+        let chain = parse_chain(&read_certificates(&files.cert)?);
+        let chain = chain.map_err(|problem| in_cert(problem.to_owned()))?;
+        let key = parse_key(&read_secret_file(&files.key)?, provider);
+        let key = key.map_err(|problem| in_key(problem.to_owned()))?;
+        Self::of(chain, key).map_err(|wrong| match wrong {
+            Wrong::Certificate(problem) => in_cert(problem),
+            Wrong::Key => in_key(format!("is not the key of {}", files.cert.display())),
+        })
+    }
+
+    /// Reads a certificate that the relay has ordered by itself, and its key, from one file.
+    ///
+    /// # Errors
+    /// As [`Certificate::read`].
+    pub(super) fn read_ordered(
+        file: &Path,
+        provider: &CryptoProvider,
+    ) -> Result<Self, ConfigError> {
+        let files = CertificateFiles {
+            cert: file.to_owned(),
+            key: file.to_owned(),
+        };
+        let it = Self::read(&files, provider)?;
+        Ok(Self {
+            is_ordered: true,
+            ..it
+        })
+    }
+
+    /// Checks a certificate and its key, in one text as [`Certificate::read_ordered`] reads it from a file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(super) fn of_pem(pem: &str, provider: &CryptoProvider) -> Result<Self, String> {
+        let chain = parse_chain(pem.as_bytes())?;
+        let key = parse_key(pem.as_bytes(), provider)?;
+        Self::of(chain, key).map_err(|wrong| match wrong {
+            Wrong::Certificate(problem) => problem,
+            Wrong::Key => "is for another key".to_owned(),
+        })
+    }
+
+    /// A certificate, with those behind it that lead to its authority, and its key.
+    fn of(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result<Self, Wrong> {
+        // `parse_chain` returns one certificate at least.
         let Content {
             names,
             validity,
             is_authority,
-        } = Content::of(&chain[0]).map_err(wrong)?;
+        } = Content::of(&chain[0]).map_err(Wrong::Certificate)?;
         if names.is_empty() {
             let problem = "has no name that clients look for (subjectAltName): a certificate for the DNS names of the \
                            relay belongs here";
-            return Err(wrong(problem.to_owned()));
+            return Err(Wrong::Certificate(problem.to_owned()));
         }
-        let key = CertifiedKey::new(chain, read_key(&files.key, provider)?);
+        let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Self {
                 names,
                 validity,
                 is_authority,
+                is_ordered: false,
                 key: Arc::new(key),
             }),
-            Err(Error::InconsistentKeys(_)) => {
-                let problem = format!("is not the key of {}", files.cert.display());
-                Err(ConfigError::content(&files.key, problem))
-            }
-            Err(error) => Err(wrong(format!("cannot be used: {error}"))),
+            Err(Error::InconsistentKeys(_)) => Err(Wrong::Key),
+            Err(error) => Err(Wrong::Certificate(format!("cannot be used: {error}"))),
         }
     }
 
@@ -79,17 +130,31 @@ impl Certificate {
     /// # Errors
     /// What is wrong with it then.
     pub(super) fn check_time(&self, now_seconds: u64) -> Result<(), String> {
-        let now = i64::try_from(now_seconds).unwrap_or(i64::MAX);
-        if now > *self.validity.end() {
+        if self.is_over(now_seconds) {
             return Err(format!("expired at {}", time(*self.validity.end())));
         }
-        if now < *self.validity.start() {
+        if i64::try_from(now_seconds).is_ok_and(|now| now < *self.validity.start()) {
             let from = time(*self.validity.start());
             return Err(format!(
                 "is not valid before {from} (is this machine's clock right?)"
             ));
         }
         Ok(())
+    }
+
+    /// Whether the certificate has expired at `now_seconds` since 1970.
+    pub(super) fn is_over(&self, now_seconds: u64) -> bool {
+        i64::try_from(now_seconds).unwrap_or(i64::MAX) > *self.validity.end()
+    }
+
+    /// When clients accept it, in seconds since 1970.
+    pub(super) const fn validity(&self) -> &RangeInclusive<i64> {
+        &self.validity
+    }
+
+    /// Whether the relay has ordered it by itself (ACME), and renews it.
+    pub(super) const fn is_ordered(&self) -> bool {
+        self.is_ordered
     }
 
     /// Whether it is an authority's, which agents and other strict clients refuse as a server's.
@@ -167,39 +232,30 @@ fn unmarked(content: &[u8]) -> &[u8] {
     content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(content)
 }
 
-/// Reads a certificate, and those behind it that lead to its authority.
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    chain(path, &read_certificates(path)?)
-}
-
-/// The certificates in `content`, that of the file at `path`; one at least.
-pub(super) fn chain(
-    path: &Path,
-    content: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let wrong = |problem: &str| ConfigError::content(path, problem);
+/// Parses a certificate, and those behind it that lead to its authority; one certificate at least.
+pub(super) fn parse_chain(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
     let chain = CertificateDer::pem_slice_iter(unmarked(content)).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|_| {
-        wrong("a block in it is damaged: each begins with `-----BEGIN` and ends with `-----END`")
-    })?;
-    if chain.is_empty() {
-        return Err(wrong(
-            "no certificate in it: a block of `-----BEGIN CERTIFICATE-----` belongs here",
-        ));
+    let damaged =
+        "a block in it is damaged: each begins with `-----BEGIN` and ends with `-----END`";
+    match chain.map_err(|_| damaged)? {
+        chain if chain.is_empty() => {
+            Err("no certificate in it: a block of `-----BEGIN CERTIFICATE-----` belongs here")
+        }
+        chain => Ok(chain),
     }
-    Ok(chain)
 }
 
-/// Reads a private key.
-fn read_key(path: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, ConfigError> {
-    let wrong = |problem: &str| ConfigError::content(path, problem);
-    let content = read_secret_file(path)?;
-    let key = PrivateKeyDer::from_pem_slice(unmarked(&content)).map_err(|_| {
-        wrong(
-            "no whole private key in it: a block of `-----BEGIN PRIVATE KEY-----` belongs here, without a passphrase",
-        )
-    })?;
-    provider.key_provider.load_private_key(key).map_err(|_| {
-        wrong("its key cannot be used: RSA, ECDSA (P-256, P-384) or Ed25519 belongs here")
-    })
+/// Parses a private key.
+fn parse_key(
+    content: &[u8],
+    provider: &CryptoProvider,
+) -> Result<Arc<dyn SigningKey>, &'static str> {
+    let absent = "no whole private key in it: a block of `-----BEGIN PRIVATE KEY-----` belongs here, without a \
+                  passphrase";
+    let unfit = "its key cannot be used: RSA, ECDSA (P-256, P-384) or Ed25519 belongs here";
+    let key = PrivateKeyDer::from_pem_slice(unmarked(content)).map_err(|_| absent)?;
+    provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|_| unfit)
 }

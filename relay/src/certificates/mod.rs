@@ -1,20 +1,30 @@
 //! Certificates of the addresses with TLS, and the configurations of TLS that are made from them.
 //!
 //! [`Certificates::read`] reads them at the start; the control thread reads them again when a file changes, and gives
-//! each shard the new configurations. Nothing here knows a socket.
+//! each shard the new configurations. One of the files may be that of the certificate that the control thread orders by
+//! itself (ACME), whose open [`Challenges`] are answered from here. Nothing here knows a socket.
 
 mod authorities;
 mod certificate;
+mod challenges;
+mod ordered;
+mod sources;
 mod table;
 
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ServerConfig};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerConfig,
+};
 
+pub(crate) use self::challenges::{Challenges, OpenChallenge};
+pub(crate) use self::ordered::OrderedCertificate;
+pub(crate) use self::sources::Sources;
 pub(crate) use self::table::CertificateTable;
-use crate::config::TlsConfig;
+use crate::clock::now_seconds;
+use crate::config::{AcmeConfig, TlsConfig};
 use crate::error::StartError;
 
 /// Protocol of HTTP/2 callers in the handshake of TLS (ALPN, RFC 7301).
@@ -32,6 +42,9 @@ pub(crate) const AGENT: &[u8] = b"tieline-agent/1";
 /// Protocol of raw callers, which begin with a preamble.
 pub(crate) const RAW: &[u8] = b"tieline";
 
+/// Protocol of a CA that checks a name (TLS-ALPN-01, RFC 8737); it ends with the handshake.
+pub(crate) const ACME_TLS: &[u8] = b"acme-tls/1";
+
 /// The certificates that the relay starts with.
 #[derive(Debug)]
 pub(crate) struct Certificates {
@@ -39,28 +52,40 @@ pub(crate) struct Certificates {
     /// Makes the tickets with which clients resume a session, on any shard. One for the relay's whole life: tickets
     /// outlast a change of certificates.
     pub(crate) ticketer: Arc<dyn ProducesTickets>,
+    /// Files that the certificates are in.
+    pub(crate) sources: Sources,
+    /// Answers to a CA, if the relay orders a certificate.
+    pub(crate) challenges: Option<Arc<Challenges>>,
 }
 
 impl Certificates {
-    /// Reads the certificates in `config`; `None` if there are none. One that has expired stops no start, since a relay
-    /// must come back after a reboot: [`CertificateTable::endings`] tells of it.
+    /// Reads the certificates in `config`, and the one that was ordered as `acme` says; `None` without either of the
+    /// two. One that has expired stops no start, since a relay must come back after a reboot:
+    /// [`CertificateTable::endings`] tells of it.
     ///
     /// # Errors
     /// [`StartError::Config`] names the file, and what is wrong with it.
-    pub(crate) fn read(config: &TlsConfig) -> Result<Option<Self>, StartError> {
-        if config.certificates.is_empty() {
+    pub(crate) fn read(
+        config: &TlsConfig,
+        acme: Option<&AcmeConfig>,
+    ) -> Result<Option<Self>, StartError> {
+        if config.certificates.is_empty() && acme.is_none() {
             return Ok(None);
         }
-        let table = CertificateTable::of(config)?;
+        let sources = Sources::new(config, acme);
+        let table = sources.read_at_start(now_seconds())?;
         Ok(Some(Self {
             table: Arc::new(table),
+            sources,
+            challenges: acme.map(|_| Arc::default()),
             ticketer: aws_lc_rs::Ticketer::new().map_err(|_| StartError::Randomness)?,
         }))
     }
 
     /// The configurations of TLS with these certificates.
     pub(crate) fn configs(&self) -> Arc<ServerConfigs> {
-        ServerConfigs::new(Arc::clone(&self.table), Arc::clone(&self.ticketer))
+        let (table, ticketer) = (Arc::clone(&self.table), Arc::clone(&self.ticketer));
+        ServerConfigs::new(table, ticketer, self.challenges.as_ref())
     }
 }
 
@@ -73,29 +98,38 @@ pub(crate) struct ServerConfigs {
 }
 
 impl ServerConfigs {
-    /// Configurations with the certificates in `table`; callers resume their sessions with tickets of `ticketer`.
+    /// Configurations with the certificates in `table`; callers resume their sessions with tickets of `ticketer`. A CA
+    /// that checks a name gets the answer to a challenge that is open, at every address.
     pub(crate) fn new(
         table: Arc<CertificateTable>,
         ticketer: Arc<dyn ProducesTickets>,
+        challenges: Option<&Arc<Challenges>>,
     ) -> Arc<Self> {
-        // The first that the client offers too is taken.
-        let Some(verifier) = table.agents() else {
-            let mut config = server_config(table, None, &[HTTP2, HTTP1, HTTP10, AGENT, RAW]);
-            config.ticketer = ticketer;
-            let callers = Arc::new(config);
-            return Arc::new(Self {
-                agents: Arc::clone(&callers),
-                callers,
-            });
+        let verifier = table.agents();
+        let resolver: Arc<dyn ResolvesServerCert> = match challenges {
+            Some(challenges) => Arc::new(challenges::Resolver::new(table, Arc::clone(challenges))),
+            None => table,
         };
-        // A session that is resumed shows no certificate: agents get no tickets, and callers' tickets are not theirs.
-        let agents = server_config(Arc::clone(&table), Some(verifier), &[AGENT]);
-        let mut callers = server_config(table, None, &[HTTP2, HTTP1, HTTP10, RAW]);
+        // The first that the client offers too is taken.
+        let mut protocols = vec![HTTP2, HTTP1, HTTP10];
+        if verifier.is_none() {
+            protocols.push(AGENT);
+        }
+        protocols.push(RAW);
+        if challenges.is_some() {
+            // For the callers' configuration, since a CA has no certificate of an agent.
+            protocols.push(ACME_TLS);
+        }
+        let mut callers = server_config(Arc::clone(&resolver), None, &protocols);
         callers.ticketer = ticketer;
-        Arc::new(Self {
-            callers: Arc::new(callers),
-            agents: Arc::new(agents),
-        })
+        let callers = Arc::new(callers);
+        let agents = match verifier {
+            // A session that is resumed shows no certificate: agents get no tickets, and callers' tickets are not
+            // theirs.
+            Some(verifier) => Arc::new(server_config(resolver, Some(verifier), &[AGENT])),
+            None => Arc::clone(&callers),
+        };
+        Arc::new(Self { callers, agents })
     }
 
     /// The configuration for a client, by the protocols that it offers; `takes_agents` tells whether a client that offers
@@ -110,6 +144,7 @@ impl ServerConfigs {
 }
 
 /// Whether a client with these protocols becomes an agent: it offers that of agents, and none that the relay prefers.
+/// A CA that checks a name does not.
 fn is_agents<'a>(offered: impl Iterator<Item = &'a [u8]>) -> bool {
     let mut is_agent = false;
     for protocol in offered {
@@ -126,10 +161,11 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// The configuration of TLS with the certificates in `table`, for clients of these protocols whose own certificates
-/// `verifier` checks: TLS 1.2 and 1.3, without tickets, and without early data, which could be sent again by an attacker.
+/// The configuration of TLS with the certificates that `resolver` chooses, for clients of these protocols whose own
+/// certificates `verifier` checks: TLS 1.2 and 1.3, without tickets, and without early data, which could be sent again
+/// by an attacker.
 fn server_config(
-    table: Arc<CertificateTable>,
+    resolver: Arc<dyn ResolvesServerCert>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     protocols: &[&[u8]],
 ) -> ServerConfig {
@@ -140,7 +176,7 @@ fn server_config(
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(table);
+    let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
     // Tickets need no store, which shards would have to share.
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -15,6 +15,7 @@ use super::certificate::Certificate;
 use super::provider;
 use crate::config::{CertificateFiles, TlsConfig};
 use crate::error::ConfigError;
+use crate::metrics::ShownCertificate;
 
 /// The relay's certificates, and the authorities of its agents. Two tables are equal if they have the same ones in the
 /// same order.
@@ -64,16 +65,17 @@ impl CertificateTable {
     }
 
     /// Checks that clients accept at `now_seconds` since 1970 each certificate that is not in `known`. The certificates
-    /// were read from `files`.
+    /// were read from `files`; one that the relay has ordered by itself is not checked.
     ///
     /// # Errors
     /// [`ConfigError`] names the file, and what is wrong with it.
-    pub(crate) fn check_times(
+    pub(super) fn check_times(
         &self,
         known: &Self,
         files: &[CertificateFiles],
         now_seconds: u64,
     ) -> Result<(), ConfigError> {
+        // Ordered ones stand behind all others.
         for (certificate, files) in self.certificates.iter().zip(files) {
             if !known.certificates.contains(certificate) {
                 let checked = certificate.check_time(now_seconds);
@@ -86,6 +88,30 @@ impl CertificateTable {
     /// Checks agents' own certificates, if agents need one.
     pub(super) fn agents(&self) -> Option<Arc<dyn ClientCertVerifier>> {
         self.agents.as_ref().map(Authorities::verifier)
+    }
+
+    /// The table with one more certificate, behind those that are there: they have precedence for their names.
+    pub(super) fn and(mut self, certificate: Certificate) -> Self {
+        let place = self.certificates.len();
+        for name in certificate.names() {
+            self.places.entry(name.clone()).or_insert(place);
+        }
+        self.certificates.push(certificate);
+        self
+    }
+
+    /// Whether there is no certificate, so that every client is refused.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.certificates.is_empty()
+    }
+
+    /// The certificates as operators see them.
+    pub(crate) fn shown(&self) -> Vec<ShownCertificate> {
+        let shown = self.certificates.iter().map(|it| ShownCertificate {
+            names: it.names().to_vec(),
+            end_epoch_seconds: *it.validity().end(),
+        });
+        shown.collect()
     }
 
     /// The certificate for a client that asks for `name`: one with that name, else one with a wildcard for it, else the
@@ -107,18 +133,26 @@ impl CertificateTable {
     /// Warns the operator, in a line for each, of certificates that clients refuse at `now_seconds` since 1970, or will
     /// refuse within `notice`.
     pub(crate) fn endings(&self, now_seconds: u64, notice: Duration) -> Vec<String> {
-        let soon = now_seconds.saturating_add(notice.as_secs());
-        let ending = |it: &Certificate| match (it.check_time(now_seconds), it.check_time(soon)) {
-            (Err(problem), _) => Some(format!(
-                "clients refuse the certificate for {it}: it {problem}"
-            )),
-            (Ok(()), Err(_)) => Some(format!("the certificate for {it} expires soon")),
-            (Ok(()), Ok(())) => None,
+        let line = |it: &Certificate| {
+            let notice = match it.is_ordered() {
+                true => notice.min(notice_of_ordered(it)),
+                false => notice,
+            };
+            let soon = now_seconds.saturating_add(notice.as_secs());
+            let line = match (it.check_time(now_seconds), it.check_time(soon)) {
+                (Err(problem), _) => {
+                    format!("clients refuse the certificate for {it}: it {problem}")
+                }
+                (Ok(()), Err(_)) => format!("the certificate for {it} expires soon"),
+                (Ok(()), Ok(())) => return None,
+            };
+            let hint = match it.is_ordered() && it.is_over(soon) {
+                true => "orders of a new one fail, see acme in /healthz?verbose for the reason",
+                false => "a renewed file is read by itself",
+            };
+            Some(format!("{line}; {hint}"))
         };
-        let lines = self.certificates.iter().filter_map(ending);
-        lines
-            .map(|line| line + "; a renewed file is read by itself")
-            .collect()
+        self.certificates.iter().filter_map(line).collect()
     }
 
     /// Warns the operator, in a line for each, of certificates of authorities.
@@ -149,20 +183,34 @@ impl CertificateTable {
     }
 
     /// Warns the operator, in one line, if callers of the relay at `domain` or of a tunnel below it would get a
-    /// certificate for other names.
-    pub(crate) fn warning(&self, domain: &str) -> Option<String> {
+    /// certificate for other names. `is_ordered` tells for which names the relay orders a certificate.
+    pub(crate) fn warning(
+        &self,
+        domain: &str,
+        is_ordered: impl Fn(&str) -> bool,
+    ) -> Option<String> {
         let below = format!("*.{domain}");
-        let lacking = match (self.place(domain), self.places.get(&below)) {
-            (Some(_), Some(_)) => return None,
-            (None, Some(_)) => domain.to_owned(),
-            (Some(_), None) => below,
-            (None, None) => format!("{domain} and {below}"),
+        let has_own = self.place(domain).is_some() || is_ordered(domain);
+        let has_below = self.places.contains_key(&below) || is_ordered(&below);
+        let lacking = match (has_own, has_below) {
+            (true, true) => return None,
+            (false, true) => domain.to_owned(),
+            (true, false) => below,
+            (false, false) => format!("{domain} and {below}"),
         };
         Some(format!(
             "no certificate is for {lacking}, so clients refuse public URLs with such a host: domain needs \
              certificates for {domain} and for *.{domain}"
         ))
     }
+}
+
+/// Time before the end of a certificate that the relay renews by itself from which on its end is told: half of the time
+/// that is left when it is renewed.
+fn notice_of_ordered(certificate: &Certificate) -> Duration {
+    let (start, end) = certificate.validity().clone().into_inner();
+    let seconds = u64::try_from(end.saturating_sub(start)).unwrap_or(0);
+    Duration::from_secs(seconds / 6)
 }
 
 impl ResolvesServerCert for CertificateTable {
@@ -180,14 +228,11 @@ impl PartialEq for CertificateTable {
 
 impl fmt::Display for CertificateTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, certificate) in self.certificates.iter().enumerate() {
-            let between = if index == 0 { "" } else { "; " };
-            write!(f, "{between}{certificate}")?;
-        }
-        match &self.agents {
-            Some(agents) => write!(f, "; {} of authorities of agents", agents.len()),
-            None => Ok(()),
-        }
+        let certificates = self.certificates.iter().map(ToString::to_string);
+        let agents = self.agents.as_ref();
+        let agents = agents.map(|it| format!("{} of authorities of agents", it.len()));
+        let all: Vec<_> = certificates.chain(agents).collect();
+        f.write_str(&all.join("; "))
     }
 }
 
@@ -284,7 +329,7 @@ mod tests {
         let warning = |names: &[&str]| {
             let certificate = files.certificate("x", names);
             let table = CertificateTable::read(&[certificate]).unwrap();
-            table.warning("relay.example")
+            table.warning("relay.example", |_| false)
         };
         assert_eq!(warning(&["relay.example", "*.relay.example"]), None);
         for (names, lacking) in [

@@ -262,7 +262,7 @@ fn certificates(files: &Files) -> (Certificates, PathBuf) {
         certificates: vec![certificate],
         ..TlsConfig::default()
     };
-    (Certificates::read(&config).unwrap().unwrap(), path)
+    (Certificates::read(&config, None).unwrap().unwrap(), path)
 }
 
 /// The protocol of a handshake.
@@ -307,7 +307,7 @@ fn a_session_is_resumed_also_after_a_change_of_certificates() {
         // What another shard has after a reload.
         let other = files.lasting("other", &["relay.example"]);
         let table = CertificateTable::read(&[other]).unwrap();
-        let after = ServerConfigs::new(Arc::new(table), Arc::clone(&before.ticketer));
+        let after = ServerConfigs::new(Arc::new(table), Arc::clone(&before.ticketer), None);
         let (_, second) = shaken(&client, &after.callers).unwrap();
         assert_eq!(second.handshake_kind(), Some(HandshakeKind::Resumed));
         // Another relay knows no ticket of this one, and its certificate is another.
@@ -345,7 +345,10 @@ fn agents_alone_show_a_certificate_of_their_authority() {
         agent_ca: Some(ca),
         ..TlsConfig::default()
     };
-    let configs = Certificates::read(&config).unwrap().unwrap().configs();
+    let configs = Certificates::read(&config, None)
+        .unwrap()
+        .unwrap()
+        .configs();
     for version in [&TLS13, &TLS12] {
         let with = |own: Option<&Arc<SingleCertAndKey>>, protocol| {
             let mut client = client(&path, version, &[protocol]);
@@ -388,6 +391,7 @@ fn a_client_is_an_agent_if_it_offers_that_before_http() {
         (&[AGENT, HTTP1], false),
         (&[HTTP2, AGENT], false),
         (&[RAW], false),
+        (&[ACME_TLS], false),
         (&[&b"imap"[..]], false),
     ] {
         assert_eq!(is_agents(offered.iter().copied()), expected, "{offered:?}");
@@ -440,7 +444,7 @@ fn a_certificate_that_has_expired_stops_no_start() {
         certificates: vec![expired],
         ..TlsConfig::default()
     };
-    let certificates = Certificates::read(&config).unwrap().unwrap();
+    let certificates = Certificates::read(&config, None).unwrap().unwrap();
     let lines = certificates.table.endings(NOW_SECONDS, Duration::ZERO);
     assert_eq!(lines.len(), 1);
     assert!(lines[0].starts_with("clients refuse the certificate for relay.example"));
@@ -448,5 +452,141 @@ fn a_certificate_that_has_expired_stops_no_start() {
 
 #[test]
 fn without_certificates_there_is_nothing_to_read() {
-    assert!(Certificates::read(&TlsConfig::default()).unwrap().is_none());
+    let none = Certificates::read(&TlsConfig::default(), None).unwrap();
+    assert!(none.is_none());
+}
+
+/// The certificates of a relay that has `named` in files, and orders another into the folder of `files`.
+fn with_ordered(files: &Files, named: Vec<CertificateFiles>) -> Result<Certificates, StartError> {
+    let config = TlsConfig {
+        certificates: named,
+        ..TlsConfig::default()
+    };
+    let acme = AcmeConfig::new(vec!["relay.example".to_owned()], files.path(""));
+    Certificates::read(&config, Some(&acme)).map(Option::unwrap)
+}
+
+/// Puts a certificate and its key where the relay keeps what it orders.
+fn put_ordered(files: &Files, certificate: &CertificateFiles) -> PathBuf {
+    let [key, cert] =
+        [&certificate.key, &certificate.cert].map(|it| fs::read_to_string(it).unwrap());
+    let name = AcmeConfig::new(Vec::new(), PathBuf::new()).certificate_file();
+    files.write(&name, &(key + &cert), 0o600)
+}
+
+#[test]
+fn an_ordered_certificate_comes_behind_those_in_files() {
+    let files = Files::new();
+    let none = with_ordered(&files, Vec::new()).unwrap();
+    assert!(none.table.is_empty());
+    put_ordered(
+        &files,
+        &files.lasting("a", &["relay.example", "ordered.example"]),
+    );
+    let named = files.lasting("b", &["relay.example", "named.example"]);
+    let both = with_ordered(&files, vec![named]).unwrap();
+    let shown: Vec<_> = both.table.shown().into_iter().map(|it| it.names).collect();
+    assert_eq!(shown[0], ["relay.example", "named.example"]);
+    assert_eq!(shown[1], ["relay.example", "ordered.example"]);
+    assert_eq!(both.sources.paths().len(), 4);
+}
+
+#[test]
+fn an_ordered_certificate_that_is_no_use_does_not_stop_the_start() {
+    let files = Files::new();
+    let expired = files.certificate_of_years("old", &["relay.example"], 2000..=2001);
+    let path = put_ordered(&files, &expired);
+    assert!(with_ordered(&files, Vec::new()).unwrap().table.is_empty());
+    fs::write(&path, "nonsense").unwrap();
+    assert!(with_ordered(&files, Vec::new()).unwrap().table.is_empty());
+    // A key that others can read is refused as in any other file.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = with_ordered(&files, Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("others can read"), "{error}");
+}
+
+#[test]
+fn an_ordered_certificate_whose_file_goes_away_stays() {
+    let files = Files::new();
+    let path = put_ordered(&files, &files.lasting("a", &["relay.example"]));
+    let certificates = with_ordered(&files, Vec::new()).unwrap();
+    let (sources, table) = (&certificates.sources, &certificates.table);
+    let again = sources.read_again(table, NOW_SECONDS).unwrap();
+    assert!(again == **table);
+    fs::remove_file(path).unwrap();
+    assert!(sources.read_again(table, NOW_SECONDS).is_err());
+}
+
+#[test]
+fn the_end_of_an_ordered_certificate_is_told_after_its_renewal_was_due() {
+    let files = Files::new();
+    put_ordered(&files, &files.certificate("a", &["relay.example"]));
+    let certificates = with_ordered(&files, Vec::new()).unwrap();
+    // It is valid for ten years, until 2030.
+    let (day, end) = (24 * 60 * 60, 1_893_456_000);
+    let notice = Duration::from_secs(5000 * day);
+    let lines = |now| certificates.table.endings(now, notice);
+    assert!(lines(end - 650 * day).is_empty());
+    let told = lines(end - 600 * day);
+    assert!(told.len() == 1 && told[0].contains("orders of a new one fail"));
+}
+
+#[test]
+fn a_ca_that_checks_a_name_gets_its_answer_and_others_their_certificate() {
+    let files = Files::new();
+    put_ordered(&files, &files.lasting("a", &["relay.example"]));
+    let certificates = with_ordered(&files, Vec::new()).unwrap();
+    let server = Arc::clone(&certificates.configs().callers);
+    let path = files.path("a.pem");
+    let shake = |offered: &[&str]| shaken(&Arc::new(client(&path, &TLS13, offered)), &server);
+    assert!(shake(&["h2"]).is_ok());
+    assert!(shake(&["acme-tls/1"]).is_err());
+    let challenges = certificates.challenges.as_ref().unwrap();
+    let open = challenges
+        .open_certificate("relay.example", &[7; 32])
+        .unwrap();
+    // The client does not trust the answer, which the CA only reads.
+    let error = shake(&["acme-tls/1"]).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(error, rustls::Error::InvalidCertificate(_)),
+        "{error}"
+    );
+    let (client, _) = shake(&["h2", "acme-tls/1"]).unwrap();
+    assert_eq!(client.alpn_protocol(), Some(&b"h2"[..]));
+    drop(open);
+    assert!(shake(&["acme-tls/1"]).is_err());
+}
+
+#[test]
+fn a_ca_needs_no_certificate_where_agents_need_one() {
+    let files = Files::new();
+    let (ca, _) = agents(&files, "ours.pem");
+    put_ordered(&files, &files.lasting("a", &["relay.example"]));
+    let config = TlsConfig {
+        agent_ca: Some(ca),
+        ..TlsConfig::default()
+    };
+    let acme = AcmeConfig::new(vec!["relay.example".to_owned()], files.path(""));
+    let certificates = Certificates::read(&config, Some(&acme)).unwrap().unwrap();
+    assert_eq!(certificates.sources.paths().len(), 3);
+    let challenges = certificates.challenges.as_ref().unwrap();
+    let _open = challenges
+        .open_certificate("relay.example", &[7; 32])
+        .unwrap();
+    let configs = certificates.configs();
+    let answer = |config| {
+        let client = client(&files.path("a.pem"), &TLS13, &["acme-tls/1"]);
+        shaken(&Arc::new(client), config).map(|_| ()).unwrap_err()
+    };
+    // The client does not trust the answer, which the CA only reads.
+    let error = answer(&configs.callers);
+    assert!(
+        matches!(error, rustls::Error::InvalidCertificate(_)),
+        "{error}"
+    );
+    // `ServerConfigs::choose` leads no CA here.
+    assert_eq!(
+        answer(&configs.agents),
+        rustls::Error::NoApplicationProtocol
+    );
 }

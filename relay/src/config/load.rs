@@ -45,6 +45,7 @@ impl Settings {
         set(&mut config.http_listen, self.http_listen);
         set(&mut config.admin_listen, self.admin_listen);
         config.tls = self.tls.config(given, certificates)?;
+        config.acme = self.acme.config(given, self.state_dir.as_deref())?;
         config.domain = self.domain;
         config.public_url = self.public_url;
         set(&mut config.shards, self.shards);

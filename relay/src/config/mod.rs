@@ -4,6 +4,7 @@
 //! A program that embeds a relay starts from [`Config::default`]; [`Config::check`] applies the same rules to
 //! that configuration.
 
+mod acme;
 mod audit;
 mod auth;
 mod callers;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use tieline_token::KeySet;
 use tieline_wire::limits::{LINK_BUDGET_BYTES, SESSIONS_MAX, STALE_TIMEOUT};
 
+pub use self::acme::{AcmeConfig, ExternalAccount};
 pub use self::audit::AuditConfig;
 pub use self::callers::CallersConfig;
 pub use self::denylist::{Denied, Denylist};
@@ -97,6 +99,8 @@ pub struct Config {
     pub admin_listen: Vec<SocketAddr>,
     /// Certificates of the addresses with TLS.
     pub tls: TlsConfig,
+    /// How the relay orders a certificate by itself; `None` if it does not.
+    pub acme: Option<AcmeConfig>,
     /// The relay's own DNS name; each tunnel is also reached under a subdomain of it.
     pub domain: Option<String>,
     /// Beginning of public URLs; by default `https` if an HTTP listener has TLS, else `http`, and `domain` or the
@@ -292,6 +296,7 @@ impl Config {
             http_listen: vec![loopback(http).into()],
             admin_listen: vec![loopback(admin)],
             tls: TlsConfig::default(),
+            acme: None,
             domain: None,
             public_url: None,
             shards,

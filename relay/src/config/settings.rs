@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, Args, Command, ValueHint};
 
+use super::acme::AcmeSettings;
 use super::audit::AuditSettings;
 use super::auth::AuthSettings;
 use super::callers::CallersSettings;
@@ -47,6 +48,8 @@ pub(super) struct Settings {
     pub(super) admin_token_file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) tls: TlsSettings,
+    #[command(flatten)]
+    pub(super) acme: AcmeSettings,
     /// The relay's DNS name, as in relay.example; each tunnel is also reached as TUNNEL.relay.example,
     /// which needs DNS for *.relay.example
     #[arg(long, value_name = "NAME", value_parser = names::domain)]

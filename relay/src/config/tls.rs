@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::raw::{Layer, Origin, Raw, unfit};
 use super::values::switch;
-use super::{Config, ListenAddress, conflict, place, words};
+use super::{AcmeConfig, Config, ListenAddress, conflict, place, words};
 use crate::error::{ConfigError, ListenKind};
 
 /// Key of the list of certificates in the settings file.
@@ -84,7 +84,7 @@ pub struct CertificateFiles {
 }
 
 impl Config {
-    /// Refuses an address with TLS without a certificate, and the other way round.
+    /// Refuses an address with TLS without a certificate, and the other way round; checks how one is ordered.
     pub(super) fn check_tls(&self) -> Result<(), ConfigError> {
         let mut all = ListenKind::ALL.into_iter().flat_map(|kind| {
             let addresses = self.listen(kind).into_iter();
@@ -92,9 +92,14 @@ impl Config {
         });
         let first = all.find(|(_, address)| address.is_tls);
         match (first, self.tls.certificates.first()) {
-            (Some((kind, address)), None) => conflict(format!(
-                "{kind}_listen {address} needs a certificate: name its files in tls_cert and tls_key"
+            (Some((kind, address)), None) if self.acme.is_none() => conflict(format!(
+                "{kind}_listen {address} needs a certificate: name its files in tls_cert and tls_key, or let the relay \
+                 order one for the names in acme_domains"
             )),
+            (None, None) if self.acme.is_some() => conflict(
+                "acme_domains does nothing here: no address of agent_listen, tcp_listen and http_listen begins with \
+                 tls://, as in tls://0.0.0.0:443",
+            ),
             (None, Some(files)) => conflict(format!(
                 "the certificate {} does nothing here: no address of agent_listen, tcp_listen and http_listen \
                  begins with tls://, as in tls://0.0.0.0:443",
@@ -102,7 +107,8 @@ impl Config {
             )),
             _ => {
                 self.check_agents_over_tls()?;
-                self.check_redirect()
+                self.check_redirect()?;
+                self.acme.as_ref().map_or(Ok(()), AcmeConfig::check)
             }
         }
     }

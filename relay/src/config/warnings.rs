@@ -10,6 +10,7 @@ impl Config {
             unusable(self, http),
             self.admits_strangers(),
             self.shows_tokens(),
+            self.hides_from_the_ca(),
         ];
         lines.into_iter().flatten().collect()
     }
@@ -22,6 +23,27 @@ impl Config {
              tunnel's name can use it, also through a proxy on this machine"
                 .to_owned()
         })
+    }
+
+    /// Warns if a CA cannot reach this relay on the ports that it looks at.
+    fn hides_from_the_ca(&self) -> Option<String> {
+        let acme = self.acme.as_ref().filter(|it| it.dns_hook.is_none())?;
+        (!self.listens(443, true) && !self.listens(80, false)).then(|| {
+            format!(
+                "for the certificate the CA connects to port 443 (TLS-ALPN-01) or 80 (HTTP-01) of {}, and no address \
+                 here is tls:// with port 443 or of http_listen with port 80: let one of the two ports lead to this \
+                 relay, or set acme_dns_hook",
+                acme.domains.join(", ")
+            )
+        })
+    }
+
+    /// Whether an address has the port, with TLS for any peer, or without TLS for HTTP callers.
+    pub(crate) fn listens(&self, port: u16, is_tls: bool) -> bool {
+        let others = [&self.agent_listen, &self.tcp_listen];
+        let others = others.into_iter().flatten().filter(|_| is_tls);
+        let mut all = self.http_listen.iter().chain(others);
+        all.any(|it| it.address.port() == port && it.is_tls == is_tls)
     }
 
     /// Warns if tokens cross the network unencrypted.

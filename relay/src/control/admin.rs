@@ -1,6 +1,6 @@
 //! State that the pages of the admin port share, and the form of their answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use axum::Json;
@@ -9,11 +9,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
+use super::acme::ShownAcme;
 use super::auth::Orders;
 use super::{Changes, Inspect, Phase};
 use crate::audit::Audit;
+use crate::certificates::CertificateTable;
 use crate::config::Secret;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{ShardMetrics, TlsReport};
 use crate::shard::Paused;
 use crate::state::NoteQueue;
 
@@ -36,6 +38,22 @@ pub(super) struct Admin {
     pub(super) memory_limit_bytes: Option<u64>,
     pub(super) shard_budget_bytes: u64,
     pub(super) start_epoch_seconds: u64,
+    /// Absent if no address has TLS.
+    pub(super) certificates: Option<watch::Receiver<Arc<CertificateTable>>>,
+    /// Absent if the relay orders no certificate.
+    pub(super) acme: Option<ShownAcme>,
+}
+
+impl Admin {
+    /// State of the certificates.
+    pub(super) fn tls(&self) -> TlsReport {
+        let table = self.certificates.as_ref().map(|it| it.borrow().shown());
+        let acme = self.acme.as_ref();
+        TlsReport {
+            certificates: table.unwrap_or_default(),
+            acme: acme.map(|it| it.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        }
+    }
 }
 
 /// A JSON error: a code for programs in `error`, and a message for people.

@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::server::ProducesTickets;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{self, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::Inspect;
 use super::watched::{LOOK_INTERVAL, Watched};
-use crate::certificates::{CertificateTable, Certificates, ServerConfigs};
+use crate::certificates::{CertificateTable, Certificates, Challenges, ServerConfigs};
 use crate::clock::now_seconds;
-use crate::config::TlsConfig;
-use crate::error::ConfigError;
 
 /// Time before the end of a certificate from which on the log tells of it, once a [`WARN_INTERVAL`].
 const NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -26,31 +24,36 @@ pub(super) struct CertificateUpdater {
     reload: Arc<Notify>,
     table: Watched<Arc<CertificateTable>>,
     ticketer: Arc<dyn ProducesTickets>,
+    challenges: Option<Arc<Challenges>>,
+    /// The certificates that the admin port shows.
+    shown: watch::Sender<Arc<CertificateTable>>,
 }
 
 impl CertificateUpdater {
-    /// An updater that starts with the certificates that the shards have, which were read from the files in `config`.
+    /// An updater that starts with the certificates that the shards have.
     pub(super) fn new(
-        config: &TlsConfig,
         certificates: Certificates,
         reload: Arc<Notify>,
         inspect: Arc<dyn Inspect>,
     ) -> Self {
-        let config = config.clone();
-        let files = config.certificates.iter();
-        let paths = files.flat_map(|it| [&it.cert, &it.key]);
-        let paths = paths.chain(&config.agent_ca).cloned().collect();
-        let read = move |known: &Arc<CertificateTable>| -> Result<_, ConfigError> {
-            let table = CertificateTable::of(&config)?;
-            table.check_times(known, &config.certificates, now_seconds())?;
-            Ok(Arc::new(table))
+        let sources = certificates.sources;
+        let paths = sources.paths();
+        let read = move |known: &Arc<CertificateTable>| {
+            sources.read_again(known, now_seconds()).map(Arc::new)
         };
         Self {
             inspect,
             reload,
+            shown: watch::Sender::new(Arc::clone(&certificates.table)),
             table: Watched::together(paths, certificates.table, read),
             ticketer: certificates.ticketer,
+            challenges: certificates.challenges,
         }
+    }
+
+    /// The certificates for the admin port.
+    pub(super) fn shown(&self) -> watch::Receiver<Arc<CertificateTable>> {
+        self.shown.subscribe()
     }
 
     /// Runs until it is dropped.
@@ -77,7 +80,9 @@ impl CertificateUpdater {
             return;
         };
         info!(certificates = %table, "the certificates have changed");
-        let configs = ServerConfigs::new(table, Arc::clone(&self.ticketer));
+        self.shown.send_replace(Arc::clone(&table));
+        let ticketer = Arc::clone(&self.ticketer);
+        let configs = ServerConfigs::new(table, ticketer, self.challenges.as_ref());
         self.inspect.apply_tls(configs).await;
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! It reaches the shards through [`Inspect`] and their counters only, so its work cannot delay a shard.
 
+mod acme;
 mod admin;
 mod auth;
 mod certificates;
 mod changes;
+mod client;
 mod connections;
 mod listing;
 mod reserve;
@@ -16,6 +18,7 @@ mod tunnel;
 mod watched;
 
 use std::future::Future;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,10 +29,12 @@ use tieline_wire::TunnelId;
 use tokio::sync::{Notify, watch};
 use tracing::info_span;
 
+use self::acme::Acme;
 use self::admin::{Admin, Pauses};
 use self::auth::{Order, Orders, SnapshotUpdater};
 use self::certificates::CertificateUpdater;
 pub(crate) use self::changes::Changes;
+use self::serve::Updaters;
 use crate::audit::Audit;
 use crate::auth::{Question, RequestQueue, Ruling, Snapshot};
 use crate::certificates::{Certificates, ServerConfigs};
@@ -103,6 +108,14 @@ enum Phase {
     Stops,
 }
 
+/// The control thread lacks a resource.
+fn failed(source: io::Error) -> StartError {
+    StartError::Thread {
+        what: "the control thread".to_owned(),
+        source,
+    }
+}
+
 /// Handle to the running control thread.
 pub(crate) struct Control {
     thread: Option<JoinHandle<()>>,
@@ -130,15 +143,10 @@ impl Control {
         listeners: Vec<(SocketAddr, TcpListener)>,
     ) -> Result<Self, StartError> {
         let addresses = listeners.iter().map(|(address, _)| *address).collect();
-        let failed = |source| StartError::Thread {
-            what: "the control thread".to_owned(),
-            source,
-        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(failed)?;
-
         let (stop, phase) = watch::channel(Phase::Starts);
         let Shown {
             inspect,
@@ -152,10 +160,9 @@ impl Control {
             SnapshotUpdater::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
         updater.restore(&decided.revoked, decided.book.clone());
         let reload = Arc::<Notify>::default();
-        let certificates = certificates.map(|it| {
-            let (reload, inspect) = (Arc::clone(&reload), Arc::clone(&inspect));
-            CertificateUpdater::new(&config.tls, it, reload, inspect)
-        });
+        let acme = Acme::new(config, certificates.as_ref(), &reload)?;
+        let certificates = certificates
+            .map(|it| CertificateUpdater::new(it, Arc::clone(&reload), Arc::clone(&inspect)));
         let admin = Arc::new(Admin {
             inspect,
             orders: orders.clone(),
@@ -170,12 +177,18 @@ impl Control {
             memory_limit_bytes: config.memory_limit_bytes,
             shard_budget_bytes: config.shard_budget_bytes,
             start_epoch_seconds: now_seconds(),
+            certificates: certificates.as_ref().map(CertificateUpdater::shown),
+            acme: acme.as_ref().map(Acme::shown),
         });
+        let updaters = Updaters {
+            admission: updater,
+            certificates,
+            acme,
+        };
         let thread = thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
                 let _span = info_span!("control").entered();
-                let updaters = (updater, certificates);
                 runtime.block_on(serve::run(listeners, &admin, updaters, phase));
                 // Does not wait for a DNS lookup, which may still block a thread.
                 runtime.shutdown_background();

@@ -21,7 +21,7 @@ use super::connections::ConnectionState;
 use super::listing::{self, Extent, Listing};
 use super::{Changes, Phase, revoke, tunnel};
 use crate::config::Secret;
-use crate::metrics::{self, ShardMetrics, ShardStatus};
+use crate::metrics::{self, AcmeReport, ShardMetrics, ShardStatus, ShownCertificate, TlsReport};
 
 /// Largest page of `/tunnels`, and its default size.
 const PAGE_TUNNELS_MAX: usize = 1000;
@@ -204,6 +204,10 @@ struct Health {
     memory_limit_bytes: Option<u64>,
     shard_budget_bytes: u64,
     shards: Vec<ShardHealth>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    certificates: Vec<ShownCertificate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acme: Option<AcmeReport>,
 }
 
 #[derive(Serialize)]
@@ -228,6 +232,7 @@ async fn health(
     if verbose.is_none_or(|verbose| verbose == "0" || verbose == "false") {
         return uncached((code, format!("{status}\n")).into_response());
     }
+    let TlsReport { certificates, acme } = admin.tls();
     let report = Health {
         status,
         version: env!("CARGO_PKG_VERSION"),
@@ -243,6 +248,8 @@ async fn health(
             .into_iter()
             .map(|one| admin.shard_health(one))
             .collect(),
+        certificates,
+        acme,
     };
     uncached((code, Json(report)).into_response())
 }
@@ -269,6 +276,7 @@ async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
         &shards,
         admin.start_epoch_seconds,
         &admin.audit.counts(),
+        &admin.tls(),
     );
     // Prometheus text format, version 0.0.4 (prometheus.io, "Exposition formats").
     let kind = [(

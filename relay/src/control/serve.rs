@@ -22,6 +22,7 @@ use tokio::time;
 use tracing::{debug, warn};
 
 use super::Phase;
+use super::acme::Acme;
 use super::admin::{Admin, refuse};
 use super::auth::SnapshotUpdater;
 use super::certificates::CertificateUpdater;
@@ -39,18 +40,28 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// Pause after a failed accept if no connection can be closed to make room.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Tasks that keep what the shards use up to date.
+pub(super) struct Updaters {
+    pub(super) admission: SnapshotUpdater,
+    pub(super) certificates: Option<CertificateUpdater>,
+    pub(super) acme: Option<Acme>,
+}
+
 /// Serves all listeners from [`Phase::Serves`] to [`Phase::Drains`], and their connections until
 /// [`Phase::Stops`]; requests in progress are cut off then. Until then admission and certificates are kept up to date.
 pub(super) async fn run(
     listeners: Vec<((SocketAddr, TcpListener), Arc<()>)>,
     admin: &Arc<Admin>,
-    (admission, certificates): (SnapshotUpdater, Option<CertificateUpdater>),
+    updaters: Updaters,
     mut phase: watch::Receiver<Phase>,
 ) {
     let mut tasks = JoinSet::new();
-    tasks.spawn(admission.run());
-    if let Some(certificates) = certificates {
+    tasks.spawn(updaters.admission.run());
+    if let Some(certificates) = updaters.certificates {
         tasks.spawn(certificates.run());
+    }
+    if let Some(acme) = updaters.acme {
+        tasks.spawn(acme.run(phase.clone()));
     }
     for ((address, listener), accepting) in listeners {
         let accepts = accept(address, listener, Arc::clone(admin), phase.clone());

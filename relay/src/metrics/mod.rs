@@ -19,7 +19,8 @@ use tieline_wire::{
 };
 
 pub(crate) use self::report::{
-    AuditCounts, BoundReport, CallerReport, Cut, TunnelBatch, TunnelDetail, TunnelReport,
+    AcmeReport, AuditCounts, BoundReport, CallerReport, Cut, ShownCertificate, TlsReport,
+    TunnelBatch, TunnelDetail, TunnelReport,
 };
 pub(crate) use self::text::render;
 
@@ -151,10 +152,12 @@ pub(crate) enum TlsFailure {
     Incompatible,
     /// The client ended the handshake with an alert: it does not accept the certificate, for example.
     ClientRefused,
-    /// An agent showed no certificate of its own, and must have one.
+    /// The relay has no certificate yet, or no open challenge for a CA that checks a name.
     NoCertificate,
+    /// An agent showed no certificate of its own, and must have one.
+    NoClientCertificate,
     /// An agent's own certificate is not one that the relay accepts.
-    BadCertificate,
+    BadClientCertificate,
     /// The client broke the rules of TLS.
     Protocol,
     /// The connection closed before the end of the handshake.
@@ -195,13 +198,14 @@ const LIMIT_KINDS: [&str; 6] = [
 ];
 const TLS_VERSIONS: [&str; 2] = ["1.2", "1.3"];
 const TLS_GROUPS: [&str; 4] = ["x25519", "x25519mlkem768", "secp256r1", "other"];
-const TLS_FAILURES: [&str; 10] = [
+const TLS_FAILURES: [&str; 11] = [
     "not_tls",
     "alpn",
     "incompatible",
     "client_refused",
     "no_certificate",
-    "bad_certificate",
+    "no_client_certificate",
+    "bad_client_certificate",
     "protocol",
     "closed",
     "timeout",

@@ -172,3 +172,32 @@ pub(crate) struct AuditCounts {
     /// Refusals that the file only counts.
     pub(crate) refusals_left_out: u64,
 }
+
+/// A certificate, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownCertificate {
+    pub(crate) names: Vec<String>,
+    /// Last second of its validity, since 1970.
+    pub(crate) end_epoch_seconds: i64,
+}
+
+/// State of the certificate that the relay orders by itself, as operators see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct AcmeReport {
+    pub(crate) domains: Vec<String>,
+    /// Second since 1970 at which the next certificate is ordered, or was to be ordered; absent before the first order.
+    pub(crate) renewal_epoch_seconds: Option<i64>,
+    /// Orders that brought a certificate.
+    pub(crate) orders_issued: u64,
+    pub(crate) orders_failed: u64,
+    /// Why the last order failed, unless one has succeeded since.
+    pub(crate) last_failure: Option<String>,
+}
+
+/// State of the relay's certificates, as operators see it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsReport {
+    pub(crate) certificates: Vec<ShownCertificate>,
+    /// Absent if the relay orders no certificate.
+    pub(crate) acme: Option<AcmeReport>,
+}

@@ -17,7 +17,35 @@ fn text_of(metrics: &[Arc<ShardMetrics>]) -> String {
             dropped: 1,
             refusals_left_out: 1,
         },
+        &TlsReport::default(),
     )
+}
+
+#[test]
+fn certificates_and_their_orders_are_shown() {
+    let certificate = |name: &str| ShownCertificate {
+        names: vec![name.to_owned(), "other.example".to_owned()],
+        end_epoch_seconds: 1_900_000_000,
+    };
+    let report = TlsReport {
+        certificates: vec![certificate("relay.example"), certificate("a\"b\\c")],
+        acme: Some(AcmeReport {
+            renewal_epoch_seconds: Some(1_890_000_000),
+            orders_issued: 2,
+            orders_failed: 3,
+            ..AcmeReport::default()
+        }),
+    };
+    let text = render(&[], &[], 0, &AuditCounts::default(), &report);
+    for line in [
+        "relay_tls_certificate_end_epoch_seconds{certificate=\"1\",name=\"relay.example\"} 1900000000",
+        "relay_tls_certificate_end_epoch_seconds{certificate=\"2\",name=\"a\\\"b\\\\c\"} 1900000000",
+        "relay_acme_renewal_epoch_seconds 1890000000",
+        "relay_acme_orders_total{outcome=\"issued\"} 2",
+        "relay_acme_orders_total{outcome=\"failed\"} 3",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+    }
 }
 
 #[test]
@@ -132,7 +160,8 @@ fn every_counter_is_shown_once_it_is_counted() {
         TlsFailure::Incompatible,
         TlsFailure::ClientRefused,
         TlsFailure::NoCertificate,
-        TlsFailure::BadCertificate,
+        TlsFailure::NoClientCertificate,
+        TlsFailure::BadClientCertificate,
         TlsFailure::Protocol,
         TlsFailure::Closed,
         TlsFailure::Timeout,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tieline_wire::SharedBudget;
 
-use super::{AuditCounts, BY_LABEL, COUNTERS, DIRECTIONS, GAUGES, ShardMetrics, ShardStatus};
+use super::{
+    AuditCounts, BY_LABEL, COUNTERS, DIRECTIONS, GAUGES, ShardMetrics, ShardStatus, TlsReport,
+};
 
 /// All metrics in the Prometheus text format.
 pub(crate) fn render(
@@ -13,6 +15,7 @@ pub(crate) fn render(
     shards: &[ShardStatus],
     start_epoch_seconds: u64,
     audit: &AuditCounts,
+    tls: &TlsReport,
 ) -> String {
     let mut page = Page(String::with_capacity(16 * 1024));
     page.process(start_epoch_seconds, shards);
@@ -45,6 +48,7 @@ pub(crate) fn render(
         "Refusals that the audit log only counts, because there were too many.",
         [(String::new(), audit.refusals_left_out)],
     );
+    page.tls(tls);
     page.0
 }
 
@@ -83,6 +87,37 @@ impl Page {
             "gauge",
             "Driver of each shard in a label; always 1.",
             drivers,
+        );
+    }
+
+    fn tls(&mut self, tls: &TlsReport) {
+        let ends = tls.certificates.iter().enumerate().map(|(index, it)| {
+            let name = escaped(it.names.first().map_or("", String::as_str));
+            let labels = format!("certificate=\"{}\",name=\"{name}\"", index + 1);
+            (labels, it.end_epoch_seconds)
+        });
+        self.family(
+            "relay_tls_certificate_end_epoch_seconds",
+            "gauge",
+            "End of each certificate, in seconds since 1970, with the first of its names.",
+            ends,
+        );
+        let renewal = tls.acme.as_ref().and_then(|it| it.renewal_epoch_seconds);
+        self.family(
+            "relay_acme_renewal_epoch_seconds",
+            "gauge",
+            "Time at which the relay orders its next certificate, in seconds since 1970.",
+            renewal.map(|at| (String::new(), at)),
+        );
+        let orders = tls.acme.iter().flat_map(|it| {
+            let outcomes = [("issued", it.orders_issued), ("failed", it.orders_failed)];
+            outcomes.map(|(outcome, count)| (format!("outcome=\"{outcome}\""), count))
+        });
+        self.family(
+            "relay_acme_orders_total",
+            "counter",
+            "Orders of certificates by the relay itself (ACME).",
+            orders,
         );
     }
 
@@ -129,4 +164,10 @@ impl Page {
             };
         }
     }
+}
+
+/// A label's value as the text format writes it.
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    value.replace('\n', "\\n")
 }

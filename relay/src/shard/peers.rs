@@ -8,7 +8,7 @@ use super::mail::MailboxSender;
 use super::mail::message::Paused;
 use crate::audit::Audit;
 use crate::auth::{RequestSender, Snapshot};
-use crate::certificates::ServerConfigs;
+use crate::certificates::{Challenges, ServerConfigs};
 use crate::config::Config;
 use crate::directory::PublicUrls;
 use crate::limits::{Limits, LiveTunnels, PerAddress};
@@ -25,6 +25,8 @@ pub(crate) struct Peers {
     pub(crate) auth: Arc<Snapshot>,
     /// Configurations of TLS at the start, `None` if no address has TLS; later ones arrive as `Message::Tls`.
     pub(crate) tls: Option<Arc<ServerConfigs>>,
+    /// Answers to a CA, if the relay orders a certificate.
+    pub(crate) challenges: Option<Arc<Challenges>>,
     /// The audit log.
     pub(crate) audit: Audit,
     /// Limits on requests, sessions, bytes and registrations, if any are configured.

@@ -35,6 +35,8 @@ impl Shard {
             let accepted = place.run(accepting).await;
             drop(place);
             match accepted {
+                // A CA that checks a name has seen what it wants to see.
+                Some(Ok((stream, _))) if is_check(&stream) => stream.shutdown(),
                 Some(Ok((stream, peer))) => {
                     let kind = kind_of(&stream).unwrap_or(kind);
                     stream.set_unfinished(kind.unfinished());
@@ -118,6 +120,12 @@ impl Shard {
     }
 }
 
+/// Whether the client is a CA that checks a name, which sends nothing after the handshake (RFC 8737).
+fn is_check(stream: &Stream) -> bool {
+    let agreed = stream.agreed().and_then(|it| it.application);
+    agreed.as_deref() == Some(certificates::ACME_TLS)
+}
+
 /// The listener whose protocol the client asked for; `None` if it asked for none.
 fn kind_of(stream: &Stream) -> Option<ListenKind> {
     match stream.agreed()?.application?.as_slice() {
@@ -137,8 +145,10 @@ fn failure(error: &io::Error) -> TlsFailure {
         Some(Error::NoApplicationProtocol) => TlsFailure::Alpn,
         Some(Error::PeerIncompatible(_)) => TlsFailure::Incompatible,
         Some(Error::AlertReceived(_)) => TlsFailure::ClientRefused,
-        Some(Error::NoCertificatesPresented) => TlsFailure::NoCertificate,
-        Some(Error::InvalidCertificate(_)) => TlsFailure::BadCertificate,
+        Some(Error::NoCertificatesPresented) => TlsFailure::NoClientCertificate,
+        Some(Error::InvalidCertificate(_)) => TlsFailure::BadClientCertificate,
+        // rustls's error without a certificate for a client.
+        Some(Error::General(_)) => TlsFailure::NoCertificate,
         Some(_) => TlsFailure::Protocol,
         // rustls's buffer for an unfinished message is full.
         None if error.kind() == io::ErrorKind::InvalidData => TlsFailure::Protocol,
@@ -157,10 +167,12 @@ mod tests {
         assert_eq!(of(refused), TlsFailure::ClientRefused);
         assert_eq!(of(rustls::Error::NoApplicationProtocol), TlsFailure::Alpn);
         assert_eq!(of(rustls::Error::DecryptError), TlsFailure::Protocol);
-        let none = rustls::Error::NoCertificatesPresented;
+        let none = rustls::Error::General("no server certificate chain resolved".to_owned());
         assert_eq!(of(none), TlsFailure::NoCertificate);
+        let none = rustls::Error::NoCertificatesPresented;
+        assert_eq!(of(none), TlsFailure::NoClientCertificate);
         let strange = rustls::CertificateError::UnknownIssuer.into();
-        assert_eq!(of(strange), TlsFailure::BadCertificate);
+        assert_eq!(of(strange), TlsFailure::BadClientCertificate);
         let closed = io::ErrorKind::UnexpectedEof.into();
         assert_eq!(failure(&closed), TlsFailure::Closed);
     }

@@ -101,7 +101,7 @@ impl Folder {
         }
         if it.mode() & FOLDER_MODE_FORBIDDEN != 0 {
             return Err(unfit(format!(
-                "other users can change it, and so change who owns a name (mode {:03o}); run \
+                "other users can change it, and what the relay keeps in it (mode {:03o}); run \
                  `chmod 700` on it",
                 it.mode() & 0o777
             )));
@@ -170,7 +170,7 @@ impl Folder {
     ///
     /// # Errors
     /// The file cannot be read, or other users may read or change it.
-    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StartError> {
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StartError> {
         let path = self.path.join(name);
         let unreadable =
             |source: io::Error| StartError::state(&path, format!("cannot be read: {source}"));
@@ -189,7 +189,7 @@ impl Folder {
     ///
     /// # Errors
     /// The disk does not take the file.
-    pub(super) fn replace(&self, name: &str, content: &[u8]) -> Result<(), StartError> {
+    pub(crate) fn replace(&self, name: &str, content: &[u8]) -> Result<(), StartError> {
         let path = self.path.join(name);
         let write = |file: &mut File| file.write_all(content);
         replace(&path, write)

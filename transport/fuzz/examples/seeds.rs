@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tieline_transport::websocket::{Role, WebSocket};
 use tieline_transport_fuzz::Peer;
@@ -77,7 +77,7 @@ fn fragments() -> Vec<u8> {
 
 /// The first flight of a client.
 fn hello() -> Vec<u8> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions of TLS")
         .with_root_certificates(RootCertStore::empty())

@@ -16,6 +16,14 @@ const JWT: &str = r#"
     tls_key = "tls-key.pem"
     require_binding = true
     agent_ca = "agents.pem"
+    acme_domains = ["Relay.Example.com", "*.relay.example.com"]
+    acme_email = "ada@studio.example"
+    acme_directory_url = "https://ca.example/directory"
+    acme_cache_dir = "acme"
+    acme_profile = "shortlived"
+    acme_eab_kid = "kid-1"
+    acme_eab_key_file = "eab-key"
+    acme_dns_hook = "dns-hook"
     domain = "Relay.Example.com"
     public_url = "https://Relay.example/"
     shards = 77
@@ -133,6 +141,7 @@ fn every_setting_of_a_file_arrives() {
                 require_binding,
                 agent_ca,
             },
+        acme,
         domain,
         public_url,
         shards,
@@ -174,6 +183,7 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!(certificates, wanted);
     assert!(require_binding);
     assert_eq!(agent_ca, Some(at("agents.pem")));
+    has_acme_settings(&acme.unwrap(), folder.path());
     assert_eq!(domain.as_deref(), Some("relay.example.com"));
     assert_eq!(public_url.unwrap().to_string(), "https://relay.example");
     assert_eq!((shards, driver), (77, DriverChoice::Epoll));
@@ -205,6 +215,27 @@ fn shows_no_secret(config: &Config) {
     for part in ["120, 120", "xxxxxxxx", "0123456789abcdef"] {
         assert!(!shown.contains(part), "{part}");
     }
+}
+
+fn has_acme_settings(acme: &AcmeConfig, folder: &Path) {
+    let AcmeConfig {
+        domains,
+        email,
+        directory_url,
+        cache_dir,
+        profile,
+        eab,
+        dns_hook,
+    } = acme;
+    assert_eq!(*domains, ["relay.example.com", "*.relay.example.com"]);
+    assert_eq!(email.as_deref(), Some("ada@studio.example"));
+    assert_eq!(directory_url.to_string(), "https://ca.example/directory");
+    assert_eq!(*cache_dir, folder.join("acme"));
+    assert_eq!(profile.as_deref(), Some("shortlived"));
+    let eab = eab.as_ref().unwrap();
+    assert_eq!(eab.key_id, "kid-1");
+    assert_eq!(eab.key_bytes(), b"0123456789abcdef");
+    assert_eq!(*dns_hook, Some(folder.join("dns-hook")));
 }
 
 fn has_jwt_settings(auth: &Auth, jwks_path: &Path) {

@@ -39,6 +39,9 @@ pub(super) fn write_files(folder: &Path) {
     write(folder, "denied.toml", examples("jti = [")[0], 0o644);
     write(folder, "provider-secret", "0123456789abcdef", 0o600);
     write(folder, "admin-token", "0123456789abcdef\n", 0o600);
+    // base64url of 0123456789abcdef.
+    write(folder, "eab-key", "MDEyMzQ1Njc4OWFiY2RlZg==\n", 0o600);
+    write(folder, "dns-hook", "#!/bin/sh\n", 0o755);
 }
 
 #[test]

@@ -1,3 +1,4 @@
+mod acme;
 mod all_settings;
 mod auth;
 mod refused;

@@ -148,7 +148,8 @@ fn an_address_with_tls_and_a_certificate_need_each_other() {
         assert_eq!(
             error,
             format!(
-                "{kind}_listen tls://127.0.0.1:443 needs a certificate: name its files in tls_cert and tls_key"
+                "{kind}_listen tls://127.0.0.1:443 needs a certificate: name its files in tls_cert and tls_key, or \
+                 let the relay order one for the names in acme_domains"
             )
         );
         let config = Case::flags(&format!("{flags} --tls-cert a --tls-key b")).config();

@@ -1,6 +1,5 @@
 //! Keeps admission up to date: reads files and keys again when they change, and tells every shard.
 
-mod client;
 mod jwks;
 mod requests;
 mod revoked;
@@ -14,12 +13,12 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use self::client::HttpClient;
 use self::jwks::{Pace, RemoteKeys};
 use self::requests::{Provider, ShardRequests};
 use self::revoked::Revoked;
 pub(super) use self::revoked::{REVOKED_KEPT, RevokeError};
 use super::Inspect;
+use super::client::HttpClient;
 use super::watched::{LOOK_INTERVAL, Watched};
 use crate::auth::{Mode, RequestQueue, Signed, Snapshot};
 use crate::config::{

@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::client::{HttpClient, Limits};
 use super::warn_if_exposed;
 use crate::auth::{Question, RequestQueue, Ruling, ShardRequest};
 use crate::config::{HttpUrl, ProviderAuth};
 use crate::control::Inspect;
+use crate::control::client::{HttpClient, Limits};
 use crate::error::ConfigError;
 use crate::state::now_seconds;
 

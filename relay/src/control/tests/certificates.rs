@@ -25,11 +25,11 @@ impl Rig {
     }
 
     fn of(config: &TlsConfig) -> Self {
-        let certificates = Certificates::read(config).unwrap().unwrap();
+        let certificates = Certificates::read(config, None).unwrap().unwrap();
         let fake = Fake::default();
         let (reload, applied) = (Arc::<Notify>::default(), Arc::clone(&fake.tls));
         let shared = Arc::clone(&reload);
-        let updater = CertificateUpdater::new(config, certificates, shared, Arc::new(fake));
+        let updater = CertificateUpdater::new(certificates, shared, Arc::new(fake));
         Self {
             updater,
             reload,

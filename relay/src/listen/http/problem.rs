@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Method, Response, StatusCode};
 use tieline_hop::{Delivery, Refusal, json_answer};
@@ -409,6 +410,16 @@ impl From<Refusal> for Problem {
 /// The answer to a health check; it reveals nothing else.
 pub(super) fn alive() -> Response<Bytes> {
     json_answer(StatusCode::OK, Bytes::from_static(b"{\"status\":\"ok\"}"))
+}
+
+/// The answer to a CA that checks a name.
+pub(super) fn challenge(text: String) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::from(text));
+    let headers = answer.headers_mut();
+    let kind = HeaderValue::from_static("application/octet-stream");
+    headers.insert(CONTENT_TYPE, kind);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
 }
 
 #[cfg(test)]

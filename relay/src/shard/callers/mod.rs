@@ -15,11 +15,11 @@ pub(super) use self::served::Caller;
 use self::served::Served;
 use super::arrived::Arrived;
 use super::kit::Kit;
+use super::peers::Peers;
 use crate::audit::{Entry, Kind};
 use crate::auth::{AccessEnd, Identity, Snapshot, TokenRefusal, verify_caller};
 use crate::clock::now_seconds;
-use crate::config::{Auth, CallerAuth, Config};
-use crate::directory::PublicUrls;
+use crate::config::{Auth, CallerAuth};
 use crate::io::Stream;
 use crate::limits::{Limited, RatePass};
 use crate::listen::proxied::{self, Source};
@@ -42,7 +42,7 @@ impl Callers {
         Self {
             served: Rc::default(),
             read_block: Rc::default(),
-            http_settings: Rc::new(http_settings(&kit.peers.config, &kit.peers.public_urls)),
+            http_settings: Rc::new(http_settings(&kit.peers)),
             mark_key: Rc::new(kit.peers.mark_key.clone()),
             kit: Rc::clone(kit),
         }
@@ -210,7 +210,8 @@ impl Drop for FrontendCount {
 
 /// Settings of the HTTP front, from the relay's configuration. Names every field, so that a new setting cannot be
 /// forgotten here.
-fn http_settings(config: &Config, urls: &PublicUrls) -> http::Settings {
+fn http_settings(peers: &Peers) -> http::Settings {
+    let config = &peers.config;
     let callers = &config.callers;
     let fixed = http::Settings::default();
     http::Settings {
@@ -218,9 +219,14 @@ fn http_settings(config: &Config, urls: &PublicUrls) -> http::Settings {
         public_url: config.public_url.clone(),
         public_authority: config.public_url.as_ref().map(|url| url.authority().into()),
         are_agents_certified: config.tls.agent_ca.is_some(),
-        redirect: urls.base().filter(|_| callers.redirect_http).cloned(),
+        redirect: peers
+            .public_urls
+            .base()
+            .filter(|_| callers.redirect_http)
+            .cloned(),
         origins: http::Origins(callers.allow_origins.clone()),
         trusted_proxies: callers.trusted_proxies.clone(),
+        challenges: peers.challenges.clone(),
         sse_keepalive: callers.sse_keepalive,
         takes_tokens: config.caller_auth == CallerAuth::Token,
         trusts_this_machine: matches!(config.auth, Auth::Open { anywhere: false }),

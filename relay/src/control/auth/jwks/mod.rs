@@ -11,8 +11,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
-use super::client::{ClientError, HttpClient, Limits, max_age};
 use crate::config::HttpUrl;
+use crate::control::client::{ClientError, HttpClient, Limits, max_age};
 
 /// Limits of one fetch.
 const LIMITS: Limits = Limits {

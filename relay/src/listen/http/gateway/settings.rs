@@ -1,12 +1,14 @@
 //! Settings of the HTTP front, and the facts about one connection that it starts with.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use crate::certificates::Challenges;
 use crate::config::PublicUrl;
 
 /// Buffer limit of one connection in one direction, and therefore the longest head.
@@ -44,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) origins: Origins,
     /// Networks whose X-Forwarded-* headers are trusted.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Answers to a CA, if the relay orders a certificate.
+    pub(crate) challenges: Option<Arc<Challenges>>,
     /// Whether the relay consumes `Authorization`; otherwise the field goes to the target.
     pub(crate) takes_tokens: bool,
     /// Whether agents of this machine need no token, and others are turned away.
@@ -75,6 +79,7 @@ impl Default for Settings {
             redirect: None,
             origins: Origins::default(),
             trusted_proxies: Vec::new(),
+            challenges: None,
             takes_tokens: false,
             trusts_this_machine: false,
             target_authorization: None,

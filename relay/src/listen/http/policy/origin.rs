@@ -52,6 +52,16 @@ pub(crate) enum Page {
     Refused,
 }
 
+impl Page {
+    /// Refuses a page of another origin that is not listed.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        match self {
+            Self::Own | Self::Allowed(_) => Ok(()),
+            Self::Refused => Err(refusal()),
+        }
+    }
+}
+
 /// Checks `Origin` in a request to `authority`.
 ///
 /// `is_known` says that only the relay can have the name `authority`. With DNS rebinding, a page can make
@@ -159,7 +169,7 @@ pub(crate) fn add_cors(headers: &mut HeaderMap, page: Page) {
 }
 
 /// Answer to a page that may not use the relay.
-pub(crate) fn refusal() -> Problem {
+fn refusal() -> Problem {
     Problem::forbidden(
         "origin_not_allowed",
         "pages of this origin may not use this relay; its operator can list them: --allow-origin",

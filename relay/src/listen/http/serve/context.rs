@@ -1,8 +1,8 @@
 //! What a request asks for, by its head alone: the authority that it names, and who sends it.
 
-use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
+use http::{HeaderMap, Method};
 
 use super::Front;
 use crate::directory::PublicUrls;
@@ -66,20 +66,21 @@ impl<G: Gateway> Front<G> {
         origin::page(headers, authority, is_known, https, origins)
     }
 
-    /// Whether the caller may list tunnels. Without tokens, only local callers may: remote callers must know a
-    /// tunnel's name. Behind an undeclared proxy on this machine, all callers look local.
+    /// Whether the caller may list tunnels with this request. Without tokens, only local callers may: remote callers
+    /// must know a tunnel's name. Behind an undeclared proxy on this machine, all callers look local.
     pub(super) fn may_list(
         &self,
         caller: &G::Caller,
         context: &RequestContext<'_>,
-        headers: &HeaderMap,
+        parts: &Parts,
     ) -> bool {
         let is_direct = || {
             let host = context.authority.and_then(host);
-            host.is_some_and(is_ours_anywhere) && !proxy_fields::is_forwarded(headers)
+            host.is_some_and(is_ours_anywhere) && !proxy_fields::is_forwarded(&parts.headers)
         };
         let is_known = self.gateway.subject(caller).is_some();
-        is_known || (context.client.is_this_machine() && is_direct())
+        parts.method == Method::GET
+            && (is_known || (context.client.is_this_machine() && is_direct()))
     }
 
     /// Base of the URLs in answers to this caller.

@@ -33,6 +33,9 @@ use crate::listen::http::policy::credentials;
 use crate::listen::http::policy::origin::{self, Page};
 use crate::listen::http::problem::{self, Problem};
 
+/// Beginning of the path at which a CA looks for the answer to a challenge (RFC 8555, section 8.3).
+const ACME_PATH: &str = "/.well-known/acme-challenge/";
+
 impl<G: Gateway> Front<G> {
     /// Answers one request, by its target or by the relay itself. `state` belongs to the HTTP/2 stream, or to
     /// the HTTP/1.1 connection.
@@ -93,13 +96,14 @@ impl<G: Gateway> Front<G> {
         audit_record: &mut AuditRecord<G>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let is_upgrade = check(&parts, &body, state)?;
+        if let Some(answer) = self.for_ca(&parts, audit_record) {
+            return Ok(own(answer, state));
+        }
         let token = self.take_token(&mut parts, is_upgrade);
         let context = self.context(&parts)?;
         audit_record.comes_from(context.client.address);
         *page = self.page(&parts.headers, &context);
-        if *page == Page::Refused {
-            return Err(origin::refusal());
-        }
+        page.check()?;
         let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let meaning = split(context.host_meaning, path);
         if let Some(answer) = self.for_any_caller(&parts, meaning.as_ref(), &context, is_upgrade)? {
@@ -113,8 +117,7 @@ impl<G: Gateway> Front<G> {
             Problem::check_metadata(&parts.method)?;
         }
         if let Some(UrlMeaning::Tunnels { after }) = meaning
-            && parts.method == Method::GET
-            && self.may_list(caller, &context, &parts.headers)
+            && self.may_list(caller, &context, &parts)
         {
             let listing = self.gateway.list(caller, after).await;
             let public = self.public_urls(&context, &parts.headers);
@@ -153,6 +156,16 @@ impl<G: Gateway> Front<G> {
             return Box::pin(passing).await;
         }
         self.pass(answer, connection, destination, admitted, state)
+    }
+
+    /// The answer to a CA that checks a name (HTTP-01), whatever host it names; `None` for other requests.
+    fn for_ca(&self, parts: &Parts, audit_record: &mut AuditRecord<G>) -> Option<Response<Bytes>> {
+        let challenges = self.settings.challenges.as_ref()?;
+        let token = parts.uri.path().strip_prefix(ACME_PATH)?;
+        let is_read = matches!(parts.method, Method::GET | Method::HEAD);
+        let text = challenges.text(token).filter(|_| is_read)?;
+        audit_record.forget();
+        Some(problem::challenge(text))
     }
 
     /// The answer that any caller gets: to a CORS preflight, a health check or an agent, that the relay stops, or a redirect.

@@ -15,9 +15,6 @@ use crate::config::PublicUrl;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::inbound::url::HostMeaning;
 
-/// Beginning of paths at which authorities look for a proof over clear text (ACME HTTP-01, RFC 8555, section 8.3).
-const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
-
 impl<G: Gateway> Front<G> {
     /// The redirect to the same URL under `https`; `None` for a request that is served.
     ///
@@ -28,11 +25,10 @@ impl<G: Gateway> Front<G> {
         context: &RequestContext<'_>,
     ) -> Option<Response<Bytes>> {
         let base = self.settings.redirect.as_ref()?;
-        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let is_served = context.client.https || path.starts_with(ACME_CHALLENGE);
-        if is_served {
+        if context.client.https {
             return None;
         }
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let domain = self.settings.domain.as_deref();
         let location = https_url(base, domain, context.host_meaning, path);
         let mut response = Response::new(Bytes::new());

@@ -1,6 +1,7 @@
 //! Requests in clear text, where those are redirected.
 
 use super::*;
+use crate::certificates::Challenges;
 use crate::config::PublicUrl;
 
 fn relay() -> Relay {
@@ -67,17 +68,33 @@ fn a_foreign_host_is_not_redirected() {
 }
 
 #[test]
-fn health_challenges_and_encrypted_requests_are_served() {
+fn health_and_encrypted_requests_are_served() {
     run(async {
         let mut relay = relay();
         let host = "Host: relay.example\r\n";
         let head = head_of(&relay, "GET", "/health", host).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        let challenge = "/.well-known/acme-challenge/token";
-        let head = head_of(&relay, "GET", challenge, host).await;
-        assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
         relay.peer.https = true;
         let head = head_of(&relay, "GET", "/nothing", host).await;
         assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    });
+}
+
+#[test]
+fn a_ca_that_checks_a_name_is_answered_and_not_redirected() {
+    run(async {
+        let mut relay = relay();
+        let challenges = Arc::<Challenges>::default();
+        relay.settings().challenges = Some(Arc::clone(&challenges));
+        let path = "/.well-known/acme-challenge/token";
+        let open = challenges.open_text("token", "answer");
+        // A CA knows the relay's domain as little as its tokens.
+        for host in ["Host: relay.example\r\n", "Host: other.example\r\n"] {
+            let head = head_of(&relay, "GET", path, host).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        }
+        drop(open);
+        let head = head_of(&relay, "GET", path, "Host: relay.example\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 308 "), "{head}");
     });
 }

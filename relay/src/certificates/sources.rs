@@ -1,0 +1,104 @@
+//! Files that the relay's certificates are in: those that the settings name, and that of the certificate which the relay
+//! orders by itself. The file of the authorities of agents is read together with them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tracing::warn;
+
+use super::certificate::Certificate;
+use super::ordered::is_there;
+use super::provider;
+use super::table::CertificateTable;
+use crate::config::{AcmeConfig, TlsConfig};
+use crate::error::ConfigError;
+
+/// Files of the relay's certificates, and of the authorities of its agents.
+#[derive(Clone, Debug)]
+pub(crate) struct Sources {
+    /// Files that the settings name.
+    named: TlsConfig,
+    /// File of the certificate that the relay orders by itself, and of its key.
+    ordered: Option<PathBuf>,
+    /// Whether the ordered certificate was read once.
+    was_read: Arc<AtomicBool>,
+}
+
+impl Sources {
+    /// The files that the two configurations name.
+    pub(super) fn new(config: &TlsConfig, acme: Option<&AcmeConfig>) -> Self {
+        Self {
+            named: config.clone(),
+            ordered: acme.map(|it| it.cache_dir.join(it.certificate_file())),
+            was_read: Arc::default(),
+        }
+    }
+
+    /// Paths of all files.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        let named = self.named.certificates.iter();
+        let named = named.flat_map(|it| [&it.cert, &it.key]);
+        // Twice, for certificate and key: a file may be exchanged between the two reads, which are then repeated.
+        let ordered = self.ordered.iter().flat_map(|it| [it, it]);
+        let all = named.chain(&self.named.agent_ca).chain(ordered);
+        all.cloned().collect()
+    }
+
+    /// Reads all files when the relay starts. A named certificate may have expired; an ordered one that has expired or
+    /// is damaged is left out: the relay orders another.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, and what is wrong with it; also if others can read an ordered one's key.
+    pub(super) fn read_at_start(&self, now_seconds: u64) -> Result<CertificateTable, ConfigError> {
+        let table = CertificateTable::of(&self.named)?;
+        let Some(path) = &self.ordered else {
+            return Ok(table);
+        };
+        if !is_there(path)? {
+            return Ok(table);
+        }
+        match Certificate::read_ordered(path, &provider()) {
+            Ok(certificate) => Ok(self.joined(table, certificate, now_seconds)),
+            Err(error) => {
+                warn!("{error}; another certificate will be ordered");
+                Ok(table)
+            }
+        }
+    }
+
+    /// Reads all files again. An ordered certificate that has expired is left out.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, and what is wrong with it; also if a named certificate that is not in `known`
+    /// has expired or is not valid yet, or if the file of an ordered one is gone.
+    pub(crate) fn read_again(
+        &self,
+        known: &CertificateTable,
+        now_seconds: u64,
+    ) -> Result<CertificateTable, ConfigError> {
+        let table = CertificateTable::of(&self.named)?;
+        table.check_times(known, &self.named.certificates, now_seconds)?;
+        match &self.ordered {
+            Some(path) if self.was_read.load(Ordering::Relaxed) || is_there(path)? => {
+                let certificate = Certificate::read_ordered(path, &provider())?;
+                Ok(self.joined(table, certificate, now_seconds))
+            }
+            _ => Ok(table),
+        }
+    }
+
+    /// The table with an ordered certificate, unless that has expired.
+    fn joined(
+        &self,
+        table: CertificateTable,
+        certificate: Certificate,
+        now_seconds: u64,
+    ) -> CertificateTable {
+        self.was_read.store(true, Ordering::Relaxed);
+        match certificate.is_over(now_seconds) {
+            true => table,
+            false => table.and(certificate),
+        }
+    }
+}

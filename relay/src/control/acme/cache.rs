@@ -1,0 +1,201 @@
+//! The folder that keeps the account, the certificate and its key. Each file is replaced as a whole, and only the relay's
+//! user can read it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+
+use instant_acme::AccountCredentials;
+use serde_json::Value;
+
+use super::error::AcmeError;
+use crate::certificates::OrderedCertificate;
+use crate::config::AcmeConfig;
+use crate::error::{ConfigError, StartError};
+use crate::state::Folder;
+
+/// The file that the relay locks while it orders.
+const LOCK_FILE: &str = "order.lock";
+
+/// The folder of one relay, or of several that order the same certificate.
+pub(super) struct Cache {
+    folder: Folder,
+    /// URL of the CA's directory, to which the account belongs.
+    directory_url: String,
+    account_file: String,
+    certificate_file: String,
+}
+
+/// Keeps other relays with the same folder from ordering until it is dropped.
+pub(super) struct OrderLock {
+    _file: File,
+}
+
+impl Cache {
+    /// Opens the folder, and creates it if it is missing.
+    ///
+    /// # Errors
+    /// The folder cannot be created, or other users can change it.
+    pub(super) fn open(config: &AcmeConfig) -> Result<Self, StartError> {
+        let folder = Folder::open(&config.cache_dir).map_err(|error| match error {
+            StartError::State { path, problem } => {
+                StartError::Config(ConfigError::content(&path, problem))
+            }
+            other => other,
+        })?;
+        Ok(Self {
+            folder,
+            directory_url: config.directory_url.to_string(),
+            account_file: config.account_file(),
+            certificate_file: config.certificate_file(),
+        })
+    }
+
+    /// The account at the CA, if there is one.
+    pub(super) fn credentials(&self) -> Result<Option<AccountCredentials>, AcmeError> {
+        let Some(bytes) = self.folder.read(&self.account_file).map_err(failed)? else {
+            return Ok(None);
+        };
+        let damaged = |error: serde_json::Error| {
+            AcmeError::Here(format!(
+                "{}: is damaged ({error}); remove it, and the relay makes another account",
+                self.folder.path().join(&self.account_file).display()
+            ))
+        };
+        let content: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if content.get("directory").and_then(Value::as_str) != Some(self.directory_url.as_str()) {
+            return Ok(None);
+        }
+        serde_json::from_value(content).map(Some).map_err(damaged)
+    }
+
+    /// Keeps the account at the CA.
+    pub(super) fn keep_credentials(
+        &self,
+        credentials: &AccountCredentials,
+    ) -> Result<(), AcmeError> {
+        let bytes = serde_json::to_vec(credentials);
+        let bytes = bytes.map_err(|error| AcmeError::Here(error.to_string()))?;
+        self.folder
+            .replace(&self.account_file, &bytes)
+            .map_err(failed)
+    }
+
+    /// Forgets the account, which the CA does not know any more.
+    pub(super) fn forget_credentials(&self) {
+        // If the file stays, the CA refuses the account once more.
+        let _ = std::fs::remove_file(self.folder.path().join(&self.account_file));
+    }
+
+    /// The certificate in the folder, if there is one.
+    pub(super) fn certificate(&self) -> Result<Option<OrderedCertificate>, ConfigError> {
+        OrderedCertificate::read(&self.folder.path().join(&self.certificate_file))
+    }
+
+    /// Keeps a certificate and its key.
+    pub(super) fn keep_certificate(&self, pem: &str) -> Result<(), AcmeError> {
+        self.folder
+            .replace(&self.certificate_file, pem.as_bytes())
+            .map_err(failed)
+    }
+
+    /// Keeps other relays with this folder from ordering; `None` if one of them orders now.
+    pub(super) fn lock(&self) -> Result<Option<OrderLock>, AcmeError> {
+        let path = self.folder.path().join(LOCK_FILE);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&path);
+        let unfit = |error: std::io::Error| {
+            AcmeError::Here(format!("{} cannot be locked: {error}", path.display()))
+        };
+        let file = opened.map_err(unfit)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(OrderLock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(unfit(error)),
+        }
+    }
+}
+
+/// The failure of a file, without the name of another setting in front of it.
+fn failed(error: StartError) -> AcmeError {
+    AcmeError::Here(match error {
+        StartError::State { path, problem } => format!("{} {problem}", path.display()),
+        other => other.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+
+    fn cache(folder: &Path) -> Cache {
+        let config = AcmeConfig::new(vec!["relay.example".to_owned()], folder.join("acme"));
+        Cache::open(&config).unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn one_relay_orders_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (cache(folder.path()), cache(folder.path()));
+        let lock = one.lock().unwrap();
+        assert!(lock.is_some() && other.lock().unwrap().is_none());
+        drop(lock);
+        assert!(other.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn keys_are_for_the_relay_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        let acme = folder.path().join("acme");
+        assert_eq!(mode(&acme), 0o700);
+        assert!(cache.certificate().unwrap().is_none());
+        let made = rcgen::generate_simple_self_signed(["relay.example".to_owned()]).unwrap();
+        let pem = made.signing_key.serialize_pem() + &made.cert.pem();
+        cache.keep_certificate(&pem).unwrap();
+        let file = acme.join("acme-v02.api.letsencrypt.org_directory.pem");
+        assert_eq!(mode(&file), 0o600);
+        let kept = cache.certificate().unwrap().unwrap();
+        assert_eq!(kept.names, ["relay.example"]);
+        assert_eq!(kept, OrderedCertificate::of_pem(&pem).unwrap());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(cache.certificate().is_err());
+    }
+
+    #[test]
+    fn an_account_of_another_ca_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        assert!(cache.credentials().unwrap().is_none());
+        let path = folder
+            .path()
+            .join("acme/acme-v02.api.letsencrypt.org_directory.account.json");
+        let write = |text: &str| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        write(r#"{"id":"x","key_pkcs8":"AAAA","directory":"https://other.example/directory"}"#);
+        assert!(cache.credentials().unwrap().is_none());
+        write(
+            r#"{"id":"x","key_pkcs8":"AAAA","directory":"https://acme-v02.api.letsencrypt.org/directory"}"#,
+        );
+        assert!(cache.credentials().unwrap().is_some());
+        cache.forget_credentials();
+        assert!(cache.credentials().unwrap().is_none());
+        write("{");
+        assert!(cache.credentials().is_err());
+    }
+}

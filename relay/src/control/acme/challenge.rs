@@ -1,0 +1,152 @@
+//! How a CA checks that a name leads to this relay, and the answer to one such check.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use instant_acme::{ChallengeType, KeyAuthorization};
+
+use super::hook::{self, Deed};
+use crate::certificates::{Challenges, OpenChallenge};
+use crate::config::Config;
+
+/// Label in front of a name at which a CA looks for a TXT record (RFC 8555, section 8.4).
+const DNS_LABEL: &str = "_acme-challenge";
+
+/// Port of each check that a CA makes itself (RFC 8555, section 8.3, and RFC 8737, section 3).
+const HTTP_PORT: u16 = 80;
+const TLS_PORT: u16 = 443;
+
+/// Kind of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// A handshake of TLS with a protocol of its own (TLS-ALPN-01).
+    TlsAlpn,
+    /// A request over HTTP (HTTP-01).
+    Http,
+    /// A TXT record in DNS, by the operator's program (DNS-01).
+    Dns,
+}
+
+impl Check {
+    /// The checks that this relay can answer, the best first: with a program all names are checked by DNS; without one
+    /// a `tls://` address is there in any case.
+    pub(super) fn all(config: &Config) -> Vec<Self> {
+        if config.acme.as_ref().is_some_and(|it| it.dns_hook.is_some()) {
+            return vec![Self::Dns];
+        }
+        let has_plain = config.http_listen.iter().any(|it| !it.is_tls);
+        let is_plain_better = config.listens(HTTP_PORT, false) && !config.listens(TLS_PORT, true);
+        match (has_plain, is_plain_better) {
+            (true, true) => vec![Self::Http, Self::TlsAlpn],
+            (true, false) => vec![Self::TlsAlpn, Self::Http],
+            (false, _) => vec![Self::TlsAlpn],
+        }
+    }
+
+    /// The check as the ACME client calls it.
+    pub(super) const fn challenge_type(self) -> ChallengeType {
+        match self {
+            Self::TlsAlpn => ChallengeType::TlsAlpn01,
+            Self::Http => ChallengeType::Http01,
+            Self::Dns => ChallengeType::Dns01,
+        }
+    }
+}
+
+/// An answer that is there for the CA until it is closed.
+pub(super) enum Answer<'a> {
+    /// Given by this relay, on all shards.
+    Here {
+        /// Ends the answer when it is dropped.
+        _open: OpenChallenge,
+    },
+    /// A TXT record.
+    Record {
+        hook: &'a Path,
+        name: String,
+        value: String,
+    },
+}
+
+/// Ways to answer a CA.
+#[derive(Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub(super) challenges: &'a Arc<Challenges>,
+    pub(super) hook: Option<&'a Path>,
+}
+
+impl<'a> Means<'a> {
+    /// Makes the answer to a check of `domain`.
+    ///
+    /// # Errors
+    /// The operator's program fails, or the certificate cannot be made.
+    pub(super) async fn open(
+        self,
+        check: Check,
+        domain: &str,
+        token: &str,
+        key: &KeyAuthorization,
+    ) -> Result<Answer<'a>, String> {
+        match (check, self.hook) {
+            (Check::Http, _) => Ok(Answer::Here {
+                _open: self.challenges.open_text(token, key.as_str()),
+            }),
+            (Check::Dns, Some(hook)) => {
+                let domain = domain.strip_prefix("*.").unwrap_or(domain);
+                let (name, value) = (format!("{DNS_LABEL}.{domain}"), key.dns_value());
+                hook::run(hook, Deed::Present, &name, &value).await?;
+                Ok(Answer::Record { hook, name, value })
+            }
+            (Check::Dns, None) => Err("acme_dns_hook is not set".to_owned()),
+            (Check::TlsAlpn, _) => {
+                let digest = key.digest();
+                let open = self.challenges.open_certificate(domain, digest.as_ref())?;
+                Ok(Answer::Here { _open: open })
+            }
+        }
+    }
+}
+
+impl Answer<'_> {
+    /// Takes the answer back.
+    pub(super) async fn close(self) {
+        if let Self::Record { hook, name, value } = self {
+            hook::clean_up(hook, &name, &value).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AcmeConfig;
+
+    #[test]
+    fn a_check_is_chosen_by_what_the_relay_listens_on() {
+        let all = |http: &[&str], hook: Option<&str>| {
+            let mut acme = AcmeConfig::new(vec!["relay.example".to_owned()], "acme".into());
+            acme.dns_hook = hook.map(Into::into);
+            let config = Config {
+                http_listen: http.iter().map(|it| it.parse().unwrap()).collect(),
+                acme: Some(acme),
+                ..Config::default()
+            };
+            Check::all(&config)
+        };
+        let (tls, plain) = (Check::TlsAlpn, Check::Http);
+        assert_eq!(all(&["tls://0.0.0.0:443"], None), [tls]);
+        assert_eq!(
+            all(&["tls://0.0.0.0:443", "0.0.0.0:80"], None),
+            [tls, plain]
+        );
+        assert_eq!(
+            all(&["tls://0.0.0.0:8443", "0.0.0.0:80"], None),
+            [plain, tls]
+        );
+        assert_eq!(
+            all(&["tls://0.0.0.0:8443", "0.0.0.0:8080"], None),
+            [tls, plain]
+        );
+        assert_eq!(all(&["tls://0.0.0.0:443"], Some("hook")), [Check::Dns]);
+    }
+}

@@ -1,0 +1,326 @@
+//! Orders the relay's certificate from a CA by ACME (RFC 8555), and renews it.
+//!
+//! [`Acme`] decides when. `renewal` computes the time, from the certificate and from the CA's wish (ARI, RFC 9773);
+//! `order` is one order over the `account`; `challenge` and `hook` answer the CA's checks; `cache` keeps the result. A
+//! new certificate lies in the cache, where the updater of certificates reads it as it reads any other file: that gives it
+//! to the shards, and relays with the same cache see it too. An order that fails touches no certificate.
+
+mod account;
+mod cache;
+mod challenge;
+mod error;
+mod hook;
+mod order;
+mod renewal;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use instant_acme::{Account, CertificateIdentifier};
+use tokio::sync::{Notify, watch};
+use tokio::time::{self, Instant};
+use tracing::{info, warn};
+
+use self::cache::Cache;
+use self::challenge::{Check, Means};
+use self::error::AcmeError;
+use self::order::{Wanted, lacks, order};
+use self::renewal::{Term, WHOLE, Window, pause, seconds};
+use super::Phase;
+use super::client::HttpClient;
+use crate::certificates::{Certificates, Challenges, OrderedCertificate};
+use crate::config::{AcmeConfig, Config};
+use crate::error::StartError;
+use crate::metrics::AcmeReport;
+use crate::state::now_seconds;
+
+/// Longest pause between two looks at the clock, which may be set, and runs on while a machine sleeps.
+const LOOK_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// Pause while another relay with the same cache orders.
+const OTHER_PAUSE: Duration = Duration::from_secs(5);
+
+/// The CA's wish for a pause where it does not tell one.
+const ASK_PAUSE: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// State that the admin port shows.
+pub(super) type ShownAcme = Arc<Mutex<AcmeReport>>;
+
+/// Orders the certificate, and renews it.
+pub(super) struct Acme {
+    config: AcmeConfig,
+    client: HttpClient,
+    cache: Cache,
+    challenges: Arc<Challenges>,
+    checks: Vec<Check>,
+    /// Makes the updater of certificates read the cache.
+    reload: Arc<Notify>,
+    shown: ShownAcme,
+    account: Option<Account>,
+    /// The certificate in the cache.
+    held: Option<Held>,
+    /// Orders that failed since the last one that succeeded.
+    failures: u32,
+    /// No order begins before.
+    not_before: Instant,
+}
+
+/// The certificate in the cache, and when it is renewed.
+struct Held {
+    certificate: OrderedCertificate,
+    term: Term,
+    /// Name of the certificate in questions about its renewal; absent if it does not say who signed it.
+    identifier: Option<CertificateIdentifier<'static>>,
+    window: Option<Window>,
+    /// Second at which the CA is asked for the window.
+    ask_at: i64,
+    /// Random part of [`WHOLE`].
+    share: u32,
+}
+
+impl Held {
+    fn new(certificate: OrderedCertificate) -> Self {
+        let identifier = CertificateIdentifier::try_from(&certificate.leaf);
+        Self {
+            term: Term {
+                start: certificate.start_seconds,
+                end: certificate.end_seconds,
+            },
+            identifier: identifier.ok().map(CertificateIdentifier::into_owned),
+            window: None,
+            ask_at: 0,
+            share: fastrand::u32(0..=WHOLE),
+            certificate,
+        }
+    }
+}
+
+impl Acme {
+    /// What the configuration asks for; `None` if the relay orders no certificate.
+    ///
+    /// # Errors
+    /// The cache cannot be used, or the system has no authorities to check the CA's server with.
+    pub(super) fn new(
+        config: &Config,
+        certificates: Option<&Certificates>,
+        reload: &Arc<Notify>,
+    ) -> Result<Option<Self>, StartError> {
+        let challenges = certificates.and_then(|it| it.challenges.as_ref());
+        let (Some(acme), Some(challenges)) = (&config.acme, challenges) else {
+            return Ok(None);
+        };
+        let report = AcmeReport {
+            domains: acme.domains.clone(),
+            ..AcmeReport::default()
+        };
+        Ok(Some(Self {
+            client: HttpClient::new(&acme.directory_url)?,
+            cache: Cache::open(acme)?,
+            config: acme.clone(),
+            challenges: Arc::clone(challenges),
+            checks: Check::all(config),
+            reload: Arc::clone(reload),
+            shown: Arc::new(Mutex::new(report)),
+            account: None,
+            held: None,
+            failures: 0,
+            not_before: Instant::now(),
+        }))
+    }
+
+    /// State for the admin port.
+    pub(super) fn shown(&self) -> ShownAcme {
+        Arc::clone(&self.shown)
+    }
+
+    /// Runs from [`Phase::Serves`] to [`Phase::Drains`]: before, no CA could reach the relay, and afterwards its
+    /// successor orders. An order in progress goes on.
+    pub(super) async fn run(mut self, mut phase: watch::Receiver<Phase>) {
+        // An error means a stop, which ends this task, too.
+        let _ = phase.wait_for(|phase| *phase >= Phase::Serves).await;
+        while *phase.borrow() < Phase::Drains {
+            let pause = self.step().await.min(LOOK_MAX);
+            tokio::select! {
+                () = time::sleep(pause) => {}
+                _ = phase.wait_for(|phase| *phase >= Phase::Drains) => {}
+            }
+        }
+    }
+
+    /// Does what is due; returns the time until the next step.
+    async fn step(&mut self) -> Duration {
+        self.look();
+        let now = now();
+        self.ask_window(now).await;
+        let due = self.due_at();
+        self.report().renewal_epoch_seconds = due;
+        if let Some(due) = due
+            && now < due
+        {
+            let asks = self.held.as_ref().map_or(due, |held| held.ask_at);
+            return seconds((due.min(asks) - now).max(1));
+        }
+        let wait = self.not_before.saturating_duration_since(Instant::now());
+        if !wait.is_zero() {
+            return wait;
+        }
+        let lock = match self.cache.lock() {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return OTHER_PAUSE,
+            Err(error) => return self.failed(&error),
+        };
+        // Another relay may have ordered before this one got the lock.
+        self.look();
+        if self.due_at().is_some_and(|due| now < due) {
+            return Duration::ZERO;
+        }
+        let outcome = self.order().await;
+        drop(lock);
+        match outcome {
+            Ok(()) => self.succeeded(),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Looks at the certificate in the cache, which another relay may have put there.
+    fn look(&mut self) {
+        let certificate = self.cache.certificate().unwrap_or_else(|error| {
+            warn!("{error}; another certificate is ordered");
+            None
+        });
+        let known = self.held.as_ref().map(|held| &held.certificate);
+        if known != certificate.as_ref() {
+            self.held = certificate.map(Held::new);
+        }
+    }
+
+    /// Second at which a certificate is due to be ordered; `None` means now, since there is none with all names.
+    fn due_at(&self) -> Option<i64> {
+        let held = self.held.as_ref()?;
+        match lacks(&held.certificate, &self.config.domains) {
+            Some(_) => None,
+            None => Some(held.term.renewal(held.window, held.share)),
+        }
+    }
+
+    /// Asks the CA when it wants the certificate to be renewed, if it is time to ask. A CA that does not answer changes
+    /// nothing.
+    async fn ask_window(&mut self, now: i64) {
+        let held = self.held.as_ref().filter(|held| now >= held.ask_at);
+        let Some(identifier) = held.and_then(|held| held.identifier.clone()) else {
+            // Without a name of the certificate there is no question.
+            if let Some(held) = &mut self.held
+                && held.identifier.is_none()
+            {
+                held.ask_at = i64::MAX;
+            }
+            return;
+        };
+        let asked = match self.account().await {
+            Ok(account) => {
+                let asked = account.renewal_info(&identifier).await;
+                asked.map_err(AcmeError::from)
+            }
+            Err(error) => Err(error),
+        };
+        let Some(held) = &mut self.held else { return };
+        let wish = match &asked {
+            Ok((_, wish)) => *wish,
+            // The next question goes to the addresses that the CA has then.
+            Err(error) if !error.is_unsupported() => {
+                self.account = None;
+                ASK_PAUSE / 6
+            }
+            Err(_) => ASK_PAUSE,
+        };
+        held.ask_at = now.saturating_add(held.term.ask_pause(wish));
+        if let Ok((info, _)) = asked {
+            let window = info.suggested_window;
+            held.window = Some(Window {
+                start: window.start.unix_timestamp(),
+                end: window.end.unix_timestamp(),
+            });
+        }
+    }
+
+    /// The account at the CA.
+    async fn account(&mut self) -> Result<Account, AcmeError> {
+        if let Some(account) = &self.account {
+            return Ok(account.clone());
+        }
+        let account = account::open(&self.config, &self.cache, &self.client).await?;
+        self.account = Some(account.clone());
+        Ok(account)
+    }
+
+    /// Orders a certificate, and puts it into the cache.
+    async fn order(&mut self) -> Result<(), AcmeError> {
+        let account = self.account().await?;
+        let held = self.held.as_ref();
+        let wanted = Wanted {
+            config: &self.config,
+            means: Means {
+                challenges: &self.challenges,
+                hook: self.config.dns_hook.as_deref(),
+            },
+            checks: &self.checks,
+            failures: self.failures,
+            // After a failure without, since some CAs do not know what it means.
+            replaces: held
+                .and_then(|held| held.identifier.as_ref())
+                .filter(|_| self.failures == 0),
+        };
+        let pem = order(&account, wanted).await?;
+        self.cache.keep_certificate(&pem)
+    }
+
+    /// Gives the new certificate to the shards.
+    fn succeeded(&mut self) -> Duration {
+        self.reload.notify_one();
+        self.failures = 0;
+        self.look();
+        let rest = self.held.as_ref().map_or(OTHER_PAUSE, |it| it.term.rest());
+        self.not_before = Instant::now() + rest;
+        let names = self.config.domains.join(", ");
+        info!(names, "the CA has issued a certificate");
+        let mut report = self.report();
+        report.orders_issued += 1;
+        report.last_failure = None;
+        Duration::ZERO
+    }
+
+    /// Tells of an order that failed; returns the pause before the next.
+    fn failed(&mut self, error: &AcmeError) -> Duration {
+        if error.is_account_gone() {
+            self.cache.forget_credentials();
+        }
+        // The next order begins with the addresses that the CA has then.
+        self.account = None;
+        self.failures = self.failures.saturating_add(1);
+        let now = now();
+        let in_use = self.held.as_ref().map(|held| held.term);
+        let pause = pause(self.failures, in_use, now, fastrand::u32(0..=WHOLE));
+        self.not_before = Instant::now() + pause;
+        let line = error.line();
+        let now_used = match in_use {
+            Some(term) if now <= term.end => "the certificate in use stays",
+            _ => {
+                "there is no valid certificate of this CA, so clients are refused unless tls_cert has one"
+            }
+        };
+        warn!("no new certificate: {line}; {now_used}; the next order is in {pause:.0?}");
+        let mut report = self.report();
+        report.orders_failed += 1;
+        report.last_failure = Some(line);
+        pause
+    }
+
+    fn report(&self) -> MutexGuard<'_, AcmeReport> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The current time in seconds since 1970.
+fn now() -> i64 {
+    i64::try_from(now_seconds()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,189 @@
+//! One order: from the names to a certificate with its key.
+
+use std::time::Duration;
+
+use instant_acme::{
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Identifier, NewOrder,
+    Order, OrderStatus, RetryPolicy,
+};
+use rcgen::{CertificateParams, CertificateSigningRequest, DistinguishedName, KeyPair};
+use tokio::time;
+
+use super::challenge::{Answer, Check, Means};
+use super::error::AcmeError;
+use crate::certificates::OrderedCertificate;
+use crate::config::AcmeConfig;
+
+/// Time for a whole order, with the operator's program for DNS.
+const TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// Questions to the CA whether it is done: after a quarter of a second, then more and more seldom.
+const POLLS: RetryPolicy = RetryPolicy::new()
+    .initial_delay(Duration::from_millis(250))
+    .backoff(1.5)
+    .timeout(Duration::from_secs(120));
+
+/// What is ordered, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) config: &'a AcmeConfig,
+    pub(super) means: Means<'a>,
+    /// Checks that the relay can answer, the best first; one at least.
+    pub(super) checks: &'a [Check],
+    /// Number of orders that failed before: each begins with another check.
+    pub(super) failures: u32,
+    /// The certificate in use, if it is of the same CA.
+    pub(super) replaces: Option<&'a CertificateIdentifier<'static>>,
+}
+
+/// Orders a certificate; returns it behind its key, in PEM.
+pub(super) async fn order(account: &Account, wanted: Wanted<'_>) -> Result<String, AcmeError> {
+    let mut answers = Vec::new();
+    let ordering = through(account, wanted, &mut answers);
+    let outcome = time::timeout(TIMEOUT, ordering).await;
+    for answer in answers {
+        answer.close().await;
+    }
+    outcome.unwrap_or_else(|_| {
+        Err(AcmeError::Here(format!(
+            "the order was not done within {TIMEOUT:?}"
+        )))
+    })
+}
+
+/// Takes an order through all its steps. `answers` gets what the CA looks at, to be closed afterwards.
+async fn through<'a>(
+    account: &Account,
+    wanted: Wanted<'a>,
+    answers: &mut Vec<Answer<'a>>,
+) -> Result<String, AcmeError> {
+    let mut order = begin(account, wanted).await?;
+    answer_all(&mut order, wanted, answers).await?;
+    if order.poll_ready(&POLLS).await? != OrderStatus::Ready {
+        return Err(AcmeError::Here(refusal(&mut order).await));
+    }
+    let (key, request) = request(&wanted.config.domains)
+        .map_err(|error| AcmeError::Here(format!("cannot make a request: {error}")))?;
+    order.finalize_csr(request.der()).await?;
+    let chain = order.poll_certificate(&POLLS).await?;
+    let pem = key + &chain;
+    let unfit = |problem: &str| AcmeError::Here(format!("the CA's certificate {problem}"));
+    let certificate = OrderedCertificate::of_pem(&pem).map_err(|problem| unfit(&problem))?;
+    match lacks(&certificate, &wanted.config.domains) {
+        Some(name) => Err(unfit(&format!("lacks the name {name}"))),
+        None => Ok(pem),
+    }
+}
+
+/// A new key, in PEM, and the request for a certificate with it.
+fn request(names: &[String]) -> Result<(String, CertificateSigningRequest), rcgen::Error> {
+    // ECDSA with P-256, which every client accepts.
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key)?;
+    Ok((key.serialize_pem(), request))
+}
+
+/// The first of the names that a certificate lacks.
+pub(super) fn lacks<'a>(certificate: &OrderedCertificate, names: &'a [String]) -> Option<&'a str> {
+    let has = |name: &str| {
+        certificate
+            .names
+            .iter()
+            .any(|it| it.eq_ignore_ascii_case(name))
+    };
+    names.iter().map(String::as_str).find(|name| !has(name))
+}
+
+/// Tells the CA what is wanted.
+async fn begin(account: &Account, wanted: Wanted<'_>) -> Result<Order, AcmeError> {
+    let names = wanted.config.domains.iter();
+    let names: Vec<_> = names.map(|name| Identifier::Dns(name.clone())).collect();
+    let plain = || {
+        let order = NewOrder::new(&names);
+        match &wanted.config.profile {
+            Some(profile) => order.profile(profile),
+            None => order,
+        }
+    };
+    let Some(before) = wanted.replaces else {
+        return Ok(account.new_order(&plain()).await?);
+    };
+    let order = plain().replaces(before.clone());
+    match account.new_order(&order).await.map_err(AcmeError::from) {
+        // The CA does not know what it could replace: without it, the order is like the first one.
+        Err(error) if error.is_about_replacing() => Ok(account.new_order(&plain()).await?),
+        outcome => outcome,
+    }
+}
+
+/// Opens an answer for each name that the CA has not checked yet, and tells the CA to look.
+async fn answer_all<'a>(
+    order: &mut Order,
+    wanted: Wanted<'a>,
+    answers: &mut Vec<Answer<'a>>,
+) -> Result<(), AcmeError> {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization?;
+        let name = authorization.identifier().to_string();
+        if !wanted.config.has(&name) {
+            let text = format!("the CA wants to check {name}, which was not ordered");
+            return Err(AcmeError::Here(text));
+        }
+        match authorization.status {
+            AuthorizationStatus::Valid => continue,
+            AuthorizationStatus::Pending => {}
+            status => {
+                let text = format!("the CA's check of {name} is {status:?} before it began");
+                return Err(AcmeError::Here(text));
+            }
+        }
+        let offered = authorization.challenges.iter().map(|it| it.r#type.clone());
+        let offered: Vec<_> = offered.collect();
+        let Some(check) = choose(wanted, &offered) else {
+            return Err(AcmeError::Here(format!(
+                "for {name} the CA offers no check that this relay can answer ({offered:?}); for names with * and for \
+                 relays that the CA cannot reach, acme_dns_hook is needed"
+            )));
+        };
+        let Some(mut challenge) = authorization.challenge(check.challenge_type()) else {
+            continue;
+        };
+        let key = challenge.key_authorization();
+        let opening = wanted.means.open(check, &name, &challenge.token, &key);
+        answers.push(opening.await.map_err(AcmeError::Here)?);
+        challenge.set_ready().await?;
+    }
+    Ok(())
+}
+
+/// The first check that relay and CA have in common, beginning with another after each failure.
+fn choose(wanted: Wanted<'_>, offered: &[ChallengeType]) -> Option<Check> {
+    let count = wanted.checks.len();
+    let shift = usize::try_from(wanted.failures).unwrap_or(0) % count.max(1);
+    let (first, last) = wanted.checks.split_at(shift);
+    let mut all = last.iter().chain(first).copied();
+    all.find(|check| offered.contains(&check.challenge_type()))
+}
+
+/// Why the CA refuses an order: the names whose check failed, and what the CA says.
+async fn refusal(order: &mut Order) -> String {
+    let mut texts = Vec::new();
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        if authorization.refresh().await.is_err() {
+            continue;
+        }
+        let name = authorization.identifier().to_string();
+        let mut challenges = authorization.challenges.iter();
+        if let Some(problem) = challenges.find_map(|it| it.error.as_ref()) {
+            texts.push(format!("{name}: {problem}"));
+        }
+    }
+    match texts.is_empty() {
+        true => "the CA refuses the order, without a reason".to_owned(),
+        false => texts.join("; "),
+    }
+}

@@ -1,0 +1,144 @@
+//! When a certificate is renewed, and how long to wait after an order that failed. Times are seconds since 1970.
+
+use std::time::Duration;
+
+/// Pause after the first failure, and the longest one.
+const PAUSE_SECONDS: i64 = 60;
+const PAUSE_SECONDS_MAX: i64 = 6 * 60 * 60;
+
+/// Shortest and longest time between two questions for the CA's window of renewal (RFC 9773, section 4.3.2).
+const ASK_SECONDS_MIN: i64 = 60;
+const ASK_SECONDS_MAX: i64 = 24 * 60 * 60;
+
+/// Parts of a whole that a share is counted in.
+pub(super) const WHOLE: u32 = 1000;
+
+/// Validity of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Term {
+    pub(super) start: i64,
+    pub(super) end: i64,
+}
+
+/// Time in which the CA wants a certificate to be renewed (ARI, RFC 9773).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) start: i64,
+    pub(super) end: i64,
+}
+
+impl Term {
+    fn life(self) -> i64 {
+        self.end.saturating_sub(self.start).max(0)
+    }
+
+    /// When the certificate is renewed: in the CA's window, but before the last fifth of its life; without a window at
+    /// two thirds of its life, or up to a thirtieth before. `share` of [`WHOLE`] is random, so that relays that started
+    /// together do not come to the CA together.
+    pub(super) fn renewal(self, window: Option<Window>, share: u32) -> i64 {
+        let (life, share) = (self.life(), i64::from(share));
+        match window {
+            Some(window) => {
+                let length = window.end.saturating_sub(window.start).max(0);
+                let at = window.start.saturating_add(part(length, share));
+                at.min(self.end.saturating_sub(life / 5))
+            }
+            None => self.end.saturating_sub(life / 3 + part(life / 30, share)),
+        }
+    }
+
+    /// Pause before the next question for the window, of which the CA says `wish`.
+    pub(super) fn ask_pause(self, wish: Duration) -> i64 {
+        let wish = i64::try_from(wish.as_secs()).unwrap_or(i64::MAX);
+        let least = (self.life() / 60).clamp(1, ASK_SECONDS_MIN);
+        wish.clamp(least, ASK_SECONDS_MAX)
+    }
+
+    /// Shortest time between two orders that succeed, so that a CA with a wrong clock is not asked again and again.
+    pub(super) fn rest(self) -> Duration {
+        seconds((self.life() / 20).clamp(1, PAUSE_SECONDS_MAX))
+    }
+}
+
+/// Pause after `failures` orders that failed in a row: it doubles each time, and is at most a tenth of what is left of
+/// the certificate in use, if there is one. `share` of [`WHOLE`] is random and takes away up to a quarter.
+pub(super) fn pause(failures: u32, in_use: Option<Term>, now: i64, share: u32) -> Duration {
+    let doubled = PAUSE_SECONDS << failures.saturating_sub(1).min(16);
+    let mut pause = doubled.min(PAUSE_SECONDS_MAX);
+    if let Some(term) = in_use {
+        let least = (term.life() / 60).clamp(1, PAUSE_SECONDS);
+        let left = term.end.saturating_sub(now).max(0);
+        pause = pause.min((left / 10).max(least));
+    }
+    let pause = seconds(pause);
+    pause - pause / 4 * share.min(WHOLE) / WHOLE
+}
+
+fn part(whole: i64, share: i64) -> i64 {
+    whole.saturating_mul(share) / i64::from(WHOLE)
+}
+
+/// `count` seconds, and none for a negative count.
+pub(super) fn seconds(count: i64) -> Duration {
+    Duration::from_secs(u64::try_from(count).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 24 * 60 * 60;
+    const QUARTER: Term = Term {
+        start: 0,
+        end: 90 * DAY,
+    };
+    const MINUTE: Term = Term { start: 0, end: 60 };
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
+        assert_eq!(QUARTER.renewal(None, 0), 60 * DAY);
+        assert_eq!(QUARTER.renewal(None, WHOLE), 57 * DAY);
+        assert_eq!(MINUTE.renewal(None, 0), 40);
+        // Damaged dates do no harm.
+        let odd = Term {
+            start: i64::MAX,
+            end: i64::MIN,
+        };
+        assert_eq!(odd.renewal(None, WHOLE), i64::MIN);
+    }
+
+    #[test]
+    fn the_window_of_the_ca_comes_before_the_rule() {
+        let window = |start, end| Some(Window { start, end });
+        assert_eq!(QUARTER.renewal(window(10 * DAY, 12 * DAY), 0), 10 * DAY);
+        assert_eq!(QUARTER.renewal(window(10 * DAY, 12 * DAY), 500), 11 * DAY);
+        // A window near or behind the end does not count.
+        assert_eq!(QUARTER.renewal(window(89 * DAY, 99 * DAY), 0), 72 * DAY);
+        assert_eq!(QUARTER.renewal(window(i64::MAX, i64::MIN), WHOLE), 72 * DAY);
+    }
+
+    #[test]
+    fn pauses_double_and_leave_time_before_the_end() {
+        let seconds = |failures, in_use, now| pause(failures, in_use, now, 0).as_secs();
+        let of = |failures| seconds(failures, None, 0);
+        assert_eq!([of(1), of(2), of(3), of(9)], [60, 120, 240, 15_360]);
+        assert_eq!([of(10), of(u32::MAX)], [21_600, 21_600]);
+        // Ten days before its end a certificate for 90 days leaves time for the longest pause.
+        assert_eq!(seconds(50, Some(QUARTER), 80 * DAY), 21_600);
+        assert_eq!(seconds(50, Some(QUARTER), 90 * DAY - 3600), 360);
+        assert_eq!(seconds(50, Some(QUARTER), 91 * DAY), 60);
+        assert_eq!(seconds(1, Some(MINUTE), 40), 2);
+        assert_eq!(seconds(1, Some(MINUTE), 60), 1);
+        assert_eq!(pause(1, None, 0, WHOLE), Duration::from_secs(45));
+    }
+
+    #[test]
+    fn the_ca_is_not_asked_all_the_time() {
+        let hours = |count: u64| Duration::from_secs(count * 3600);
+        assert_eq!(QUARTER.ask_pause(hours(6)), 6 * 3600);
+        assert_eq!(QUARTER.ask_pause(Duration::ZERO), 60);
+        assert_eq!(QUARTER.ask_pause(Duration::MAX), DAY);
+        assert_eq!(MINUTE.ask_pause(Duration::ZERO), 1);
+        assert_eq!(MINUTE.rest(), Duration::from_secs(3));
+    }
+}

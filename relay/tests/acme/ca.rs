@@ -1,0 +1,588 @@
+//! A CA for tests: speaks ACME (RFC 8555) with a relay, really checks its names, and fails on command.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{Method, Uri};
+use axum::response::Response;
+use data_encoding::BASE64URL_NOPAD;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+
+use crate::client;
+
+/// What the CA does on command.
+#[derive(Clone)]
+pub(crate) struct Script {
+    /// Answers 503 to everything.
+    pub(crate) is_down: bool,
+    /// Requests whose nonce is refused.
+    pub(crate) bad_nonces: usize,
+    /// Finds every name wrong.
+    pub(crate) refuses: bool,
+    /// Kinds of checks.
+    pub(crate) offers: Vec<&'static str>,
+    /// Validity of certificates.
+    pub(crate) life: Duration,
+    /// Window of renewal, in seconds from now.
+    pub(crate) window: Option<(i64, i64)>,
+    /// Id and key that an account must be bound to.
+    pub(crate) account_key: Option<(&'static str, Vec<u8>)>,
+    /// File in which a hook writes its records.
+    pub(crate) records: Option<PathBuf>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            is_down: false,
+            bad_nonces: 0,
+            refuses: false,
+            offers: vec!["tls-alpn-01", "http-01"],
+            life: Duration::from_secs(3600),
+            window: None,
+            account_key: None,
+            records: None,
+        }
+    }
+}
+
+/// Addresses at which the CA checks names, in the place of ports 443 and 80.
+#[derive(Clone, Copy)]
+struct Checked {
+    tls: SocketAddr,
+    http: SocketAddr,
+}
+
+/// A running CA.
+pub(crate) struct Ca {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    _runtime: Runtime,
+}
+
+struct Shared {
+    state: Mutex<Known>,
+    base: String,
+    authority: CertificateParams,
+    key_pem: String,
+    root: CertificateDer<'static>,
+    root_pem: String,
+    checked: watch::Sender<Option<Checked>>,
+}
+
+#[derive(Default)]
+struct Known {
+    script: Script,
+    count: u64,
+    nonces: HashSet<String>,
+    /// Keys of the accounts.
+    accounts: Vec<Value>,
+    orders: Vec<Order>,
+    /// Kinds of the checks that were made.
+    checks: Vec<String>,
+}
+
+struct Order {
+    names: Vec<String>,
+    /// Outcome of each name's check, once it is made.
+    outcomes: Vec<Option<Result<(), String>>>,
+    /// Kind of the check that each name was answered by.
+    kinds: Vec<Option<String>>,
+    certificate: Option<String>,
+    asked: Value,
+}
+
+/// Status, content and place of an answer.
+struct Reply {
+    status: u16,
+    body: String,
+    location: Option<String>,
+}
+
+/// A request whose signature is right.
+struct Signed {
+    jwk: Value,
+    payload: Value,
+}
+
+impl Ca {
+    pub(crate) fn start(script: Script) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.distinguished_name = DistinguishedName::new();
+        authority
+            .distinguished_name
+            .push(DnType::CommonName, "the test's CA");
+        let root = authority.self_signed(&key).unwrap();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(Known {
+                script,
+                ..Known::default()
+            }),
+            base: format!("http://{address}"),
+            authority,
+            key_pem: key.serialize_pem(),
+            root: root.der().clone(),
+            root_pem: root.pem(),
+            checked: watch::Sender::new(None),
+        });
+        let router = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&shared));
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self {
+            shared,
+            address,
+            _runtime: runtime,
+        }
+    }
+
+    pub(crate) fn directory(&self) -> String {
+        format!("http://{}/directory", self.address)
+    }
+
+    pub(crate) fn root(&self) -> &CertificateDer<'static> {
+        &self.shared.root
+    }
+
+    /// Sets the addresses of the relay whose names are checked.
+    pub(crate) fn checks_at(&self, tls: SocketAddr, http: SocketAddr) {
+        self.shared
+            .checked
+            .send_replace(Some(Checked { tls, http }));
+    }
+
+    /// Changes what the CA does.
+    pub(crate) fn order(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.shared.state().script);
+    }
+
+    /// Kinds of the checks that were made.
+    pub(crate) fn checks(&self) -> Vec<String> {
+        self.shared.state().checks.clone()
+    }
+
+    /// What was asked for in each order.
+    pub(crate) fn asked(&self) -> Vec<Value> {
+        let state = self.shared.state();
+        state.orders.iter().map(|it| it.asked.clone()).collect()
+    }
+
+    pub(crate) fn accounts(&self) -> usize {
+        self.shared.state().accounts.len()
+    }
+
+    /// Bad nonces that were not used up.
+    pub(crate) fn bad_nonces(&self) -> usize {
+        self.shared.state().script.bad_nonces
+    }
+}
+
+async fn answer(State(ca): State<Arc<Shared>>, method: Method, uri: Uri, body: Bytes) -> Response {
+    let reply = ca.reply(&method, uri.path(), &body);
+    let nonce = {
+        let mut state = ca.state();
+        state.count += 1;
+        let nonce = format!("nonce{}", state.count);
+        state.nonces.insert(nonce.clone());
+        nonce
+    };
+    let mut response = Response::builder()
+        .status(reply.status)
+        .header("Replay-Nonce", nonce)
+        .header("Retry-After", "1");
+    if let Some(location) = reply.location {
+        response = response.header("Location", location);
+    }
+    response.body(Body::from(reply.body)).unwrap()
+}
+
+fn problem(status: u16, kind: &str, detail: &str) -> Reply {
+    let kind = format!("urn:ietf:params:acme:error:{kind}");
+    Reply {
+        status,
+        body: json!({ "type": kind, "detail": detail }).to_string(),
+        location: None,
+    }
+}
+
+fn ok(body: &Value) -> Reply {
+    Reply {
+        status: 200,
+        body: body.to_string(),
+        location: None,
+    }
+}
+
+fn decoded(text: &Value) -> Vec<u8> {
+    BASE64URL_NOPAD
+        .decode(text.as_str().unwrap().as_bytes())
+        .unwrap()
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
+fn token(order: usize, place: usize) -> String {
+    format!("token-{order}-{place}")
+}
+
+/// Thumbprint of a key (RFC 7638).
+fn thumbprint(jwk: &Value) -> String {
+    let (x, y) = (&jwk["x"], &jwk["y"]);
+    let text = format!(r#"{{"crv":"P-256","kty":"EC","x":{x},"y":{y}}}"#);
+    BASE64URL_NOPAD.encode(digest(&SHA256, text.as_bytes()).as_ref())
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, Known> {
+        self.state.lock().unwrap()
+    }
+
+    fn reply(self: &Arc<Self>, method: &Method, path: &str, body: &[u8]) -> Reply {
+        if self.state().script.is_down {
+            return Reply {
+                status: 503,
+                body: "down".to_owned(),
+                location: None,
+            };
+        }
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        match (method.as_str(), parts.as_slice()) {
+            ("GET", ["directory"]) => self.directory(),
+            ("HEAD", ["nonce"]) => ok(&Value::Null),
+            ("GET", ["ari", _]) => self.window(),
+            ("POST", parts) => match self.signed(path, body) {
+                Ok(signed) => self.post(parts, signed),
+                Err(reply) => reply,
+            },
+            _ => problem(404, "malformed", "there is no such page"),
+        }
+    }
+
+    fn directory(&self) -> Reply {
+        let at = |path: &str| format!("{}/{path}", self.base);
+        ok(&json!({
+            "newNonce": at("nonce"), "newAccount": at("account"), "newOrder": at("order"),
+            "revokeCert": at("revoke"), "keyChange": at("key"), "renewalInfo": at("ari"),
+            "meta": { "profiles": { "shortlived": "for tests" } },
+        }))
+    }
+
+    fn window(&self) -> Reply {
+        let script = self.state().script.clone();
+        let Some((from, to)) = script.window else {
+            return problem(404, "malformed", "no window");
+        };
+        let time = |seconds: i64| {
+            let now = i64::try_from(now().as_secs()).unwrap();
+            let at = jiff::Timestamp::from_second(now + seconds).unwrap();
+            at.to_string()
+        };
+        ok(&json!({ "suggestedWindow": { "start": time(from), "end": time(to) } }))
+    }
+
+    /// Checks nonce, address and signature of a request.
+    fn signed(&self, path: &str, body: &[u8]) -> Result<Signed, Reply> {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        let header: Value = serde_json::from_slice(&decoded(&body["protected"])).unwrap();
+        let mut state = self.state();
+        if !state.nonces.remove(header["nonce"].as_str().unwrap()) {
+            return Err(problem(400, "badNonce", "unknown"));
+        }
+        if state.script.bad_nonces > 0 {
+            state.script.bad_nonces -= 1;
+            return Err(problem(400, "badNonce", "on command"));
+        }
+        assert_eq!(header["url"], format!("{}{path}", self.base));
+        let jwk = match header["kid"].as_str() {
+            Some(kid) => {
+                let index: usize = kid.rsplit('/').next().unwrap().parse().unwrap();
+                let gone = || problem(400, "accountDoesNotExist", "unknown");
+                state.accounts.get(index).cloned().ok_or_else(gone)?
+            }
+            None => header["jwk"].clone(),
+        };
+        let point = [vec![4], decoded(&jwk["x"]), decoded(&jwk["y"])].concat();
+        let text = [&body["protected"], &body["payload"]].map(|it| it.as_str().unwrap());
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+            .verify(text.join(".").as_bytes(), &decoded(&body["signature"]))
+            .expect("a right signature");
+        let payload = decoded(&body["payload"]);
+        Ok(Signed {
+            jwk,
+            payload: serde_json::from_slice(&payload).unwrap_or(Value::Null),
+        })
+    }
+
+    fn post(self: &Arc<Self>, parts: &[&str], signed: Signed) -> Reply {
+        let number = |text: &str| text.parse::<usize>().unwrap();
+        match *parts {
+            ["account"] => self.new_account(&signed),
+            ["order"] => self.new_order(&signed.payload),
+            ["order", order] => self.shown(number(order)),
+            ["authorization", order, place] => self.authorization(number(order), number(place)),
+            ["check", order, place, kind] => {
+                let (order, place) = (number(order), number(place));
+                let key = format!("{}.{}", token(order, place), thumbprint(&signed.jwk));
+                tokio::spawn(Arc::clone(self).check(order, place, kind.to_owned(), key));
+                ok(&self.challenge(order, place, kind))
+            }
+            ["finalize", order] => self.finalize(number(order), &signed.payload),
+            ["certificate", order] => Reply {
+                status: 200,
+                body: self.state().orders[number(order)]
+                    .certificate
+                    .clone()
+                    .unwrap(),
+                location: None,
+            },
+            _ => problem(404, "malformed", "there is no such page"),
+        }
+    }
+
+    fn new_account(&self, signed: &Signed) -> Reply {
+        let mut state = self.state();
+        if let Some((id, key)) = &state.script.account_key {
+            let binding = &signed.payload["externalAccountBinding"];
+            if binding.is_null() {
+                return problem(403, "externalAccountRequired", "no binding");
+            }
+            let header: Value = serde_json::from_slice(&decoded(&binding["protected"])).unwrap();
+            let text = [&binding["protected"], &binding["payload"]];
+            let text = text.map(|it| it.as_str().unwrap()).join(".");
+            let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+            let is_right =
+                hmac::verify(&key, text.as_bytes(), &decoded(&binding["signature"])).is_ok();
+            if header["kid"] != *id || header["alg"] != "HS256" || !is_right {
+                return problem(403, "unauthorized", "the binding is wrong");
+            }
+        }
+        assert_eq!(signed.payload["termsOfServiceAgreed"], true);
+        state.accounts.push(signed.jwk.clone());
+        let index = state.accounts.len() - 1;
+        Reply {
+            status: 201,
+            body: json!({ "status": "valid" }).to_string(),
+            location: Some(format!("{}/account/{index}", self.base)),
+        }
+    }
+
+    fn new_order(&self, payload: &Value) -> Reply {
+        let names = payload["identifiers"].as_array().unwrap().iter();
+        let names: Vec<_> = names
+            .map(|it| it["value"].as_str().unwrap().to_owned())
+            .collect();
+        let order = {
+            let mut state = self.state();
+            state.orders.push(Order {
+                outcomes: vec![None; names.len()],
+                kinds: vec![None; names.len()],
+                names,
+                certificate: None,
+                asked: payload.clone(),
+            });
+            state.orders.len() - 1
+        };
+        Reply {
+            status: 201,
+            location: Some(format!("{}/order/{order}", self.base)),
+            ..self.shown(order)
+        }
+    }
+
+    fn shown(&self, number: usize) -> Reply {
+        let state = self.state();
+        let order = &state.orders[number];
+        let is_wrong = |it: &Option<Result<(), String>>| matches!(it, Some(Err(_)));
+        let status = if order.certificate.is_some() {
+            "valid"
+        } else if order.outcomes.iter().any(is_wrong) {
+            "invalid"
+        } else if order.outcomes.iter().all(Option::is_some) {
+            "ready"
+        } else {
+            "pending"
+        };
+        let places = 0..order.names.len();
+        let authorizations: Vec<_> = places
+            .map(|place| format!("{}/authorization/{number}/{place}", self.base))
+            .collect();
+        let mut shown = json!({
+            "status": status,
+            "identifiers": order.asked["identifiers"],
+            "authorizations": authorizations,
+            "finalize": format!("{}/finalize/{number}", self.base),
+        });
+        for key in ["replaces", "profile"] {
+            if !order.asked[key].is_null() {
+                shown[key] = order.asked[key].clone();
+            }
+        }
+        if order.certificate.is_some() {
+            shown["certificate"] = format!("{}/certificate/{number}", self.base).into();
+        }
+        ok(&shown)
+    }
+
+    fn authorization(&self, order: usize, place: usize) -> Reply {
+        let (name, status, offers) = {
+            let state = self.state();
+            let status = match &state.orders[order].outcomes[place] {
+                None => "pending",
+                Some(Ok(())) => "valid",
+                Some(Err(_)) => "invalid",
+            };
+            let name = state.orders[order].names[place].clone();
+            (name, status, state.script.offers.clone())
+        };
+        let challenges = offers.iter().map(|kind| self.challenge(order, place, kind));
+        let challenges: Vec<_> = challenges.collect();
+        let plain = name.strip_prefix("*.");
+        ok(&json!({
+            "identifier": { "type": "dns", "value": plain.unwrap_or(&name) },
+            "status": status,
+            "challenges": challenges,
+            "wildcard": plain.is_some(),
+        }))
+    }
+
+    fn challenge(&self, order: usize, place: usize, kind: &str) -> Value {
+        let state = self.state();
+        let row = &state.orders[order];
+        let mut shown = json!({
+            "type": kind,
+            "url": format!("{}/check/{order}/{place}/{kind}", self.base),
+            "token": token(order, place),
+            "status": "pending",
+        });
+        if row.kinds[place].as_deref() == Some(kind)
+            && let Some(Err(detail)) = &row.outcomes[place]
+        {
+            shown["status"] = "invalid".into();
+            shown["error"] = json!({
+                "type": "urn:ietf:params:acme:error:unauthorized", "detail": detail,
+            });
+        }
+        shown
+    }
+
+    /// Checks a name as a CA does.
+    async fn check(self: Arc<Self>, order: usize, place: usize, kind: String, key: String) {
+        let mut checked = self.checked.subscribe();
+        let at = *checked.wait_for(Option::is_some).await.unwrap();
+        let at = at.unwrap();
+        let (name, script) = {
+            let mut state = self.state();
+            state.checks.push(kind.clone());
+            let name = state.orders[order].names[place].clone();
+            (name, state.script.clone())
+        };
+        let (token, asked) = (token(order, place), kind.clone());
+        let outcome = tokio::task::spawn_blocking(move || match asked.as_str() {
+            _ if script.refuses => Err("refused on command".to_owned()),
+            "http-01" => by_http(at.http, &name, &token, &key),
+            "tls-alpn-01" => by_tls(at.tls, &name, &key),
+            "dns-01" => by_dns(&script.records.unwrap(), &name, &key),
+            other => Err(format!("no check {other}")),
+        });
+        let outcome = outcome.await.unwrap();
+        let mut state = self.state();
+        state.orders[order].kinds[place] = Some(kind);
+        state.orders[order].outcomes[place] = Some(outcome);
+    }
+
+    fn finalize(&self, number: usize, payload: &Value) -> Reply {
+        let life = self.state().script.life;
+        let request = CertificateSigningRequestDer::from(decoded(&payload["csr"]));
+        let mut request = CertificateSigningRequestParams::from_der(&request).unwrap();
+        let names = request.params.subject_alt_names.iter().map(|it| match it {
+            SanType::DnsName(name) => name.as_str().to_owned(),
+            other => panic!("{other:?}"),
+        });
+        let names: Vec<_> = names.collect();
+        assert_eq!(names, self.state().orders[number].names);
+        let params = &mut request.params;
+        params.not_before = date_time_ymd(1970, 1, 1) + now();
+        params.not_after = params.not_before + life;
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::from_pem(&self.key_pem).unwrap();
+        let issuer = Issuer::new(self.authority.clone(), key);
+        let certificate = request.signed_by(&issuer).unwrap();
+        self.state().orders[number].certificate = Some(certificate.pem() + &self.root_pem);
+        self.shown(number)
+    }
+}
+
+/// HTTP-01 (RFC 8555, section 8.3).
+fn by_http(at: SocketAddr, name: &str, token: &str, key: &str) -> Result<(), String> {
+    let path = format!("/.well-known/acme-challenge/{token}");
+    let other = client::page(at, name, &format!("{path}x"))?;
+    if other.0 == 200 {
+        return Err("a token that is not open has an answer".to_owned());
+    }
+    match client::page(at, name, &path)? {
+        (200, body) if body == key => Ok(()),
+        (status, body) => Err(format!("{status}: {body}")),
+    }
+}
+
+/// TLS-ALPN-01 (RFC 8737, section 3).
+fn by_tls(at: SocketAddr, name: &str, key: &str) -> Result<(), String> {
+    let stream = client::shake(at, name, "acme-tls/1", None)?;
+    if stream.conn.alpn_protocol() != Some(&b"acme-tls/1"[..]) {
+        return Err("another protocol was chosen".to_owned());
+    }
+    let certificate = client::certificate(&stream);
+    let (_, certificate) = parse_x509_certificate(&certificate).unwrap();
+    let names = certificate.subject_alternative_name().unwrap().unwrap();
+    if names.value.general_names != [GeneralName::DNSName(name)] {
+        return Err("the certificate is for another name".to_owned());
+    }
+    // An octet string of 32 bytes.
+    let digest = digest(&SHA256, key.as_bytes());
+    let wanted = [&[4, 32], digest.as_ref()].concat();
+    let mut extensions = certificate.extensions().iter();
+    let proof = extensions.find(|it| it.oid.to_id_string() == "1.3.6.1.5.5.7.1.31");
+    match proof {
+        Some(proof) if proof.critical && proof.value == wanted => Ok(()),
+        _ => Err("the certificate has no proof, or a wrong one".to_owned()),
+    }
+}
+
+/// DNS-01 (RFC 8555, section 8.4): the hook's records stand in a file.
+fn by_dns(records: &Path, name: &str, key: &str) -> Result<(), String> {
+    let value = BASE64URL_NOPAD.encode(digest(&SHA256, key.as_bytes()).as_ref());
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    let wanted = format!("present _acme-challenge.{name} {value}");
+    let text = fs::read_to_string(records).unwrap_or_default();
+    match text.lines().any(|line| line == wanted) {
+        true => Ok(()),
+        false => Err(format!("no record {wanted}")),
+    }
+}

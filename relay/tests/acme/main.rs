@@ -1,0 +1,283 @@
+//! Tests of a whole relay that orders its certificate from a CA, and renews it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod ca;
+mod client;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE64URL_NOPAD;
+use rustls::pki_types::CertificateDer;
+use serde_json::Value;
+use tieline_relay::config::{ExternalAccount, HttpUrl, Secret};
+use tieline_relay::{AcmeConfig, Config, ListenKind, Relay};
+
+use ca::{Ca, Script};
+use client::{certificate, is_alive, page, shake};
+
+const NAME: &str = "relay.example";
+
+/// Time limit for an order, or for an attempt after one that failed.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+fn start(ca: &Ca, cache: &Path, change: impl FnOnce(&mut Config)) -> Relay {
+    let mut acme = AcmeConfig::new(vec![NAME.to_owned()], cache.to_owned());
+    acme.directory_url = HttpUrl::parse(&ca.directory()).unwrap();
+    let mut config = Config {
+        shards: 2,
+        http_listen: ["tls://127.0.0.1:0", "127.0.0.1:0"]
+            .map(|it| it.parse().unwrap())
+            .into(),
+        acme: Some(acme),
+        ..Config::default()
+    };
+    change(&mut config);
+    let relay = Relay::start(config).unwrap();
+    ca.checks_at(address(&relay, true), address(&relay, false));
+    relay
+}
+
+fn address(relay: &Relay, is_tls: bool) -> SocketAddr {
+    let all = relay.listening(ListenKind::Http);
+    all.iter().find(|it| it.is_tls == is_tls).unwrap().address
+}
+
+/// Waits until `look` finds something.
+fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "no {what}");
+        pause();
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the relay's handshakes are the only sign of a new certificate"
+)]
+fn pause() {
+    std::thread::sleep(LOOK);
+}
+
+/// The certificate that a client gets who trusts the CA.
+fn shown(relay: &Relay, ca: &Ca, name: &str) -> Option<CertificateDer<'static>> {
+    let stream = shake(address(relay, true), name, "http/1.1", Some(ca.root()));
+    stream.ok().map(|stream| certificate(&stream))
+}
+
+fn health(relay: &Relay) -> Value {
+    let (status, body) = page(relay.admin_addresses()[0], "localhost", "/healthz?verbose").unwrap();
+    assert_eq!(status, 200);
+    serde_json::from_str(&body).unwrap()
+}
+
+fn metric(relay: &Relay, line: &str) -> bool {
+    let (_, body) = page(relay.admin_addresses()[0], "localhost", "/metrics").unwrap();
+    body.lines().any(|it| it == line)
+}
+
+#[test]
+fn a_certificate_comes_by_itself_and_is_there_at_once_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("acme");
+    let ca = Ca::start(Script::default());
+    let relay = start(&ca, &cache, |config| {
+        config.acme.as_mut().unwrap().profile = Some("shortlived".to_owned());
+    });
+    let first = wait("certificate", || shown(&relay, &ca, NAME));
+    assert_eq!(ca.checks(), ["tls-alpn-01"]);
+    assert_eq!(ca.asked()[0]["profile"], "shortlived");
+    let health = health(&relay);
+    assert_eq!(health["certificates"][0]["names"][0], NAME);
+    assert_eq!(health["acme"]["domains"][0], NAME);
+    assert!(metric(
+        &relay,
+        "relay_acme_orders_total{outcome=\"issued\"} 1"
+    ));
+    for file in fs::read_dir(&cache).unwrap() {
+        let mode = file.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    relay.stop();
+
+    ca.order(|script| script.is_down = true);
+    let relay = start(&ca, &cache, |_| {});
+    assert_eq!(shown(&relay, &ca, NAME).unwrap(), first);
+    // A second relay with the same folder has it, too.
+    let other = start(&ca, &cache, |_| {});
+    assert_eq!(shown(&other, &ca, NAME).unwrap(), first);
+    assert_eq!((ca.asked().len(), ca.accounts()), (1, 1));
+}
+
+#[test]
+fn a_ca_that_checks_over_http_gets_its_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        offers: vec!["dns-01", "http-01"],
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |config| {
+        config.domain = Some("elsewhere.example".to_owned());
+        config.acme.as_mut().unwrap().domains = vec![NAME.to_owned(), "two.example".to_owned()];
+    });
+    wait("certificate", || shown(&relay, &ca, NAME));
+    assert!(shown(&relay, &ca, "two.example").is_some());
+    assert_eq!(ca.checks(), ["http-01", "http-01"]);
+    // The answers are gone with the order.
+    let path = "/.well-known/acme-challenge/token-0-0";
+    let (status, _) = page(address(&relay, false), NAME, path).unwrap();
+    assert_ne!(status, 200);
+}
+
+#[test]
+fn a_nonce_that_the_ca_does_not_know_any_more_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        bad_nonces: 2,
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |_| {});
+    wait("certificate", || shown(&relay, &ca, NAME));
+    assert_eq!(ca.bad_nonces(), 0);
+    assert_eq!(health(&relay)["acme"]["orders_failed"], 0);
+}
+
+#[test]
+fn certificates_are_renewed_when_the_ca_wants_it_and_no_connection_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        life: Duration::from_secs(60),
+        window: Some((40, 45)),
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |_| {});
+    let mut before = wait("certificate", || shown(&relay, &ca, NAME));
+    let tls = address(&relay, true);
+    let mut open = shake(tls, NAME, "http/1.1", Some(ca.root())).unwrap();
+    assert!(is_alive(&mut open));
+    // Every certificate is due at once from now on.
+    ca.order(|script| script.window = Some((-10, -5)));
+    for _ in 0..2 {
+        let next = wait("new certificate", || {
+            shown(&relay, &ca, NAME).filter(|it| *it != before)
+        });
+        assert!(is_alive(&mut open));
+        before = next;
+    }
+    let asked = ca.asked();
+    assert!(asked[0]["replaces"].is_null() && asked[1]["replaces"].is_string());
+    assert_eq!(ca.accounts(), 1);
+}
+
+#[test]
+fn an_order_that_fails_keeps_the_certificate_in_use_and_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        life: Duration::from_secs(60),
+        window: Some((40, 45)),
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |_| {});
+    let before = wait("certificate", || shown(&relay, &ca, NAME));
+    ca.order(|script| {
+        script.refuses = true;
+        script.window = Some((-10, -5));
+    });
+    let failure = wait("failure", || {
+        let failure = health(&relay)["acme"]["last_failure"].clone();
+        failure.as_str().map(str::to_owned)
+    });
+    assert!(failure.contains("refused on command"), "{failure}");
+    assert_eq!(shown(&relay, &ca, NAME).unwrap(), before);
+    ca.order(|script| script.refuses = false);
+    wait("new certificate", || {
+        shown(&relay, &ca, NAME).filter(|it| *it != before)
+    });
+    assert!(health(&relay)["acme"]["last_failure"].is_null());
+    // The order after the failure began with the other check.
+    assert!(ca.checks().iter().any(|it| it == "http-01"));
+}
+
+#[test]
+fn without_a_certificate_clients_are_refused_and_counted_and_the_relay_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        is_down: true,
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |_| {});
+    for protocol in ["http/1.1", "acme-tls/1"] {
+        assert!(shake(address(&relay, true), NAME, protocol, None).is_err());
+    }
+    let line = "relay_tls_failures_total{reason=\"no_certificate\"} 2";
+    wait("count", || metric(&relay, line).then_some(()));
+    wait("failed order", || {
+        health(&relay)["acme"]["last_failure"]
+            .is_string()
+            .then_some(())
+    });
+    let (status, _) = page(address(&relay, false), "127.0.0.1", "/health").unwrap();
+    assert_eq!(status, 200);
+}
+
+#[test]
+fn an_account_is_bound_to_the_one_that_the_operator_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = b"0123456789abcdef0123456789abcdef".to_vec();
+    let ca = Ca::start(Script {
+        account_key: Some(("kid-1", key.clone())),
+        ..Script::default()
+    });
+    let without = start(&ca, &folder.path().join("without"), |_| {});
+    let failure = wait("failure", || {
+        let failure = health(&without)["acme"]["last_failure"].clone();
+        failure.as_str().map(str::to_owned)
+    });
+    assert!(failure.contains("acme_eab_kid"), "{failure}");
+    let relay = start(&ca, &folder.path().join("with"), |config| {
+        config.acme.as_mut().unwrap().eab = Some(ExternalAccount {
+            key_id: "kid-1".to_owned(),
+            key: Secret::new(BASE64URL_NOPAD.encode(&key)),
+        });
+    });
+    wait("certificate", || shown(&relay, &ca, NAME));
+}
+
+#[test]
+fn a_hook_puts_records_into_dns_and_takes_them_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (hook, records) = (folder.path().join("hook"), folder.path().join("records"));
+    let script = format!("#!/bin/sh\necho \"$@\" >> '{}'\n", records.display());
+    fs::write(&hook, script).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let ca = Ca::start(Script {
+        offers: vec!["dns-01", "http-01", "tls-alpn-01"],
+        records: Some(records.clone()),
+        ..Script::default()
+    });
+    let relay = start(&ca, &folder.path().join("acme"), |config| {
+        let acme = config.acme.as_mut().unwrap();
+        acme.domains = vec![NAME.to_owned(), format!("*.{NAME}")];
+        acme.dns_hook = Some(hook);
+    });
+    wait("certificate", || {
+        shown(&relay, &ca, &format!("maya.{NAME}"))
+    });
+    assert_eq!(ca.checks(), ["dns-01", "dns-01"]);
+    let text = fs::read_to_string(records).unwrap();
+    let begins = |word: &str| text.lines().filter(|it| it.starts_with(word)).count();
+    let record = format!("_acme-challenge.{NAME} ");
+    assert_eq!(begins(&format!("present {record}")), 2);
+    assert_eq!(begins(&format!("cleanup {record}")), 2);
+}
