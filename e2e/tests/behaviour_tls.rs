@@ -12,7 +12,7 @@ mod handshakes;
 #[path = "behaviour_tls/rules.rs"]
 mod rules;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tieline_e2e::behaviour::{
     AgentBuilder, Digest, HttpStream, RelayBuilder, Target, TestAgent, TestCertificate, TestRelay,
     is_reset, noise, read_to_close, soon,
@@ -59,6 +59,22 @@ fn agent(target: &Target, certificate: &TestCertificate) -> AgentBuilder {
 
 fn url(relay: &TestRelay) -> String {
     format!("tls://localhost:{}", relay.http_address().port())
+}
+
+/// Sends some bytes to the agent's echo, and reads them back.
+async fn is_served(
+    relay: &TestRelay,
+    certificate: &TestCertificate,
+    agent: &TestAgent,
+) -> Result<()> {
+    let mut caller = certificate
+        .raw(relay.http_address(), agent.tunnel())
+        .await?;
+    caller.write_all(b"some").await?;
+    let mut heard = [0; 4];
+    soon("the echo", caller.read_exact(&mut heard)).await??;
+    ensure!(&heard == b"some", "{heard:?}");
+    Ok(())
 }
 
 async fn one_tls_port_serves_agents_raw_callers_and_http(driver: DriverChoice) -> Result<()> {

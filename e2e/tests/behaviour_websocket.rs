@@ -1,6 +1,10 @@
 //! WebSocket through the relay, with a client and a server that others wrote (tungstenite): payload of raw callers,
 //! connections to HTTP targets, and how both end.
 
+#[path = "behaviour_websocket/audit.rs"]
+mod audit;
+#[path = "behaviour_websocket/local_proxy.rs"]
+mod local_proxy;
 #[path = "behaviour_websocket/refusals.rs"]
 mod refusals;
 

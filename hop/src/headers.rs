@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use hyper::ext::ReasonPhrase;
@@ -28,28 +28,8 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Refuses a request that cannot be passed on without changing its meaning, and every request for a WebSocket.
-///
-/// # Errors
-/// The refusal to answer with.
-pub fn check_request(
-    method: &Method,
-    uri: &Uri,
-    version: Version,
-    headers: &HeaderMap,
-) -> Result<(), Refusal> {
-    check_head(method, uri, version, headers)?;
-    // A server may ignore an offer to upgrade (RFC 9110, section 7.8). Some clients offer HTTP/2
-    // with every first request and accept HTTP/1.1 as well; a WebSocket client does not.
-    if wants_websocket(headers) {
-        let why = "this URL takes no WebSocket connections, only HTTP requests";
-        return Err(unsupported_upgrade(why));
-    }
-    Ok(())
-}
-
-/// Like [`check_request`], for a hop that passes WebSockets on; true if the request asks for one. `has_body` says that
-/// a body follows the head.
+/// Refuses a request that cannot be passed on without changing its meaning; true if it asks for a WebSocket. `has_body`
+/// says that a body follows the head.
 ///
 /// # Errors
 /// The refusal to answer with.
@@ -61,6 +41,8 @@ pub fn check_request_or_upgrade(
     has_body: bool,
 ) -> Result<bool, Refusal> {
     check_head(method, uri, version, headers)?;
+    // A server may ignore an offer to upgrade (RFC 9110, section 7.8). Some clients offer HTTP/2
+    // with every first request and accept HTTP/1.1 as well; a WebSocket client does not.
     if !wants_websocket(headers) {
         return Ok(false);
     }
@@ -160,6 +142,14 @@ pub fn switch_to_websocket(headers: &mut HeaderMap) {
     headers.remove(TRANSFER_ENCODING);
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// The subprotocols that a request for a WebSocket offers (RFC 6455, section 11.3.4).
+pub fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let lists = values.filter_map(|value| value.to_str().ok());
+    let members = lists.flat_map(|list| list.split(',')).map(str::trim);
+    members.filter(|member| !member.is_empty())
 }
 
 /// True if `Transfer-Encoding` is absent or exactly `chunked`, the only coding that hyper decodes.
@@ -435,7 +425,7 @@ mod tests {
     fn a_request_names_exactly_one_host() {
         let word = |version, uri: &'static str, lines: &[(&str, &str)]| {
             let uri = Uri::from_static(uri);
-            check_request(&Method::GET, &uri, version, &headers(lines)).err()
+            check_request_or_upgrade(&Method::GET, &uri, version, &headers(lines), false).err()
         };
         let one = &[("host", "a")][..];
         let uri = "http://A/x";
@@ -468,9 +458,7 @@ mod tests {
             let mut headers = headers(lines);
             headers.insert(HOST, HeaderValue::from_static("a"));
             let uri = Uri::from_static("/x");
-            let strict = check_request(&method, &uri, version, &headers);
             let asked = check_request_or_upgrade(&method, &uri, version, &headers, has_body);
-            assert_eq!(strict.is_ok(), asked == Ok(false), "{lines:?}");
             asked.map_err(|refusal| refusal.status.as_u16())
         };
         let both = &[

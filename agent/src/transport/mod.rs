@@ -25,3 +25,4 @@ pub use self::proxy::{Proxies, Proxy, Way};
 pub use self::stream::{Reads, Stream, TlsDetails, Writes};
 pub use self::tls::{Trust, certificate_problem};
 pub use self::url::{RelayUrl, Transport};
+pub use tieline_transport::websocket::handshake::SUBPROTOCOL_AGENT;

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use tieline_agent::Error;
 use tieline_e2e::behaviour::{
-    Metrics, RelayBuilder, Target, TestAgent, TestCertificate, TestRelay, WireAgent, WireKey, soon,
-    tls,
+    Metrics, RelayBuilder, Target, TestAgent, TestCertificate, TestRelay, WireAgent, WireKey, tls,
 };
 use tieline_wire::LinkEnd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{agent, behind_tls, tls_address, url};
+use super::{agent, behind_tls, is_served, tls_address, url};
 
 /// A relay that takes agents over TLS alone, and only bound ones.
 fn strict(certificate: &TestCertificate) -> RelayBuilder {
@@ -78,22 +77,6 @@ async fn shown(relay: &TestRelay) -> Result<(bool, String)> {
         bail!("not one tunnel: {rows:?}");
     };
     Ok((row.channel_bound, row.transport.clone()))
-}
-
-/// Sends some bytes to the agent's echo, and reads them back.
-async fn is_served(
-    relay: &TestRelay,
-    certificate: &TestCertificate,
-    agent: &TestAgent,
-) -> Result<()> {
-    let mut caller = certificate
-        .raw(relay.http_address(), agent.tunnel())
-        .await?;
-    caller.write_all(b"some").await?;
-    let mut heard = [0; 4];
-    soon("the echo", caller.read_exact(&mut heard)).await??;
-    ensure!(&heard == b"some", "{heard:?}");
-    Ok(())
 }
 
 /// Waits until the relay has counted a link that it refused because it is not bound.

@@ -11,7 +11,7 @@ use tieline_e2e::behaviour::{
 use tieline_relay::CertificateFiles;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{agent, behind_tls, tls_address, url};
+use super::{agent, behind_tls, is_served, tls_address, url};
 
 /// A relay whose agents must show a certificate that `authority` signed.
 fn relay(certificate: &TestCertificate, authority: &TestAuthority) -> RelayBuilder {
@@ -52,13 +52,7 @@ async fn an_agent_with_a_certificate_is_served_and_callers_need_none() -> Result
     let echo = Target::echo().await?;
     let agent = with(agent(&echo, &certificate), authority.sign("seat-12")?).links(2);
     let agent = agent.start_at(&url(&relay)).await?;
-    let mut caller = certificate
-        .raw(relay.http_address(), agent.tunnel())
-        .await?;
-    caller.write_all(b"some").await?;
-    let mut heard = [0; 4];
-    soon("the echo", caller.read_exact(&mut heard)).await??;
-    ensure!(&heard == b"some", "{heard:?}");
+    is_served(&relay, &certificate, &agent).await?;
     for protocol in [None, Some("http/1.1")] {
         let stream = certificate.connect(relay.http_address(), protocol).await?;
         let mut http = HttpStream::new(stream);

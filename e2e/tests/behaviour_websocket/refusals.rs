@@ -16,6 +16,7 @@ use crate::{close_of, open, read};
 on_each_driver!(
     a_browser_brings_its_token_in_a_subprotocol_or_in_the_url,
     a_kicked_tunnel_closes_its_callers_connections,
+    a_revoked_caller_is_told_and_nobody_else,
 );
 
 /// The status of the relay's answer instead of a WebSocket.
@@ -26,27 +27,32 @@ async fn refused(relay: &TestRelay, path: &str, protocols: &str) -> Result<u16> 
     }
 }
 
+/// A relay whose agents and callers need a token.
+fn relay_with_tokens(driver: DriverChoice) -> Result<TestRelay> {
+    let auth = studio()?;
+    let relay = TestRelay::with().shards(2).driver(driver);
+    let relay = relay.config(|config| {
+        config.auth = auth;
+        config.caller_auth = CallerAuth::Token;
+    });
+    relay.start()
+}
+
+/// Serves `target` as Ada's tunnel `maya-1`; her token is in `home`.
+async fn adas(relay: &TestRelay, target: &Target, home: &TempDir) -> Result<TestAgent> {
+    let path = home.path().join("token");
+    write_token(&path, &token_of("ada", &[], &[])?)?;
+    let agent = TestAgent::of(target).named("maya-1");
+    let agent = agent.config(|config| config.with_token_file(path));
+    agent.start(relay).await
+}
+
 async fn a_browser_brings_its_token_in_a_subprotocol_or_in_the_url(
     driver: DriverChoice,
 ) -> Result<()> {
-    let auth = studio()?;
-    let relay = TestRelay::with()
-        .shards(2)
-        .driver(driver)
-        .config(|config| {
-            config.auth = auth;
-            config.caller_auth = CallerAuth::Token;
-        })
-        .start()?;
-    let echo = Target::echo().await?;
-    let home = TempDir::new()?;
-    let path = home.path().join("token");
-    write_token(&path, &token_of("ada", &[], &[])?)?;
-    let agent = TestAgent::of(&echo).named("maya-1");
-    let _agent = agent
-        .config(|config| config.with_token_file(path))
-        .start(&relay)
-        .await?;
+    let relay = relay_with_tokens(driver)?;
+    let (echo, home) = (Target::echo().await?, TempDir::new()?);
+    let _agent = adas(&relay, &echo, &home).await?;
     let (ada, eve) = (token_of("ada", &[], &[])?, token_of("eve", &[], &[])?);
     let in_url = |token: &str| format!("/tunnel/maya-1?access_token={token}");
     let bearer = |token: &str| format!("bearer.{token}, binary");
@@ -85,6 +91,30 @@ async fn a_kicked_tunnel_closes_its_callers_connections(driver: DriverChoice) ->
         .await?;
     ensure!(status == 200, "{status} {answer}");
     let code = close_of(&mut socket).await?;
-    ensure!(code != Some(CloseCode::Normal), "{code:?}");
+    ensure!(code == Some(CloseCode::Again), "{code:?}");
+    Ok(())
+}
+
+async fn a_revoked_caller_is_told_and_nobody_else(driver: DriverChoice) -> Result<()> {
+    let relay = relay_with_tokens(driver)?;
+    let (echo, home) = (Target::echo().await?, TempDir::new()?);
+    let _agent = adas(&relay, &echo, &home).await?;
+    let mut sockets = Vec::new();
+    // Several callers, so that some are served on another shard than they came in on.
+    for sub in ["ada", "bob", "bob", "bob", "bob"] {
+        let protocols = format!("bearer.{}, binary", token_of(sub, &[], &["maya-*"])?);
+        let mut socket = soon("the handshake", open(&relay, "/w/maya-1", &protocols)).await??;
+        socket.send(Message::binary(b"hello".to_vec())).await?;
+        ensure!(read(&mut socket, 5).await? == b"hello");
+        sockets.push(socket);
+    }
+    let (status, answer) = relay.order("/revoke", &json!({ "sub": "bob" })).await?;
+    ensure!(status == 200, "{status} {answer}");
+    for socket in &mut sockets[1..] {
+        let code = close_of(socket).await?;
+        ensure!(code == Some(CloseCode::Policy), "{code:?}");
+    }
+    sockets[0].send(Message::binary(b"again".to_vec())).await?;
+    ensure!(read(&mut sockets[0], 5).await? == b"again");
     Ok(())
 }

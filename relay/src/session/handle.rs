@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::inbox::InboxEnd;
 use super::lanes::{Lane, LaneState};
 use super::lost_report::LostLinkReport;
+use super::record::SessionAudit;
 use super::{MuxState, SessionState, SharedMux};
 use crate::io::{Signal, Stream};
 use crate::limits::RatePass;
@@ -298,6 +299,16 @@ impl Session {
     /// Counts the payload from now on with `pass`.
     pub(crate) fn set_pass(&self, pass: RatePass) {
         self.shared.hold.record.pass.replace(pass);
+    }
+
+    /// Notes the end of the session, which its holder used for something else so far, in `audit`. The last `ahead` bytes
+    /// of the target belong to the present use already.
+    pub(crate) fn note_end(&self, mut audit: Box<SessionAudit>, ahead: usize) {
+        let record = &self.shared.hold.record;
+        let (to_target, to_frontend) = record.bytes();
+        audit.before = (to_target, to_frontend.saturating_sub(ahead as u64));
+        // The end of a session that is noted from its beginning is not noted twice.
+        let _ = record.audit.set(audit);
     }
 
     /// Waits until the session is reset, for a task that does not wait for [`Session::poll_incoming`].

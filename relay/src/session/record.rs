@@ -1,6 +1,6 @@
 //! A session's caller, its start, and the bytes that it moved.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -36,6 +36,27 @@ pub(crate) struct SessionAudit {
     pub(crate) audit: Audit,
     pub(crate) tunnel: TunnelId,
     pub(crate) peer: SocketAddr,
+    /// Bytes of the session that the entries leave out: to the target, and to the frontend.
+    pub(crate) before: (u64, u64),
+}
+
+impl SessionAudit {
+    fn began(&self, identity: Option<&Identity>) {
+        self.note(identity, Entry::new(Kind::Session));
+    }
+
+    /// Notes the end of the session, which has moved these bytes: to the target, and to the frontend.
+    pub(crate) fn ended(&self, identity: Option<&Identity>, bytes: (u64, u64)) {
+        let to_target = bytes.0.saturating_sub(self.before.0);
+        let to_frontend = bytes.1.saturating_sub(self.before.1);
+        let entry = Entry::new(Kind::SessionEnded).bytes(to_target, to_frontend);
+        self.note(identity, entry);
+    }
+
+    fn note(&self, identity: Option<&Identity>, entry: Entry) {
+        let entry = entry.of(identity).from(self.peer);
+        self.audit.note(|| entry.tunnel(self.tunnel.clone()));
+    }
 }
 
 /// One session with a holder.
@@ -49,6 +70,8 @@ pub(crate) struct SessionRecord {
     pub(crate) caller: SessionCaller,
     /// Rate-limit pass that counts the payload.
     pub(super) pass: RefCell<RatePass>,
+    /// Where the end is noted; empty if it is not.
+    pub(super) audit: OnceCell<Box<SessionAudit>>,
     to_target: Cell<u64>,
     to_frontend: Cell<u64>,
 }
@@ -59,6 +82,10 @@ impl SessionRecord {
             id,
             since,
             pass: RefCell::new(std::mem::take(&mut caller.pass)),
+            audit: caller
+                .audit
+                .take()
+                .map_or_else(OnceCell::new, OnceCell::from),
             caller,
             to_target: Cell::new(0),
             to_frontend: Cell::new(0),
@@ -86,20 +113,14 @@ impl SessionRecord {
     }
 
     pub(super) fn began(&self) {
-        self.note(|| Entry::new(Kind::Session));
+        if let Some(audit) = self.audit.get() {
+            audit.began(self.caller.identity.as_deref());
+        }
     }
 
     pub(super) fn ended(&self) {
-        let (to_target, to_frontend) = self.bytes();
-        self.note(|| Entry::new(Kind::SessionEnded).bytes(to_target, to_frontend));
-    }
-
-    fn note(&self, entry: impl FnOnce() -> Entry) {
-        if let Some(noted) = &self.caller.audit {
-            noted.audit.note(|| {
-                let entry = entry().of(self.caller.identity.as_deref());
-                entry.from(noted.peer).tunnel(noted.tunnel.clone())
-            });
+        if let Some(audit) = self.audit.get() {
+            audit.ended(self.caller.identity.as_deref(), self.bytes());
         }
     }
 }

@@ -220,8 +220,10 @@ impl Shard {
         let (stream, block) = (Rc::new(stream), Rc::clone(&self.callers.read_block));
         let spliced = splice(Rc::clone(&stream), session, block, || false);
         if stream.is_websocket() {
-            let watched = upgrades::with_pings(spliced, stream);
-            return self.kit.tasks.spawn(caller.while_welcome(watched, here));
+            return self.kit.tasks.spawn(async move {
+                upgrades::serve_caller(spliced, stream, caller).await;
+                drop(here);
+            });
         }
         drop(stream);
         self.kit.tasks.spawn(caller.while_welcome(spliced, here));

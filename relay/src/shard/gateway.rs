@@ -62,7 +62,7 @@ impl Gateway for ShardGateway {
     }
 
     fn poll_revoked(&self, cx: &mut Context<'_>, caller: &Caller) -> Poll<()> {
-        caller.poll_revoked(cx)
+        caller.poll_revoked(cx).map(|_| ())
     }
 
     fn subject<'a>(&self, caller: &'a Caller) -> Option<&'a str> {

@@ -82,8 +82,8 @@ impl Handshake {
         .await
     }
 
-    /// Waits until the client's hello, which is whole, may be answered: after all sessions had a turn, and while no other
-    /// hello is answered. From now on the place is safe.
+    /// Waits until a hello of the client may be answered: after all sessions had a turn, and while no other hello is
+    /// answered. The first one is whole now, so from now on the place is safe.
     pub(super) async fn may_answer(&self) -> Option<SemaphorePermit<'_>> {
         self.all.silent.borrow_mut().remove(&self.number);
         // The semaphore is never closed.

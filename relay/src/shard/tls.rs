@@ -93,10 +93,8 @@ impl Shard {
         let peer = self.callers.source(&stream, peer).await.ok_or(None)?;
         let _counted = self.count_handshake(peer).ok_or(TlsFailure::Overload)?;
         let deadline = self.kit.peers.config.preamble_timeout;
-        let accepting = stream.accept_tls(async |hello: &ClientHello<'_>| {
-            let config = configs.choose(hello, takes_agents);
-            (config, place.may_answer().await)
-        });
+        let choose = |hello: &ClientHello<'_>| configs.choose(hello, takes_agents);
+        let accepting = stream.accept_tls(choose, || place.may_answer());
         let accepted = self.kit.in_time(deadline, true, accepting).await;
         let stream = accepted
             .ok_or(TlsFailure::Timeout)?

@@ -1,4 +1,5 @@
-//! What the caller over WebSocket hears when its session is reset.
+//! What the caller over WebSocket hears when its session is reset. The reasons are those of the target, of the agent and
+//! of the tunnel; a caller that is revoked itself hears another code.
 
 use tieline_transport::websocket::code;
 use tieline_wire::SessionEnd;
@@ -8,6 +9,9 @@ pub(super) const fn code(reason: SessionEnd) -> u16 {
     match reason {
         SessionEnd::LinkLost
         | SessionEnd::LaneLost
+        | SessionEnd::Superseded
+        | SessionEnd::Kicked
+        | SessionEnd::TokenExpired
         | SessionEnd::ClaimTimeout
         | SessionEnd::TunnelLimit
         | SessionEnd::SessionLimit
@@ -31,6 +35,7 @@ mod tests {
             assert!(matches!(code(*reason), code::TRY_AGAIN | code::INTERNAL));
         }
         assert_eq!(code(SessionEnd::LinkLost), code::TRY_AGAIN);
+        assert_eq!(code(SessionEnd::Kicked), code::TRY_AGAIN);
         assert_eq!(code(SessionEnd::TargetReset), code::INTERNAL);
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! | step | the way of a raw caller's bytes | where |
 //! |---|---|---|
-//! | 1 | the connection is accepted | `listen::accept`, `shard/accept` |
+//! | 1 | the connection is accepted, with TLS if its address has TLS | `listen::accept`, `shard/accept`, `shard/tls` |
 //! | 2 | the preamble is read, the caller verified | `shard/frontends` (`raw_arrived`), `listen/tcp`, `shard/callers` |
+//! | 2 | or, over WebSocket: the request is answered with `101` | `listen/http` (`serve/upgrade`), `shard/upgrades` |
 //! | 3 | an agent is chosen and a session opened | `shard/frontends` (`place_raw`), `shard/place` |
 //! | 4 | bytes go from the stream into the mux, within the session's credit | `poll_up` here, `session/handle` |
 //! | 5 | the mux's frames go to the agent in one send | `link` (`write`) |

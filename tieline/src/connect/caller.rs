@@ -1,11 +1,11 @@
 //! The caller's connection: what hyper reads and writes through, and whether the caller is still
 //! connected.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, copy, sink};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::upgraded::Upgraded;
 use tieline_agent::socket;
 
 /// Longest time to read and discard what a caller still sends after the last answer. Closing
@@ -24,7 +25,7 @@ use tieline_agent::socket;
 const LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// State of one caller's connection, shared by the connection's driver and the bodies.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct ConnectionState {
     /// A request is being answered.
     busy: Cell<bool>,
@@ -37,9 +38,32 @@ pub(super) struct ConnectionState {
     flushes: Cell<u64>,
     /// The answer broke off, and only a reset can show that to the caller.
     cut_hidden: Cell<bool>,
+    /// The task that drives the connection.
+    driver: RefCell<Option<Waker>>,
+    /// The answer to the last request to upgrade left the connection HTTP.
+    stays_http: Cell<bool>,
+    /// The relay's side of the connection once the last answer, a `101`, is written.
+    pub(super) upgraded: RefCell<Option<Upgraded>>,
 }
 
 impl ConnectionState {
+    /// Records the task that drives the connection.
+    pub(super) fn driven_by(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        driver
+            .get_or_insert_with(|| waker.clone())
+            .clone_from(waker);
+    }
+
+    /// Records that the answer to a request to upgrade is not a `101`.
+    pub(super) fn stay_http(&self) {
+        self.stays_http.set(true);
+        // hyper does not read again by itself.
+        if let Some(driver) = &*self.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+
     /// Records that a request's head is complete.
     pub(super) fn begin(&self, has_body: bool) {
         self.unread.set(has_body);
@@ -63,6 +87,14 @@ impl CallerState for ConnectionState {
 
     fn is_unwatched(&self) -> bool {
         self.busy.get() && !self.read_blocked.get() && !self.uploading.get()
+    }
+
+    fn passes_upgrades(&self) -> bool {
+        true
+    }
+
+    fn stays_http(&self) -> bool {
+        self.stays_http.take()
     }
 }
 
@@ -123,9 +155,14 @@ impl Socket {
         Self(TokioIo::new(stream))
     }
 
+    /// The connection itself, whose close is a reset until its orderly end.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.0.into_inner()
+    }
+
     /// Closes the connection so that the caller sees how its last answer ended.
     pub(super) async fn close(self, state: &ConnectionState) {
-        let mut stream = self.0.into_inner();
+        let mut stream = self.into_stream();
         if state.cut_hidden.get() {
             // Dropping the stream resets the connection, as `new` has set; an orderly close would look like the
             // answer's end.

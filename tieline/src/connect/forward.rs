@@ -1,34 +1,44 @@
-//! Forwards one request, from the caller's head to the relay's answer.
+//! Forwards one request, from the caller's head to the relay's answer; a request for a WebSocket goes the same way, up
+//! to its `101`.
 
+use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{
+    Extensions, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, response,
+};
 use http_body::Body;
 use hyper::body::Incoming;
 use tieline_hop::events::{Events, ask_for_plain, is_event_stream};
 use tieline_hop::headers::{
-    check_answer, check_request, expects_continue, for_caller, kept_extensions,
+    check_answer, check_request_or_upgrade, check_switch, expects_continue, for_caller,
+    kept_extensions, subprotocols, switch_to_websocket,
 };
 use tieline_hop::{
-    Delivery, Fault, Sent, Tries, Unanswered, await_continue, close_after, copy_head, exchange,
+    Delivery, Sent, Tries, Unanswered, await_continue, close_after, copy_head, exchange,
 };
 use tokio::time::{Instant, sleep};
 
 use super::caller::{ConnectionState, Progress, RequestBody};
+use super::connection::{Connection, Failure};
 use super::cors;
 use super::credential::Credential;
 use super::event::Hook;
 use super::headers::for_relay;
 use super::origin::{self, Hosts, Origins};
-use super::pool::{Connection, Failure, Lease, Pool};
+use super::pool::{Lease, Pool};
 use super::problem::Problem;
 use super::rewrite::{self, Endpoint};
 use super::token_demand::TokenDemand;
 use super::trouble::TroubleReporter;
+use super::upgraded::Upgraded;
+use tieline_agent::transport::SUBPROTOCOL_AGENT;
 
 /// Longest wait for the relay's `100 Continue` before a request body is sent without it.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,7 +74,10 @@ impl Front {
         local: IpAddr,
         state: Rc<ConnectionState>,
     ) -> Response<AnswerBody> {
-        state.begin(!request.body().is_end_stream());
+        let has_body = !request.body().is_end_stream();
+        state.begin(has_body);
+        // The scanner holds the bytes behind such a request back.
+        let is_held = request.headers().contains_key(UPGRADE) && !has_body;
         let mut page = None;
         let served = self.serve(request, local, &mut page, &state).await;
         let mut answer = served.unwrap_or_else(|problem| {
@@ -76,6 +89,12 @@ impl Front {
                 .into_response()
                 .map(|body| AnswerBody::own(body, Rc::clone(&state)))
         });
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return answer;
+        }
+        if is_held {
+            state.stay_http();
+        }
         if let Some(page) = &page {
             cors::allow(answer.headers_mut(), page);
         }
@@ -95,7 +114,8 @@ impl Front {
         state: &Rc<ConnectionState>,
     ) -> Result<Response<AnswerBody>, Problem> {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-        check_request(method, uri, request.version(), headers)?;
+        let (version, has_body) = (request.version(), !request.body().is_end_stream());
+        let is_upgrade = check_request_or_upgrade(method, uri, version, headers, has_body)?;
         let (origin, host) = origin::check(uri, headers, local, &self.origins, &self.hosts)?;
         *page = origin;
         if page.is_some()
@@ -103,7 +123,11 @@ impl Front {
         {
             return Ok(answer.map(|body| AnswerBody::own(body, Rc::clone(state))));
         }
-        self.forward(request, &host, state).await
+        // Behind this proxy every agent looks like one of this machine to the relay, and no page like a page.
+        if is_upgrade && subprotocols(headers).any(|it| it == SUBPROTOCOL_AGENT) {
+            return Err(Problem::link_refused());
+        }
+        self.forward(request, &host, is_upgrade, state).await
     }
 
     /// Forwards a request of a caller that knows the proxy as `host`.
@@ -111,6 +135,7 @@ impl Front {
         &self,
         request: Request<Incoming>,
         host: &str,
+        is_upgrade: bool,
         state: &Rc<ConnectionState>,
     ) -> Result<Response<AnswerBody>, Problem> {
         let version = request.version();
@@ -118,7 +143,10 @@ impl Front {
         let is_get = request.method() == Method::GET;
         let credential = self.credential().await;
         let has_token = credential.is_some();
-        let request = self.prepare(request, (host, credential), state);
+        let mut request = self.prepare(request, (host, credential), state);
+        if is_upgrade {
+            switch_to_websocket(request.headers_mut());
+        }
         let mut tries = RelayTries {
             front: self,
             state,
@@ -126,22 +154,22 @@ impl Front {
         };
         let (connection, answer) = exchange(&mut tries, request).await?;
         let (mut parts, body) = answer.into_parts();
-        check_answer(parts.status, &parts.headers).map_err(Problem::relay_invalid)?;
-        if parts.status == StatusCode::UNAUTHORIZED
-            && let Some(credential) = &self.credential
-        {
-            self.token_demand.refused().await;
-            if let Some(event) = credential.refused() {
-                self.hook.tell(&event);
-            }
-        }
-        let news = self
-            .trouble
-            .answered(parts.status, &parts.headers, has_token);
-        news.for_each(|event| self.hook.tell(&event));
+        let is_switch = is_upgrade && parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let checked = match is_switch {
+            true => check_switch(&parts.headers),
+            false => check_answer(parts.status, &parts.headers),
+        };
+        checked.map_err(Problem::relay_invalid)?;
+        self.note(&parts, has_token).await;
         let length = body.size_hint().exact();
         for_caller(&mut parts.headers, length);
         rewrite::apply(&mut parts.headers, &self.pool.relay, host, &asked);
+        // hyper's server chooses the version for the caller; the relay's version does not matter.
+        parts.version = Version::HTTP_11;
+        parts.extensions = kept_extensions(&parts.extensions);
+        if is_switch {
+            return switch(parts, connection, state).await;
+        }
         let events = match is_get && is_event_stream(&parts.headers) && length != Some(0) {
             true => {
                 let relay = self.pool.relay.clone();
@@ -150,12 +178,24 @@ impl Front {
             }
             false => None,
         };
-        // hyper's server chooses the version for the caller; the relay's version does not matter.
-        parts.version = Version::HTTP_11;
-        parts.extensions = kept_extensions(&parts.extensions);
         let lease = Lease::new(Rc::clone(&self.pool), connection, ());
         let body = AnswerBody::passed(body, events, lease, version, Rc::clone(state));
         Ok(Response::from_parts(parts, body))
+    }
+
+    /// Notes what the head of the relay's answer says about the relay and the token, and reports changes.
+    async fn note(&self, answer: &response::Parts, has_token: bool) {
+        if answer.status == StatusCode::UNAUTHORIZED
+            && let Some(credential) = &self.credential
+        {
+            self.token_demand.refused().await;
+            if let Some(event) = credential.refused() {
+                self.hook.tell(&event);
+            }
+        }
+        let (status, headers) = (answer.status, &answer.headers);
+        let news = self.trouble.answered(status, headers, has_token);
+        news.for_each(|event| self.hook.tell(&event));
     }
 
     /// The credentials to send to the relay, if there are any and the relay asks for them.
@@ -209,6 +249,21 @@ impl Front {
     }
 }
 
+/// Passes the head of the relay's `101` on, and keeps its connection for the bytes that follow.
+async fn switch(
+    mut parts: response::Parts,
+    connection: Connection,
+    state: &Rc<ConnectionState>,
+) -> Result<Response<AnswerBody>, Problem> {
+    parts.headers.remove(CONTENT_LENGTH);
+    switch_to_websocket(&mut parts.headers);
+    let switched = connection.switched().await;
+    let (stream, ahead) = switched.ok_or_else(|| Problem::relay_closed(Delivery::Sent))?;
+    state.upgraded.replace(Some(Upgraded::new(stream, ahead)));
+    let body = AnswerBody::own(Bytes::new(), Rc::clone(state));
+    Ok(Response::from_parts(parts, body))
+}
+
 /// Tries to send one request to the relay.
 struct RelayTries<'a> {
     front: &'a Front,
@@ -249,17 +304,12 @@ impl Tries for RelayTries<'_> {
         is_repeatable.then(|| copy_head(request))
     }
 
-    async fn send(
+    fn send(
         &self,
         connection: &mut Connection,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let problem = |fault| match fault {
-            Fault::Request(refusal) => refusal.into(),
-            Fault::Malformed(rule) => Problem::relay_invalid(rule),
-            Fault::Closed => Problem::relay_closed(Delivery::Sent),
-        };
-        connection.send(request, problem).await
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
+        connection.send(request)
     }
 
     async fn again(

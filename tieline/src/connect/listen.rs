@@ -3,7 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -172,7 +172,7 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     copy(&mut stream, &mut sink()).await.map(|_| ())
 }
 
-async fn serve_one(stream: TcpStream, front: Rc<Front>, mut stopping: watch::Receiver<bool>) {
+async fn serve_one(stream: TcpStream, front: Rc<Front>, stopping: watch::Receiver<bool>) {
     let Ok(local) = stream.local_addr() else {
         return;
     };
@@ -180,50 +180,67 @@ async fn serve_one(stream: TcpStream, front: Rc<Front>, mut stopping: watch::Rec
     let _ = stream.set_nodelay(true);
     let state = Rc::new(ConnectionState::default());
     let caller = Caller::new(Socket::new(stream), Rc::clone(&state));
-    {
-        let service = service_fn(|request| {
-            let (front, state) = (Rc::clone(&front), Rc::clone(&state));
-            async move {
-                let answer = front.answer(request, local.ip(), state).await;
-                Ok::<_, std::convert::Infallible>(answer)
-            }
-        });
-        let mut connection = pin!(
-            http1::Builder::new()
-                .auto_date_header(false)
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_header_size(HTTP_BUFFER_BYTES_MAX)
-                .max_buf_size(HTTP_BUFFER_BYTES_MAX)
-                .serve_connection(caller.clone(), service)
-        );
-        let mut asked = pin!(async {
-            // Cannot fail: the sender outlives every caller's task.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        });
-        let mut is_stopping = false;
-        poll_fn(|cx| {
-            state.begin_turn();
-            if !is_stopping && asked.as_mut().poll(cx).is_ready() {
-                is_stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            match connection.as_mut().poll(cx) {
-                Poll::Ready(Err(error)) if error.is_parse() => {
-                    state.unread.set(true);
-                    Poll::Ready(())
-                }
-                Poll::Ready(_) => Poll::Ready(()),
-                Poll::Pending if caller.poll_gone(cx) => Poll::Ready(()),
-                Poll::Pending => Poll::Pending,
-            }
-        })
-        .await;
-    }
+    let is_complete = serve_http(&caller, &state, (front, local.ip()), stopping).await;
     // hyper has dropped its half.
-    if let Some((socket, _)) = caller.into_inner() {
-        socket.close(&state).await;
+    let Some((socket, intake)) = caller.into_inner() else {
+        return;
+    };
+    // With any other end, the caller has not got the `101`.
+    match state.upgraded.take().filter(|_| is_complete) {
+        Some(relay) => relay.pass(socket.into_stream(), intake.into_ahead()).await,
+        None => socket.close(&state).await,
     }
+}
+
+/// Serves requests that arrive at the address `local`, until the connection ends or leaves HTTP; true if all answers
+/// were written.
+async fn serve_http(
+    caller: &Caller,
+    state: &Rc<ConnectionState>,
+    (front, local): (Rc<Front>, IpAddr),
+    mut stopping: watch::Receiver<bool>,
+) -> bool {
+    let service = service_fn(|request| {
+        let (front, state) = (Rc::clone(&front), Rc::clone(state));
+        async move {
+            let answer = front.answer(request, local, state).await;
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .auto_date_header(false)
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_header_size(HTTP_BUFFER_BYTES_MAX)
+            .max_buf_size(HTTP_BUFFER_BYTES_MAX)
+            .serve_connection(caller.clone(), service)
+    );
+    let mut asked = pin!(async {
+        // Cannot fail: the sender outlives every caller's task.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    });
+    let mut is_stopping = false;
+    poll_fn(|cx| {
+        state.driven_by(cx.waker());
+        state.begin_turn();
+        if !is_stopping && asked.as_mut().poll(cx).is_ready() {
+            is_stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(Err(error)) => {
+                if error.is_parse() {
+                    state.unread.set(true);
+                }
+                Poll::Ready(false)
+            }
+            Poll::Ready(Ok(())) => Poll::Ready(true),
+            Poll::Pending if caller.poll_gone(cx) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -14,9 +14,12 @@
 //!
 //! Both sides speak HTTP/1.1 through hyper. Bodies pass frame by frame, and a disconnect on either
 //! side ends the other side. Request paths go to the relay unchanged: the proxy has no tunnel table.
+//! A request for a WebSocket goes the same way; behind the relay's `101` both connections leave hyper, and
+//! `upgraded` passes their bytes as they are.
 
 mod args;
 mod caller;
+mod connection;
 mod cors;
 mod credential;
 mod error;
@@ -31,6 +34,7 @@ mod problem;
 mod rewrite;
 mod token_demand;
 mod trouble;
+mod upgraded;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,17 +1,14 @@
-//! Connections to the relay: each driven by its own task, and kept for later requests.
+//! Opens connections to the relay, and keeps them for later requests.
 //!
 //! All callers of the proxy share the connections, because they are one user with one token. A
 //! request after a pause then needs no TLS handshake.
 
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use tieline_hop::{Delivery, Keeper, Usable};
-use tokio::task::spawn_local;
+use tieline_hop::{Keeper, Usable};
 use tokio::time::Instant;
 
-use super::HTTP_BUFFER_BYTES_MAX;
-use super::caller::{Progress, RequestBody};
+use super::connection::Connection;
 use super::problem::Problem;
 use crate::outbound::RelayOrigin;
 use crate::outbound::dial::{Dial, Stream};
@@ -28,12 +25,6 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Longest idle time before reuse for a request that must not be repeated: the relay, or a server in
 /// front of it, may have closed the connection.
 const IDLE_UNREPEATABLE_MAX: Duration = Duration::from_secs(20);
-
-/// Why a request got no answer.
-pub(super) type Failure = tieline_hop::Failure<RequestBody, Problem>;
-
-/// A connection to the relay. Dropping it closes the connection, even during a request.
-pub(super) type Connection = tieline_hop::Connection<Progress, Instant>;
 
 /// A connection while an answer arrives on it.
 pub(super) type Lease = tieline_hop::Lease<Pool>;
@@ -63,6 +54,7 @@ impl Pool {
         };
         let now = Instant::now();
         self.idle.take(|kept| {
+            let kept = &kept.client;
             if kept.is_closed() || !kept.is_fresh(now, IDLE_MAX) {
                 return Usable::Never;
             }
@@ -76,13 +68,7 @@ impl Pool {
     /// Dials the relay and starts HTTP/1.1 on the connection.
     pub(super) async fn open(&self) -> Result<Connection, Problem> {
         let deadline = deadline_in(DIAL_TIMEOUT);
-        let stream = self.dial(deadline).await?;
-        let stream = TokioIo::new(stream);
-        let started = Connection::start(stream, HTTP_BUFFER_BYTES_MAX, |_| {}).await;
-        let (connection, driving) =
-            started.map_err(|_| Problem::relay_closed(Delivery::NotSent))?;
-        spawn_local(driving);
-        Ok(connection)
+        Connection::start(self.dial(deadline).await?).await
     }
 
     async fn dial(&self, deadline: Instant) -> Result<Box<dyn Stream>, Problem> {

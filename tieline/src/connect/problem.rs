@@ -58,6 +58,13 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "origin_refused", message)
     }
 
+    /// The request asks for the link of an agent.
+    pub(super) fn link_refused() -> Self {
+        let message =
+            "this proxy is for callers: an agent dials the relay itself, see tieline serve --relay";
+        Self::new(StatusCode::FORBIDDEN, "link_refused", message)
+    }
+
     /// No connection to the relay could be made.
     pub(super) fn relay_unreachable(message: String) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "relay_unreachable", message)

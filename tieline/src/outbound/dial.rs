@@ -5,7 +5,9 @@ use std::path::Path;
 use tieline_agent::Proxies;
 use tieline_agent::transport::Way;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::client::TlsStream;
 
 use super::error::OutboundError;
 use super::failure::Failure;
@@ -13,9 +15,22 @@ use super::origin::RelayOrigin;
 use super::tls::Tls;
 
 /// A connection to a relay's HTTP port: plain TCP or TLS.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// The TCP connection itself, below TLS if there is TLS.
+    fn socket(&self) -> &TcpStream;
+}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
 
 /// Connects to one relay's HTTP port.
 #[derive(Clone)]

@@ -17,3 +17,4 @@ mod program;
 mod requests;
 mod rig;
 mod secure;
+mod websockets;

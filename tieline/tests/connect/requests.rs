@@ -1,33 +1,13 @@
 //! Tests of what reaches the relay.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tieline::connect::ConnectEvent;
 
-use crate::rig::{Exchange, Proxy, Relay, pass, soon};
+use crate::rig::{Exchange, Proxy, Relay, pass, soon, token_file, write_token};
 
 const GET: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-fn write_token(path: &Path, token: &str) {
-    let mut options = std::fs::File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).unwrap();
-    file.write_all(token.as_bytes()).unwrap();
-}
-
-/// A file with `token`, and the file's path.
-fn token_file(token: &str) -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("token");
-    write_token(&path, token);
-    (dir, path)
-}
 
 /// A request that waits for `100 Continue` before its body of four bytes; `sent` is sent without waiting.
 fn expecting(sent: &str) -> String {

@@ -2,11 +2,13 @@
 //! test says.
 
 use std::future::Future;
+use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::TempDir;
 use tieline::connect::{Connect, ConnectError, ConnectEvent};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -29,6 +31,44 @@ pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
+}
+
+/// Writes a token to a file that only its owner can read.
+pub(crate) fn write_token(path: &Path, token: &str) {
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path).unwrap();
+    file.write_all(token.as_bytes()).unwrap();
+}
+
+/// A file with `token`, and the file's path.
+pub(crate) fn token_file(token: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    write_token(&path, token);
+    (dir, path)
+}
+
+/// The key of a handshake (RFC 6455, section 1.3), and the answer to it.
+pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// A request for a WebSocket, with further header lines.
+pub(crate) fn upgrade(lines: &str) -> String {
+    format!(
+        "GET /w/x/ws?a=1 HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{lines}\r\n"
+    )
+}
+
+/// The answer that opens a WebSocket, with further header lines.
+pub(crate) fn switching(lines: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n{lines}\r\n"
+    )
 }
 
 /// A running proxy.

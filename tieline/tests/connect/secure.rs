@@ -7,11 +7,12 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
 use tieline::connect::Connect;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::rig::{Peer, Proxy, Relay, soon};
+use crate::rig::{Peer, Proxy, Relay, soon, switching, upgrade};
 
 const REQUEST: &str = "GET /w/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -109,6 +110,46 @@ async fn an_answer_over_tls_that_is_cut_is_cut_for_the_caller() {
     drop(target);
     let (text, _) = caller.rest().await;
     assert!(!text.ends_with("0\r\n\r\n"), "{text:?}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_websocket_over_tls_that_is_cut_is_a_reset_and_one_that_ends_is_not() {
+    for is_cut in [true, false] {
+        let relay = TlsRelay::bind("localhost").await;
+        let proxy = Proxy::start_with(&relay.url("localhost"), |c| c.with_ca(&relay.ca)).await;
+        let mut caller = proxy.caller().await;
+        caller.send(&(upgrade("") + "early")).await;
+        let mut target = relay.accept().await.unwrap();
+        target.head().await;
+        target.send(&(switching("") + "first")).await;
+        caller.head().await;
+        caller.until("first").await;
+        // The caller's end arrives with TLS's own notice; without it `rest` would be an error.
+        caller.stream.shutdown().await.unwrap();
+        assert_eq!(target.rest().await, ("early".to_owned(), false));
+        target.send("last").await;
+        caller.until("last").await;
+        if !is_cut {
+            target.stream.shutdown().await.unwrap();
+        }
+        drop(target);
+        assert_eq!(caller.rest().await, (String::new(), is_cut));
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_caller_that_breaks_a_websocket_off_is_cut_at_a_relay_with_tls() {
+    let relay = TlsRelay::bind("localhost").await;
+    let proxy = Proxy::start_with(&relay.url("localhost"), |c| c.with_ca(&relay.ca)).await;
+    let mut caller = proxy.caller().await;
+    caller.send(&upgrade("")).await;
+    let mut target = relay.accept().await.unwrap();
+    target.head().await;
+    target.send(&switching("")).await;
+    caller.head().await;
+    caller.stream.set_zero_linger().unwrap();
+    drop(caller);
+    assert!(target.rest().await.1);
 }
 
 #[tokio::test(flavor = "local")]

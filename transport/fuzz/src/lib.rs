@@ -1,7 +1,7 @@
 //! A peer in memory, and what the fuzz targets learn from it.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -128,7 +128,7 @@ pub fn heard(role: Role, input: &[u8], piece: usize, max: usize) -> Vec<Heard> {
 pub fn accepted(input: &[u8], piece: usize) -> (io::Result<()>, Vec<u8>) {
     let peer = Peer::new(input, piece, 10_000);
     let accepted = {
-        let mut accepting = pin!(Tls::accept(&peer, async |_| (config(), ())));
+        let mut accepting = pin!(Tls::accept(&peer, |_| config(), || ready(())));
         let mut cx = Context::from_waker(Waker::noop());
         (0..READS_PER_BYTE * input.len() + READS_FOR_THE_END)
             .find_map(|_| match accepting.as_mut().poll(&mut cx) {

@@ -80,14 +80,16 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Accepts a TLS connection; `choose` returns the configuration for a client, by what it asks for, and a permit that
-    /// is held while the client's hello is answered, which is the expensive part.
+    /// Accepts a TLS connection; `choose` returns the configuration for a client, by what it asks for. `may_answer` gives
+    /// a permit that is held while a hello of the client is answered, which is the expensive part. A client without a
+    /// share of a group that the server has is asked for a second hello.
     ///
     /// # Errors
     /// The socket's error, or a [`rustls::Error`]; the client was sent the alert then.
-    pub async fn accept<P>(
+    pub async fn accept<F: Future>(
         socket: &impl Socket,
-        choose: impl AsyncFnOnce(&ClientHello<'_>) -> (Arc<ServerConfig>, P),
+        choose: impl FnOnce(&ClientHello<'_>) -> Arc<ServerConfig>,
+        may_answer: impl Fn() -> F,
     ) -> io::Result<Self> {
         let mut acceptor = Acceptor::default();
         let (mut input, mut framing) = (BytesMut::new(), Framing::default());
@@ -115,7 +117,8 @@ impl Tls {
                 records: &mut records,
             })?;
         };
-        let (config, permit) = choose(&accepted.client_hello()).await;
+        let config = choose(&accepted.client_hello());
+        let permit = may_answer().await;
         let connection = accepted
             .into_connection(config)
             .map_err(|(error, mut alert)| {
@@ -123,7 +126,15 @@ impl Tls {
                 io::Error::new(io::ErrorKind::InvalidData, error)
             })?;
         drop(permit);
-        Self::shaken(connection.into(), input, framing, socket).await
+        let mut tls = Self::new(connection.into(), input, framing);
+        while tls.awaits_second_hello() {
+            poll_fn(|cx| tls.poll_their_turn(socket, cx)).await?;
+            let permit = may_answer().await;
+            tls.read_handshake(socket, &mut Left::new(0))?;
+            drop(permit);
+        }
+        poll_fn(|cx| tls.poll_handshake(socket, cx)).await?;
+        Ok(tls)
     }
 
     /// Opens a TLS connection to the server `name`.
@@ -137,18 +148,14 @@ impl Tls {
     ) -> io::Result<Self> {
         let connection = ClientConnection::new(config, name)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let (input, framing) = (BytesMut::new(), Framing::default());
-        Self::shaken(connection.into(), input, framing, socket).await
+        let mut tls = Self::new(connection.into(), BytesMut::new(), Framing::default());
+        poll_fn(|cx| tls.poll_handshake(socket, cx)).await?;
+        Ok(tls)
     }
 
-    /// Completes the handshake of `connection`; `input` is ciphertext that was read already, behind what `framing` saw.
-    async fn shaken(
-        connection: Connection,
-        input: BytesMut,
-        framing: Framing,
-        socket: &impl Socket,
-    ) -> io::Result<Self> {
-        let mut tls = Self {
+    /// A connection whose handshake goes on; `input` is ciphertext that was read already, behind what `framing` saw.
+    fn new(connection: Connection, input: BytesMut, framing: Framing) -> Self {
+        Self {
             connection,
             undigested: input,
             framing,
@@ -160,11 +167,17 @@ impl Tls {
             is_finishing: false,
             yields: false,
             failure: None,
-        };
-        poll_fn(|cx| tls.poll_handshake(socket, cx)).await?;
-        Ok(tls)
+        }
     }
 
+    /// Whether the client was asked for a second hello that was not answered yet (RFC 8446, section 4.1.4).
+    fn awaits_second_hello(&self) -> bool {
+        let kind = self.connection.handshake_kind();
+        kind == Some(HandshakeKind::FullWithHelloRetryRequest)
+            && self.connection.negotiated_key_exchange_group().is_none()
+    }
+
+    /// Completes the handshake.
     fn poll_handshake(
         &mut self,
         socket: &impl Socket,
@@ -172,21 +185,41 @@ impl Tls {
     ) -> Poll<io::Result<()>> {
         let mut left = Left::new(0);
         loop {
-            if !self.flush(socket)? {
-                ready!(socket.poll_writable(cx));
-            } else if !self.connection.is_handshaking() {
+            ready!(self.poll_their_turn(socket, cx))?;
+            if !self.connection.is_handshaking() {
                 return Poll::Ready(Ok(()));
-            } else if left.records == 0 {
+            }
+            if left.records == 0 {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
-            } else if !self.undigested.is_empty() {
-                self.digest_rest(socket, &mut left, &mut |_| {})?;
-            } else {
-                ready!(socket.poll_readable(cx));
-                if self.read(socket, &mut left, &mut |_| {})? == Received::End {
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                }
             }
+            self.read_handshake(socket, &mut left)?;
+        }
+    }
+
+    /// Ready once the kernel has this end's part of the handshake, and the peer's next part can be read or is not needed.
+    fn poll_their_turn(
+        &mut self,
+        socket: &impl Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.flush(socket)? {
+            ready!(socket.poll_writable(cx));
+        }
+        if self.undigested.is_empty() && self.connection.is_handshaking() {
+            ready!(socket.poll_readable(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what there is of the peer's part of the handshake, and answers it.
+    fn read_handshake(&mut self, socket: &impl Socket, left: &mut Left) -> io::Result<()> {
+        if !self.undigested.is_empty() {
+            return self.digest_rest(socket, left, &mut |_| {});
+        }
+        match self.read(socket, left, &mut |_| {})? {
+            Received::End => Err(io::ErrorKind::UnexpectedEof.into()),
+            Received::Bytes(_) | Received::Nothing => Ok(()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! TLS between two ends in memory: any sizes of reads and writes, and sockets that take little at a time.
 
+use std::cell::Cell;
+use std::future::ready;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
@@ -7,7 +9,8 @@ use std::task::{Context, Waker};
 use bytes::BytesMut;
 use proptest::prelude::*;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
@@ -17,19 +20,22 @@ use crate::{Received, Socket, Tls};
 
 fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     static CONFIGS: OnceLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = OnceLock::new();
-    let (server, client) = CONFIGS.get_or_init(|| configs_of(rustls::DEFAULT_VERSIONS));
+    let (server, client) = CONFIGS.get_or_init(|| {
+        let provider = aws_lc_rs::default_provider();
+        configs_of(rustls::DEFAULT_VERSIONS, [provider.clone(), provider])
+    });
     (Arc::clone(server), Arc::clone(client))
 }
 
-/// Configurations of both sides with a certificate of their own, for these versions of TLS.
+/// Configurations of the server and of the client with a certificate of their own, for these versions of TLS.
 fn configs_of(
     versions: &[&'static SupportedProtocolVersion],
+    [server, client]: [CryptoProvider; 2],
 ) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["relay".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let server = ServerConfig::builder_with_provider(Arc::new(server))
         .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth()
@@ -37,7 +43,7 @@ fn configs_of(
         .unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(cert.der().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider)
+    let client = ClientConfig::builder_with_provider(Arc::new(client))
         .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
@@ -57,7 +63,7 @@ fn shaken_with(
     let name = ServerName::try_from("relay").unwrap();
     let (near, far) = both(
         Tls::connect(near, client, name),
-        Tls::accept(far, async |_| (server, ())),
+        Tls::accept(far, |_| server, || ready(())),
     );
     (near.unwrap(), far.unwrap())
 }
@@ -169,10 +175,44 @@ fn both_ends_have_one_exporter_and_each_connection_has_its_own() {
 
 #[test]
 fn below_tls_1_3_there_is_no_exporter() {
-    let (server, client) = configs_of(&[&rustls::version::TLS12]);
+    let provider = aws_lc_rs::default_provider();
+    let versions = &[&rustls::version::TLS12];
+    let (server, client) = configs_of(versions, [provider.clone(), provider]);
     let (near, far) = ends((100_000, 100_000));
     let (client, server) = shaken_with((client, server), (&near, &far));
     assert_eq!((client.exporter(), server.exporter()), (None, None));
+}
+
+/// The permits that a server which has only X25519 takes for the hellos of a client that has these groups, of which it
+/// sends a share of the first alone.
+fn permits_for(groups: &[&'static dyn SupportedKxGroup]) -> usize {
+    let with = |groups: &[&'static dyn SupportedKxGroup]| CryptoProvider {
+        kx_groups: groups.to_vec(),
+        ..aws_lc_rs::default_provider()
+    };
+    let providers = [with(&[kx_group::X25519]), with(groups)];
+    let (server, client) = configs_of(rustls::DEFAULT_VERSIONS, providers);
+    let (near, far) = ends((100_000, 100_000));
+    let permits = Cell::new(0);
+    let may_answer = || {
+        permits.set(permits.get() + 1);
+        // The hello has no answer yet.
+        assert!(far.to.borrow().bytes.is_empty());
+        ready(())
+    };
+    let name = ServerName::try_from("relay").unwrap();
+    let (near, far) = both(
+        Tls::connect(&near, client, name),
+        Tls::accept(&far, |_| server, may_answer),
+    );
+    assert_eq!(near.unwrap().agreed(), far.unwrap().agreed());
+    permits.get()
+}
+
+#[test]
+fn each_hello_of_a_client_is_answered_with_a_permit() {
+    assert_eq!(permits_for(&[kx_group::X25519]), 1);
+    assert_eq!(permits_for(&[kx_group::SECP384R1, kx_group::X25519]), 2);
 }
 
 #[test]
@@ -201,7 +241,7 @@ fn what_is_not_tls_is_an_error_and_gets_an_alert() {
     let hello = b"GET / HTTP/1.1\r\nHost: relay\r\n\r\n";
     near.send_vectored(&[IoSlice::new(hello)]).unwrap();
     let (server, _) = configs();
-    let (accepted, ()) = both(Tls::accept(&far, async |_| (server, ())), async {});
+    let (accepted, ()) = both(Tls::accept(&far, |_| server, || ready(())), async {});
     let error = accepted.err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert!(error.get_ref().unwrap().is::<rustls::Error>());

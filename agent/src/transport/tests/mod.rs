@@ -3,6 +3,7 @@
 mod detours;
 mod websockets;
 
+use std::future::ready;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,7 +70,8 @@ impl Server {
     /// Makes the server's end of the handshake over `socket`.
     async fn shake(&self, socket: TcpStream) -> io::Result<Wire> {
         let socket = TcpSocket::new(socket);
-        let tls = Tls::accept(&socket, async |_| (Arc::clone(&self.config), ())).await?;
+        let accepting = Tls::accept(&socket, |_| Arc::clone(&self.config), || ready(()));
+        let tls = accepting.await?;
         assert_eq!(
             tls.agreed().application,
             self.config.alpn_protocols.first().cloned()

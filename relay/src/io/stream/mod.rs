@@ -54,16 +54,17 @@ impl Stream {
         }
     }
 
-    /// Accepts TLS on a plain stream of which nothing was read; `choose` returns the configuration for a client, and a
-    /// permit that is held while the client's hello is answered.
+    /// Accepts TLS on a plain stream of which nothing was read; `choose` returns the configuration for a client, and
+    /// `may_answer` a permit that is held while a hello of the client is answered.
     ///
     /// # Errors
     /// The socket's error, or a [`rustls::Error`]; the client was sent the alert then.
-    pub(crate) async fn accept_tls<P>(
+    pub(crate) async fn accept_tls<F: Future>(
         self,
-        choose: impl AsyncFnOnce(&ClientHello<'_>) -> (Arc<ServerConfig>, P),
+        choose: impl FnOnce(&ClientHello<'_>) -> Arc<ServerConfig>,
+        may_answer: impl Fn() -> F,
     ) -> io::Result<Self> {
-        let accepted = Tls::accept(&self.socket, choose).await;
+        let accepted = Tls::accept(&self.socket, choose, may_answer).await;
         let tls = accepted.inspect_err(|_| {
             // A reset could destroy the alert, which tells the client what is wrong.
             self.socket.set_unfinished(Unfinished::Ends);

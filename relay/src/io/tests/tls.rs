@@ -1,5 +1,6 @@
 //! Tests of streams over TLS, between a shard's runtime and rustls's own client on a thread.
 
+use std::future::ready;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -68,7 +69,7 @@ fn between<T: Send + 'static>(
         let stream = Stream::new(ours);
         // The smallest send buffer, so that most writes are taken in part.
         SockRef::from(&stream).set_send_buffer_size(1).unwrap();
-        let stream = stream.accept_tls(async |_| (server, ())).await.unwrap();
+        let stream = stream.accept_tls(|_| server, || ready(())).await.unwrap();
         let application = stream.agreed().unwrap().application;
         assert_eq!(application.as_deref(), Some(&b"tieline"[..]));
         serve(stream).await;
@@ -240,7 +241,7 @@ fn a_stream_that_was_read_ahead_goes_on_after_a_move() {
         });
         run(driver, async {
             let stream = Stream::new(ours)
-                .accept_tls(async |_| (server, ()))
+                .accept_tls(|_| server, || ready(()))
                 .await
                 .unwrap();
             while stream.read_ahead(100).unwrap().1.len() < 100 {
@@ -267,7 +268,7 @@ fn a_client_that_speaks_no_tls_gets_an_alert_and_an_error() {
     let mut theirs = UnixStream::from(theirs);
     theirs.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     run(Chosen::Epoll, async {
-        let accepted = Stream::new(ours).accept_tls(async |_| (server, ())).await;
+        let accepted = Stream::new(ours).accept_tls(|_| server, || ready(())).await;
         let error = accepted.err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     })
@@ -298,7 +299,7 @@ fn a_hello_in_single_bytes_is_accepted() {
     });
     run(Chosen::Epoll, async {
         let stream = Stream::new(ours)
-            .accept_tls(async |_| (server, ()))
+            .accept_tls(|_| server, || ready(()))
             .await
             .unwrap();
         send_all(&stream, b"hi").await;

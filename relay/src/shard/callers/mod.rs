@@ -80,7 +80,7 @@ impl Callers {
         let now_seconds = now_seconds();
         let revoked = self.served.recheck(|identity| {
             let allowed = snapshot.still_allows(Some(identity), None, now_seconds);
-            allowed.err().and_then(AccessEnd::of_callers).is_none()
+            allowed.err().and_then(AccessEnd::of_callers)
         });
         self.kit.metrics.callers_revoked.add(revoked as u64);
     }
@@ -174,7 +174,7 @@ impl Callers {
         });
     }
 
-    /// Where a raw session notes its beginning and its end; `None` if there is no audit log.
+    /// Where a session that is no request notes its end; `None` if there is no audit log.
     pub(super) fn noted(&self, peer: SocketAddr, tunnel: &TunnelId) -> Option<Box<SessionAudit>> {
         let audit = &self.kit.peers.audit;
         audit.is_on().then(|| {
@@ -182,6 +182,7 @@ impl Callers {
                 audit: audit.clone(),
                 tunnel: tunnel.clone(),
                 peer,
+                before: (0, 0),
             })
         })
     }

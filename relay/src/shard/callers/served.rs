@@ -6,11 +6,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 use slab::Slab;
-use tieline_wire::TunnelId;
+use tieline_wire::{NoSession, TunnelId};
 
 use crate::auth::{Identity, may_reach};
 use crate::io::Signal;
@@ -25,7 +25,8 @@ pub(super) struct Served {
 /// An authenticated caller, while this shard serves it.
 struct ServedCaller {
     identity: Arc<Identity>,
-    is_revoked: Cell<bool>,
+    /// Why the caller is revoked, once it is.
+    reason: Cell<Option<NoSession>>,
     /// Raised when the caller is revoked.
     revoked: Signal,
     served: Rc<Served>,
@@ -44,19 +45,21 @@ impl Served {
     pub(super) fn enter(self: &Rc<Self>, identity: Arc<Identity>) -> Caller {
         Caller(Some(Rc::new_cyclic(|caller| ServedCaller {
             identity,
-            is_revoked: Cell::new(false),
+            reason: Cell::new(None),
             revoked: Signal::default(),
             served: Rc::clone(self),
             place: self.callers.borrow_mut().insert(Weak::clone(caller)),
         })))
     }
 
-    /// Revokes the callers that `allowed` rejects; returns how many.
-    pub(super) fn recheck(&self, allowed: impl Fn(&Identity) -> bool) -> usize {
+    /// Revokes the callers for which `reason_of` has a reason; returns how many.
+    pub(super) fn recheck(&self, reason_of: impl Fn(&Identity) -> Option<NoSession>) -> usize {
         let mut ended = 0;
         for caller in self.callers.borrow().iter().filter_map(|it| it.1.upgrade()) {
-            if !caller.is_revoked.get() && !allowed(&caller.identity) {
-                caller.is_revoked.set(true);
+            if caller.reason.get().is_none()
+                && let Some(reason) = reason_of(&caller.identity)
+            {
+                caller.reason.set(Some(reason));
                 caller.revoked.raise();
                 ended += 1;
             }
@@ -77,12 +80,16 @@ impl Caller {
         self.0.as_ref().map(|it| &it.identity)
     }
 
-    /// Ready once the caller is revoked.
-    pub(in crate::shard) fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.0 {
-            Some(it) if it.is_revoked.get() => Poll::Ready(()),
-            Some(it) => it.revoked.poll_wait(cx),
-            None => Poll::Pending,
+    /// Ready once the caller is revoked, with the reason.
+    pub(in crate::shard) fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<NoSession> {
+        let Some(caller) = &self.0 else {
+            return Poll::Pending;
+        };
+        loop {
+            if let Some(reason) = caller.reason.get() {
+                return Poll::Ready(reason);
+            }
+            ready!(caller.revoked.poll_wait(cx));
         }
     }
 
@@ -90,7 +97,7 @@ impl Caller {
     pub(in crate::shard) fn is_current(&self, now_seconds: u64) -> bool {
         self.0.as_ref().is_none_or(|it| {
             let ends = it.identity.expires_at_seconds;
-            !it.is_revoked.get() && ends.is_none_or(|end| now_seconds < end)
+            it.reason.get().is_none() && ends.is_none_or(|end| now_seconds < end)
         })
     }
 
@@ -156,9 +163,11 @@ mod tests {
     async fn only_those_who_are_allowed_no_longer_are_ended() {
         let served = Rc::new(Served::default());
         let (ada, bob) = (served.enter(identity("ada")), served.enter(identity("bob")));
-        assert_eq!(served.recheck(|it| it.sub() != "bob"), 1);
-        assert_eq!(served.recheck(|it| it.sub() != "bob"), 0);
-        poll_fn(|cx| bob.poll_revoked(cx)).await;
+        let recheck = |reason| served.recheck(move |it| (it.sub() == "bob").then_some(reason));
+        assert_eq!(recheck(NoSession::AuthChanged), 1);
+        assert_eq!(recheck(NoSession::Revoked), 0);
+        let reason = poll_fn(|cx| bob.poll_revoked(cx)).await;
+        assert_eq!(reason, NoSession::AuthChanged);
         assert!(ada.is_current(99) && !bob.is_current(99));
         let adas = poll_fn(|cx| Poll::Ready(ada.poll_revoked(cx))).await;
         assert!(adas.is_pending());

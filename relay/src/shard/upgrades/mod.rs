@@ -3,22 +3,25 @@
 //!
 //! The HTTP front has checked who may do so. From here on each is served as its like that came without HTTP:
 //! `placement` takes a link, `frontends` routes a raw caller, and a session on this shard is spliced. Bytes of a session
-//! on another shard go through the `pump`.
+//! on another shard go through the `pump`, and a `meter` counts them.
 
+mod meter;
 mod pump;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tieline_transport::websocket::code;
 use tieline_wire::CallerRefusal;
 
+use self::meter::Meter;
 use super::Shard;
-use super::callers::FrontendCount;
+use super::callers::{Caller, FrontendCount};
 use super::gateway::{GatewayStream, ShardGateway};
 use super::mail::message::RawFrontend;
 use crate::error::ListenKind;
@@ -74,7 +77,8 @@ impl Shard {
             }
             Upgraded::Target(target) => {
                 stream.put_back(input);
-                self.serve_switched(stream, target, here);
+                let peer = from(target.address);
+                self.serve_switched(stream, peer, target, here);
             }
         }
     }
@@ -83,19 +87,24 @@ impl Shard {
     fn serve_switched(
         self: &Rc<Self>,
         stream: Stream,
+        peer: SocketAddr,
         target: TargetConnection<ShardGateway>,
         here: FrontendCount,
     ) {
         let TargetConnection {
             stream: target,
             ahead,
+            tunnel,
             caller,
             pass,
+            ..
         } = target;
+        let audit = self.callers.noted(peer, &tunnel);
         let session = match target {
             GatewayStream::Local(session) => session.into_session(),
             crossing @ GatewayStream::Crossing(_) => {
-                let joined = pump::join(PollStream::new(stream), crossing, ahead, pass);
+                let meter = Meter::new(pass, audit, caller.identity().cloned());
+                let joined = pump::join(PollStream::new(stream), crossing, ahead, meter);
                 return self.kit.tasks.spawn(caller.while_welcome(joined, here));
             }
         };
@@ -103,6 +112,9 @@ impl Shard {
             return;
         };
         session.set_pass(pass);
+        if let Some(audit) = audit {
+            session.note_end(audit, ahead.len());
+        }
         let block = Rc::clone(&self.callers.read_block);
         let joined = async move {
             // A stream that is dropped before its end is reset.
@@ -118,11 +130,17 @@ impl Shard {
     }
 }
 
-/// Runs `spliced`, the task of a raw caller over WebSocket, and ends it if the caller answers no ping.
-pub(super) async fn with_pings(spliced: impl Future, stream: Rc<Stream>) {
+/// Runs `spliced`, the task of a raw caller over WebSocket. Ends it if the caller answers no ping or is revoked, which
+/// its Close tells.
+pub(super) async fn serve_caller(spliced: impl Future, stream: Rc<Stream>, caller: Caller) {
     let (mut spliced, mut unanswered) = (pin!(spliced), pin!(unanswered(&stream)));
     let mut is_shut = false;
     poll_fn(|cx| {
+        if let Poll::Ready(reason) = caller.poll_revoked(cx) {
+            // The splice, which is dropped unfinished, sends no second Close.
+            stream.close(close_code(reason.into()), reason.word());
+            return Poll::Ready(());
+        }
         // The stream is shut then, which the splice notices.
         is_shut = is_shut || unanswered.as_mut().poll(cx).is_ready();
         spliced.as_mut().poll(cx).map(drop)
@@ -153,7 +171,7 @@ async fn read_out(stream: &Stream) {
     }
 }
 
-/// The code of the Close for a caller that is turned away behind the `101`.
+/// The code of the Close for a caller that is turned away or revoked behind the `101`.
 const fn close_code(reason: CallerRefusal) -> u16 {
     match reason {
         CallerRefusal::BadToken

@@ -10,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBuf, Write};
 
+use super::meter::Meter;
 use crate::io::{PollStream, sleep};
-use crate::limits::RatePass;
+use crate::metrics::Direction;
 
 /// Bytes of one direction that may wait for room.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -27,23 +28,24 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FLUSH_PAUSE: Duration = Duration::from_millis(10);
 
 /// Runs until both directions have ended, or one failed; then the caller's connection is reset, and dropping `target`
-/// resets the session. `ahead` are the target's first bytes.
+/// resets the session. `ahead` are the target's first bytes; `meter` counts what is moved.
 pub(super) async fn join<S: Read + Write + Unpin>(
     mut caller: PollStream,
     mut target: S,
     ahead: Bytes,
-    pass: RatePass,
+    meter: Meter,
 ) {
-    let (mut up, mut down) = (Way::new(Bytes::new()), Way::new(ahead));
+    let mut up = Way::new(Direction::ToTarget, Bytes::new());
+    let mut down = Way::new(Direction::ToFrontend, ahead);
     let mut looking: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
     let outcome = poll_fn(|cx| {
-        match up.poll(cx, &mut caller, &mut target, &pass) {
+        match up.poll(cx, &mut caller, &mut target, &meter) {
             Poll::Ready(Err(Failure::Source)) => return Poll::Ready(Err(())),
             // The session takes no more; its other direction delivers the rest, and then the reset.
-            Poll::Ready(Err(Failure::Sink)) => up = Way::over(),
+            Poll::Ready(Err(Failure::Sink)) => up.stop(),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        if let Poll::Ready(outcome) = down.poll(cx, &mut target, &mut caller, &pass) {
+        if let Poll::Ready(outcome) = down.poll(cx, &mut target, &mut caller, &meter) {
             if outcome.is_err() {
                 return Poll::Ready(Err(()));
             }
@@ -80,6 +82,7 @@ enum Failure {
 
 /// One direction.
 struct Way {
+    direction: Direction,
     /// Bytes that wait for room.
     waiting: Bytes,
     stage: Stage,
@@ -93,18 +96,18 @@ enum Stage {
 }
 
 impl Way {
-    const fn new(waiting: Bytes) -> Self {
+    const fn new(direction: Direction, waiting: Bytes) -> Self {
         Self {
+            direction,
             waiting,
             stage: Stage::Open,
         }
     }
 
-    const fn over() -> Self {
-        Self {
-            waiting: Bytes::new(),
-            stage: Stage::Over,
-        }
+    /// Ends the direction, whose sink takes no more.
+    fn stop(&mut self) {
+        self.waiting.clear();
+        self.stage = Stage::Over;
     }
 
     const fn is_over(&self) -> bool {
@@ -122,10 +125,10 @@ impl Way {
         cx: &mut Context<'_>,
         source: &mut (impl Read + Unpin),
         sink: &mut (impl Write + Unpin),
-        pass: &RatePass,
+        meter: &Meter,
     ) -> Poll<Result<(), Failure>> {
         for _ in 0..BUFFERS_A_TURN {
-            ready!(self.poll_write(cx, sink, pass)).map_err(|_| Failure::Sink)?;
+            ready!(self.poll_write(cx, sink, meter)).map_err(|_| Failure::Sink)?;
             match self.stage {
                 Stage::Open => {
                     let read = ready!(poll_read(cx, source)).map_err(|_| Failure::Source)?;
@@ -149,14 +152,14 @@ impl Way {
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut (impl Write + Unpin),
-        pass: &RatePass,
+        meter: &Meter,
     ) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
             let count = ready!(Pin::new(&mut *sink).poll_write(cx, &self.waiting))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            pass.moved(count as u64);
+            meter.moved(self.direction, count);
             drop(self.waiting.split_to(count));
         }
         Poll::Ready(Ok(()))
@@ -187,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::io::{Chosen, Received, Stream, pair, run, spawn};
+    use crate::limits::RatePass;
 
     /// The far ends of a caller and a session that are joined; the target's first bytes are `ahead`.
     fn joined(ahead: &'static [u8]) -> (Stream, Stream) {
@@ -194,7 +198,8 @@ mod tests {
         let [caller, near, target, far] = [caller, near, target, far].map(Stream::new);
         let (near, far) = (PollStream::new(near), PollStream::new(far));
         let ahead = Bytes::from_static(ahead);
-        spawn(join(near, far, ahead, RatePass::default())).detach();
+        let meter = Meter::new(RatePass::default(), None, None);
+        spawn(join(near, far, ahead, meter)).detach();
         (caller, target)
     }
 

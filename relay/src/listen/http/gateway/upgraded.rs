@@ -29,6 +29,9 @@ pub(crate) struct TargetConnection<G: Gateway> {
     pub(crate) stream: G::Stream,
     /// Bytes that came behind the head of the target's answer.
     pub(crate) ahead: Bytes,
+    pub(crate) tunnel: TunnelId,
+    /// The caller's address.
+    pub(crate) address: IpAddr,
     pub(crate) caller: G::Caller,
     /// Counts the bytes for the caller's rate limit.
     pub(crate) pass: RatePass,

@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use tieline_hop::headers::bearer;
+use tieline_hop::headers::{bearer, subprotocols};
 use tieline_transport::websocket::handshake::{SUBPROTOCOL_BEARER, accept_value};
 
 use super::exposure::unescaped;
@@ -47,12 +47,12 @@ pub(crate) fn accept(headers: &HeaderMap) -> Result<HeaderValue, BadHandshake> {
 
 /// Whether the caller offers this subprotocol.
 pub(crate) fn offers(headers: &HeaderMap, protocol: &str) -> bool {
-    offered(headers).any(|it| it == protocol)
+    subprotocols(headers).any(|it| it == protocol)
 }
 
 /// The first subprotocol that the caller offers and that is not a token.
 pub(crate) fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut protocols = offered(headers).filter(|it| !is_token(it));
+    let mut protocols = subprotocols(headers).filter(|it| !is_token(it));
     protocols
         .next()
         .and_then(|it| HeaderValue::from_str(it).ok())
@@ -71,9 +71,9 @@ pub(crate) fn take_token(parts: &mut Parts) -> Option<String> {
 }
 
 fn take_from_protocols(headers: &mut HeaderMap) -> Option<String> {
-    let found = offered(headers).find_map(|it| it.strip_prefix(SUBPROTOCOL_BEARER));
+    let found = subprotocols(headers).find_map(|it| it.strip_prefix(SUBPROTOCOL_BEARER));
     let token = found?.to_owned();
-    let others: Vec<_> = offered(headers).filter(|it| !is_token(it)).collect();
+    let others: Vec<_> = subprotocols(headers).filter(|it| !is_token(it)).collect();
     let others = others.join(", ");
     headers.remove(SEC_WEBSOCKET_PROTOCOL);
     if !others.is_empty()
@@ -101,14 +101,6 @@ fn take_from_query(uri: &mut Uri) -> Option<String> {
     parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
     *uri = Uri::from_parts(parts).ok()?;
     Some(token)
-}
-
-/// The subprotocols that the caller offers, tokens included.
-fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
-    let lists = values.filter_map(|value| value.to_str().ok());
-    let members = lists.flat_map(|list| list.split(',')).map(str::trim);
-    members.filter(|member| !member.is_empty())
 }
 
 fn is_token(protocol: &str) -> bool {

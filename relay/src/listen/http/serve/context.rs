@@ -25,7 +25,7 @@ pub(super) struct RequestContext<'a> {
 impl<G: Gateway> Front<G> {
     /// Reads a request's authority, its meaning, and its caller.
     pub(super) fn context<'a>(&self, parts: &'a Parts) -> Result<RequestContext<'a>, Problem> {
-        // `check_request` has refused a request whose two authorities differ.
+        // `check_request_or_upgrade` has refused a request whose two authorities differ.
         let authority = match parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => match parts.headers.get(HOST).map(|host| host.to_str()) {

@@ -148,8 +148,8 @@ impl<G: Gateway> Front<G> {
         audit_record.leads_to(destination.mapping.target.tunnel.as_str());
         state.is_answering.set(true);
         if is_upgrade && answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let mapping = &destination.mapping;
-            return Box::pin(self.switch(answer, connection, mapping, &admitted, state)).await;
+            let passing = self.switch(answer, connection, &destination, &admitted, client, state);
+            return Box::pin(passing).await;
         }
         if destination.is_metadata() && is_document(&answer) {
             let passing = self.pass_document(answer, connection, destination, admitted, state);

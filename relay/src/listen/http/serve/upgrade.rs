@@ -100,11 +100,13 @@ impl<G: Gateway> Front<G> {
         &self,
         answer: Response<Incoming>,
         connection: Connection<G>,
-        mapping: &Mapping,
+        destination: &Destination,
         admitted: &AdmittedCaller<G>,
+        client: Client,
         state: &Rc<FrontendState>,
     ) -> Result<Response<AnswerBody<G>>, Problem> {
         let (mut parts, _) = answer.into_parts();
+        let mapping = &destination.mapping;
         self.adapt_switch(&mut parts, mapping, admitted)?;
         let switched = connection.switched().await;
         let (stream, ahead) = switched.ok_or_else(|| Problem::target_closed(Delivery::Sent))?;
@@ -112,6 +114,8 @@ impl<G: Gateway> Front<G> {
             .replace(Some(Upgraded::Target(TargetConnection {
                 stream,
                 ahead,
+                tunnel: mapping.target.tunnel.clone(),
+                address: client.address,
                 caller: admitted.caller.clone(),
                 pass: state.take_pass(),
             })));

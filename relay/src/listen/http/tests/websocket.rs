@@ -42,6 +42,19 @@ fn has(head: &str, field: &str) -> bool {
     lines.any(|line| line.eq_ignore_ascii_case(field))
 }
 
+/// Checks that `head` is a `101` for a WebSocket, with `field`.
+fn assert_switched(head: &str, field: &str) {
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    for field in [
+        "connection: upgrade",
+        "upgrade: websocket",
+        &format!("sec-websocket-accept: {ACCEPT}"),
+        field,
+    ] {
+        assert!(has(head, field), "{field} in {head}");
+    }
+}
+
 /// Status and error code of the relay's own answer to `request`.
 async fn refusal(relay: &Relay, request: &str) -> (u16, String, String) {
     let mut caller = relay.caller();
@@ -84,15 +97,7 @@ fn a_handshake_passes_to_an_http_target_and_back_and_no_byte_behind_it_is_lost()
                 .send(switching("Sec-WebSocket-Extensions: x\r\n") + "first")
                 .await;
             let head = caller.whole_head().await;
-            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-            for field in [
-                "connection: upgrade",
-                "upgrade: websocket",
-                &format!("sec-websocket-accept: {ACCEPT}"),
-                "sec-websocket-extensions: x",
-            ] {
-                assert!(has(&head, field), "{field} in {head}");
-            }
+            assert_switched(&head, "sec-websocket-extensions: x");
             assert!(!head.contains("content-length"), "{head}");
             let Some((Upgraded::Target(to), mut input)) = became.await.unwrap() else {
                 panic!("the connection leads to no target");
@@ -206,15 +211,7 @@ fn a_target_of_bytes_takes_a_websocket_at_its_tunnels_own_url() {
             let lines = "Sec-WebSocket-Protocol: bearer.t, binary, chat\r\n";
             caller.send(upgrade(path, lines) + "\u{2}in").await;
             let head = caller.whole_head().await;
-            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-            for field in [
-                "connection: upgrade",
-                "upgrade: websocket",
-                &format!("sec-websocket-accept: {ACCEPT}"),
-                "sec-websocket-protocol: binary",
-            ] {
-                assert!(has(&head, field), "{field} in {head}");
-            }
+            assert_switched(&head, "sec-websocket-protocol: binary");
             let Some((
                 Upgraded::Caller {
                     tunnel, address, ..
