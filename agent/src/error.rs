@@ -442,7 +442,7 @@ pub enum ProxyError {
     /// The text is not the URL of a proxy.
     #[error(
         "proxy {text:?}: expected http://HOST:PORT or socks5h://HOST:PORT, with USER:PASSWORD@ in front of the host if \
-         the proxy asks for them, or none"
+         the proxy asks for them (/ ? # @ : % in them percent-encoded, @ as %40), or none"
     )]
     Url {
         /// The given text, without a user name and password.

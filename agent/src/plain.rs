@@ -22,6 +22,9 @@ const MASK: &str = "(a token, not shown)";
 /// Replaces the user name and password of a URL in printed text.
 const MASK_USER: &str = "…";
 
+/// Stands in advice for the user name and password of a URL, and is shown.
+const PLACEHOLDER_USER: &str = "USER:PASSWORD";
+
 /// Shows a value with its hidden characters escaped, on one line.
 pub struct Plain<T>(pub T);
 
@@ -136,7 +139,9 @@ fn without_users(text: &str) -> Cow<'_, str> {
         let rest = &text[start..];
         let is_end = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'');
         let authority = &rest[..rest.find(is_end).unwrap_or(rest.len())];
-        if let Some(end) = authority.rfind('@') {
+        if let Some(end) = authority.rfind('@')
+            && &authority[..end] != PLACEHOLDER_USER
+        {
             out.push_str(&text[copied..start]);
             out.push_str(MASK_USER);
             copied = start + end;
@@ -265,6 +270,10 @@ mod tests {
             (
                 "a http://tok@h, b https://u:pw@i",
                 "a http://…@h, b https://…@i",
+            ),
+            (
+                "write http://USER:PASSWORD@HOST:PORT, not http://u:USER:PASSWORD@h",
+                "write http://USER:PASSWORD@HOST:PORT, not http://…@h",
             ),
             ("http://h/@scope/x", "http://h/@scope/x"),
             ("ada@studio.example", "ada@studio.example"),

@@ -45,7 +45,7 @@ impl Front {
     }
 
     fn over_tls(driver: DriverChoice) -> Result<Self> {
-        let certificate = TestCertificate::new("relay.test")?;
+        let certificate = TestCertificate::new("relay-test")?;
         let files = certificate.files();
         let address = ListenAddress {
             is_tls: true,
@@ -206,10 +206,10 @@ async fn a_link_goes_through_a_proxy_over_each_transport_and_takes_no_lane() -> 
         let agent = TestAgent::of(&target).config(move |config| config.with_proxies(proxies));
         // No name server is asked for this name: the proxy leads to the relay.
         let agent = agent
-            .start_at(&format!("{scheme}://relay.test:9999"))
+            .start_at(&format!("{scheme}://relay-test:9999"))
             .await?;
         let asked = soon("a request to the proxy", proxy.asked.recv()).await?;
-        assert_eq!(asked.as_deref(), Some("CONNECT relay.test:9999 HTTP/1.1"));
+        assert_eq!(asked.as_deref(), Some("CONNECT relay-test:9999 HTTP/1.1"));
         let mut caller = relay.raw(agent.tunnel()).await?;
         echo_round_trip(&mut caller, &noise(1, 100_000)).await?;
         ensure!(agent.stop().await?.is_ok());
@@ -225,7 +225,7 @@ async fn an_agent_whose_proxy_is_gone_says_so_in_the_proxys_name() -> Result<()>
     let address = proxy.address;
     let proxies = Proxies::parse(&format!("http://{address}"))?;
     let agent = TestAgent::of(&target).config(move |config| config.with_proxies(proxies));
-    let mut agent = agent.start_at("ws://relay.test:9080").await?;
+    let mut agent = agent.start_at("ws://relay-test:9080").await?;
     soon("a request to the proxy", proxy.asked.recv()).await?;
     proxy.serving.abort();
     let named = format!("the proxy http://{address}: ");

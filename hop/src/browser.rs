@@ -5,6 +5,21 @@ use http::{HeaderMap, HeaderName};
 /// Relation of the requesting page to the requested URL, such as `same-origin`.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// What the names of all these fields begin with.
+const PREFIX: &str = "sec-fetch-";
+
+/// Removes every field of Fetch Metadata.
+pub fn remove_metadata(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(PREFIX))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
 /// True if `Sec-Fetch-Site` has a value outside `own`; false without the field, which only browsers send.
 #[must_use]
 pub fn is_foreign(headers: &HeaderMap, own: &[&str]) -> bool {

@@ -318,12 +318,17 @@ pub(super) mod tests {
         let board = board(&["http://127.0.0.1:2"]);
         board.registered(0, 0, &granted());
         let mut status = board.status();
-        assert!(!status.to_string().contains("bound"), "{status}");
-        status.links[0].transport = "tls".to_owned();
-        for (channel_bound, words) in [(false, "1 (not bound) -> "), (true, "1 (bound) -> ")] {
-            status.links[0].channel_bound = channel_bound;
-            let text = status.to_string();
-            assert!(text.contains(words), "{text}");
+        for transport in ["tcp", "ws"] {
+            status.links[0].transport = transport.to_owned();
+            assert!(!status.to_string().contains("bound"), "{status}");
+        }
+        for transport in ["tls", "wss"] {
+            status.links[0].transport = transport.to_owned();
+            for (channel_bound, words) in [(false, "1 (not bound) -> "), (true, "1 (bound) -> ")] {
+                status.links[0].channel_bound = channel_bound;
+                let text = status.to_string();
+                assert!(text.contains(words), "{text}");
+            }
         }
     }
 

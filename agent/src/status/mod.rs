@@ -120,8 +120,9 @@ impl fmt::Display for TunnelStatus {
 /// TLS.
 fn binding(links: &[LinkStatus]) -> &'static str {
     let up = links.iter().filter(|it| it.state == State::Registered);
+    let with_tls = [Transport::Tls, Transport::Wss].map(Transport::word);
     let over_tls: Vec<_> = up
-        .filter(|it| it.transport != Transport::Tcp.word())
+        .filter(|it| with_tls.contains(&it.transport.as_str()))
         .collect();
     match over_tls.iter().all(|it| it.channel_bound) {
         _ if over_tls.is_empty() => "",

@@ -18,7 +18,7 @@ use crate::error::{Error, refusal_words};
 use crate::event::AgentEvent;
 use crate::link::{self, Link, News, Start};
 use crate::network::is_gone;
-use crate::reconnect::Backoff;
+use crate::reconnect::{BACKOFF_MIN, Backoff};
 use crate::status::RefusalStatus;
 
 /// Longest wait before dialling a relay that asked the agent to move; the wait is random, so that the relay's agents do
@@ -215,7 +215,9 @@ impl Slot {
                             detail: away.message,
                         });
                     }
-                    News::GoingAway(away) => return Ok(self.move_away(away, link, task)),
+                    News::GoingAway(away) => {
+                        return Ok(self.move_away(away, it.any_up(), (link, task)));
+                    }
                 },
                 ended = task.join_next() => return left_by(ended, stopping),
                 () = stopped(&mut self.stop), if !stopping => {
@@ -378,12 +380,13 @@ impl Slot {
         });
     }
 
-    /// Make before break: the old link's sessions go on while a new link is dialled.
+    /// Make before break: the old link's sessions go on while a new link is dialled. `is_up` is true if the link has a
+    /// tunnel.
     fn move_away(
         &mut self,
         away: GoAway,
-        link: Arc<Link>,
-        task: JoinSet<Result<(), Error>>,
+        is_up: bool,
+        (link, task): (Arc<Link>, JoinSet<Result<(), Error>>),
     ) -> Left {
         // A deadline of 0 means that the relay has given the link up, because it took the link for dead.
         self.remember(away.deadline_ms == 0);
@@ -398,7 +401,7 @@ impl Slot {
         while self.draining.try_join_next().is_some() {}
         let (drain_timeout, stop) = (self.agent.config.drain_timeout, self.stop.clone());
         self.draining.spawn(drain(link, task, drain_timeout, stop));
-        Left::Moved((left / 4).min(MOVE_WAIT_MAX).mul_f64(self.random.f64()))
+        Left::Moved(move_wait(left, is_up, self.random.f64()))
     }
 
     fn drain_deadline(&self, away: &GoAway) -> Instant {
@@ -408,6 +411,16 @@ impl Slot {
 
     fn tell(&self, event: AgentEvent) {
         self.agent.config.on_event.tell(&event);
+    }
+}
+
+/// Wait before the next dial after a link that the relay lets live for `left`; `random` is from 0 to 1. A relay that sends
+/// each link away before it has a tunnel is not dialled in a tight loop.
+fn move_wait(left: Duration, is_up: bool, random: f64) -> Duration {
+    let wait = (left / 4).min(MOVE_WAIT_MAX).mul_f64(random);
+    match is_up {
+        true => wait,
+        false => wait.max(BACKOFF_MIN),
     }
 }
 
@@ -463,5 +476,19 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_sends_links_away_without_a_tunnel_is_dialled_after_a_wait() {
+        let (moment, minute) = (Duration::from_millis(1), Duration::from_secs(60));
+        assert_eq!(move_wait(moment, false, 0.5), BACKOFF_MIN);
+        assert_eq!(move_wait(minute, false, 1.0), MOVE_WAIT_MAX);
+        assert_eq!(move_wait(minute, true, 0.0), Duration::ZERO);
+        assert!(move_wait(moment, true, 1.0) < moment);
     }
 }

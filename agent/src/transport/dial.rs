@@ -1,21 +1,23 @@
 //! Dials the relay, one layer after the other: TCP with the socket options of a link, straight or through a proxy; TLS;
 //! and a WebSocket.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use bytes::BytesMut;
 use rustls::pki_types::ServerName;
-use tieline_transport::Tls;
+use tieline_transport::{Received, Socket, Tls};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::client_certificate;
+use super::hello::{Hellos, Try};
 use super::proxy::{Proxies, Way};
 use super::server_kind;
 use super::stream::{Stream, TlsDetails};
@@ -55,9 +57,7 @@ pub struct Dialler {
 /// What a TLS handshake with the relay needs.
 #[derive(Clone, Debug)]
 struct TlsClient {
-    config: Arc<ClientConfig>,
-    /// For a second try, if the hello of `config` is longer.
-    short: Option<Arc<ClientConfig>>,
+    hellos: Hellos,
     name: ServerName<'static>,
     /// True if the certificates of `--ca` are trusted.
     has_own_ca: bool,
@@ -113,10 +113,8 @@ impl Dialler {
                     true => HTTP_PROTOCOL,
                     false => AGENT_PROTOCOL,
                 };
-                let trust = Trust::read(ca)?;
                 Some(TlsClient {
-                    config: trust.client_config(protocol)?,
-                    short: trust.short_client_config(protocol)?,
+                    hellos: Hellos::new(&Trust::read(ca)?, protocol)?,
                     name: name.map_err(|error| TrustError::Tls(error.to_string()))?,
                     has_own_ca: ca.is_some(),
                 })
@@ -135,8 +133,7 @@ impl Dialler {
     /// [`ConfigError`] if the files cannot be used, or the relay is without TLS.
     pub fn with_client_certificate(mut self, cert: &Path, key: &Path) -> Result<Self, ConfigError> {
         let client = self.tls.as_mut().ok_or(ConfigError::ClientCertWithoutTls)?;
-        let certificate = client_certificate::read(cert, key)?;
-        Arc::make_mut(&mut client.config).client_auth_cert_resolver = certificate;
+        client.hellos.show(&client_certificate::read(cert, key)?);
         Ok(self)
     }
 
@@ -169,17 +166,19 @@ impl Dialler {
     pub async fn connect(&self) -> Result<Connected, Error> {
         let deadline = deadline_in(DIAL_TIMEOUT);
         let connected = self.connect_by(deadline).await;
-        connected.map_err(|source| Error::Dial {
-            relay: self.relay.to_string(),
-            source,
-        })
+        connected
+            .map(|socket| Connected { socket, deadline })
+            .map_err(|source| Error::Dial {
+                relay: self.relay.to_string(),
+                source,
+            })
     }
 
-    async fn connect_by(&self, deadline: Instant) -> io::Result<Connected> {
+    async fn connect_by(&self, deadline: Instant) -> io::Result<TcpStream> {
         let socket = self.way.connect(deadline).await?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         prepare(&socket)?;
-        Ok(Connected { socket, deadline })
+        Ok(socket)
     }
 
     /// The second step of a dial: the TLS handshake, if the relay's URL asks for TLS.
@@ -191,7 +190,9 @@ impl Dialler {
         let wire = match &self.tls {
             None => Wire::Plain(TcpSocket::new(socket)),
             Some(client) => {
-                let shaken = self.shake(client, socket, deadline).await;
+                let again = self.connect_by(deadline);
+                let shake = |attempt: Try| handshake(client.name.clone(), attempt);
+                let shaken = client.hellos.shake(socket, again, deadline, shake).await;
                 shaken.map_err(|error| Error::Tls {
                     relay: self.relay.to_string(),
                     problem: server_kind::of_handshake(&error, &self.relay, client.has_own_ca),
@@ -221,62 +222,45 @@ impl Dialler {
             wire => Stream::over(wire),
         })
     }
+}
 
-    /// Makes the TLS handshake. If it breaks off before an answer, tries once more over a new connection with a hello that
-    /// fits into one packet.
-    async fn shake(
-        &self,
-        client: &TlsClient,
-        socket: TcpStream,
-        deadline: Instant,
-    ) -> io::Result<Wire> {
-        let Some(short) = &client.short else {
-            return handshake(client, &client.config, socket, deadline).await;
-        };
-        let half = deadline.saturating_duration_since(Instant::now()) / 2;
-        let first = handshake(client, &client.config, socket, Instant::now() + half).await;
-        let error = match first {
-            Err(error) if breaks_off(&error) => error,
-            outcome => return outcome,
-        };
-        tracing::debug!(%error, "the TLS handshake broke off: trying once more without ML-KEM");
-        let Ok(again) = self.connect_by(deadline).await else {
-            return Err(error);
-        };
-        match handshake(client, short, again.socket, deadline).await {
-            Err(second) if breaks_off(&second) => Err(error),
-            outcome => outcome,
+/// Makes one TLS handshake with the server `name`.
+async fn handshake(name: ServerName<'static>, attempt: Try) -> io::Result<Wire> {
+    let socket = TcpSocket::new(attempt.socket);
+    let watched = Watched {
+        socket: &socket,
+        has_heard: &attempt.has_heard,
+    };
+    let tls = Tls::connect(&watched, attempt.config, name).await?;
+    Ok(Wire::secured(socket, tls))
+}
+
+/// A socket that tells whether the server has sent a byte.
+struct Watched<'a> {
+    socket: &'a TcpSocket,
+    has_heard: &'a AtomicBool,
+}
+
+impl Socket for Watched<'_> {
+    fn recv(&self, buffer: &mut BytesMut, max: usize) -> io::Result<Received> {
+        let received = self.socket.recv(buffer, max)?;
+        if let Received::Bytes(1..) = received {
+            self.has_heard.store(true, Ordering::Relaxed);
         }
+        Ok(received)
     }
-}
 
-async fn handshake(
-    client: &TlsClient,
-    config: &Arc<ClientConfig>,
-    socket: TcpStream,
-    deadline: Instant,
-) -> io::Result<Wire> {
-    let socket = TcpSocket::new(socket);
-    let shaking = Tls::connect(&socket, Arc::clone(config), client.name.clone());
-    match timeout_at(deadline, shaking).await {
-        Ok(Ok(tls)) => Ok(Wire::secured(socket, tls)),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.send_vectored(slices)
     }
-}
 
-/// True if a handshake ended without a word of the server's TLS: the connection was cut or stayed silent.
-fn breaks_off(error: &io::Error) -> bool {
-    let is_of_tls = error.get_ref().is_some_and(|it| it.is::<rustls::Error>());
-    !is_of_tls
-        && matches!(
-            error.kind(),
-            io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::TimedOut
-        )
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.socket.poll_readable(cx)
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.socket.poll_writable(cx)
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -285,4 +269,35 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     // The kernel ends a connection whose data stays unacknowledged for this long.
     socket.set_tcp_user_timeout(Some(STALE_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_agents_own_certificate_is_shown_in_the_second_try_as_well() {
+        let own = rcgen::generate_simple_self_signed(["agent".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (
+            folder.path().join("cert.pem"),
+            folder.path().join("key.pem"),
+        );
+        fs::write(&cert, own.cert.pem()).unwrap();
+        fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let relay = RelayUrl::parse("tls://relay.invalid").unwrap();
+        let dialler = Dialler::new(relay, Some(&cert), &Proxies::Never).unwrap();
+        let dialler = dialler.with_client_certificate(&cert, &key).unwrap();
+        let tls = dialler.tls.unwrap();
+        for config in tls.hellos.configs() {
+            assert!(config.client_auth_cert_resolver.has_certs());
+        }
+    }
 }

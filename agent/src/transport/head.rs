@@ -3,6 +3,9 @@
 /// Limit on the bytes of a head.
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
+/// Limit on the interim answers (1xx) in front of an answer.
+pub(super) const INTERIM_MAX: usize = 8;
+
 /// Limit on the header fields of a head.
 const FIELDS_MAX: usize = 100;
 
@@ -28,11 +31,15 @@ pub(super) enum NoHead {
 }
 
 impl Head {
-    /// Parses the head at the start of `bytes`; returns it with its length, or `None` while it is not complete.
+    /// Parses the head at the start of `bytes`; returns it with its length, or `None` while it is not complete. Header
+    /// fields that are not valid are left out: the answer is for this program alone, and old proxies send such fields.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, NoHead> {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut answer = httparse::Response::new(&mut fields);
-        let len = match answer.parse(bytes) {
+        let mut parser = httparse::ParserConfig::default();
+        parser.allow_spaces_after_header_name_in_responses(true);
+        parser.ignore_invalid_headers_in_responses(true);
+        let len = match parser.parse_response(&mut answer, bytes) {
             Ok(httparse::Status::Complete(len)) if len <= HEAD_BYTES_MAX => len,
             Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
             Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(NoHead::TooLong),
@@ -47,6 +54,11 @@ impl Head {
             fields: fields.collect(),
         };
         Ok(Some((head, len)))
+    }
+
+    /// True for an interim answer, which another one follows (RFC 9110, section 15.2); 101 is the last in HTTP.
+    pub(super) const fn is_interim(&self) -> bool {
+        matches!(self.status, 100 | 102..=199)
     }
 
     /// The values of the header field `name`, in order.
@@ -105,6 +117,30 @@ mod tests {
             assert_eq!(head.value("proxy-authenticate"), None);
             assert!(head.lists("connection", "upgrade"));
             assert!(!head.lists("connection", "close"));
+        }
+    }
+
+    #[test]
+    fn fields_that_are_not_valid_are_left_out() {
+        let text = b"HTTP/1.1 407 Login\r\nVia : p\r\n folded\r\nno colon\r\nA\xff: b\r\nServer: q\r\n\r\n";
+        for cut in 0..text.len() {
+            assert_eq!(Head::parse(&text[..cut]), Ok(None), "{cut}");
+        }
+        let (head, len) = Head::parse(text).unwrap().unwrap();
+        assert_eq!(len, text.len());
+        assert_eq!(
+            (head.value("via"), head.value("server")),
+            (Some("p"), Some("q"))
+        );
+        assert_eq!(head.fields.len(), 2);
+    }
+
+    #[test]
+    fn an_interim_answer_is_told_from_the_last_one() {
+        for (status, is_interim) in [(100, true), (101, false), (103, true), (200, false)] {
+            let text = format!("HTTP/1.1 {status}\r\n\r\n");
+            let (head, _) = Head::parse(text.as_bytes()).unwrap().unwrap();
+            assert_eq!(head.is_interim(), is_interim, "{status}");
         }
     }
 

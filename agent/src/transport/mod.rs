@@ -2,11 +2,13 @@
 //!
 //! A [`Dialler`] connects over TCP, straight or through a proxy ([`Proxies`]), then as the URL says over TLS and over a
 //! WebSocket above it; the result is a [`Stream`], whose halves hide the difference from the link. HTTP clients of the
-//! program `tieline` trust the same certificates ([`Trust`]) and go the same [`Way`].
+//! program `tieline` trust the same certificates ([`Trust`]), begin their handshakes alike ([`Hellos`]) and go the
+//! same [`Way`].
 
 mod client_certificate;
 mod dial;
 mod head;
+mod hello;
 mod lane;
 mod proxy;
 pub mod server_kind;
@@ -16,10 +18,12 @@ pub(crate) mod tests;
 mod tls;
 mod upgrade;
 mod url;
+mod variables;
 mod wire;
 
 pub use self::client_certificate::client_certificate_problem;
 pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler, Secured};
+pub use self::hello::{Hellos, Try};
 pub(crate) use self::lane::{Lane, dial_lane};
 pub use self::proxy::{Proxies, Proxy, Way};
 pub use self::stream::{Reads, Stream, TlsDetails, Writes};

@@ -1,7 +1,10 @@
 //! Which proxy a connection goes through, and the ways through it: CONNECT (RFC 9110, section 9.3.6) and SOCKS5 (RFC 1928).
 
+use std::env;
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Once;
 
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
@@ -10,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_socks::tcp::Socks5Stream;
 
-use super::head::{Head, NoHead};
+use super::head::{Head, INTERIM_MAX, NoHead};
+use super::variables::{self, breaks_user};
 use crate::address::HostPort;
 use crate::error::ProxyError;
 use crate::plain::address_without_user;
@@ -23,6 +27,9 @@ const HTTP_PORT: u16 = 80;
 
 /// Port of a SOCKS proxy whose URL names none (RFC 1928, section 3).
 const SOCKS_PORT: u16 = 1080;
+
+/// Stands in messages for the URL of a proxy that came from a variable or from the system.
+const UNKNOWN: &str = "… (HTTPS_PROXY, ALL_PROXY or the system's)";
 
 /// Bytes that one read of a proxy's answer takes.
 const READ_BYTES: usize = 4 * 1024;
@@ -50,10 +57,14 @@ impl Proxies {
         }
         let matcher = Matcher::builder().all(text).build();
         let found = matcher.intercept(&Uri::from_static("https://relay.invalid"));
-        let found = found.ok_or_else(|| ProxyError::Url {
+        let wrong = || ProxyError::Url {
             text: address_without_user(text),
-        })?;
-        Proxy::of(&found).map(Self::Always)
+        };
+        let found = found.filter(|_| !breaks_user(text)).ok_or_else(wrong)?;
+        match Proxy::of(&found) {
+            Err(ProxyError::Url { .. }) => Err(wrong()),
+            made => made.map(Self::Always),
+        }
     }
 
     /// The way to `to`.
@@ -63,7 +74,7 @@ impl Proxies {
     pub fn way(&self, to: &HostPort) -> Result<Way, ProxyError> {
         let proxy = match self {
             _ if to.is_loopback() => None,
-            Self::System => named_by(&Matcher::from_system(), to)?,
+            Self::System => of_system(to)?,
             Self::Never => None,
             Self::Always(proxy) => Some(proxy.clone()),
         };
@@ -71,6 +82,28 @@ impl Proxies {
             to: to.clone(),
             proxy,
         })
+    }
+}
+
+/// The proxy that the environment, else the system names for `to`. The first call of a process tells of variables that
+/// cannot be read; no part of a value is shown, since it may hold a password.
+fn of_system(to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
+    static TOLD: Once = Once::new();
+
+    let wrong = variables::wrong(|name| env::var_os(name));
+    TOLD.call_once(|| {
+        for name in &wrong.passed_over {
+            tracing::warn!(
+                "{name} is not used: its value is not the URL of a proxy (http://, socks5:// or socks5h://; / ? # @ : % in a \
+                 password percent-encoded)"
+            );
+        }
+    });
+    match named_by(&Matcher::from_system(), to)? {
+        Some(_) if wrong.is_broken => Err(ProxyError::Url {
+            text: UNKNOWN.to_owned(),
+        }),
+        named => Ok(named),
     }
 }
 
@@ -119,8 +152,9 @@ impl Proxy {
             }
         };
         let authority = uri.authority().map_or("", |it| it.as_str());
+        // What is taken for the host may be a part of a password.
         let address = HostPort::parse(authority, Some(port)).map_err(|_| ProxyError::Url {
-            text: authority.to_owned(),
+            text: UNKNOWN.to_owned(),
         })?;
         let user = found.raw_auth();
         Ok(Self {
@@ -167,8 +201,7 @@ impl Proxy {
             Kind::Socks5 => {
                 let found = to.resolve().await;
                 let found = found.map_err(|error| format!("{}: {error}", to.host()))?;
-                let first = found.first();
-                first.map_or_else(|| to.host(), |address| address.ip().to_string())
+                reachable(&found).map_or_else(|| to.host(), |ip| ip.to_string())
             }
             Kind::Http | Kind::Socks5h => to.host(),
         };
@@ -179,8 +212,10 @@ impl Proxy {
             }
             None => Socks5Stream::connect_with_socket(socket, target).await,
         };
-        let failed = |error: tokio_socks::Error| format!("it does not connect to {to}: {error}");
-        opened.map(drop).map_err(failed)
+        let has_user = self.user.is_some();
+        opened
+            .map(drop)
+            .map_err(|error| socks_problem(&error, to, has_user))
     }
 }
 
@@ -237,8 +272,24 @@ impl Way {
     }
 }
 
+/// The address of a server that a proxy reaches most likely: many proxies have no IPv6, whatever this machine has.
+fn reachable(addresses: &[SocketAddr]) -> Option<IpAddr> {
+    let v4 = addresses.iter().find(|address| address.is_ipv4());
+    v4.or(addresses.first()).map(SocketAddr::ip)
+}
+
 /// Reads the head of the proxy's answer, and leaves what comes behind it in the socket: it is the server's.
 async fn read_head(socket: &mut TcpStream) -> Result<Head, String> {
+    for _ in 0..=INTERIM_MAX {
+        let head = read_next_head(socket).await?;
+        if !head.is_interim() {
+            return Ok(head);
+        }
+    }
+    Err("it sends interim answers (1xx) without end".to_owned())
+}
+
+async fn read_next_head(socket: &mut TcpStream) -> Result<Head, String> {
     let mut head = Vec::new();
     let mut piece = vec![0; READ_BYTES];
     loop {
@@ -276,7 +327,12 @@ fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
             _ => ", and many proxies allow port 443 alone",
         };
         return match head.status {
-            502..=504 => format!("it cannot reach {to} ({status})"),
+            502..=504 => {
+                format!("it cannot reach {to} ({status}), or does not know the name")
+            }
+            500.. => format!(
+                "it does not connect to {to} ({status}): it may not know the name; else ask its operator to allow that{port}"
+            ),
             _ => format!(
                 "it does not connect to {to} ({status}): ask its operator to allow that{port}"
             ),
@@ -298,6 +354,38 @@ fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
         false => "it wants a user name and password: write them into its URL, http://USER:PASSWORD@HOST:PORT (--proxy, \
                   TIELINE_PROXY or HTTPS_PROXY)"
             .to_owned(),
+    }
+}
+
+/// What the failure of a SOCKS proxy to connect to `to` means; `has_user` is true if it was given a user name and password.
+fn socks_problem(error: &tokio_socks::Error, to: &HostPort, has_user: bool) -> String {
+    use tokio_socks::Error;
+
+    match error {
+        Error::NoAcceptableAuthMethods | Error::AuthorizationRequired if has_user => {
+            "it takes no login with a user name and password".to_owned()
+        }
+        Error::NoAcceptableAuthMethods | Error::AuthorizationRequired => {
+            "it wants a user name and password: write them into its URL, socks5h://USER:PASSWORD@HOST:PORT (--proxy, \
+             TIELINE_PROXY or ALL_PROXY)"
+                .to_owned()
+        }
+        Error::PasswordAuthFailure(_) => {
+            "it does not accept the user name and password in its URL".to_owned()
+        }
+        Error::InvalidAuthValues(_) => {
+            "the user name and the password in its URL must have 1 to 255 bytes each".to_owned()
+        }
+        Error::InvalidResponseVersion => {
+            "it does not speak SOCKS5: is it an HTTP proxy (http://)?".to_owned()
+        }
+        Error::AddressTypeNotSupported => format!(
+            "it does not connect to {to}: {error}; with socks5h:// it looks up the name itself"
+        ),
+        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "it closed the connection in place of an answer".to_owned()
+        }
+        other => format!("it does not connect to {to}: {other}"),
     }
 }
 
@@ -370,12 +458,67 @@ mod tests {
             ("ftp://ada:secret@proxy", "expected http://"),
             ("", "expected http://"),
             ("http://a b", "expected http://"),
+            // Characters that must be percent-encoded.
+            ("http://ada:secret/x@proxy", "percent-encoded"),
+            ("http://ada:1/secret@proxy", "percent-encoded"),
+            ("http://ada:a#secret@proxy:1", "percent-encoded"),
+            ("ada:a?secret@proxy:1", "percent-encoded"),
+            ("socks5h://ada:x@secret@proxy", "percent-encoded"),
+            ("http://ada:secret@proxy:port", "expected http://"),
         ] {
             let error = Proxies::parse(text).unwrap_err();
             let message = format!("{error} {error:?}");
             assert!(message.contains(words), "{text}: {message}");
             assert!(!message.contains("secret"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_password_in_a_variable_that_is_not_encoded_is_not_shown() {
+        for text in ["http://ada:secret/x@proxy:1", "http://ada:x@secret@proxy:1"] {
+            let matcher = Matcher::builder().all(text).build();
+            let error = named_by(&matcher, &to("relay:1")).unwrap_err();
+            let message = format!("{error} {error:?}");
+            assert!(message.contains("HTTPS_PROXY"), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_a_socks_proxy_refuses_is_told_with_what_to_do() {
+        use tokio_socks::Error;
+
+        for (error, has_user, words) in [
+            (Error::NoAcceptableAuthMethods, false, "USER:PASSWORD@"),
+            (Error::NoAcceptableAuthMethods, true, "takes no login"),
+            (Error::AuthorizationRequired, false, "USER:PASSWORD@"),
+            (Error::PasswordAuthFailure(1), true, "does not accept the"),
+            (Error::InvalidAuthValues("password"), true, "1 to 255"),
+            (Error::InvalidResponseVersion, false, "(http://)?"),
+            (Error::AddressTypeNotSupported, false, "socks5h://"),
+            (Error::HostUnreachable, false, "connect to relay:1: Host"),
+            (
+                Error::Io(io::ErrorKind::UnexpectedEof.into()),
+                false,
+                "closed the connection",
+            ),
+        ] {
+            let text = socks_problem(&error, &to("relay:1"), has_user);
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_given_the_ipv4_address_of_a_server_that_has_one() {
+        let of = |texts: &[&str]| -> Option<String> {
+            let parsed = texts.iter().map(|text| text.parse().unwrap());
+            let addresses: Vec<SocketAddr> = parsed.collect();
+            reachable(&addresses).map(|ip| ip.to_string())
+        };
+        let (v6, v4) = ("[2001:db8::1]:443", "192.0.2.1:443");
+        assert_eq!(of(&[v6, v4, "192.0.2.2:443"]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(of(&[v6]).as_deref(), Some("2001:db8::1"));
+        assert_eq!(of(&[]), None);
     }
 
     #[test]
@@ -432,6 +575,12 @@ mod tests {
                 "relay:9001 (403 Forbidden): ask its operator to allow that, and many",
             ),
             (head("403 Forbidden"), 443, false, "allow that"),
+            (
+                head("500 Internal Server Error"),
+                443,
+                false,
+                "relay:443 (500 Internal Server Error): it may not know the name",
+            ),
             (
                 head("504 Gateway Timeout"),
                 443,

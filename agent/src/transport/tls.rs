@@ -1,5 +1,7 @@
 //! TLS as a client: the certificates to trust, the configuration, and what is wrong with a server's certificate.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +21,9 @@ const PEM_FORM: &str =
 /// UTF-8's byte order mark, which some editors write in front of a text; behind it no PEM block is recognised.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
+/// Variables that name a list of authorities in place of the system's, on every system.
+const VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
 /// Limit on the names of a certificate that a message lists.
 const NAMES_SHOWN_MAX: usize = 4;
 
@@ -34,12 +39,14 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 
 /// The certificates that a client trusts: the system's, and those of a file.
 ///
-/// On Windows and macOS the system itself judges a certificate while no file is given, with all that it knows besides its
-/// list: authorities that it fetches on demand, distrusted ones, and rules of the machine's administrator.
+/// On Windows and macOS the system itself judges a certificate while neither a file nor `SSL_CERT_FILE` or `SSL_CERT_DIR`
+/// is given, with all that it knows besides its list: authorities that it fetches on demand, distrusted ones, and rules of
+/// the machine's administrator.
 #[derive(Clone, Debug)]
 pub struct Trust {
     roots: Arc<RootCertStore>,
-    has_own_ca: bool,
+    /// True if the system itself judges, where it does so.
+    is_systems: bool,
 }
 
 impl Trust {
@@ -49,11 +56,12 @@ impl Trust {
     /// [`TrustError`] if the file cannot be used, or without a file if the system has no certificates.
     pub fn read(ca: Option<&Path>) -> Result<Self, TrustError> {
         let found = rustls_native_certs::load_native_certs();
+        let is_systems = ca.is_none() && !names_list(|name| env::var_os(name));
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
         match ca {
             Some(path) => add_file(&mut roots, path)?,
-            None if roots.is_empty() && !SYSTEM_JUDGES => {
+            None if roots.is_empty() && !(SYSTEM_JUDGES && is_systems) => {
                 let cause = found.errors.first();
                 let cause = cause.map_or_else(String::new, |error| format!(" ({error})"));
                 return Err(TrustError::NoRoots(cause));
@@ -62,7 +70,7 @@ impl Trust {
         }
         Ok(Self {
             roots: Arc::new(roots),
-            has_own_ca: ca.is_some(),
+            is_systems,
         })
     }
 
@@ -102,9 +110,9 @@ impl Trust {
         protocol: &[u8],
     ) -> Result<Arc<ClientConfig>, TrustError> {
         let failed = |error: rustls::Error| TrustError::Tls(error.to_string());
-        let verifier = match self.has_own_ca {
-            true => None,
-            false => system_verifier(&provider).map_err(failed)?,
+        let verifier = match self.is_systems {
+            true => system_verifier(&provider).map_err(failed)?,
+            false => None,
         };
         let builder = ClientConfig::builder_with_provider(provider);
         let builder = builder
@@ -120,6 +128,12 @@ impl Trust {
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Arc::new(config))
     }
+}
+
+/// True if a variable names a list of authorities in place of the system's.
+fn names_list(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
+    VARIABLES.into_iter().any(is_set)
 }
 
 /// True if [`system_verifier`] returns a verifier.
@@ -270,6 +284,19 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_authorities_is_named_by_a_variable_that_is_not_empty() {
+        for (name, value, expected) in [
+            ("SSL_CERT_FILE", "/ca.pem", true),
+            ("SSL_CERT_DIR", "/certs", true),
+            ("SSL_CERT_FILE", "", false),
+            ("SSL_CERT", "/ca.pem", false),
+        ] {
+            let found = names_list(|asked| (asked == name).then(|| value.into()));
+            assert_eq!(found, expected, "{name}={value}");
+        }
+    }
+
+    #[test]
     fn the_short_hello_has_every_group_but_those_with_ml_kem() {
         let names = |config: &ClientConfig| -> Vec<_> {
             let groups = config.crypto_provider().kx_groups.iter();
@@ -277,7 +304,7 @@ mod tests {
         };
         let trust = Trust {
             roots: Arc::new(RootCertStore::empty()),
-            has_own_ca: true,
+            is_systems: false,
         };
         let mut whole = names(&trust.client_config(b"x").unwrap());
         let all = whole.len();

@@ -1,5 +1,6 @@
 //! The WebSocket handshake with a relay (RFC 6455, section 4), and what answers in a relay's place.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -8,7 +9,7 @@ use tieline_transport::websocket::Role;
 use tieline_transport::websocket::handshake::{SUBPROTOCOL_AGENT, accept_value, new_key};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::head::{Head, NoHead, shown};
+use super::head::{Head, INTERIM_MAX, NoHead, shown};
 use super::server_kind;
 use super::stream::Stream;
 use super::url::RelayUrl;
@@ -66,13 +67,43 @@ pub(super) async fn upgrade(
 /// Sends the request and reads its answer; returns the bytes behind the head.
 async fn ask(wire: &Wire, relay: &RelayUrl) -> Result<BytesMut, Refused> {
     let key = new_key();
-    let broken = |error: std::io::Error| Refused::from(format!("the connection failed: {error}"));
     let request = request(&relay.authority(), &key);
-    wire.write_all(request.as_bytes()).await.map_err(broken)?;
+    let written = wire.write_all(request.as_bytes()).await;
+    written.map_err(|error| broken(&error))?;
     let mut input = BytesMut::new();
-    let (head, len) = loop {
+    for _ in 0..=INTERIM_MAX {
+        let head = read_head(wire, &mut input, relay).await?;
+        if head.is_interim() {
+            continue;
+        }
+        if head.status == 101 {
+            check(&head, &key)?;
+            return Ok(input);
+        }
+        let body = body(wire, &head, input).await;
+        return Err(judge(&head, &body, relay));
+    }
+    Err("it sends interim answers (1xx) without end"
+        .to_owned()
+        .into())
+}
+
+/// Reads the head of an answer; what came behind it stays in `input`.
+async fn read_head(wire: &Wire, input: &mut BytesMut, relay: &RelayUrl) -> Result<Head, Refused> {
+    loop {
+        match Head::parse(&input[..]) {
+            Ok(Some((head, len))) => {
+                input.advance(len);
+                return Ok(head);
+            }
+            Ok(None) => {}
+            Err(NoHead::NotHttp) => return Err(server_kind::no_http(&input[..], relay).into()),
+            Err(NoHead::TooLong) => {
+                return Err("the head of its answer is too long".to_owned().into());
+            }
+        }
         let before = input.len();
-        match wire.read(&mut input, READ_BYTES).await {
+        match wire.read(input, READ_BYTES).await {
             Ok(0) if before == 0 => return Err(server_kind::closed(relay).into()),
             Ok(0) => {
                 return Err("the server closed the connection in mid-answer"
@@ -80,24 +111,13 @@ async fn ask(wire: &Wire, relay: &RelayUrl) -> Result<BytesMut, Refused> {
                     .into());
             }
             Ok(_) => {}
-            Err(error) => return Err(broken(error)),
+            Err(error) => return Err(broken(&error)),
         }
-        match Head::parse(&input) {
-            Ok(Some(found)) => break found,
-            Ok(None) => {}
-            Err(NoHead::NotHttp) => return Err(server_kind::no_http(&input, relay).into()),
-            Err(NoHead::TooLong) => {
-                return Err("the head of its answer is too long".to_owned().into());
-            }
-        }
-    };
-    input.advance(len);
-    if head.status == 101 {
-        check(&head, &key)?;
-        return Ok(input);
     }
-    let body = body(wire, &head, input).await;
-    Err(judge(&head, &body, relay))
+}
+
+fn broken(error: &io::Error) -> Refused {
+    format!("the connection failed: {error}").into()
 }
 
 fn request(authority: &str, key: &str) -> String {
@@ -152,7 +172,7 @@ async fn body(wire: &Wire, head: &Head, mut input: BytesMut) -> BytesMut {
 /// What an answer other than 101 means.
 fn judge(head: &Head, body: &[u8], relay: &RelayUrl) -> Refused {
     let status = head.status_line();
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let value: Value = serde_json::from_slice(object_in(body)).unwrap_or_default();
     let message = value["message"].as_str().map(shown);
     let type_of = head.value("content-type").unwrap_or_default();
     let is_page = type_of.to_ascii_lowercase().starts_with("text/html")
@@ -185,6 +205,16 @@ fn judge(head: &Head, body: &[u8], relay: &RelayUrl) -> Refused {
         (_, None) => format!("it answers {status}: does a server in front of the relay pass WebSockets on?"),
     };
     problem.into()
+}
+
+/// The JSON object in `body`, without the lengths of chunks around it; empty if there is none.
+fn object_in(body: &[u8]) -> &[u8] {
+    let begin = body.iter().position(|byte| *byte == b'{');
+    let end = body.iter().rposition(|byte| *byte == b'}');
+    match (begin, end) {
+        (Some(begin), Some(end)) if begin < end => &body[begin..=end],
+        _ => &[],
+    }
 }
 
 /// What a redirect to `location` means.
@@ -346,8 +376,14 @@ mod tests {
             assert!(!is_busy, "{answer}");
         }
         let relay = RelayUrl::parse(secure).unwrap();
+        let chunked = format!("{:x}\r\n{json}\r\n0\r\n\r\n", json.len());
         for (answer, body, expected) in [
             ("503 Service Unavailable", json, true),
+            (
+                "503 Service Unavailable; Transfer-Encoding: chunked",
+                chunked.as_str(),
+                true,
+            ),
             ("429 Too Many Requests", json, true),
             // A proxy in front of a relay that restarts.
             ("503 Service Unavailable", html, false),

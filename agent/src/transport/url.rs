@@ -77,6 +77,11 @@ impl RelayUrl {
         };
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+            None if is_number(text) => {
+                return Err(wrong(format!(
+                    "it is a number without a host: write tcp://HOST:{text} or https://HOST"
+                )));
+            }
             None if is_host_alone(text) => ("https".to_owned(), text),
             None => return Err(wrong(scheme_missing(text))),
         };
@@ -162,6 +167,11 @@ impl RelayUrl {
     }
 }
 
+/// True for a number alone, which is a port most likely; as a host it would be an address, such as 0.0.35.41 for 9001.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// True for a host without scheme, port, path or user name.
 fn is_host_alone(text: &str) -> bool {
     let host = text.strip_suffix('/').unwrap_or(text);
@@ -242,6 +252,7 @@ mod tests {
             ("gopher://relay:9001", "ws:// or tcp:// alone"),
             ("https://ada:secret@relay", "--token-file"),
             ("ada:secret@relay", "scheme"),
+            ("9001", "write tcp://HOST:9001 or https://HOST"),
         ] {
             let error = RelayUrl::parse(text).unwrap_err();
             let message = error.to_string();

@@ -4,6 +4,7 @@ mod arithmetic;
 mod circumstances;
 pub(crate) mod document;
 pub(crate) mod files;
+mod grid;
 mod metric;
 pub(crate) mod page;
 mod plot;

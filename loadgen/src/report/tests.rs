@@ -133,10 +133,7 @@ fn the_epoll_driver_is_held_against_all_others_and_nothing_against_it() {
     assert_eq!(p50(&relay.to_forwarder).0, PathKind::ForwarderTokio);
     assert_eq!(p50(&relay.to_peer).0, PathKind::Peer("peer"));
     assert!(relay.to_relay.is_none() && peer.to_peer.is_none());
-    let tables: String = table::grids(&report)
-        .iter()
-        .map(table::Grid::text)
-        .collect();
+    let tables: String = table::grids(&report).iter().map(grid::Grid::text).collect();
     assert!(tables.contains("against relay "), "{tables}");
 }
 

@@ -2,8 +2,8 @@
 //! hops are wrapped in the same way.
 
 use super::arithmetic::{differences, ratios};
+use super::grid::{Grid, or_dash};
 use super::metric::Metric;
-use super::table::{Grid, or_dash};
 use super::{PathReport, ScenarioReport};
 use crate::path::{PathKind, Wrapped};
 

@@ -11,9 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::TlsClient;
-
-/// Server name of the client's handshakes.
-pub(super) const NAME: &str = "localhost";
+use super::tls::NAME;
 
 /// A certificate in files, and the client's settings that trust it.
 #[derive(Clone, Debug)]

@@ -12,6 +12,9 @@ use rustls::{ClientConfig, ClientConnection, Connection, NamedGroup, RootCertSto
 
 use super::BUFFER_BYTES_MIN;
 
+/// Server name of the handshakes.
+pub(super) const NAME: &str = "localhost";
+
 /// Largest TLS record, in bytes (RFC 5246, section 6.2.3): rustls may hold an incomplete one between two reads.
 const RECORD_BYTES_MAX: usize = 16 * 1024 + 2048 + 5;
 
@@ -125,7 +128,7 @@ impl TlsClient {
 
 /// A client's side of a connection whose handshake has not begun.
 pub(super) fn connection(config: Arc<ClientConfig>) -> io::Result<ClientConnection> {
-    let name = ServerName::try_from(super::certificate::NAME)
+    let name = ServerName::try_from(NAME)
         .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
     ClientConnection::new(config, name).map_err(io::Error::other)
 }

@@ -14,6 +14,7 @@ use crate::config::read_authorities;
 use crate::error::ConfigError;
 
 /// Authorities of agents' certificates. Two are equal if they have the same certificates in the same order.
+#[derive(Clone)]
 pub(super) struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
     verifier: Arc<dyn ClientCertVerifier>,

@@ -21,6 +21,7 @@ use crate::error::ConfigError;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// A certificate with its key.
+#[derive(Clone)]
 pub(super) struct Certificate {
     /// Names that clients may reach the relay by, in lower case: DNS names, wildcards and addresses.
     names: Vec<String>,

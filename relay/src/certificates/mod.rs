@@ -141,6 +141,13 @@ impl ServerConfigs {
             false => &self.callers,
         })
     }
+
+    /// Whether a client may be an agent after its handshake, by whether it has shown a certificate of its own. The
+    /// configuration was chosen by the client's first hello, and a second one (RFC 8446, section 4.1.4), which rustls does
+    /// not compare with the first, decides about the protocol.
+    pub(crate) fn admits_agent(&self, has_certificate: bool) -> bool {
+        has_certificate || Arc::ptr_eq(&self.agents, &self.callers)
+    }
 }
 
 /// Whether a client with these protocols becomes an agent: it offers that of agents, and none that the relay prefers.

@@ -67,24 +67,58 @@ impl Sources {
         }
     }
 
-    /// Reads all files again. An ordered certificate that has expired is left out.
+    /// Reads all files again; returns what is in force then, and what is wrong with files.
+    ///
+    /// A bad file that the settings name keeps all that they name as it is in `known`, and the ordered certificate is
+    /// read all the same; a bad file of the ordered one keeps that one. An ordered certificate that has expired is left
+    /// out.
+    pub(crate) fn read_again(
+        &self,
+        known: &CertificateTable,
+        now_seconds: u64,
+    ) -> (CertificateTable, Vec<ConfigError>) {
+        let mut problems = Vec::new();
+        let named = self.read_named(known, now_seconds);
+        let named = named.unwrap_or_else(|error| {
+            problems.push(error);
+            known.named()
+        });
+        let ordered = self.read_ordered().unwrap_or_else(|error| {
+            problems.push(error);
+            known.ordered().cloned()
+        });
+        let table = match ordered {
+            Some(certificate) => self.joined(named, certificate, now_seconds),
+            None => named,
+        };
+        (table, problems)
+    }
+
+    /// Reads the files that the settings name.
     ///
     /// # Errors
-    /// [`ConfigError`] names the file, and what is wrong with it; also if a named certificate that is not in `known`
-    /// has expired or is not valid yet, or if the file of an ordered one is gone.
-    pub(crate) fn read_again(
+    /// [`ConfigError`] names the file, and what is wrong with it; also if a certificate that is not in `known` has
+    /// expired or is not valid yet.
+    fn read_named(
         &self,
         known: &CertificateTable,
         now_seconds: u64,
     ) -> Result<CertificateTable, ConfigError> {
         let table = CertificateTable::of(&self.named)?;
         table.check_times(known, &self.named.certificates, now_seconds)?;
+        Ok(table)
+    }
+
+    /// Reads the ordered certificate; `None` before the first order.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, and what is wrong with it; also if it was read once and is gone.
+    fn read_ordered(&self) -> Result<Option<Certificate>, ConfigError> {
         match &self.ordered {
             Some(path) if self.was_read.load(Ordering::Relaxed) || is_there(path)? => {
-                let certificate = Certificate::read_ordered(path, &provider())?;
-                Ok(self.joined(table, certificate, now_seconds))
+                Certificate::read_ordered(path, &provider()).map(Some)
             }
-            _ => Ok(table),
+            _ => Ok(None),
         }
     }
 

@@ -51,17 +51,36 @@ impl CertificateTable {
             .iter()
             .map(|files| Certificate::read(files, &provider))
             .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::with(certificates))
+    }
+
+    /// The table of these certificates, without authorities of agents.
+    fn with(certificates: Vec<Certificate>) -> Self {
         let mut places = HashMap::new();
         for (place, certificate) in certificates.iter().enumerate() {
             for name in certificate.names() {
                 places.entry(name.clone()).or_insert(place);
             }
         }
-        Ok(Self {
+        Self {
             certificates,
             places,
             agents: None,
-        })
+        }
+    }
+
+    /// The table without the certificate that the relay has ordered by itself.
+    pub(super) fn named(&self) -> Self {
+        let named = self.certificates.iter().filter(|it| !it.is_ordered());
+        Self {
+            agents: self.agents.clone(),
+            ..Self::with(named.cloned().collect())
+        }
+    }
+
+    /// The certificate that the relay has ordered by itself.
+    pub(super) fn ordered(&self) -> Option<&Certificate> {
+        self.certificates.iter().find(|it| it.is_ordered())
     }
 
     /// Checks that clients accept at `now_seconds` since 1970 each certificate that is not in `known`. The certificates
@@ -117,6 +136,8 @@ impl CertificateTable {
     /// The certificate for a client that asks for `name`: one with that name, else one with a wildcard for it, else the
     /// first.
     fn find(&self, name: Option<&str>) -> Option<&Certificate> {
+        // A client may name the server with the dot of the root.
+        let name = name.map(|name| name.strip_suffix('.').unwrap_or(name));
         let place = name.and_then(|name| self.place(&name.to_ascii_lowercase()));
         self.certificates.get(place.unwrap_or(0))
     }
@@ -131,8 +152,13 @@ impl CertificateTable {
     }
 
     /// Warns the operator, in a line for each, of certificates that clients refuse at `now_seconds` since 1970, or will
-    /// refuse within `notice`.
-    pub(crate) fn endings(&self, now_seconds: u64, notice: Duration) -> Vec<String> {
+    /// refuse within `notice`. `do_orders_fail` tells whether the last order of a new one failed.
+    pub(crate) fn endings(
+        &self,
+        now_seconds: u64,
+        notice: Duration,
+        do_orders_fail: bool,
+    ) -> Vec<String> {
         let line = |it: &Certificate| {
             let notice = match it.is_ordered() {
                 true => notice.min(notice_of_ordered(it)),
@@ -146,9 +172,14 @@ impl CertificateTable {
                 (Ok(()), Err(_)) => format!("the certificate for {it} expires soon"),
                 (Ok(()), Ok(())) => return None,
             };
-            let hint = match it.is_ordered() && it.is_over(soon) {
-                true => "orders of a new one fail, see acme in /healthz?verbose for the reason",
-                false => "a renewed file is read by itself",
+            let hint = match (it.is_ordered() && it.is_over(soon), do_orders_fail) {
+                (true, true) => {
+                    "orders of a new one fail, see acme in /healthz?verbose for the reason"
+                }
+                (true, false) => {
+                    "the relay renews it by itself, see acme in /healthz?verbose for the time"
+                }
+                (false, _) => "a renewed file is read by itself",
             };
             Some(format!("{line}; {hint}"))
         };
@@ -271,6 +302,7 @@ mod tests {
             // An exact name comes before a wildcard, whichever certificate stands first.
             (Some("maya.relay.example"), one),
             (Some("nuke.relay.example"), wild),
+            (Some("nuke.relay.example."), wild),
             // Two have the name, and the first of them counts.
             (Some("other.example"), wild),
             // A wildcard stands for one label.
@@ -353,7 +385,7 @@ mod tests {
         let day = 24 * 60 * 60;
         // 2030-01-01T00:00:00Z, at which the tests' certificates end.
         let end = 1_893_456_000;
-        let lines = |now| table.endings(now, Duration::from_secs(14 * day));
+        let lines = |now| table.endings(now, Duration::from_secs(14 * day), false);
         assert!(lines(end - 15 * day).is_empty());
         for (now, words) in [
             (0, "is not valid before 2020-01-01T00:00:00Z"),

@@ -1,3 +1,5 @@
+//! Long because the tests of all kinds of certificates share the files and handshakes that they make.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -379,6 +381,12 @@ fn agents_alone_show_a_certificate_of_their_authority() {
         }
         let around = shaken(&with(None, "tieline-agent/1"), &configs.callers);
         assert!(around.is_err());
+        // A client that offers a protocol in its first hello and none in its second one gets this far.
+        let nothing = Arc::new(client(&path, version, &[]));
+        let (_, server) = shaken(&nothing, &configs.callers).unwrap();
+        assert!(!configs.admits_agent(server.peer_certificates().is_some()));
+        let (_, server) = shaken(&agent, &configs.agents).unwrap();
+        assert!(configs.admits_agent(server.peer_certificates().is_some()));
     }
 }
 
@@ -445,7 +453,9 @@ fn a_certificate_that_has_expired_stops_no_start() {
         ..TlsConfig::default()
     };
     let certificates = Certificates::read(&config, None).unwrap().unwrap();
-    let lines = certificates.table.endings(NOW_SECONDS, Duration::ZERO);
+    let lines = certificates
+        .table
+        .endings(NOW_SECONDS, Duration::ZERO, false);
     assert_eq!(lines.len(), 1);
     assert!(lines[0].starts_with("clients refuse the certificate for relay.example"));
 }
@@ -511,10 +521,47 @@ fn an_ordered_certificate_whose_file_goes_away_stays() {
     let path = put_ordered(&files, &files.lasting("a", &["relay.example"]));
     let certificates = with_ordered(&files, Vec::new()).unwrap();
     let (sources, table) = (&certificates.sources, &certificates.table);
-    let again = sources.read_again(table, NOW_SECONDS).unwrap();
-    assert!(again == **table);
+    let (again, problems) = sources.read_again(table, NOW_SECONDS);
+    assert!(again == **table && problems.is_empty());
     fs::remove_file(path).unwrap();
-    assert!(sources.read_again(table, NOW_SECONDS).is_err());
+    let (again, problems) = sources.read_again(table, NOW_SECONDS);
+    assert!(again == **table && problems.len() == 1);
+}
+
+#[test]
+fn a_bad_file_holds_back_no_certificate_in_another() {
+    let files = Files::new();
+    let before = files.lasting("before", &["relay.example", "before.example"]);
+    let ordered = put_ordered(&files, &before);
+    let named = files.lasting("named", &["named.example"]);
+    let certificates = with_ordered(&files, vec![named.clone()]).unwrap();
+    let (sources, table) = (&certificates.sources, &certificates.table);
+    let names = |table: &CertificateTable| -> Vec<String> {
+        let shown = table.shown().into_iter();
+        shown.map(|it| it.names.join(" ")).collect()
+    };
+
+    fs::write(&named.cert, "nonsense").unwrap();
+    let renewed = files.lasting("renewed", &["relay.example", "renewed.example"]);
+    put_ordered(&files, &renewed);
+    let (again, problems) = sources.read_again(table, NOW_SECONDS);
+    let wanted = ["named.example", "relay.example renewed.example"];
+    assert_eq!(names(&again), wanted);
+    assert_eq!(problems.len(), 1);
+    let problem = problems[0].to_string();
+    assert!(problem.contains("named.pem"), "{problem}");
+
+    fs::write(&ordered, "nonsense").unwrap();
+    files.lasting("named", &["other.example"]);
+    let (last, problems) = sources.read_again(&again, NOW_SECONDS);
+    let wanted = ["other.example", "relay.example renewed.example"];
+    assert_eq!(names(&last), wanted);
+    assert_eq!(problems.len(), 1);
+    let problem = problems[0].to_string();
+    assert!(
+        problem.contains(&ordered.display().to_string()),
+        "{problem}"
+    );
 }
 
 #[test]
@@ -525,10 +572,15 @@ fn the_end_of_an_ordered_certificate_is_told_after_its_renewal_was_due() {
     // It is valid for ten years, until 2030.
     let (day, end) = (24 * 60 * 60, 1_893_456_000);
     let notice = Duration::from_secs(5000 * day);
-    let lines = |now| certificates.table.endings(now, notice);
-    assert!(lines(end - 650 * day).is_empty());
-    let told = lines(end - 600 * day);
-    assert!(told.len() == 1 && told[0].contains("orders of a new one fail"));
+    let lines = |now, do_orders_fail| certificates.table.endings(now, notice, do_orders_fail);
+    assert!(lines(end - 650 * day, true).is_empty());
+    for (do_orders_fail, words) in [
+        (true, "orders of a new one fail"),
+        (false, "the relay renews it by itself"),
+    ] {
+        let told = lines(end - 600 * day, do_orders_fail);
+        assert!(told.len() == 1 && told[0].contains(words), "{told:?}");
+    }
 }
 
 #[test]

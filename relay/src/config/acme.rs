@@ -179,6 +179,11 @@ impl AcmeConfig {
         format!("{}.account.json", self.stem())
     }
 
+    /// Name of the file in `cache_dir` that tells of the orders so far.
+    pub(crate) fn tries_file(&self) -> String {
+        format!("{}.tries", self.stem())
+    }
+
     /// The CA's URL as the beginning of a file's name.
     fn stem(&self) -> String {
         let url = self.directory_url.to_string().to_ascii_lowercase();

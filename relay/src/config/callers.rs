@@ -28,7 +28,7 @@ pub(super) struct CallersSettings {
     /// Connections from trusted proxies begin with the PROXY protocol, version 2
     #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
     proxy_protocol: Option<bool>,
-    /// Answer requests at plain addresses of http_listen with a redirect to https://
+    /// Redirect requests at plain addresses of http_listen to https://, and refuse WebSockets there
     #[arg(long, action = ArgAction::SetTrue, value_parser = switch)]
     redirect_http: Option<bool>,
     /// Header field in which callers send the target's own Authorization, where Authorization has the relay's token
@@ -71,7 +71,7 @@ pub struct CallersConfig {
     /// Whether connections from these proxies begin with a PROXY protocol header, version 2, on the
     /// ports for callers.
     pub proxy_protocol: bool,
-    /// Whether requests that come without TLS are redirected to the relay's `https` URL.
+    /// Whether requests that come without TLS are redirected to the relay's `https` URL, and WebSockets refused.
     pub redirect_http: bool,
     /// Request field that becomes the target's `Authorization`, where the relay takes `Authorization` itself.
     pub target_authorization: Option<HeaderName>,

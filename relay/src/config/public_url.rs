@@ -109,6 +109,11 @@ impl PublicUrl {
         }
     }
 
+    /// Whether the URL's host is `host`, which has no port and no dot at its end.
+    pub(crate) fn has_host(&self, host: &str) -> bool {
+        self.host.eq_ignore_ascii_case(host)
+    }
+
     /// The same URL with another host.
     pub(crate) fn with_host(&self, host: &str) -> Self {
         Self {

@@ -32,7 +32,7 @@ pub(super) struct Settings {
     /// [default: 127.0.0.1:9002]
     #[arg(long, value_name = "ADDR", value_parser = ListenAddress::from_str)]
     pub(super) tcp_listen: Option<Vec<ListenAddress>>,
-    /// Address for callers over HTTP, with tls:// in front for TLS, or `off`; may be repeated
+    /// Address for callers over HTTP, and for agents over a WebSocket, with tls:// in front for TLS, or `off`; may be repeated
     /// [default: 127.0.0.1:9080]
     #[arg(long, value_name = "ADDR", value_parser = ListenAddress::from_str)]
     pub(super) http_listen: Option<Vec<ListenAddress>>,
@@ -74,8 +74,8 @@ pub(super) struct Settings {
     /// Silence of an agent after which its link, the connection to it, is ended [default: 45s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) stale_timeout: Option<Duration>,
-    /// Time in which a new caller must name its tunnel, over raw TCP or in an HTTP request, and for a TLS
-    /// handshake [default: 5s]
+    /// Time in which a new caller must name its tunnel over raw TCP or begin an HTTP request, and for a TLS
+    /// handshake; an HTTP request's head that has begun may take 10s, whatever this is [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) preamble_timeout: Option<Duration>,
     /// Time that running sessions have to end when the relay stops [default: 10s]

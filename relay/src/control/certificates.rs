@@ -1,6 +1,6 @@
 //! Keeps the certificates up to date: reads their files again when one changes, and gives every shard the new ones.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rustls::server::ProducesTickets;
@@ -9,6 +9,7 @@ use tokio::time::{self, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::Inspect;
+use super::acme::{Acme, ShownAcme};
 use super::watched::{LOOK_INTERVAL, Watched};
 use crate::certificates::{CertificateTable, Certificates, Challenges, ServerConfigs};
 use crate::clock::now_seconds;
@@ -25,25 +26,30 @@ pub(super) struct CertificateUpdater {
     table: Watched<Arc<CertificateTable>>,
     ticketer: Arc<dyn ProducesTickets>,
     challenges: Option<Arc<Challenges>>,
+    /// State of the orders, if the relay orders a certificate.
+    acme: Option<ShownAcme>,
     /// The certificates that the admin port shows.
     shown: watch::Sender<Arc<CertificateTable>>,
 }
 
 impl CertificateUpdater {
-    /// An updater that starts with the certificates that the shards have.
+    /// An updater that starts with the certificates that the shards have; `acme` orders one, if the relay does so.
     pub(super) fn new(
         certificates: Certificates,
-        reload: Arc<Notify>,
-        inspect: Arc<dyn Inspect>,
+        reload: &Arc<Notify>,
+        inspect: &Arc<dyn Inspect>,
+        acme: Option<&Acme>,
     ) -> Self {
         let sources = certificates.sources;
         let paths = sources.paths();
         let read = move |known: &Arc<CertificateTable>| {
-            sources.read_again(known, now_seconds()).map(Arc::new)
+            let (table, problems) = sources.read_again(known, now_seconds());
+            (Arc::new(table), problems)
         };
         Self {
-            inspect,
-            reload,
+            inspect: Arc::clone(inspect),
+            reload: Arc::clone(reload),
+            acme: acme.map(Acme::shown),
             shown: watch::Sender::new(Arc::clone(&certificates.table)),
             table: Watched::together(paths, certificates.table, read),
             ticketer: certificates.ticketer,
@@ -66,12 +72,21 @@ impl CertificateUpdater {
                 () = self.reload.notified() => self.look(true).await,
                 _ = looks.tick() => self.look(false).await,
                 _ = warnings.tick() => {
-                    for line in self.table.known().endings(now_seconds(), NOTICE) {
+                    let do_orders_fail = self.do_orders_fail();
+                    for line in self.table.known().endings(now_seconds(), NOTICE, do_orders_fail) {
                         warn!("{line}");
                     }
                 }
             }
         }
+    }
+
+    /// Whether the last order of a certificate failed.
+    fn do_orders_fail(&self) -> bool {
+        self.acme.as_ref().is_some_and(|acme| {
+            let report = acme.lock().unwrap_or_else(PoisonError::into_inner);
+            report.last_failure.is_some()
+        })
     }
 
     /// Reads the files if one has changed, or in any case if `now` is set.

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -39,14 +39,24 @@ pub(super) enum ClientError {
     Connection(String),
     #[error("the answer breaks off, or is longer than {0} bytes")]
     Body(usize),
+    #[error(
+        "the server names the address {0} for a further request, which is less protected than its own: nothing is sent \
+         there"
+    )]
+    Unprotected(String),
 }
 
-/// An HTTP client; clones share its connections.
+/// An HTTP client for one server; clones share its connections.
 #[derive(Clone, Debug)]
-pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(super) struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// URL that the settings name.
+    url: HttpUrl,
+}
 
 impl HttpClient {
-    /// A client for `url`; with TLS it trusts the system's certificate authorities.
+    /// A client for `url`, and for addresses that the server there names; with TLS it trusts the system's certificate
+    /// authorities.
     pub(super) fn new(url: &HttpUrl) -> Result<Self, ConfigError> {
         let provider = provider();
         let builder = HttpsConnectorBuilder::new();
@@ -74,17 +84,24 @@ impl HttpClient {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_MAX)
             .build(connector);
-        Ok(Self(client))
+        Ok(Self {
+            client,
+            url: url.clone(),
+        })
     }
 
-    /// Sends a request and reads the whole response; does not follow redirects.
+    /// Sends a request and reads the whole response; does not follow redirects. Refuses a request to an address that is
+    /// less protected than the URL in the settings.
     pub(super) async fn send(
         &self,
         request: Request<Full<Bytes>>,
         limits: Limits,
     ) -> Result<Response<Bytes>, ClientError> {
+        if !is_protected(request.uri(), &self.url) {
+            return Err(ClientError::Unprotected(shown(request.uri())));
+        }
         let exchange = async {
-            let answer = self.0.request(request).await;
+            let answer = self.client.request(request).await;
             let answer = answer.map_err(|error| ClientError::Connection(chain(&error)))?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, limits.bytes).collect().await;
@@ -95,6 +112,23 @@ impl HttpClient {
             .await
             .unwrap_or(Err(ClientError::Timeout(limits.time)))
     }
+}
+
+/// Whether a request to `uri` is protected as well as one to `url`: by TLS, or on this machine if `url` has no TLS either.
+fn is_protected(uri: &Uri, url: &HttpUrl) -> bool {
+    HttpUrl::parse(&uri.to_string()).is_some_and(|to| {
+        to.is_https() || (!url.is_https() && (url.is_exposed() || !to.is_exposed()))
+    })
+}
+
+/// Scheme and host of `uri`, without a user name or a path.
+fn shown(uri: &Uri) -> String {
+    let (scheme, host) = (uri.scheme_str(), uri.host());
+    format!(
+        "{}://{}",
+        scheme.unwrap_or_default(),
+        host.unwrap_or_default()
+    )
 }
 
 /// Freshness lifetime that a response states (RFC 9111, 5.2.2.1).
@@ -123,4 +157,49 @@ fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_a_server_names_are_protected_as_well_as_its_own() {
+        let (https, here, http) = (
+            "https://ca.example/directory",
+            "http://127.0.0.1:14000/directory",
+            "http://ca.studio/directory",
+        );
+        for (own, named, wanted) in [
+            (https, "https://acme.example/order", true),
+            (https, "http://ca.example/order", false),
+            (https, "http://127.0.0.1:9003/order", false),
+            (https, "https://user@ca.example/order", false),
+            (https, "/order", false),
+            (here, "http://localhost:14000/order", true),
+            (here, "http://[::1]:14000/order", true),
+            (here, "https://ca.example/order", true),
+            (here, "http://ca.example/order", false),
+            (http, "http://other.studio/order", true),
+        ] {
+            let (url, uri) = (HttpUrl::parse(own).unwrap(), named.parse().unwrap());
+            assert_eq!(is_protected(&uri, &url), wanted, "{own}: {named}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_to_a_less_protected_address_is_not_sent() {
+        let client = HttpClient::new(&HttpUrl::parse("http://127.0.0.1:1/").unwrap()).unwrap();
+        let limits = Limits {
+            time: Duration::from_secs(30),
+            bytes: 1,
+        };
+        let request = Request::get("http://user:secret@ca.invalid/order");
+        let sent = client.send(request.body(Full::default()).unwrap(), limits);
+        let error = sent.await.unwrap_err().to_string();
+        assert!(
+            error.contains("names the address http://ca.invalid "),
+            "{error}"
+        );
+    }
 }

@@ -161,8 +161,8 @@ impl Control {
         updater.restore(&decided.revoked, decided.book.clone());
         let reload = Arc::<Notify>::default();
         let acme = Acme::new(config, certificates.as_ref(), &reload)?;
-        let certificates = certificates
-            .map(|it| CertificateUpdater::new(it, Arc::clone(&reload), Arc::clone(&inspect)));
+        let certificates =
+            certificates.map(|it| CertificateUpdater::new(it, &reload, &inspect, acme.as_ref()));
         let admin = Arc::new(Admin {
             inspect,
             orders: orders.clone(),

@@ -14,8 +14,9 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// State of the watched files, each `None` if it cannot be looked at.
 type Stamps = Vec<Option<Stamp>>;
 
-/// Reads the files, given the last valid content.
-type Read<T> = dyn Fn(&T) -> Result<T, ConfigError> + Send + Sync;
+/// Reads the files, given the last valid content: the content in force then, and what is wrong with files whose last
+/// valid content stays.
+type Read<T> = dyn Fn(&T) -> (T, Vec<ConfigError>) + Send + Sync;
 
 /// Files that are read together, and their last valid content.
 pub(super) struct Watched<T> {
@@ -34,14 +35,19 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
     /// Watches one file.
     pub(super) fn new(path: &Path, known: T, read: fn(&Path) -> Result<T, ConfigError>) -> Self {
         let file = path.to_owned();
-        Self::together(vec![path.to_owned()], known, move |_| read(&file))
+        let read = move |known: &T| match read(&file) {
+            Ok(content) => (content, Vec::new()),
+            Err(error) => (known.clone(), vec![error]),
+        };
+        Self::together(vec![path.to_owned()], known, read)
     }
 
-    /// Watches several files, which `read` reads together; it gets the last valid content.
+    /// Watches several files, which `read` reads together; it gets the last valid content, and returns the content in
+    /// force with what is wrong with files.
     pub(super) fn together(
         paths: Vec<PathBuf>,
         known: T,
-        read: impl Fn(&T) -> Result<T, ConfigError> + Send + Sync + 'static,
+        read: impl Fn(&T) -> (T, Vec<ConfigError>) + Send + Sync + 'static,
     ) -> Self {
         let unknown = vec![None; paths.len()];
         Self {
@@ -60,7 +66,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
         &self.known
     }
 
-    /// Returns the files' content if it changed. Reads only once the files look the same at two looks in a row,
+    /// Returns the content in force if it changed. Reads only once the files look the same at two looks in a row,
     /// since a file written in place is incomplete for a moment; `now` reads them in any case.
     pub(super) fn look(&mut self, now: bool) -> Option<T> {
         let stamps: Stamps = self.paths.iter().map(|path| Stamp::of(path)).collect();
@@ -69,20 +75,17 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
         if !now && (!is_still || self.read_at == stamps) {
             return None;
         }
-        let content = match (self.read)(&self.known) {
-            Ok(content) => content,
+        let (content, problems) = (self.read)(&self.known);
+        let is_new_failure = !problems.is_empty() && self.failed_at.as_ref() != Some(&stamps);
+        if is_new_failure && stamps.len() > 1 && !now {
             // One of several files may be exchanged after another: the next look reads them once more.
-            Err(_) if stamps.len() > 1 && !now && self.failed_at.as_ref() != Some(&stamps) => {
-                self.failed_at = Some(stamps);
-                return None;
-            }
-            Err(error) => {
-                self.read_at = stamps;
-                warn!("{error}; the content read before stays in force");
-                return None;
-            }
-        };
+            self.failed_at = Some(stamps);
+            return None;
+        }
         self.read_at = stamps;
+        for problem in problems {
+            warn!("{problem}; the content read before stays in force");
+        }
         if content == self.known {
             return None;
         }

@@ -105,7 +105,7 @@ fn a_family_has_the_words_of_its_own_reasons_only() {
     assert_eq!(of("relay_frontend_refused_total"), CallerRefusal::ALL.len());
     let series = text.lines().filter(|line| line.contains("{reason=\""));
     assert_eq!(of("relay_tls_failures_total"), TLS_FAILURES.len());
-    assert_eq!(series.count(), 109);
+    assert_eq!(series.count(), 113);
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub(crate) struct Session {
     shared: Rc<SessionState>,
     /// Whether the agent has nothing more to be told.
     done: Cell<bool>,
+    /// Whether the direction towards the target ended in order.
+    finished: Cell<bool>,
 }
 
 impl Session {
@@ -75,6 +77,7 @@ impl Session {
             id,
             shared,
             done: Cell::new(false),
+            finished: Cell::new(false),
         }
     }
 
@@ -146,6 +149,7 @@ impl Session {
 
     /// Finishes the direction towards the target.
     pub(crate) fn finish(&self) {
+        self.finished.set(true);
         self.link.with_mux(|mux| mux.finish(self.id));
     }
 
@@ -166,7 +170,12 @@ impl Session {
     pub(crate) fn reset(&self, reason: SessionEnd) {
         // If the target's direction is over, a finish of ours completes the session. A session that broke off must not
         // look complete.
-        let broke_off = matches!(reason, SessionEnd::FrontendReset | SessionEnd::LaneLost);
+        let broke_off = match reason {
+            SessionEnd::FrontendReset | SessionEnd::LaneLost => true,
+            // A session whose directions are both over is dropped with this reason, perhaps before its finish was sent.
+            SessionEnd::FrontendGone => !self.finished.get(),
+            _ => false,
+        };
         if !broke_off && self.shared.inbox.borrow().is_drained_to_the_end() {
             return self.leave();
         }

@@ -108,12 +108,15 @@ impl Shard {
                     identity: caller.identity().cloned(),
                     raw: Box::new(raw),
                 };
-                if self.kit.mail.hand_off(to, message).await {
+                let Err(back) = self.kit.mail.try_hand_off(to, message).await else {
                     self.kit.metrics.handed_off(HandoffKind::Frontend);
-                } else {
-                    let reason = CallerRefusal::Overload;
-                    self.callers
-                        .raw_refused(peer, Some(&tunnel), Some(&caller), reason);
+                    return;
+                };
+                let reason = CallerRefusal::Overload;
+                self.callers
+                    .raw_refused(peer, Some(&tunnel), Some(&caller), reason);
+                if let Message::Frontend { stream, .. } = back {
+                    upgrades::turn_away(stream.attach(), reason).await;
                 }
             }
             SessionPlace::NoTarget(reason) => {

@@ -99,6 +99,10 @@ impl Shard {
         let stream = accepted
             .ok_or(TlsFailure::Timeout)?
             .map_err(|it| failure(&it))?;
+        let is_agent = kind_of(&stream).map_or(takes_agents, |it| it == ListenKind::Agent);
+        if is_agent && !is_check(&stream) && !configs.admits_agent(stream.has_peer_certificate()) {
+            return Err(Some(TlsFailure::NoClientCertificate));
+        }
         if let Some(agreed) = stream.agreed() {
             self.kit.metrics.tls_accepted(&agreed);
         }

@@ -3,40 +3,66 @@
 
 use std::time::Duration;
 
+use tieline_transport::websocket::code;
+use tieline_wire::SessionEnd;
+
 use crate::io::{Stream, sleep};
 
 /// Silence after which a caller is asked whether it is there; proxies close connections that are silent for a minute.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
+
+/// Looks at the caller in one interval: silence is noticed this part of an interval late at most.
+const INTERVAL_LOOKS: u32 = 5;
 
 /// Silent intervals after which the caller counts as gone.
 const SILENT_INTERVALS_MAX: u32 = 3;
 
 /// Ready once the caller over a WebSocket has not answered for [`SILENT_INTERVALS_MAX`] times [`PING_INTERVAL`]. The stream
 /// is shut then, so that the session ends with [`SessionEnd::FrontendGone`]. Never ready on other streams.
-///
-/// [`SessionEnd::FrontendGone`]: tieline_wire::SessionEnd::FrontendGone
 pub(crate) async fn unanswered(stream: &Stream) {
     if stream.is_websocket() {
         silent(stream, PING_INTERVAL).await;
-        stream.abort();
+        shut(stream);
     } else {
         std::future::pending().await
     }
 }
 
+/// Ends the stream with a Close frame that says why, as far as that needs no wait.
+fn shut(stream: &Stream) {
+    stream.close(code::INTERNAL, SessionEnd::FrontendGone.word());
+    stream.abort();
+}
+
 /// Ready once nothing has come for [`SILENT_INTERVALS_MAX`] times `interval`, in spite of pings.
 async fn silent(stream: &Stream, interval: Duration) {
-    let (mut heard, mut intervals) = (stream.frames_received(), 0);
-    while intervals < SILENT_INTERVALS_MAX {
-        sleep(interval).await;
+    let (mut heard, mut silence) = (stream.frames_received(), Silence::default());
+    while !silence.is_over() {
+        sleep(interval / INTERVAL_LOOKS).await;
         let before = std::mem::replace(&mut heard, stream.frames_received());
         // While the session has no credit the stream is not read, and an answer would wait there.
-        if heard != before || stream.is_unread() {
-            intervals = 0;
-        } else {
-            intervals += 1;
+        let is_silent = heard == before && !stream.is_unread();
+        if silence.look(is_silent) {
             stream.ping();
         }
+    }
+}
+
+/// The looks in a row at which nothing had come since the look before.
+#[derive(Default)]
+struct Silence {
+    looks: u32,
+}
+
+impl Silence {
+    /// Counts one look; true if a ping is due.
+    const fn look(&mut self, is_silent: bool) -> bool {
+        self.looks = if is_silent { self.looks + 1 } else { 0 };
+        is_silent && self.looks.is_multiple_of(INTERVAL_LOOKS)
+    }
+
+    const fn is_over(&self) -> bool {
+        self.looks >= SILENT_INTERVALS_MAX * INTERVAL_LOOKS
     }
 }
 
@@ -64,6 +90,32 @@ mod tests {
             let mut heard = BytesMut::new();
             theirs.recv(&mut heard, 100).unwrap();
             assert_eq!(heard[..], [0x89, 0]);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn an_answer_puts_the_next_ping_off_by_one_look() {
+        let mut silence = Silence::default();
+        let mut looks_to_ping = |answered: bool| {
+            let first = silence.look(!answered);
+            assert!(!first);
+            (2..100).find(|_| silence.look(true))
+        };
+        assert_eq!(looks_to_ping(false), Some(INTERVAL_LOOKS));
+        assert_eq!(looks_to_ping(true), Some(INTERVAL_LOOKS + 1));
+        assert_eq!(looks_to_ping(true), Some(INTERVAL_LOOKS + 1));
+        assert!(!silence.is_over());
+    }
+
+    #[test]
+    fn a_caller_that_is_gone_is_told_why() {
+        run(Chosen::Epoll, async {
+            let (ours, theirs) = connected();
+            shut(&ours);
+            let mut heard = BytesMut::new();
+            theirs.recv(&mut heard, 100).unwrap();
+            assert_eq!(heard[..], *b"\x88\x0f\x03\xf3frontend_gone");
         })
         .unwrap();
     }

@@ -72,7 +72,8 @@ impl ReadBlock {
 /// before the reset was written then, and the stream's close will be a reset, or a WebSocket's Close frame with the reason.
 ///
 /// Where a stream has no half-close, its caller's end is that of the session: what the caller sent is delivered, and the
-/// rest of the target's answer is dropped. The target's end asks such a caller for its own.
+/// rest of the target's answer is dropped. The target's end asks such a caller for its own; without one in time, what the
+/// caller sent does not count as complete.
 ///
 /// An end of the frontend's direction counts as a cancel while `cancelled` returns true.
 pub(crate) fn splice(
@@ -106,7 +107,7 @@ pub(crate) fn splice(
         let reason = match failed? {
             // The frontend is gone, so only the agent is told.
             Failure::Frontend(reason) => {
-                // A peer that broke WebSocket's rules was told so, which a reset would overtake.
+                // Over WebSocket the peer was told how the connection ends, which a reset would overtake.
                 frontend.over.set(frontend.stream.has_half_close());
                 session.reset(reason);
                 return None;
@@ -151,7 +152,7 @@ impl Drop for CutOff {
 /// Which side failed.
 enum Failure {
     Frontend(SessionEnd),
-    /// The frontend, which has no half-close, ended its connection in order, or had its time to do so.
+    /// The frontend, which has no half-close, ended its connection in order.
     Left,
     /// The session was reset; payload from before the reset is written already.
     Session(SessionEnd),
@@ -205,7 +206,7 @@ impl<C: Fn() -> bool> Directions<'_, C> {
             if !self.frontend.stream.has_half_close() {
                 self.looking = Some(Box::pin(async {
                     sleep(CLOSE_TIMEOUT).await;
-                    Failure::Left
+                    Failure::Frontend(SessionEnd::FrontendGone)
                 }));
             }
         }
@@ -258,6 +259,9 @@ impl<C: Fn() -> bool> Directions<'_, C> {
                 (Received::Nothing, _) => continue,
                 (Received::End, _) if (self.cancelled)() => {
                     return Poll::Ready(Err(Failure::Frontend(SessionEnd::Cancelled)));
+                }
+                (Received::End, _) if !stream.peer_finished() => {
+                    return Poll::Ready(Err(Failure::Frontend(SessionEnd::FrontendGone)));
                 }
                 (Received::End, _) if !stream.has_half_close() => {
                     return Poll::Ready(Err(Failure::Left));

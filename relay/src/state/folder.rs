@@ -239,8 +239,11 @@ pub(super) fn replace(
         .mode(FILE_MODE)
         .custom_flags(libc::O_CLOEXEC)
         .open(&beside)?;
-    write(&mut file)?;
-    file.sync_all()?;
+    if let Err(error) = write(&mut file).and_then(|()| file.sync_all()) {
+        // The rest of a file takes room that the disk may lack.
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
     fs::rename(&beside, path)?;
     // The folder contains the file's name, so it is synced too.
     let folder = path.parent().unwrap_or_else(|| Path::new("."));

@@ -39,6 +39,8 @@ pub(crate) struct Script {
     pub(crate) bad_nonces: usize,
     /// Finds every name wrong.
     pub(crate) refuses: bool,
+    /// Checks in an order beyond one for each name.
+    pub(crate) surplus: usize,
     /// Kinds of checks.
     pub(crate) offers: Vec<&'static str>,
     /// Validity of certificates.
@@ -57,6 +59,7 @@ impl Default for Script {
             is_down: false,
             bad_nonces: 0,
             refuses: false,
+            surplus: 0,
             offers: vec!["tls-alpn-01", "http-01"],
             life: Duration::from_secs(3600),
             window: None,
@@ -429,7 +432,7 @@ impl Shared {
         } else {
             "pending"
         };
-        let places = 0..order.names.len();
+        let places = 0..order.names.len() + state.script.surplus;
         let authorizations: Vec<_> = places
             .map(|place| format!("{}/authorization/{number}/{place}", self.base))
             .collect();

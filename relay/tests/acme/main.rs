@@ -157,7 +157,7 @@ fn a_nonce_that_the_ca_does_not_know_any_more_is_no_failure() {
 fn certificates_are_renewed_when_the_ca_wants_it_and_no_connection_ends() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::start(Script {
-        life: Duration::from_secs(60),
+        life: Duration::from_secs(24),
         window: Some((40, 45)),
         ..Script::default()
     });
@@ -166,7 +166,7 @@ fn certificates_are_renewed_when_the_ca_wants_it_and_no_connection_ends() {
     let tls = address(&relay, true);
     let mut open = shake(tls, NAME, "http/1.1", Some(ca.root())).unwrap();
     assert!(is_alive(&mut open));
-    // Every certificate is due at once from now on.
+    // Every certificate is due after a quarter of its life from now on.
     ca.order(|script| script.window = Some((-10, -5)));
     for _ in 0..2 {
         let next = wait("new certificate", || {
@@ -184,7 +184,7 @@ fn certificates_are_renewed_when_the_ca_wants_it_and_no_connection_ends() {
 fn an_order_that_fails_keeps_the_certificate_in_use_and_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::start(Script {
-        life: Duration::from_secs(60),
+        life: Duration::from_secs(24),
         window: Some((40, 45)),
         ..Script::default()
     });
@@ -229,6 +229,22 @@ fn without_a_certificate_clients_are_refused_and_counted_and_the_relay_runs() {
     });
     let (status, _) = page(address(&relay, false), "127.0.0.1", "/health").unwrap();
     assert_eq!(status, 200);
+}
+
+#[test]
+fn an_order_with_more_checks_than_names_fails_before_the_first_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        surplus: 1,
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |_| {});
+    let failure = wait("failure", || {
+        let failure = health(&relay)["acme"]["last_failure"].clone();
+        failure.as_str().map(str::to_owned)
+    });
+    assert!(failure.contains("2 checks for 1 names"), "{failure}");
+    assert!(ca.checks().is_empty());
 }
 
 #[test]

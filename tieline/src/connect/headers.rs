@@ -2,6 +2,7 @@
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Version};
+use tieline_hop::browser;
 use tieline_hop::headers::for_next_hop;
 
 /// Prepares a request's headers for the connection to the relay. `length` is the body's length, `None`
@@ -15,8 +16,9 @@ pub(super) fn for_relay(
 ) {
     for_next_hop(headers, version, length);
     headers.insert(HOST, host.clone());
-    // The proxy has checked the origin; the relay's list of origins is for browsers that reach it directly.
+    // The proxy has checked the page; the relay's list of origins is for browsers that reach it directly.
     headers.remove(ORIGIN);
+    browser::remove_metadata(headers);
     if let Some(credential) = credential {
         headers.insert(AUTHORIZATION, credential);
     }
@@ -55,6 +57,10 @@ mod tests {
                 ("keep-alive", "timeout=5"),
                 ("upgrade", "h2c"),
                 ("origin", "http://localhost:6274"),
+                ("sec-fetch-site", "same-site"),
+                ("sec-fetch-site", "none"),
+                ("sec-fetch-storage-access", "active"),
+                ("sec-websocket-version", "13"),
                 ("mcp-session-id", "kept"),
                 ("authorization", "kept"),
             ],
@@ -62,6 +68,7 @@ mod tests {
         );
         let expected = headers(&[
             ("host", "relay.example"),
+            ("sec-websocket-version", "13"),
             ("mcp-session-id", "kept"),
             ("authorization", "kept"),
         ]);

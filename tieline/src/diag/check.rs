@@ -88,7 +88,7 @@ impl fmt::Display for Check {
             Outcome::Skipped => (WARN, "skipped"),
         };
         let outcome = paint(style, format_args!("{word}: "));
-        write!(f, "{:<10}{outcome}{}", self.check, Plain(&self.detail))?;
+        write!(f, "{:<11}{outcome}{}", self.check, Plain(&self.detail))?;
         match &self.advice {
             Some(advice) => write!(f, "; {}", Plain(advice)),
             None => Ok(()),
@@ -109,6 +109,8 @@ mod tests {
             "{line}"
         );
         assert_eq!(line.lines().count(), 1);
+        let longest = Check::failed("clear_text", "no TLS", "use it").to_string();
+        assert!(longest.starts_with("clear_text "), "{longest}");
     }
 
     #[test]

@@ -108,12 +108,16 @@ pub(super) fn proxy(
     let set: Vec<&str> = VARIABLES.iter().copied().filter(is_set).collect();
     let names = set.join(", ");
     let relay = dialler.relay().address();
-    let by = match (proxies, set.is_empty()) {
-        (Proxies::System, true) => "the system's settings".to_owned(),
-        (Proxies::System, false) => names.clone(),
+    let names_proxy = set.iter().any(|name| *name != NO_PROXY);
+    let by = match proxies {
+        Proxies::System => names.clone(),
         _ => "--proxy, TIELINE_PROXY or tieline.toml".to_owned(),
     };
     if let Some(proxy) = dialler.way().proxy() {
+        let by = match (proxies, names_proxy) {
+            (Proxies::System, false) => "the system's settings".to_owned(),
+            _ => by,
+        };
         return Check::ok(
             "proxy",
             format!("{relay} is reached through {proxy} ({by})"),
@@ -126,7 +130,7 @@ pub(super) fn proxy(
         let text = format!("{by} set, and not used: this machine is never reached through a proxy");
         return Check::ok("proxy", text);
     }
-    match set.iter().any(|name| *name != NO_PROXY) {
+    match names_proxy {
         true => Check::ok(
             "proxy",
             format!(

@@ -178,7 +178,7 @@ impl End<'_> {
                 Ok(0) => Some("the connection was closed".to_owned()),
                 Err(error) => Some(
                     client_certificate_problem(&error)
-                        .unwrap_or_else(|| "the connection was closed".to_owned()),
+                        .unwrap_or_else(|| format!("the link broke: {error}")),
                 ),
             };
             if let Some(why) = why {
@@ -282,6 +282,7 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> 
         Err(NoAnswer { why, reason }) => {
             let (text, advice) = match reason {
                 Some(reason) => (format!("{reason} ({why})"), advice_on_end(reason)),
+                None if config.relay.transport().is_websocket() => (why, ON_CUT_WEBSOCKET),
                 None => (
                     why,
                     "is that the relay's port for agents, and not the one for HTTP or callers?",
@@ -354,6 +355,7 @@ fn limits_of(reason: RefusalReason, config: &Config) -> Option<&'static str> {
 const ASK_WHY: &str = "ask the relay's operator why";
 const ASK: &str = "ask the relay's operator";
 const MAY_PASS: &str = "this may pass: try again";
+const ON_CUT_WEBSOCKET: &str = "the relay or a server in front of it ended the WebSocket: try again, and ask the relay's operator";
 
 /// Advice on a refused registration.
 const fn advice(reason: RefusalReason) -> &'static str {
@@ -399,7 +401,7 @@ const fn advice_on_end(reason: LinkEnd) -> &'static str {
         LinkEnd::Revoked => ASK_WHY,
         LinkEnd::RelayName => "dial the relay by the name that it has for agents",
         LinkEnd::Unbound => {
-            "the relay requires TLS 1.3 (tls://) that ends at the relay itself: dial it around proxies and TLS \
+            "the relay requires TLS 1.3 (https:// or tls://) that ends at the relay itself: dial it around proxies and TLS \
              inspection, with an agent of this version"
         }
         LinkEnd::Version => "relay and agent versions are too far apart: update the older one",
@@ -497,6 +499,11 @@ mod tests {
             let line = check.to_string();
             assert!(line.contains("port for agents"), "{line}");
         }
+        let over_websocket = Config::new("https://relay.invalid", "127.0.0.1:1").unwrap();
+        let trial = Err(no_answer("the link broke".to_owned()));
+        let line = judge(trial, &over_websocket, None).0.to_string();
+        assert!(line.contains("ended the WebSocket"), "{line}");
+        assert!(!line.contains("port for agents"), "{line}");
     }
 
     #[test]

@@ -215,8 +215,9 @@ fn raw(tunnel: &str) -> String {
     format!(
         "tunnel {tunnel} carries raw TCP and not HTTP, so an MCP client has no entry for it, and nothing was \
          written: a program reaches it at the relay's port for raw TCP (9002 unless its operator says \
-         otherwise) by sending the tunnel's name first, see \"Callers\" in docs/OPERATIONS.md; \
-          if its target is an MCP server over HTTP, publish it with --to http://host:port/path (--force writes an entry anyway)"
+         otherwise) by sending the tunnel's name first, or by a WebSocket to \
+         wss://HOST/tunnel/{tunnel} (ws:// without TLS), see \"Callers\" in docs/OPERATIONS.md; \
+         if its target is an MCP server over HTTP, publish it with --to http://host:port/path (--force writes an entry anyway)"
     )
 }
 

@@ -1,18 +1,20 @@
 //! Connections to a relay's HTTP port: the way there, straight or through a proxy, and TLS.
 
+use std::io;
 use std::path::Path;
 
 use tieline_agent::Proxies;
 use tieline_agent::transport::Way;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 use super::error::OutboundError;
 use super::failure::Failure;
 use super::origin::RelayOrigin;
 use super::tls::Tls;
+use super::watched::Watched;
 
 /// A connection to a relay's HTTP port: plain TCP or TLS.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
@@ -26,9 +28,9 @@ impl Stream for TcpStream {
     }
 }
 
-impl Stream for TlsStream<TcpStream> {
+impl Stream for TlsStream<Watched> {
     fn socket(&self) -> &TcpStream {
-        self.get_ref().0
+        self.get_ref().0.socket()
     }
 }
 
@@ -60,15 +62,72 @@ impl Dial {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
-        match timeout_at(deadline, tls.connect(stream)).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(match tls.explain(&error) {
+        let again = self.way.connect(deadline);
+        match tls.connect(stream, again, deadline).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(match tls.explain(&error) {
                 Some(why) => Failure::Untrusted(why),
+                None if error.kind() == io::ErrorKind::TimedOut => {
+                    Failure::Silent("the TLS handshake did not end in time".to_owned())
+                }
                 None => Failure::Closed(error.to_string()),
             }),
-            Err(_) => Err(Failure::Silent(
-                "the TLS handshake did not end in time".to_owned(),
-            )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{NamedGroup, ServerConfig};
+    use tieline_agent::address::deadline_in;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A middlebox that drops long hellos: it cuts the first connection, and lets the second pass.
+    #[tokio::test]
+    async fn a_handshake_that_is_cut_is_tried_once_more_with_a_shorter_hello() {
+        let provider = Arc::new(default_provider());
+        let mut groups = provider.kx_groups.iter().map(|group| group.name());
+        if !groups.any(|group| group == NamedGroup::X25519MLKEM768) {
+            return; // This library for cryptography has no ML-KEM.
+        }
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        fs::write(&ca, own.cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let relay = RelayOrigin::parse(&format!("https://localhost:{port}")).unwrap();
+        let dial = Dial::of(&relay, Some(&ca), &Proxies::Never).unwrap();
+        let accepting = async {
+            let (mut first, _) = listener.accept().await.unwrap();
+            let mut hello = vec![0; 4096];
+            let long = first.read(&mut hello).await.unwrap();
+            drop(first);
+            let (second, _) = listener.accept().await.unwrap();
+            let short = second.peek(&mut hello).await.unwrap();
+            assert!(short < long, "{short} bytes after {long}");
+            acceptor.accept(second).await.unwrap()
+        };
+        let dialling = dial.connect(deadline_in(Duration::from_secs(10)));
+        let (dialled, _server) = tokio::join!(dialling, accepting);
+        assert!(dialled.is_ok());
     }
 }

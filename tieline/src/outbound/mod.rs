@@ -8,6 +8,7 @@ mod origin;
 pub(crate) mod request;
 mod tls;
 pub(crate) mod tunnels;
+mod watched;
 
 use std::path::Path;
 

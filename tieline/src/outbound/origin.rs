@@ -28,7 +28,13 @@ impl RelayOrigin {
             problem,
         };
         let Some((scheme, rest)) = text.split_once("://") else {
+            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
             return Err(wrong(match HostPort::of_relay("http://", text, Some(80)) {
+                Ok(_) if is_number => {
+                    format!(
+                        "it is a number without a host: write http://HOST:{text} or https://HOST"
+                    )
+                }
                 Ok(_) => format!("the scheme is missing: write http://{text} or https://{text}"),
                 Err(_) => "the scheme is missing".to_owned(),
             }));
@@ -125,6 +131,7 @@ mod tests {
             ),
             ("https://user:secret@relay", "--token-file"),
             ("tcp://relay:9001", "9080"),
+            ("9080", "write http://HOST:9080 or https://HOST"),
         ] {
             let message = shown(text).unwrap_err().to_string();
             assert!(message.contains(words), "{text}: {message}");

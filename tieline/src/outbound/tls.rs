@@ -5,13 +5,15 @@ use std::path::Path;
 
 use rustls::pki_types::ServerName;
 use tieline_agent::TrustError;
-use tieline_agent::transport::{Trust, certificate_problem};
+use tieline_agent::transport::{Hellos, Trust, Try, certificate_problem};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::OutboundError;
 use super::origin::RelayOrigin;
+use super::watched::Watched;
 
 /// Protocol that the relay's HTTP port is asked for in the handshake (ALPN, RFC 7301).
 const PROTOCOL: &[u8] = b"http/1.1";
@@ -19,7 +21,7 @@ const PROTOCOL: &[u8] = b"http/1.1";
 /// Makes TLS connections to one relay.
 #[derive(Clone)]
 pub(crate) struct Tls {
-    connector: TlsConnector,
+    hellos: Hellos,
     name: ServerName<'static>,
     /// True if the certificates of --ca are trusted.
     has_own_ca: bool,
@@ -38,18 +40,29 @@ impl Tls {
                 None => Ok(None),
             };
         }
-        let config = Trust::read(ca)?.client_config(PROTOCOL)?;
+        let hellos = Hellos::new(&Trust::read(ca)?, PROTOCOL)?;
         let name = ServerName::try_from(relay.address.host());
         let name = name.map_err(|error| TrustError::Tls(error.to_string()))?;
         Ok(Some(Self {
-            connector: TlsConnector::from(config),
+            hellos,
             name,
             has_own_ca: ca.is_some(),
         }))
     }
 
-    pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.connector.connect(self.name.clone(), stream).await
+    /// Makes the handshake over `socket`, before `deadline`; `again` connects for a second try.
+    pub(super) async fn connect(
+        &self,
+        socket: TcpStream,
+        again: impl Future<Output = io::Result<TcpStream>>,
+        deadline: Instant,
+    ) -> io::Result<TlsStream<Watched>> {
+        let handshake = |attempt: Try| {
+            let watched = Watched::new(attempt.socket, attempt.has_heard);
+            TlsConnector::from(attempt.config).connect(self.name.clone(), watched)
+        };
+        let shaking = self.hellos.shake(socket, again, deadline, handshake);
+        shaking.await
     }
 
     /// Explains a failed handshake and names a remedy; `None` if the connection failed below TLS.

@@ -17,6 +17,7 @@ pub(crate) fn printer(json: bool, config: &Config) -> impl Fn(&AgentEvent) + Sen
     let links = Mutex::new(Links {
         several: config.targets.len() > 1,
         raw_address: raw_address(&config.relay),
+        websocket: websocket(&config.relay),
         ..Links::default()
     });
     move |event| {
@@ -46,6 +47,16 @@ fn raw_address(url: &RelayUrl) -> String {
     }
 }
 
+/// Base of the WebSocket URLs at which raw callers reach their tunnels, for a relay that agents reach over HTTP.
+fn websocket(url: &RelayUrl) -> Option<String> {
+    let scheme = match url.transport() {
+        Transport::Wss => "wss",
+        Transport::Ws => "ws",
+        Transport::Tls | Transport::Tcp => return None,
+    };
+    Some(format!("{scheme}://{}/tunnel/", url.address()))
+}
+
 /// Which links of an agent are up. Each link carries all tunnels: a tunnel's URL works while any link is up.
 #[derive(Default)]
 struct Links {
@@ -53,6 +64,8 @@ struct Links {
     several: bool,
     /// Where raw callers reach the relay.
     raw_address: String,
+    /// Base of raw callers' WebSocket URLs.
+    websocket: Option<String>,
     up: BTreeSet<u16>,
     /// Links that were lost while other links stayed up.
     missing: BTreeSet<u16>,
@@ -88,6 +101,11 @@ impl Links {
                 ": {}; a caller sends the tunnel's name first, see \"Raw TCP\" in docs/OPERATIONS.md",
                 self.raw_address
             ));
+            if let (Some(base), AgentEvent::Registered { tunnel, .. }) = (&self.websocket, event) {
+                line.push_str(&format!(
+                    "; or a WebSocket to {base}{tunnel}, without the name"
+                ));
+            }
         }
         if self.several {
             line.push_str(&format!("  -> {target}"));
@@ -143,6 +161,7 @@ impl Links {
                 *self = Self {
                     several: self.several,
                     raw_address: std::mem::take(&mut self.raw_address),
+                    websocket: self.websocket.take(),
                     ..Self::default()
                 };
                 Some(event.to_string())
@@ -204,6 +223,15 @@ mod tests {
             "{line}"
         );
         assert!(!line.contains("http://"), "{line}");
+        assert!(!line.contains("WebSocket"), "{line}");
+        links.websocket = websocket(&RelayUrl::parse("https://relay.studio").unwrap());
+        let line = links.registered(&event, "127.0.0.1:7001");
+        assert!(
+            line.ends_with(
+                "; or a WebSocket to wss://relay.studio:443/tunnel/maya, without the name"
+            ),
+            "{line}"
+        );
         let over_tls = raw_address(&RelayUrl::parse("tls://relay.studio").unwrap());
         assert_eq!(over_tls, "relay.studio:443 over TLS (ALPN `tieline`)");
     }

@@ -42,6 +42,18 @@ async fn a_page_that_gave_its_name_this_address_gets_no_further() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn a_link_in_a_page_of_this_machine_reaches_the_relay_as_from_no_page() {
+    let relay = Relay::bind().await;
+    let proxy = Proxy::start(&relay.url()).await;
+    let mut caller = proxy.caller().await;
+    let fields = "Host: localhost\r\nSec-Fetch-Site: same-site\r\nSec-Fetch-Mode: navigate\r\n";
+    caller.send(&request(fields)).await;
+    let head = relay.accept().await.head().await;
+    assert!(head.values("sec-fetch-site").is_empty());
+    assert!(head.values("sec-fetch-mode").is_empty());
+}
+
+#[tokio::test(flavor = "local")]
 async fn a_page_that_was_let_in_may_ask_and_read() {
     let relay = Relay::bind().await;
     let origin = "https://app.example";
@@ -64,11 +76,21 @@ async fn a_page_that_was_let_in_may_ask_and_read() {
     );
     caller
         .send(&request(&format!(
-            "Host: localhost\r\nOrigin: {origin}\r\nSec-Fetch-Site: cross-site\r\n"
+            "Host: localhost\r\nOrigin: {origin}\r\nSec-Fetch-Site: cross-site\r\n\
+             Sec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nSec-Fetch-User: ?1\r\n"
         )))
         .await;
     let mut target = relay.accept().await;
-    assert!(target.head().await.values("origin").is_empty());
+    let head = target.head().await;
+    for name in [
+        "origin",
+        "sec-fetch-site",
+        "sec-fetch-mode",
+        "sec-fetch-dest",
+        "sec-fetch-user",
+    ] {
+        assert!(head.values(name).is_empty(), "{name}");
+    }
     target
         .send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         .await;

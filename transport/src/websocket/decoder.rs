@@ -80,6 +80,11 @@ impl Decoder {
         }
     }
 
+    /// Whether a message has begun and not ended.
+    pub(super) const fn is_in_message(&self) -> bool {
+        self.is_in_message
+    }
+
     /// Takes frames from `input`, and gives their payload to `put` while there is `room`.
     pub(super) fn digest(
         &mut self,

@@ -39,6 +39,10 @@ const READ_BYTES_MAX: usize = 256 * 1024;
 /// Reads without any payload after which other tasks get a turn.
 const EMPTY_READS_MAX: usize = 16;
 
+/// Calls of [`WebSocket::recv`] after which other tasks get a turn: each returns one message at most, and messages of one
+/// byte must not keep a thread busy.
+const READS_A_TURN: u8 = 64;
+
 thread_local! {
     /// Bytes of the read that is being decoded; they mean nothing between reads.
     static INPUT: RefCell<BytesMut> = RefCell::default();
@@ -88,6 +92,8 @@ pub struct WebSocket {
     end: Option<End>,
     /// Whether other tasks must get a turn before the next read.
     yields: bool,
+    /// Reads since other tasks had a turn.
+    reads: u8,
 }
 
 /// How the peer's direction ended.
@@ -115,6 +121,7 @@ impl WebSocket {
             ended_message: false,
             end: None,
             yields: false,
+            reads: 0,
         }
     }
 
@@ -155,6 +162,12 @@ impl WebSocket {
         }
         let mut room = max;
         let received = self.decode(socket, &mut room, &mut put);
+        self.reads += 1;
+        if self.reads == READS_A_TURN {
+            self.reads = 0;
+            // An end may have come with this read.
+            self.yields |= self.end.is_none();
+        }
         // Answers: what the kernel does not take now leaves with the next write, where an error recurs as well.
         let _ = self.encoder.flush(socket);
         if room < max || self.ended_message {
@@ -271,6 +284,16 @@ impl WebSocket {
         match &self.end {
             Some(End::Closed(Some((code, reason)))) => Some((*code, reason)),
             _ => None,
+        }
+    }
+
+    /// Whether the peer ended its direction in order: by a Close frame of [`code::NORMAL`] or without a code, and not within
+    /// a message. All other codes say that the peer stopped before it had said all.
+    #[must_use]
+    pub const fn peer_finished(&self) -> bool {
+        match &self.end {
+            Some(End::Closed(None | Some((code::NORMAL, _)))) => !self.decoder.is_in_message(),
+            _ => false,
         }
     }
 

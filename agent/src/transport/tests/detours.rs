@@ -1,6 +1,9 @@
 //! Dials through an HTTP proxy and a SOCKS5 proxy, which hold the other end of the connection themselves, and the second
 //! try of a handshake that was cut.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use super::*;
 
 /// First bytes of the server behind a proxy, sent in one piece with the proxy's answer.
@@ -73,8 +76,39 @@ async fn a_proxy_is_asked_for_the_relay_and_the_bytes_behind_its_answer_are_the_
     }
 }
 
+/// An interim answer, the answer and the server's first bytes, in two pieces that are cut anywhere.
+#[tokio::test]
+async fn the_head_of_a_proxys_answer_may_be_cut_anywhere() {
+    let answer = [
+        &b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200\r\nProxy-Agent : p\r\n\r\n"[..],
+        GREETING,
+    ]
+    .concat();
+    for cut in 1..answer.len() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialler = through(&listener, "http://", "tcp://relay.test:9001");
+        let proxy = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            socket.set_nodelay(true).unwrap();
+            request(&mut socket).await;
+            socket.write_all(&answer[..cut]).await.unwrap();
+            tokio::task::yield_now().await;
+            socket.write_all(&answer[cut..]).await.unwrap();
+            socket
+        };
+        let (dialled, _socket) = tokio::join!(dialler.dial(), proxy);
+        let (mut reads, _writes) = dialled.unwrap().split();
+        let mut heard = BytesMut::new();
+        while heard.len() < GREETING.len() {
+            assert_ne!(reads.read(&mut heard).await.unwrap(), 0, "{cut}");
+        }
+        assert_eq!(heard, GREETING, "{cut}");
+    }
+}
+
 #[tokio::test]
 async fn what_a_proxy_refuses_is_told_in_its_name() {
+    let endless = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(9);
     for (answer, words) in [
         (
             &b"HTTP/1.1 407 Login\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate\r\n\r\n"[..],
@@ -86,6 +120,7 @@ async fn what_a_proxy_refuses_is_told_in_its_name() {
         ),
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", "ask its operator"),
         (b"SSH-2.0-x\r\n", "does not speak HTTP"),
+        (&endless, "without end"),
         (b"", "closed the connection"),
     ] {
         let (_, dialled) = connected("", answer).await;
@@ -195,4 +230,41 @@ async fn a_handshake_that_is_cut_is_tried_once_more_with_a_shorter_hello() {
     let (dialled, _wire) = tokio::join!(dialler.dial(), accepting);
     let details = dialled.unwrap().tls_details().unwrap();
     assert!(!details.group.unwrap().contains("MLKEM"));
+
+    // The next dial, of a clone too, begins with the hello that got through, until that is cut as well.
+    let dialler = dialler.clone();
+    let cutting = async {
+        let (mut only, _) = server.listener.accept().await.unwrap();
+        let mut hello = vec![0; 4096];
+        only.read(&mut hello).await.unwrap()
+    };
+    let (dialled, short) = tokio::join!(dialler.dial(), cutting);
+    tls_problem(dialled);
+    assert!(short < 1_000, "{short} bytes");
+    let accepting = async {
+        let (usual, _) = server.listener.accept().await.unwrap();
+        server.shake(usual).await.unwrap()
+    };
+    let (dialled, _wire) = tokio::join!(dialler.dial(), accepting);
+    let details = dialled.unwrap().tls_details().unwrap();
+    assert!(details.group.unwrap().contains("MLKEM"));
+}
+
+/// A server that has begun to answer is none that a long hello does not reach.
+#[tokio::test]
+async fn a_handshake_that_is_cut_in_mid_answer_is_not_tried_again() {
+    let server = Server::relay().await;
+    let dialler = dialler(&server.listener, Some(&server.ca));
+    let answering = async {
+        let (mut socket, _) = server.listener.accept().await.unwrap();
+        // Otherwise the close is a reset.
+        let mut hello = [0; 4096];
+        assert_ne!(socket.read(&mut hello).await.unwrap(), 0);
+        // The header of a record with a handshake message.
+        socket.write_all(b"\x16\x03\x03\x00\x7a").await.unwrap();
+    };
+    let (dialled, ()) = tokio::join!(dialler.dial(), answering);
+    tls_problem(dialled);
+    let is_alone = poll_fn(|cx| Poll::Ready(server.listener.poll_accept(cx).is_pending())).await;
+    assert!(is_alone, "a second connection came");
 }

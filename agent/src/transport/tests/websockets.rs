@@ -188,6 +188,25 @@ async fn an_answer_opens_the_websocket_wherever_it_is_cut() {
     }
 }
 
+/// Servers in front of a relay may send hints (103) before its answer.
+#[tokio::test]
+async fn interim_answers_in_front_of_the_last_one_are_skipped_up_to_a_limit() {
+    const HINT: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    for (hints, is_opened) in [(1, true), (8, true), (9, false)] {
+        let listener = bind().await;
+        let dialler = plain(&listener);
+        let answering = async {
+            let wire = accepted(&listener).await;
+            let asked = request(&wire).await;
+            let whole = HINT.repeat(hints) + &answer(&asked);
+            wire.write_all(whole.as_bytes()).await.unwrap();
+            wire
+        };
+        let (dialled, _wire) = tokio::join!(dialler.dial(), answering);
+        assert_eq!(dialled.is_ok(), is_opened, "{hints}");
+    }
+}
+
 /// The message of a dial whose request for a WebSocket is answered with `answer`.
 async fn refused(answer: &[u8]) -> String {
     let listener = bind().await;

@@ -7,9 +7,10 @@ mod words;
 
 use std::fmt::Write;
 
+use super::grid::Grid;
 use super::metric::Metric;
 use super::plot::{Bar, bars, escape};
-use super::table::{Grid, grids, remarks};
+use super::table::{grids, remarks};
 use super::{Circumstances, PathReport, Report, ScenarioReport};
 use crate::path::PathKind;
 pub(super) use charts::legend;

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::value::SHARED_MIN;
 use super::{Change, ScalingReport, Series, Value};
+use crate::report::grid::{Grid, or_dash};
 use crate::report::plot::grouped;
-use crate::report::table::{Grid, or_dash};
 
 /// Columns of the table by the number of sessions.
 const SESSIONS: [Value; 10] = [

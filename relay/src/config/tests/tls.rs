@@ -259,6 +259,6 @@ fn an_address_with_tls_takes_agents_where_no_other_does() {
         "--agent-listen off {LISTEN} --tls-cert {cert} --tls-key {key}"
     ));
     assert!(config.config().agent_listen.is_empty());
-    let error = Case::flags("--agent-listen off").error();
+    let error = Case::flags("--agent-listen off --http-listen off").error();
     assert!(error.contains("no other address has TLS"), "{error}");
 }

@@ -1,7 +1,7 @@
 //! The folder that keeps the account, the certificate and its key. Each file is replaced as a whole, and only the relay's
 //! user can read it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 
 use instant_acme::AccountCredentials;
@@ -9,12 +9,18 @@ use serde_json::Value;
 
 use super::error::AcmeError;
 use crate::certificates::OrderedCertificate;
-use crate::config::AcmeConfig;
+use crate::config::{AcmeConfig, read_secret_file};
 use crate::error::{ConfigError, StartError};
 use crate::state::Folder;
 
 /// The file that the relay locks while it orders.
 const LOCK_FILE: &str = "order.lock";
+
+/// A file that is written and removed, to see whether the folder takes another one.
+const PROBE_FILE: &str = "order.probe";
+
+/// Longest certificate with its key, in bytes.
+const CERTIFICATE_BYTES_MAX: usize = 128 * 1024;
 
 /// The folder of one relay, or of several that order the same certificate.
 pub(super) struct Cache {
@@ -23,6 +29,16 @@ pub(super) struct Cache {
     directory_url: String,
     account_file: String,
     certificate_file: String,
+    tries_file: String,
+}
+
+/// Orders so far, of all relays with the folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tries {
+    /// Orders that failed or were cut off since the last one that succeeded.
+    pub(super) failures: u32,
+    /// Second since 1970 at which the last order began.
+    pub(super) began: i64,
 }
 
 /// Keeps other relays with the same folder from ordering until it is dropped.
@@ -47,6 +63,7 @@ impl Cache {
             directory_url: config.directory_url.to_string(),
             account_file: config.account_file(),
             certificate_file: config.certificate_file(),
+            tries_file: config.tries_file(),
         })
     }
 
@@ -83,7 +100,7 @@ impl Cache {
     /// Forgets the account, which the CA does not know any more.
     pub(super) fn forget_credentials(&self) {
         // If the file stays, the CA refuses the account once more.
-        let _ = std::fs::remove_file(self.folder.path().join(&self.account_file));
+        let _ = fs::remove_file(self.folder.path().join(&self.account_file));
     }
 
     /// The certificate in the folder, if there is one.
@@ -91,10 +108,55 @@ impl Cache {
         OrderedCertificate::read(&self.folder.path().join(&self.certificate_file))
     }
 
-    /// Keeps a certificate and its key.
+    /// Keeps a certificate and its key, which can be read again then.
     pub(super) fn keep_certificate(&self, pem: &str) -> Result<(), AcmeError> {
+        if pem.len() > CERTIFICATE_BYTES_MAX {
+            let text = format!("the CA's certificate has {} bytes, too many", pem.len());
+            return Err(AcmeError::Here(text));
+        }
         self.folder
             .replace(&self.certificate_file, pem.as_bytes())
+            .map_err(failed)?;
+        match self.certificate() {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(AcmeError::Here("the certificate's file is gone".to_owned())),
+            Err(error) => Err(AcmeError::Here(error.to_string())),
+        }
+    }
+
+    /// Checks that the folder takes a certificate, and that its key could be read there: a certificate that is lost would
+    /// be ordered again and again.
+    pub(super) fn check(&self) -> Result<(), AcmeError> {
+        let content = vec![b'\n'; CERTIFICATE_BYTES_MAX];
+        let written = self.folder.replace(PROBE_FILE, &content).map_err(failed);
+        let path = self.folder.path().join(PROBE_FILE);
+        let read = written.and_then(|()| {
+            read_secret_file(&path).map_err(|error| AcmeError::Here(error.to_string()))
+        });
+        // It is written again before the next order.
+        let _ = fs::remove_file(&path);
+        read.map(drop)
+    }
+
+    /// What the folder tells of the orders so far; a file that is damaged tells nothing.
+    pub(super) fn tries(&self) -> Tries {
+        let read = || {
+            let bytes = self.folder.read(&self.tries_file).ok()??;
+            let text = String::from_utf8(bytes).ok()?;
+            let (failures, began) = text.trim().split_once(' ')?;
+            Some(Tries {
+                failures: failures.parse().ok()?,
+                began: began.parse().ok()?,
+            })
+        };
+        read().unwrap_or_default()
+    }
+
+    /// Notes the orders so far.
+    pub(super) fn note(&self, tries: Tries) -> Result<(), AcmeError> {
+        let text = format!("{} {}\n", tries.failures, tries.began);
+        self.folder
+            .replace(&self.tries_file, text.as_bytes())
             .map_err(failed)
     }
 
@@ -131,7 +193,6 @@ fn failed(error: StartError) -> AcmeError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
@@ -173,6 +234,41 @@ mod tests {
         assert_eq!(kept, OrderedCertificate::of_pem(&pem).unwrap());
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(cache.certificate().is_err());
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_kept_is_not_ordered() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        cache.check().unwrap();
+        let acme = folder.path().join("acme");
+        assert_eq!(fs::read_dir(&acme).unwrap().count(), 0);
+        // As on a disk that takes no file: there cannot be one where a folder is.
+        fs::create_dir(acme.join("order.probe.new")).unwrap();
+        assert!(cache.check().is_err());
+        let made = rcgen::generate_simple_self_signed(["relay.example".to_owned()]).unwrap();
+        let pem = made.signing_key.serialize_pem() + &made.cert.pem();
+        let long = pem.clone() + &"\n".repeat(CERTIFICATE_BYTES_MAX);
+        assert!(cache.keep_certificate(&long).is_err());
+        assert!(cache.keep_certificate("nonsense").is_err());
+        cache.keep_certificate(&pem).unwrap();
+    }
+
+    #[test]
+    fn orders_that_failed_are_known_after_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(cache(folder.path()).tries(), Tries::default());
+        let tries = Tries {
+            failures: 3,
+            began: 1_800_000_000,
+        };
+        cache(folder.path()).note(tries).unwrap();
+        assert_eq!(cache(folder.path()).tries(), tries);
+        let file = "acme/acme-v02.api.letsencrypt.org_directory.tries";
+        for text in ["", "3", "3 x", "-1 7", "99999999999 7", "\u{fffd} 7"] {
+            fs::write(folder.path().join(file), text).unwrap();
+            assert_eq!(cache(folder.path()).tries(), Tries::default(), "{text}");
+        }
     }
 
     #[test]

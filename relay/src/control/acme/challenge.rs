@@ -76,11 +76,11 @@ pub(super) struct Means<'a> {
 }
 
 impl<'a> Means<'a> {
-    /// Makes the answer to a check of `domain`.
+    /// The answer to a check of `domain`, to be presented yet.
     ///
     /// # Errors
-    /// The operator's program fails, or the certificate cannot be made.
-    pub(super) async fn open(
+    /// The certificate cannot be made, or there is no program.
+    pub(super) fn open(
         self,
         check: Check,
         domain: &str,
@@ -93,9 +93,11 @@ impl<'a> Means<'a> {
             }),
             (Check::Dns, Some(hook)) => {
                 let domain = domain.strip_prefix("*.").unwrap_or(domain);
-                let (name, value) = (format!("{DNS_LABEL}.{domain}"), key.dns_value());
-                hook::run(hook, Deed::Present, &name, &value).await?;
-                Ok(Answer::Record { hook, name, value })
+                Ok(Answer::Record {
+                    hook,
+                    name: format!("{DNS_LABEL}.{domain}"),
+                    value: key.dns_value(),
+                })
             }
             (Check::Dns, None) => Err("acme_dns_hook is not set".to_owned()),
             (Check::TlsAlpn, _) => {
@@ -108,6 +110,17 @@ impl<'a> Means<'a> {
 }
 
 impl Answer<'_> {
+    /// Puts the answer where the CA looks. It is closed even if that fails: the program may have made the record.
+    ///
+    /// # Errors
+    /// The operator's program fails.
+    pub(super) async fn present(&self) -> Result<(), String> {
+        match self {
+            Self::Here { .. } => Ok(()),
+            Self::Record { hook, name, value } => hook::run(hook, Deed::Present, name, value).await,
+        }
+    }
+
     /// Takes the answer back.
     pub(super) async fn close(self) {
         if let Self::Record { hook, name, value } = self {

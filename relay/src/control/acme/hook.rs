@@ -2,18 +2,23 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, copy, sink};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::error::line;
 
 /// Time for one run: DNS providers take up to some minutes until a record is everywhere.
-const TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Time for output behind the end of the program: what it has started and left behind may hold its pipes for ever.
+const REST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest output that is looked at, in bytes.
 const OUTPUT_BYTES_MAX: u64 = 4096;
@@ -39,17 +44,31 @@ impl Deed {
 /// Runs `program` for the TXT record `name` with `value`, until it ends.
 ///
 /// # Errors
-/// The program cannot be run, fails, or takes too long; the text has the beginning of its output.
+/// The program cannot be run, fails, or takes too long. The text has nothing of its output, which may hold secrets, such as
+/// the token of a DNS provider; the log has the beginning of it.
 pub(super) async fn run(program: &Path, deed: Deed, name: &str, value: &str) -> Result<(), String> {
     let running = output(program, deed, name, value);
     let ended = time::timeout(TIMEOUT, running).await;
     let what = format!("{} {} {name}", program.display(), deed.word());
     match ended {
         Ok(Ok((status, output))) if status.success() => {
-            info!(record = name, output, "acme_dns_hook: {} done", deed.word());
+            info!(record = name, "acme_dns_hook: {} done", deed.word());
+            debug!(record = name, output, "output of acme_dns_hook");
             Ok(())
         }
-        Ok(Ok((status, output))) => Err(format!("acme_dns_hook: {what}: {status}: {output}")),
+        Ok(Ok((status, output))) => {
+            warn!(
+                record = name,
+                output,
+                "acme_dns_hook: {} failed",
+                deed.word()
+            );
+            let hint = match output.is_empty() {
+                true => "it has written nothing",
+                false => "the log has its output",
+            };
+            Err(format!("acme_dns_hook: {what}: {status}; {hint}"))
+        }
         Ok(Err(error)) => Err(format!("acme_dns_hook: {what}: {error}")),
         Err(_) => Err(format!(
             "acme_dns_hook: {what}: did not end within {TIMEOUT:?}"
@@ -71,29 +90,61 @@ async fn output(
     name: &str,
     value: &str,
 ) -> io::Result<(ExitStatus, String)> {
-    let mut child = Command::new(program)
+    let child = Command::new(program)
         .args([deed.word(), name, value])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let (status, out, err) = tokio::join!(child.wait(), beginning(out), beginning(err));
+    let mut running = Running(child);
+    let pipes = (running.0.stdout.take(), running.0.stderr.take());
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let status = {
+        let reading = async {
+            tokio::join!(beginning(pipes.0, &mut out), beginning(pipes.1, &mut err));
+        };
+        let mut reading = pin!(reading);
+        let mut is_read = false;
+        let status = loop {
+            tokio::select! {
+                status = running.0.wait() => break status?,
+                () = &mut reading, if !is_read => is_read = true,
+            }
+        };
+        if !is_read {
+            // The text so far is enough.
+            let _ = time::timeout(REST_TIMEOUT, reading).await;
+        }
+        status
+    };
     let text = [out, err].concat();
-    Ok((status?, line(&String::from_utf8_lossy(&text))))
+    Ok((status, line(&String::from_utf8_lossy(&text))))
 }
 
-/// The beginning of what comes out of a pipe, whose rest is read and dropped.
-async fn beginning(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut text = Vec::new();
+/// A run of the program. If it is dropped before its end, the program is killed with all that it has started.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // There is no id once the program has ended: others may have it by then.
+        let id = self.0.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = id.and_then(Pid::from_raw) {
+            // A group that is gone needs no end.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Reads the beginning of what comes out of a pipe into `text`; the rest is read and dropped.
+async fn beginning(pipe: Option<impl AsyncRead + Unpin>, text: &mut Vec<u8>) {
     if let Some(pipe) = pipe {
         let mut pipe = pipe.take(OUTPUT_BYTES_MAX);
         // After a failed read the text so far is enough.
-        let _ = pipe.read_to_end(&mut text).await;
+        let _ = pipe.read_to_end(text).await;
         let _ = copy(&mut pipe.into_inner(), &mut sink()).await;
     }
-    text
 }
 
 #[cfg(test)]
@@ -101,6 +152,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
+
+    use rustix::process::kill_process;
 
     use super::*;
 
@@ -128,18 +181,63 @@ mod tests {
         assert_eq!(fs::read_to_string(seen).unwrap(), wanted);
     }
 
+    /// The process that the program has written the id of.
+    async fn left_behind(file: &Path) -> Pid {
+        loop {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            if let Some(id) = text.strip_suffix('\n') {
+                return Pid::from_raw(id.parse().unwrap()).unwrap();
+            }
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     #[tokio::test]
-    async fn a_program_that_fails_is_told_with_its_words() {
+    async fn what_a_program_leaves_behind_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let hook = program(folder.path(), "echo no zone >&2; exit 3");
-        let error = run(&hook, Deed::Cleanup, "name", "value")
-            .await
-            .unwrap_err();
-        assert!(
-            error.contains("no zone") && error.contains("cleanup name"),
-            "{error}"
-        );
-        assert_eq!(error.lines().count(), 1);
+        let file = folder.path().join("id");
+        let text = format!("sleep 600 &\necho $! > {}", file.display());
+        let hook = program(folder.path(), &text);
+        let running = run(&hook, Deed::Present, "name", "value");
+        let outcome = time::timeout(TIMEOUT / 5, running).await;
+        kill_process(left_behind(&file).await, Signal::KILL).unwrap();
+        assert_eq!(outcome, Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_cut_off_ends_with_all_that_it_has_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("id");
+        let text = format!("sleep 600 &\necho $! > {}\nwait", file.display());
+        let hook = program(folder.path(), &text);
+        let id = tokio::select! {
+            outcome = run(&hook, Deed::Present, "name", "value") => panic!("{outcome:?}"),
+            id = left_behind(&file) => id,
+        };
+        let stat = format!("/proc/{}/stat", id.as_raw_nonzero());
+        let gone = async {
+            // A zombie has ended, too.
+            while fs::read_to_string(&stat).is_ok_and(|it| !it.contains(") Z ")) {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert_eq!(time::timeout(TIMEOUT / 5, gone).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fails_is_told_without_its_words() {
+        let folder = tempfile::tempdir().unwrap();
+        for (text, words) in [
+            ("echo key=secret >&2; exit 3", "exit status: 3; the log has"),
+            ("exit 3", "exit status: 3; it has written nothing"),
+        ] {
+            let hook = program(folder.path(), text);
+            let failed = run(&hook, Deed::Cleanup, "name", "value").await;
+            let error = failed.unwrap_err();
+            let is_named = error.contains("cleanup name") && error.contains(words);
+            assert!(is_named && !error.contains("secret"), "{error}");
+            assert_eq!(error.lines().count(), 1);
+        }
         let absent = folder.path().join("absent");
         assert!(run(&absent, Deed::Present, "name", "value").await.is_err());
     }

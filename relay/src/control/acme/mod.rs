@@ -21,11 +21,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
-use self::cache::Cache;
+use self::cache::{Cache, Tries};
 use self::challenge::{Check, Means};
 use self::error::AcmeError;
 use self::order::{Wanted, lacks, order};
-use self::renewal::{Term, WHOLE, Window, pause, seconds};
+use self::renewal::{ASK_SECONDS_MAX, Term, WHOLE, Window, pause, seconds, wait_after};
 use super::Phase;
 use super::client::HttpClient;
 use crate::certificates::{Certificates, Challenges, OrderedCertificate};
@@ -61,6 +61,10 @@ pub(super) struct Acme {
     held: Option<Held>,
     /// Orders that failed since the last one that succeeded.
     failures: u32,
+    /// The last question about a renewal failed, which is logged once.
+    asks_in_vain: bool,
+    /// What this relay has noted in the cache about its orders.
+    noted: Option<Tries>,
     /// No order begins before.
     not_before: Instant,
 }
@@ -93,6 +97,11 @@ impl Held {
             certificate,
         }
     }
+
+    /// Whether it is time to ask for the window: also after the clock was set back, when the time to ask is far away.
+    const fn is_to_ask(&self, now: i64) -> bool {
+        now >= self.ask_at || self.ask_at.saturating_sub(now) > ASK_SECONDS_MAX
+    }
 }
 
 impl Acme {
@@ -124,6 +133,8 @@ impl Acme {
             account: None,
             held: None,
             failures: 0,
+            asks_in_vain: false,
+            noted: None,
             not_before: Instant::now(),
         }))
     }
@@ -174,12 +185,37 @@ impl Acme {
         if self.due_at().is_some_and(|due| now < due) {
             return Duration::ZERO;
         }
+        if let Some(wait) = self.wait_for_others(now) {
+            return wait;
+        }
         let outcome = self.order().await;
         drop(lock);
         match outcome {
             Ok(()) => self.succeeded(),
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Time to wait after an order of another relay with this cache, or of this one before it started: a relay that ends
+    /// again and again must not order each time.
+    fn wait_for_others(&mut self, now: i64) -> Option<Duration> {
+        let tries = self.cache.tries();
+        if self.noted == Some(tries) {
+            return None;
+        }
+        self.failures = self.failures.max(tries.failures);
+        let in_use = self.held.as_ref().map(|held| held.term);
+        let wait = wait_after(tries.failures, tries.began, in_use, now);
+        if wait.is_zero() {
+            return None;
+        }
+        self.not_before = Instant::now() + wait;
+        let failures = tries.failures;
+        info!(
+            failures,
+            "orders have failed before; the next one is in {wait:.0?}"
+        );
+        Some(wait)
     }
 
     /// Looks at the certificate in the cache, which another relay may have put there.
@@ -190,6 +226,9 @@ impl Acme {
         });
         let known = self.held.as_ref().map(|held| &held.certificate);
         if known != certificate.as_ref() {
+            if certificate.is_some() {
+                self.failures = 0;
+            }
             self.held = certificate.map(Held::new);
         }
     }
@@ -206,7 +245,7 @@ impl Acme {
     /// Asks the CA when it wants the certificate to be renewed, if it is time to ask. A CA that does not answer changes
     /// nothing.
     async fn ask_window(&mut self, now: i64) {
-        let held = self.held.as_ref().filter(|held| now >= held.ask_at);
+        let held = self.held.as_ref().filter(|held| held.is_to_ask(now));
         let Some(identifier) = held.and_then(|held| held.identifier.clone()) else {
             // Without a name of the certificate there is no question.
             if let Some(held) = &mut self.held
@@ -216,6 +255,13 @@ impl Acme {
             }
             return;
         };
+        // A question alone is no reason for an account, which only the relay that has the lock makes.
+        if self.account.is_none() && matches!(self.cache.credentials(), Ok(None)) {
+            if let Some(held) = &mut self.held {
+                held.ask_at = now.saturating_add(held.term.ask_pause(ASK_PAUSE));
+            }
+            return;
+        }
         let asked = match self.account().await {
             Ok(account) => {
                 let asked = account.renewal_info(&identifier).await;
@@ -229,12 +275,20 @@ impl Acme {
             // The next question goes to the addresses that the CA has then.
             Err(error) if !error.is_unsupported() => {
                 self.account = None;
+                if !self.asks_in_vain {
+                    let line = error.line();
+                    warn!(
+                        "the CA cannot be asked about renewal: {line}; an order may fail likewise"
+                    );
+                }
+                self.asks_in_vain = true;
                 ASK_PAUSE / 6
             }
             Err(_) => ASK_PAUSE,
         };
         held.ask_at = now.saturating_add(held.term.ask_pause(wish));
         if let Ok((info, _)) = asked {
+            self.asks_in_vain = false;
             let window = info.suggested_window;
             held.window = Some(Window {
                 start: window.start.unix_timestamp(),
@@ -255,6 +309,13 @@ impl Acme {
 
     /// Orders a certificate, and puts it into the cache.
     async fn order(&mut self) -> Result<(), AcmeError> {
+        self.cache.check()?;
+        let began = now();
+        // Noted before, since this relay may end during the order.
+        self.note(Tries {
+            failures: self.failures.saturating_add(1),
+            began,
+        })?;
         let account = self.account().await?;
         let held = self.held.as_ref();
         let wanted = Wanted {
@@ -271,7 +332,16 @@ impl Acme {
                 .filter(|_| self.failures == 0),
         };
         let pem = order(&account, wanted).await?;
-        self.cache.keep_certificate(&pem)
+        self.cache.keep_certificate(&pem)?;
+        // If the note stays as it was, the next order waits some minutes at most.
+        let _ = self.note(Tries { failures: 0, began });
+        Ok(())
+    }
+
+    /// Notes the orders so far in the cache.
+    fn note(&mut self, tries: Tries) -> Result<(), AcmeError> {
+        self.noted = Some(tries);
+        self.cache.note(tries)
     }
 
     /// Gives the new certificate to the shards.

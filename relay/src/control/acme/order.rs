@@ -11,10 +11,11 @@ use tokio::time;
 
 use super::challenge::{Answer, Check, Means};
 use super::error::AcmeError;
+use super::{hook, now};
 use crate::certificates::OrderedCertificate;
 use crate::config::AcmeConfig;
 
-/// Time for a whole order, with the operator's program for DNS.
+/// Time for a whole order, without that of the operator's program for DNS.
 const TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// Questions to the CA whether it is done: after a quarter of a second, then more and more seldom.
@@ -39,16 +40,26 @@ pub(super) struct Wanted<'a> {
 /// Orders a certificate; returns it behind its key, in PEM.
 pub(super) async fn order(account: &Account, wanted: Wanted<'_>) -> Result<String, AcmeError> {
     let mut answers = Vec::new();
+    let limit = limit(wanted);
     let ordering = through(account, wanted, &mut answers);
-    let outcome = time::timeout(TIMEOUT, ordering).await;
+    let outcome = time::timeout(limit, ordering).await;
     for answer in answers {
         answer.close().await;
     }
     outcome.unwrap_or_else(|_| {
         Err(AcmeError::Here(format!(
-            "the order was not done within {TIMEOUT:?}"
+            "the order was not done within {limit:?}"
         )))
     })
+}
+
+/// Time for a whole order.
+fn limit(wanted: Wanted<'_>) -> Duration {
+    let names = u32::try_from(wanted.config.domains.len()).unwrap_or(u32::MAX);
+    match wanted.means.hook {
+        Some(_) => TIMEOUT.saturating_add(hook::TIMEOUT.saturating_mul(names)),
+        None => TIMEOUT,
+    }
 }
 
 /// Takes an order through all its steps. `answers` gets what the CA looks at, to be closed afterwards.
@@ -71,6 +82,8 @@ async fn through<'a>(
     let certificate = OrderedCertificate::of_pem(&pem).map_err(|problem| unfit(&problem))?;
     match lacks(&certificate, &wanted.config.domains) {
         Some(name) => Err(unfit(&format!("lacks the name {name}"))),
+        // The one in use may be valid yet.
+        None if certificate.end_seconds <= now() => Err(unfit("has expired already")),
         None => Ok(pem),
     }
 }
@@ -118,12 +131,21 @@ async fn begin(account: &Account, wanted: Wanted<'_>) -> Result<Order, AcmeError
     }
 }
 
-/// Opens an answer for each name that the CA has not checked yet, and tells the CA to look.
+/// Opens an answer for each name that the CA has not checked yet, and tells the CA to look. There is one check for each
+/// name at most.
 async fn answer_all<'a>(
     order: &mut Order,
     wanted: Wanted<'a>,
     answers: &mut Vec<Answer<'a>>,
 ) -> Result<(), AcmeError> {
+    let (asked, ordered) = (
+        order.state().authorizations.len(),
+        wanted.config.domains.len(),
+    );
+    if asked > ordered {
+        let text = format!("the CA wants {asked} checks for {ordered} names");
+        return Err(AcmeError::Here(text));
+    }
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization?;
@@ -152,8 +174,11 @@ async fn answer_all<'a>(
             continue;
         };
         let key = challenge.key_authorization();
-        let opening = wanted.means.open(check, &name, &challenge.token, &key);
-        answers.push(opening.await.map_err(AcmeError::Here)?);
+        let answer = wanted.means.open(check, &name, &challenge.token, &key);
+        answers.push(answer.map_err(AcmeError::Here)?);
+        if let Some(answer) = answers.last() {
+            answer.present().await.map_err(AcmeError::Here)?;
+        }
         challenge.set_ready().await?;
     }
     Ok(())

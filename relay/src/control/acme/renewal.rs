@@ -6,9 +6,13 @@ use std::time::Duration;
 const PAUSE_SECONDS: i64 = 60;
 const PAUSE_SECONDS_MAX: i64 = 6 * 60 * 60;
 
+/// Longest pause after an order of another relay, or from before a start. Four failures an hour are fewer than CAs allow
+/// for a name (letsencrypt.org/docs/rate-limits), and an operator who has mended the cause does not wait for long.
+const START_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// Shortest and longest time between two questions for the CA's window of renewal (RFC 9773, section 4.3.2).
 const ASK_SECONDS_MIN: i64 = 60;
-const ASK_SECONDS_MAX: i64 = 24 * 60 * 60;
+pub(super) const ASK_SECONDS_MAX: i64 = 24 * 60 * 60;
 
 /// Parts of a whole that a share is counted in.
 pub(super) const WHOLE: u32 = 1000;
@@ -32,8 +36,9 @@ impl Term {
         self.end.saturating_sub(self.start).max(0)
     }
 
-    /// When the certificate is renewed: in the CA's window, but before the last fifth of its life; without a window at
-    /// two thirds of its life, or up to a thirtieth before. `share` of [`WHOLE`] is random, so that relays that started
+    /// When the certificate is renewed: in the CA's window, but behind the first quarter of its life, since a window that
+    /// always lies in the past would cause one order after another, and before the last fifth; without a window at two
+    /// thirds of its life, or up to a thirtieth before. `share` of [`WHOLE`] is random, so that relays that started
     /// together do not come to the CA together.
     pub(super) fn renewal(self, window: Option<Window>, share: u32) -> i64 {
         let (life, share) = (self.life(), i64::from(share));
@@ -41,7 +46,8 @@ impl Term {
             Some(window) => {
                 let length = window.end.saturating_sub(window.start).max(0);
                 let at = window.start.saturating_add(part(length, share));
-                at.min(self.end.saturating_sub(life / 5))
+                at.max(self.start.saturating_add(life / 4))
+                    .min(self.end.saturating_sub(life / 5))
             }
             None => self.end.saturating_sub(life / 3 + part(life / 30, share)),
         }
@@ -72,6 +78,16 @@ pub(super) fn pause(failures: u32, in_use: Option<Term>, now: i64, share: u32) -
     }
     let pause = seconds(pause);
     pause - pause / 4 * share.min(WHOLE) / WHOLE
+}
+
+/// Time until the next order after `failures` in a row, the last of which another relay began at `began`, or this one before
+/// it started. After a clock that was ahead there is none.
+pub(super) fn wait_after(failures: u32, began: i64, in_use: Option<Term>, now: i64) -> Duration {
+    if failures == 0 || began > now {
+        return Duration::ZERO;
+    }
+    let pause = pause(failures, in_use, now, WHOLE).min(START_PAUSE_MAX);
+    pause.saturating_sub(seconds(now.saturating_sub(began)))
 }
 
 fn part(whole: i64, share: i64) -> i64 {
@@ -110,8 +126,12 @@ mod tests {
     #[test]
     fn the_window_of_the_ca_comes_before_the_rule() {
         let window = |start, end| Some(Window { start, end });
-        assert_eq!(QUARTER.renewal(window(10 * DAY, 12 * DAY), 0), 10 * DAY);
-        assert_eq!(QUARTER.renewal(window(10 * DAY, 12 * DAY), 500), 11 * DAY);
+        assert_eq!(QUARTER.renewal(window(40 * DAY, 42 * DAY), 0), 40 * DAY);
+        assert_eq!(QUARTER.renewal(window(40 * DAY, 42 * DAY), 500), 41 * DAY);
+        // A window in the first quarter of the life, or before it, counts from then on.
+        assert_eq!(MINUTE.renewal(window(-10, -5), 0), 15);
+        assert_eq!(QUARTER.renewal(window(0, 24 * DAY), 500), 90 * DAY / 4);
+        assert_eq!(MINUTE.renewal(window(i64::MIN, i64::MIN), WHOLE), 15);
         // A window near or behind the end does not count.
         assert_eq!(QUARTER.renewal(window(89 * DAY, 99 * DAY), 0), 72 * DAY);
         assert_eq!(QUARTER.renewal(window(i64::MAX, i64::MIN), WHOLE), 72 * DAY);
@@ -130,6 +150,17 @@ mod tests {
         assert_eq!(seconds(1, Some(MINUTE), 40), 2);
         assert_eq!(seconds(1, Some(MINUTE), 60), 1);
         assert_eq!(pause(1, None, 0, WHOLE), Duration::from_secs(45));
+    }
+
+    #[test]
+    fn a_start_waits_for_orders_that_failed_before_it_but_not_for_long() {
+        let wait = |failures, passed| wait_after(failures, 1000, None, 1000 + passed).as_secs();
+        assert_eq!([wait(1, 0), wait(1, 15), wait(1, 45)], [45, 30, 0]);
+        assert_eq!([wait(9, 0), wait(u32::MAX, 800)], [900, 100]);
+        assert_eq!([wait(0, 0), wait(9, -1), wait(9, i64::MAX - 1000)], [0; 3]);
+        assert_eq!(wait_after(9, i64::MIN, None, 1000), Duration::ZERO);
+        // A certificate for a minute does not end meanwhile.
+        assert!(wait_after(9, 40, Some(MINUTE), 40) <= Duration::from_secs(2));
     }
 
     #[test]

@@ -28,8 +28,8 @@ impl Rig {
         let certificates = Certificates::read(config, None).unwrap().unwrap();
         let fake = Fake::default();
         let (reload, applied) = (Arc::<Notify>::default(), Arc::clone(&fake.tls));
-        let shared = Arc::clone(&reload);
-        let updater = CertificateUpdater::new(certificates, shared, Arc::new(fake));
+        let inspect: Arc<dyn Inspect> = Arc::new(fake);
+        let updater = CertificateUpdater::new(certificates, &reload, &inspect, None);
         Self {
             updater,
             reload,

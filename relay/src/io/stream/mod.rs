@@ -128,6 +128,12 @@ impl Stream {
         self.tls()?.borrow().exporter()
     }
 
+    /// Whether the peer has shown a certificate of its own in the handshake of TLS, which was checked then.
+    pub(crate) fn has_peer_certificate(&self) -> bool {
+        self.tls()
+            .is_some_and(|tls| tls.borrow().peer_certificate().is_some())
+    }
+
     /// Whether the bytes are encrypted on the network.
     pub(crate) fn is_tls(&self) -> bool {
         self.tls().is_some()
@@ -257,6 +263,12 @@ impl Stream {
     /// Whether the last read ended a message, which only a WebSocket has. An empty message is a read of 0 bytes.
     pub(crate) fn ended_message(&self) -> bool {
         self.websocket().is_some_and(OverWebSocket::ended_message)
+    }
+
+    /// Whether an end that a read returned is an orderly one. A WebSocket also ends with a Close frame whose code says that
+    /// its peer stopped early; on other streams such an end is an error.
+    pub(crate) fn peer_finished(&self) -> bool {
+        self.websocket().is_none_or(OverWebSocket::peer_finished)
     }
 
     /// Removes up to `max` of the bytes that were read ahead.

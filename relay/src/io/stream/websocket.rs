@@ -63,6 +63,11 @@ impl OverWebSocket {
         self.websocket.borrow().ended_message()
     }
 
+    /// Whether the peer's Close frame ended its direction in order.
+    pub(super) fn peer_finished(&self) -> bool {
+        self.websocket.borrow().peer_finished()
+    }
+
     pub(super) fn send(&self, socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut websocket = self.websocket.borrow_mut();
         websocket.send(&self.wire(socket), slices)

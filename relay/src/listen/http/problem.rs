@@ -11,6 +11,7 @@ use tieline_hop::{Delivery, Refusal, json_answer};
 use tieline_wire::SessionEnd;
 
 use crate::auth::TokenRefusal;
+use crate::config::PublicUrl;
 use crate::limits::Limited;
 
 /// `Retry-After` for an offline tunnel, in seconds: an agent that lost its link reconnects within a few
@@ -127,14 +128,25 @@ impl Problem {
 
     /// The request names a host that does not belong to the relay.
     pub(super) fn misdirected() -> Self {
-        let hint =
-            "this relay does not serve that host name; its operator sets the name with --domain";
+        let hint = "this relay does not serve that host name; its operator sets the name with --domain or \
+                    --public-url";
         Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", hint)
     }
 
     /// The caller is not allowed to do this; `why` is the message.
     pub(super) fn forbidden(word: &'static str, why: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, word, why)
+    }
+
+    /// The request for a WebSocket came in clear text; `own` is the URL of the same host under `https`.
+    pub(super) fn https_required(own: &PublicUrl) -> Self {
+        let own = own.to_string();
+        let host = own.strip_prefix("https://").unwrap_or(&own);
+        let message = format!(
+            "this relay takes no WebSocket in clear text, where tokens can be read on the way: use wss://{host} (agents: \
+             https://{host}), and replace a token that was sent with this request"
+        );
+        Self::new(StatusCode::FORBIDDEN, "https_required", message)
     }
 
     /// The caller's token is missing or refused.

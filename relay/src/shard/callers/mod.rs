@@ -119,7 +119,7 @@ impl Callers {
             Some(Some(Source::Address(source))) => Some(source),
             Some(Some(Source::Proxy)) => Some(peer),
             Some(None) | None => {
-                debug!(%peer, "no valid PROXY protocol header from a trusted proxy in time");
+                debug!(%peer, "closed: this trusted proxy sent no PROXY protocol header (version 2), which proxy_protocol demands");
                 None
             }
         }

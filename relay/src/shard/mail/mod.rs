@@ -98,16 +98,24 @@ impl Mail {
     /// Sends a connection to another shard; drops it and returns false if that mailbox stays full for
     /// [`HANDOFF_TIMEOUT`].
     pub(super) async fn hand_off(&self, to: usize, message: Message) -> bool {
+        self.try_hand_off(to, message).await.is_ok()
+    }
+
+    /// Sends a connection to another shard.
+    ///
+    /// # Errors
+    /// The message, if that mailbox stays full for [`HANDOFF_TIMEOUT`].
+    pub(super) async fn try_hand_off(&self, to: usize, message: Message) -> Result<(), Message> {
         let mut message = message;
         let deadline = self.clock.now() + HANDOFF_TIMEOUT;
         loop {
             match self.mailboxes[to].try_send(message) {
-                Ok(()) => return true,
+                Ok(()) => return Ok(()),
                 Err(back) => message = back,
             }
             self.metrics.mailbox_full.inc();
             if self.clock.now() >= deadline {
-                return false;
+                return Err(message);
             }
             sleep(OUTBOX_PAUSE).await;
         }

@@ -140,6 +140,56 @@ fn a_callers_close_frame_ends_the_session_in_order() {
 }
 
 #[test]
+fn a_caller_that_stops_early_does_not_end_its_session_in_order() {
+    for (frames, payload) in [
+        // The page of a browser that goes away.
+        (frame(0x88, &[0x03, 0xe9]), None),
+        // Within a message.
+        (
+            [frame(0x02, b"half"), frame(0x88, &[0x03, 0xe8])].concat(),
+            Some((Bytes::from_static(b"half"), false)),
+        ),
+    ] {
+        on_each_driver(async |mut joined| {
+            joined.says(&frames);
+            let (id, reason) = (joined.id, SessionEnd::FrontendGone);
+            let mut events = Vec::new();
+            while !matches!(events.last(), Some(Event::Reset { .. })) {
+                events.extend(next_events(&mut joined.link).await);
+            }
+            let reset = Event::Reset {
+                session: id,
+                reason,
+            };
+            assert_eq!(events.last(), Some(&reset));
+            assert_eq!(payloads(&events), Vec::from_iter(payload.clone()));
+            assert_eq!(joined.ended().await, None);
+        });
+    }
+}
+
+#[test]
+fn what_a_caller_breaks_off_behind_the_targets_end_does_not_look_complete() {
+    on_each_driver(async |mut joined| {
+        joined.link.agent.finish(joined.id);
+        joined.link.pump_up();
+        hears(&joined.caller, b"\x88\x02\x03\xe8", true).await;
+        let Joined {
+            caller,
+            mut link,
+            id: session,
+            task,
+        } = joined;
+        // Without a Close frame.
+        drop(caller);
+        let reason = SessionEnd::FrontendGone;
+        let events = next_events(&mut link).await;
+        assert_eq!(events, [Event::Reset { session, reason }]);
+        assert_eq!(timeout(PATIENCE, task).await.unwrap(), None);
+    });
+}
+
+#[test]
 fn the_targets_end_is_a_close_frame_behind_its_last_bytes() {
     on_each_driver(async |mut joined| {
         let payload = Bytes::from_static(b"answer");

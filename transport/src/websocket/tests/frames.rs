@@ -249,6 +249,47 @@ fn empty_frames_let_other_tasks_have_a_turn() {
 }
 
 #[test]
+fn short_messages_let_other_tasks_have_a_turn() {
+    let (near, _far) = ends((1_000_000, 1_000_000));
+    let mut websocket = WebSocket::new(Role::Server);
+    let short = to_server(FIN | BINARY, b"x");
+    near.from.borrow_mut().bytes.extend(short.repeat(1_000));
+    let (mut heard, mut turns) = (Vec::new(), 0);
+    while !near.from.borrow().bytes.is_empty() || websocket.has_input() {
+        if websocket.poll_readable(&near, &mut noop()).is_pending() {
+            turns += 1;
+        }
+        hear(&mut websocket, &near, 10_000, &mut heard);
+    }
+    assert_eq!(heard.len(), 2_000);
+    assert!((10..20).contains(&turns), "{turns} turns");
+}
+
+#[test]
+fn only_a_normal_close_between_messages_is_an_end_in_order() {
+    let finished = |frames: &[Vec<u8>]| {
+        let (near, _far) = ends((1_000, 1_000));
+        let mut websocket = WebSocket::new(Role::Server);
+        near.from.borrow_mut().bytes.extend(frames.concat());
+        let mut heard = Vec::new();
+        while !matches!(heard.last(), Some(Heard::Closed(_))) {
+            assert!(!websocket.peer_finished());
+            assert!(hear(&mut websocket, &near, 100, &mut heard));
+        }
+        websocket.peer_finished()
+    };
+    let close = |payload: &[u8]| to_server(FIN | CLOSE, payload);
+    let normal = close(&[0x03, 0xe8]);
+    assert!(finished(&[close(b"")]));
+    assert!(finished(&[to_server(FIN | BINARY, b"x"), normal.clone()]));
+    // Going away, a failure, and a code of an application.
+    for code in [[0x03, 0xe9], [0x03, 0xf3], [0x0f, 0xa0]] {
+        assert!(!finished(&[close(&code)]), "{code:?}");
+    }
+    assert!(!finished(&[to_server(BINARY, b""), normal]));
+}
+
+#[test]
 fn a_turn_for_other_tasks_does_not_hide_an_end() {
     let (near, _far) = ends((1_000_000, 1_000_000));
     let mut websocket = WebSocket::new(Role::Server);

@@ -39,15 +39,22 @@ impl<G: Gateway> Front<G> {
         let client = Client::of(&parts.headers, address, https, &settings.trusted_proxies);
         let domain = settings.domain.as_deref();
         let is_local = client.is_this_machine();
-        let host_meaning = host_meaning(authority.unwrap_or_default(), domain, is_local);
-        if host_meaning == HostMeaning::Other {
-            return Err(Problem::misdirected());
-        }
+        let host_meaning = match host_meaning(authority.unwrap_or_default(), domain, is_local) {
+            HostMeaning::Other if self.is_public_host(authority) => HostMeaning::Relay,
+            HostMeaning::Other => return Err(Problem::misdirected()),
+            known => known,
+        };
         Ok(RequestContext {
             authority,
             host_meaning,
             client,
         })
+    }
+
+    /// Whether the host is that of `public_url`, which the operator says is the relay's.
+    fn is_public_host(&self, authority: Option<&str>) -> bool {
+        let public = self.settings.public_url.as_ref();
+        public.is_some_and(|url| authority.and_then(host).is_some_and(|it| url.has_host(it)))
     }
 
     /// The web page behind a request, for CORS.

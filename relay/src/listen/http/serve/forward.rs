@@ -18,7 +18,7 @@ use super::context::RequestContext;
 use super::destination::Destination;
 use super::metadata::is_document;
 use super::pass::AnswerBody;
-use super::upgrade::is_of_payload;
+use super::upgrade::{check_complete, is_of_payload};
 use crate::listen::http::frontend::state::FrontendState;
 use crate::listen::http::frontend::unread_body::UnreadBody;
 use crate::listen::http::gateway::Gateway;
@@ -99,7 +99,7 @@ impl<G: Gateway> Front<G> {
         if let Some(answer) = self.for_ca(&parts, audit_record) {
             return Ok(own(answer, state));
         }
-        let token = self.take_token(&mut parts, is_upgrade);
+        let token = self.take_token(&mut parts, is_upgrade)?;
         let context = self.context(&parts)?;
         audit_record.comes_from(context.client.address);
         *page = self.page(&parts.headers, &context);
@@ -135,10 +135,10 @@ impl<G: Gateway> Front<G> {
             let answer = self.payload(&parts.headers, &destination, &admitted, client, state)?;
             return Ok(own(answer, state));
         }
+        check_complete(&parts, &destination)?;
         let head = (&parts.method, &parts.headers);
-        let body = self
-            .body_for(&destination.mapping, head, body, state)
-            .await?;
+        let mapping = &destination.mapping;
+        let body = self.body_for(mapping, head, body, state).await?;
         let request = self.prepare(parts, body, &mut destination, client, is_upgrade)?;
         audit_record.searched();
         let (connection, answer) = self
@@ -185,7 +185,7 @@ impl<G: Gateway> Front<G> {
         match meaning {
             Some(UrlMeaning::Health) => Ok(Some(problem::alive())),
             Some(UrlMeaning::Agent) => self.link(parts, context, is_upgrade).map(Some),
-            // Clients of WebSocket follow no redirect.
+            // In clear text it was refused where others are redirected.
             _ if is_upgrade => Ok(None),
             _ => Ok(self.redirect(parts, context)),
         }

@@ -1,4 +1,5 @@
-//! Redirects requests in clear text to the relay's own `https` URL, where the operator wants that.
+//! Redirects requests in clear text to the relay's own `https` URL, where the operator wants that, and refuses
+//! WebSockets in clear text.
 //!
 //! Nothing else is read of such a request: a token in it is neither checked nor passed on.
 
@@ -14,8 +15,26 @@ use super::context::RequestContext;
 use crate::config::PublicUrl;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::inbound::url::HostMeaning;
+use crate::listen::http::problem::Problem;
 
 impl<G: Gateway> Front<G> {
+    /// Refuses a request for a WebSocket in clear text: browsers and clients of WebSocket follow no redirect.
+    ///
+    /// # Errors
+    /// The answer names the `wss` URL to use; a request for a foreign host gets none.
+    pub(super) fn check_encrypted(&self, parts: &Parts) -> Result<(), Problem> {
+        let Some(base) = &self.settings.redirect else {
+            return Ok(());
+        };
+        let context = self.context(parts)?;
+        if context.client.https {
+            return Ok(());
+        }
+        let domain = self.settings.domain.as_deref();
+        let own = own_base(base, domain, context.host_meaning);
+        Err(Problem::https_required(&own))
+    }
+
     /// The redirect to the same URL under `https`; `None` for a request that is served.
     ///
     /// Leads to the relay's configured names alone, whatever `Host` says: a forged one must not lead elsewhere.
@@ -44,16 +63,18 @@ impl<G: Gateway> Front<G> {
 fn https_url(base: &PublicUrl, domain: Option<&str>, host: HostMeaning<'_>, path: &str) -> String {
     // `OPTIONS *` has no path.
     let path = if path.starts_with('/') { path } else { "/" };
+    format!("{}{path}", own_base(base, domain, host))
+}
+
+/// The relay's own URL, or that of the tunnel's own name below `domain`.
+fn own_base(base: &PublicUrl, domain: Option<&str>, host: HostMeaning<'_>) -> PublicUrl {
     let tunnel = match host {
         HostMeaning::Tunnel(label) => TunnelId::parse(label).ok(),
         HostMeaning::Relay | HostMeaning::Other => None,
     };
     match tunnel.zip(domain) {
-        Some((tunnel, domain)) => {
-            let own = base.with_host(&format!("{tunnel}.{domain}"));
-            format!("{own}{path}")
-        }
-        None => format!("{base}{path}"),
+        Some((tunnel, domain)) => base.with_host(&format!("{tunnel}.{domain}")),
+        None => base.clone(),
     }
 }
 

@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{
-    CONTENT_LENGTH, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL,
+    CONTENT_LENGTH, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL,
 };
 use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode, response};
+use http::{HeaderMap, Method, Response, StatusCode, response};
 use hyper::body::Incoming;
 use tieline_hop::{Delivery, headers};
 use tieline_transport::websocket::handshake::SUBPROTOCOL_AGENT;
@@ -32,9 +33,20 @@ use crate::listen::http::problem::Problem;
 
 impl<G: Gateway> Front<G> {
     /// Takes the caller's token out of a request for a WebSocket, where the relay takes tokens.
-    pub(super) fn take_token(&self, parts: &mut Parts, is_upgrade: bool) -> Option<String> {
-        let takes_token = is_upgrade && self.settings.takes_tokens;
-        takes_token.then(|| websocket::take_token(parts)).flatten()
+    ///
+    /// # Errors
+    /// The request is in clear text where such ones are refused; no token is read then.
+    pub(super) fn take_token(
+        &self,
+        parts: &mut Parts,
+        is_upgrade: bool,
+    ) -> Result<Option<String>, Problem> {
+        if !is_upgrade {
+            return Ok(None);
+        }
+        self.check_encrypted(parts)?;
+        let takes_token = self.settings.takes_tokens;
+        Ok(takes_token.then(|| websocket::take_token(parts)).flatten())
     }
 
     /// Answers a request at the URL of agents' links. The link proves who the agent is.
@@ -47,7 +59,7 @@ impl<G: Gateway> Front<G> {
         let headers = &parts.headers;
         if !is_upgrade {
             return Err(Problem::upgrade_required(
-                "this URL is for links of agents: `tieline --relay ws://…` and `wss://…`",
+                "this URL is for links of agents: `tieline serve --relay ws://…` or `wss://…`",
             ));
         }
         if self.settings.are_agents_certified {
@@ -58,11 +70,15 @@ impl<G: Gateway> Front<G> {
             let why = "no web page opens the link of an agent";
             return Err(Problem::forbidden("origin_not_allowed", why));
         }
-        // Every agent of the proxy would look local.
-        let is_hidden = context.client.is_this_machine() && proxy_fields::is_forwarded(headers);
+        // Every agent of a proxy that is not known would look local, and so would those of a trusted one that does not tell
+        // their address.
+        let client = context.client;
+        let came_by_proxy = client.is_trusted || proxy_fields::is_forwarded(headers);
+        let is_hidden = client.address.is_loopback() && came_by_proxy;
         if is_hidden && self.settings.trusts_this_machine {
-            let why = "this relay takes agents of its own machine only, and this request came through a proxy that it does \
-                       not know; its operator names the proxy in trusted_proxies";
+            let why = "this relay takes agents of its own machine only, and this request came through a proxy: its operator \
+                       names the proxy in trusted_proxies, and the proxy tells the agent's address in X-Forwarded-For; \
+                       agents of this machine dial the relay itself";
             return Err(Problem::forbidden("unknown_proxy", why));
         }
         let accept = websocket::accept(headers).map_err(bad_handshake)?;
@@ -146,6 +162,19 @@ pub(super) fn is_of_payload(destination: &Destination) -> bool {
     is_bare
         && matches!(wanted.selector, TunnelSelector::Tunnel(_))
         && destination.mapping.target.is_tcp
+}
+
+/// Refuses a request for a WebSocket of payload that lost `Upgrade` or `Connection` on its way: a target of bytes would
+/// take its head for payload. Called for requests that ask for no WebSocket.
+pub(super) fn check_complete(parts: &Parts, destination: &Destination) -> Result<(), Problem> {
+    let was_handshake =
+        parts.method == Method::GET && parts.headers.contains_key(SEC_WEBSOCKET_KEY);
+    if was_handshake && is_of_payload(destination) {
+        let why = "this request has a Sec-WebSocket-Key but does not ask for a WebSocket: a server between client and relay \
+                   removed the fields Upgrade and Connection, which it must pass on";
+        return Err(Problem::upgrade_required(why));
+    }
+    Ok(())
 }
 
 /// The relay's own `101`.

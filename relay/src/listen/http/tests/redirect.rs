@@ -58,6 +58,46 @@ fn a_request_in_clear_text_is_redirected_and_reaches_nothing() {
 }
 
 #[test]
+fn a_websocket_in_clear_text_is_refused_before_its_token_is_read() {
+    run(async {
+        let mut relay = relay();
+        relay.shard.0.wants_tokens.set(true);
+        relay.settings().takes_tokens = true;
+        let handshake = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: tieline.v1, bearer.t\r\n";
+        for (path, host, wanted) in [
+            (
+                "/w/maya/socket?access_token=secret",
+                "relay.example:80",
+                "wss://relay.example ",
+            ),
+            ("/tunnel/maya", "192.0.2.1", "wss://relay.example "),
+            ("/socket", "maya.relay.example", "wss://maya.relay.example "),
+            ("/agent", "relay.example", "wss://relay.example "),
+        ] {
+            let mut caller = relay.caller();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{handshake}\r\n");
+            caller.send(&request).await;
+            let head = caller.head().await;
+            assert!(head.starts_with("HTTP/1.1 403 "), "{path}: {head}");
+            assert!(!head.contains("location"), "{path}: {head}");
+            let body = caller.until("}").await;
+            assert!(body.contains("\"https_required\""), "{path}: {body}");
+            assert!(body.contains(wanted), "{path}: {body}");
+            assert!(!body.contains("secret"), "{path}: {body}");
+        }
+        assert!(!relay.has_opened());
+        let foreign = format!("Host: evil.example\r\n{handshake}");
+        let head = head_of(&relay, "GET", "/agent", &foreign).await;
+        assert!(head.starts_with("HTTP/1.1 421 "), "{head}");
+        relay.peer.https = true;
+        let encrypted = format!("Host: relay.example\r\n{handshake}");
+        let head = head_of(&relay, "GET", "/agent", &encrypted).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    });
+}
+
+#[test]
 fn a_foreign_host_is_not_redirected() {
     run(async {
         let relay = relay();

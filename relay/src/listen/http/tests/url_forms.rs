@@ -1,6 +1,7 @@
 //! The forms of a tunnel's URL, and the target paths that they lead to.
 
 use super::*;
+use crate::config::PublicUrl;
 
 fn get(path: &str, host: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
@@ -75,6 +76,24 @@ fn a_foreign_host_is_misdirected_and_not_routed_by_its_first_label() {
             assert_eq!(answer, (421, "misdirected".to_owned()), "{path} at {host}");
         }
         assert!(!relay.has_opened());
+    });
+}
+
+#[test]
+fn the_host_of_the_public_url_is_the_relays_for_a_caller_of_this_machine_and_others_are_not() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().public_url = PublicUrl::parse("https://proxy.example").ok();
+        relay.peer.address = "127.0.0.1:40000".parse().unwrap();
+        for domain in [None, Some("relay.example".to_owned())] {
+            relay.settings().domain = domain;
+            let line = request_line(&mut relay, &get("/w/maya/mcp", "Proxy.example:81")).await;
+            assert_eq!(line, "GET /mcp HTTP/1.1");
+            for host in ["evil.example", "maya.proxy.example", "xproxy.example"] {
+                let answer = refused(&relay, &get("/w/maya/mcp", host)).await;
+                assert_eq!(answer, (421, "misdirected".to_owned()), "{host}");
+            }
+        }
     });
 }
 

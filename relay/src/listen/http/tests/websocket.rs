@@ -233,6 +233,29 @@ fn a_target_of_bytes_takes_a_websocket_at_its_tunnels_own_url() {
 }
 
 #[test]
+fn a_handshake_that_lost_its_upgrade_reaches_no_target_of_bytes() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.shard.0.is_tcp.set(true);
+        let stripped = |path: &str| {
+            let request = upgrade(path, "");
+            request.replace(
+                "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n",
+                "",
+            )
+        };
+        for path in ["/w/maya", "/tunnel/maya/?x"] {
+            let (status, word, _) = refusal(&relay, &stripped(path)).await;
+            assert_eq!((status, &word[..]), (426, "upgrade_required"), "{path}");
+        }
+        assert!(!relay.has_opened());
+        let mut caller = relay.caller();
+        caller.send(stripped("/w/maya/x")).await;
+        assert!(relay.target().await.head().await.starts_with("GET /x "));
+    });
+}
+
+#[test]
 fn every_check_of_a_caller_comes_before_the_101() {
     run(async {
         let mut relay = Relay::new();
@@ -307,7 +330,7 @@ fn a_browsers_token_lets_it_in_and_reaches_no_target() {
                 .find_map(|it| it.strip_prefix("sec-websocket-protocol: "));
             assert_eq!(sent, protocol, "{head}");
         }
-        // In other requests, a query authenticates nobody.
+        // In other requests, a token in the query authenticates no caller.
         let request = "GET /w/maya/s?access_token=maya HTTP/1.1\r\nHost: relay.example\r\n\r\n";
         assert_eq!(refusal(&relay, request).await.0, 401);
     });
@@ -371,6 +394,29 @@ fn a_relay_for_agents_of_its_machine_takes_none_from_a_proxy_that_it_does_not_kn
         caller.send(request(v1)).await;
         assert!(caller.head().await.starts_with("HTTP/1.1 101 "));
         assert!(became.await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_trusted_proxy_that_does_not_tell_an_agents_address_makes_no_agent_local() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.peer.address = "127.0.0.1:40000".parse().unwrap();
+        relay.settings().trusts_this_machine = true;
+        relay.settings().trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        let v1 = "Sec-WebSocket-Protocol: tieline.v1\r\n";
+        let request = |lines: &str| upgrade("/agent", &(lines.to_owned() + v1));
+        for lines in ["", "X-Forwarded-For: 127.0.0.1\r\n"] {
+            let (status, word, _) = refusal(&relay, &request(lines)).await;
+            assert_eq!((status, &*word), (403, "unknown_proxy"), "{lines:?}");
+        }
+        let (mut caller, became) = connect(&relay);
+        caller.send(request("X-Forwarded-For: 192.0.2.9\r\n")).await;
+        assert!(caller.head().await.starts_with("HTTP/1.1 101 "));
+        let Some((Upgraded::Link { address }, _)) = became.await.unwrap() else {
+            panic!("the connection is no link");
+        };
+        assert_eq!(address.to_string(), "192.0.2.9");
     });
 }
 
