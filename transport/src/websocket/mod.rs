@@ -193,7 +193,9 @@ impl WebSocket {
             let received = if self.has_input() {
                 let mut input = std::mem::take(&mut self.undigested);
                 self.digest(&mut input, room, put);
-                self.undigested = input;
+                if !input.is_empty() {
+                    self.undigested = input;
+                }
                 Received::Bytes(0)
             } else {
                 self.read(socket, room, put)?
@@ -260,9 +262,9 @@ impl WebSocket {
             }
             break;
         }
-        if self.end.is_some() || input.is_empty() {
+        if self.end.is_some() {
             // Bytes behind the end mean nothing.
-            *input = BytesMut::new();
+            input.clear();
         }
     }
 

@@ -86,7 +86,7 @@ fn borders_are_those_of_messages_and_not_those_of_frames() {
         to_server(FIN, b""),
         to_server(FIN | BINARY, b""),
         to_server(FIN | BINARY, b"another"),
-        to_server(FIN | PONG, b"nobody asked"),
+        to_server(FIN | PONG, b"unasked"),
         to_server(FIN | CLOSE, &[0x03, 0xe9, b'b', b'y', b'e']),
         to_server(FIN | BINARY, b"behind the end"),
     ]);
