@@ -276,7 +276,7 @@ impl Attempt {
             Ok(surplus) => return Err(ConnectionError::Surplus { surplus }),
             Err(error) if is_not_yet(&error) => false,
             // A server may reset a connection that was ended without any request.
-            Err(error) if self.is_finished && error.kind() == ErrorKind::ConnectionReset => true,
+            Err(error) if self.is_finished && is_reset(&error) => true,
             Err(error) => return Err(ConnectionError::Connect(error)),
         };
         let Some(handshake) = self.socket.handshake() else {
@@ -291,7 +291,12 @@ impl Attempt {
         }
         if !self.is_finished && !is_end {
             self.is_finished = true;
-            self.socket.finish().map_err(ConnectionError::Connect)?;
+            return match self.socket.finish() {
+                Ok(()) => Ok(false),
+                // The server has read TLS's own end, and has already reset the connection.
+                Err(error) if is_reset(&error) => Ok(true),
+                Err(error) => Err(ConnectionError::Connect(error)),
+            };
         }
         Ok(is_end)
     }
@@ -309,6 +314,14 @@ pub(super) fn probe(path: &Path, shake: Shake) -> Result<(), WorkerError> {
         until_ns: now_ns,
     };
     worker.run(nothing).map(drop)
+}
+
+/// Whether an error of a connected socket says that the peer has reset the connection.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected
+    )
 }
 
 /// Starts a non-blocking connect.

@@ -54,7 +54,7 @@ pub(super) fn nginx_configuration(
         Some(Certificate { cert, key, .. }) => (
             " ssl",
             format!(
-                "    ssl_certificate {};\n    ssl_certificate_key {};\n",
+                "    ssl_certificate {};\n    ssl_certificate_key {};\n    ssl_protocols TLSv1.2 TLSv1.3;\n",
                 cert.display(),
                 key.display()
             ),
