@@ -1,4 +1,4 @@
-//! Refusals: invalid input, unauthorized agents and callers, missing resources of the machine. The relay reports
+//! Refusals: invalid input, unauthorized agents and callers, hostile targets, missing resources of the machine. The relay reports
 //! the reason, counts the refusal, and keeps serving all others.
 
 #[path = "behaviour_refusals/auth.rs"]
@@ -31,5 +31,7 @@ mod proxied;
 mod renewal;
 #[path = "behaviour_refusals/strangers.rs"]
 mod strangers;
+#[path = "behaviour_refusals/targets.rs"]
+mod targets;
 #[path = "behaviour_refusals/withdrawn.rs"]
 mod withdrawn;

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::continue_wait::ContinueWait;
+use crate::informational::Continue;
 use crate::track::Track;
 
 /// Events of a request's body that a hop records.
@@ -67,6 +69,11 @@ impl<P: Progress> RequestBody<P> {
         self.track = Some(track);
     }
 
+    /// What `100 Continue` is reported to, if the body waits for it.
+    pub(crate) fn continue_signal(&self) -> Option<Arc<Continue>> {
+        self.gate.as_ref().map(ContinueWait::signal)
+    }
+
     fn done(&self) {
         if let Some(track) = &self.track {
             track.request_done.set(true);
@@ -93,8 +100,7 @@ impl<P: Progress> Drop for RequestBody<P> {
 ///
 /// hyper sends the caller's own `100 Continue` as soon as the caller's body is first read.
 pub fn await_continue<P: Progress>(request: &mut Request<RequestBody<P>>, timeout: P::Timeout) {
-    let gate = ContinueWait::new(request, timeout);
-    request.body_mut().gate = Some(gate);
+    request.body_mut().gate = Some(ContinueWait::new(timeout));
 }
 
 impl<P: Progress> Body for RequestBody<P> {

@@ -23,6 +23,7 @@ use hyper::rt::{Read, Write};
 use crate::body::{Progress, RequestBody};
 use crate::failure::{Failure, Fault, reusable_for};
 use crate::headers::kept_alive_for;
+use crate::informational::TOO_MANY_INFORMATIONAL;
 use crate::pool::PooledConnection;
 use crate::reporting::ReportingStream;
 use crate::track::Track;
@@ -92,9 +93,16 @@ impl<P: Progress + 'static, T: Copy + Sub<Output = Duration>> Connection<P, T> {
     ) -> impl Future<Output = Result<Response<Incoming>, Failure<RequestBody<P>, E>>> {
         self.track.begin(!request.body().is_end_stream());
         request.body_mut().track_with(Rc::clone(&self.track));
+        let awaited = request.body().continue_signal();
+        self.track.informational.watch(&mut request, awaited);
         let sent = self.sender.try_send_request(request);
         async move {
             match sent.await {
+                // They came in one read with the answer.
+                Ok(_) if self.track.informational.is_exceeded() => {
+                    let fault = Fault::Malformed(TOO_MANY_INFORMATIONAL);
+                    Err(Failure::Broken(problem(fault)))
+                }
                 Ok(answer) => {
                     self.kept_alive_for = kept_alive_for(answer.headers());
                     Ok(answer)

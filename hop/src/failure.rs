@@ -8,6 +8,7 @@ use http::Request;
 use http::request::Parts;
 use hyper::client::conn::TrySendError;
 
+use crate::informational::TOO_MANY_INFORMATIONAL;
 use crate::refusal::Refusal;
 use crate::track::Track;
 
@@ -68,6 +69,9 @@ impl<B, P> Failure<B, P> {
         if track.request_failed.get() {
             let refusal = Refusal::bad_request("the request's body is malformed or broke off");
             return Self::Broken(problem(Fault::Request(refusal)));
+        }
+        if track.informational.is_exceeded() {
+            return Self::Broken(problem(Fault::Malformed(TOO_MANY_INFORMATIONAL)));
         }
         let error = error.into_error();
         let problem = problem(match error.is_parse() {

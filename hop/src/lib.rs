@@ -21,6 +21,7 @@ mod escape;
 pub mod events;
 mod failure;
 pub mod headers;
+mod informational;
 mod pool;
 mod refusal;
 mod reporting;

@@ -1,5 +1,6 @@
 //! The stream between hyper's client and a connection to the next hop: reports reads and errors, and hides failed
-//! writes from hyper, so that an answer that the next hop has sent already is still read.
+//! writes from hyper, so that an answer that the next hop has sent already is still read. Fails the reads behind too many
+//! informational responses, which hyper would go on with for ever.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,6 +9,7 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
+use crate::informational::TOO_MANY_INFORMATIONAL;
 use crate::track::Track;
 
 /// A stream that reports its reads and failures, and hides failed writes: only a read ends it.
@@ -37,6 +39,9 @@ impl<S: Read + Unpin, N: FnMut(&io::Error) + Unpin> Read for ReportingStream<S, 
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.track.informational.is_exceeded() {
+            return Poll::Ready(Err(io::Error::other(TOO_MANY_INFORMATIONAL)));
+        }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         match &polled {
             Poll::Ready(Ok(())) => self.track.reads.update(|reads| reads + 1),
@@ -83,7 +88,8 @@ impl<S: Write + Unpin, N: FnMut(&io::Error) + Unpin> Write for ReportingStream<S
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_write_dead {
+        // A next hop that informs without end gets no orderly end, so that dropping the stream resets it.
+        if self.is_write_dead || self.track.informational.is_exceeded() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use crate::informational::Informational;
+
 /// Where the exchange on a connection stands; its stream and the request's body note it.
 #[derive(Debug, Default)]
 pub(crate) struct Track {
@@ -11,6 +13,8 @@ pub(crate) struct Track {
     pub(crate) request_done: Cell<bool>,
     /// The request's body is malformed or broke off.
     pub(crate) request_failed: Cell<bool>,
+    /// Informational responses to the request.
+    pub(crate) informational: Informational,
 }
 
 impl Track {
@@ -19,5 +23,6 @@ impl Track {
         self.reads.set(0);
         self.request_done.set(!has_body);
         self.request_failed.set(false);
+        self.informational.begin();
     }
 }

@@ -37,3 +37,21 @@ pub trait Socket {
     /// Ready while a write may take something.
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
+
+/// Ready while a read of a layer above `socket` may return something, at once if the layer `has_input` of its own. If the
+/// layer `yields`, other tasks get a turn first.
+pub(crate) fn poll_layer_readable(
+    socket: &impl Socket,
+    cx: &mut Context<'_>,
+    yields: &mut bool,
+    has_input: bool,
+) -> Poll<()> {
+    if std::mem::take(yields) {
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    if has_input {
+        return Poll::Ready(());
+    }
+    socket.poll_readable(cx)
+}

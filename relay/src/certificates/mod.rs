@@ -8,6 +8,7 @@ mod authorities;
 mod certificate;
 mod challenges;
 mod ordered;
+mod protocols;
 mod sources;
 mod table;
 
@@ -21,29 +22,13 @@ use rustls::server::{
 
 pub(crate) use self::challenges::{Challenges, OpenChallenge};
 pub(crate) use self::ordered::OrderedCertificate;
+use self::protocols::{ACME_TLS, AGENT, HTTP1, HTTP10, RAW, is_agents};
+pub(crate) use self::protocols::{HTTP2, Served};
 pub(crate) use self::sources::Sources;
 pub(crate) use self::table::CertificateTable;
 use crate::clock::now_seconds;
 use crate::config::{AcmeConfig, TlsConfig};
-use crate::error::StartError;
-
-/// Protocol of HTTP/2 callers in the handshake of TLS (ALPN, RFC 7301).
-pub(crate) const HTTP2: &[u8] = b"h2";
-
-/// Protocol of HTTP/1.1 callers.
-pub(crate) const HTTP1: &[u8] = b"http/1.1";
-
-/// Protocol of HTTP/1.0 callers.
-pub(crate) const HTTP10: &[u8] = b"http/1.0";
-
-/// Protocol of agents.
-pub(crate) const AGENT: &[u8] = b"tieline-agent/1";
-
-/// Protocol of raw callers, which begin with a preamble.
-pub(crate) const RAW: &[u8] = b"tieline";
-
-/// Protocol of a CA that checks a name (TLS-ALPN-01, RFC 8737); it ends with the handshake.
-pub(crate) const ACME_TLS: &[u8] = b"acme-tls/1";
+use crate::error::{ListenKind, StartError};
 
 /// The certificates that the relay starts with.
 #[derive(Debug)]
@@ -132,35 +117,35 @@ impl ServerConfigs {
         Arc::new(Self { callers, agents })
     }
 
-    /// The configuration for a client, by the protocols that it offers; `takes_agents` tells whether a client that offers
-    /// none is an agent.
-    pub(crate) fn choose(&self, hello: &ClientHello<'_>, takes_agents: bool) -> Arc<ServerConfig> {
-        let is_agent = hello.alpn().map_or(takes_agents, is_agents);
-        Arc::clone(match is_agent {
+    /// The configuration for a client at an address of kind `listener`, by the protocols that it offers.
+    pub(crate) fn choose(
+        &self,
+        hello: &ClientHello<'_>,
+        listener: ListenKind,
+    ) -> Arc<ServerConfig> {
+        // Without any, the address decides.
+        let takes_agents = listener == ListenKind::Agent;
+        Arc::clone(match hello.alpn().map_or(takes_agents, is_agents) {
             true => &self.agents,
             false => &self.callers,
         })
     }
 
-    /// Whether a client may be an agent after its handshake, by whether it has shown a certificate of its own. The
-    /// configuration was chosen by the client's first hello, and a second one (RFC 8446, section 4.1.4), which rustls does
-    /// not compare with the first, decides about the protocol.
-    pub(crate) fn admits_agent(&self, has_certificate: bool) -> bool {
-        has_certificate || Arc::ptr_eq(&self.agents, &self.callers)
+    /// What a client at an address of kind `listener` is served as after its handshake, by the protocol that was agreed
+    /// on; `None` for an agent that has not shown the certificate that it needs. The configuration was chosen by the
+    /// client's first hello, and a second one (RFC 8446, section 4.1.4), which rustls does not compare with the first,
+    /// decides about the protocol.
+    pub(crate) fn served(
+        &self,
+        agreed: Option<&[u8]>,
+        listener: ListenKind,
+        has_certificate: bool,
+    ) -> Option<Served> {
+        let served = Served::by(agreed, listener);
+        let is_agent = served == Served::As(ListenKind::Agent);
+        let needs_certificate = is_agent && !Arc::ptr_eq(&self.agents, &self.callers);
+        (has_certificate || !needs_certificate).then_some(served)
     }
-}
-
-/// Whether a client with these protocols becomes an agent: it offers that of agents, and none that the relay prefers.
-/// A CA that checks a name does not.
-fn is_agents<'a>(offered: impl Iterator<Item = &'a [u8]>) -> bool {
-    let mut is_agent = false;
-    for protocol in offered {
-        if [HTTP2, HTTP1, HTTP10].contains(&protocol) {
-            return false;
-        }
-        is_agent |= protocol == AGENT;
-    }
-    is_agent
 }
 
 /// The cryptography that the relay's TLS uses.

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::Shard;
 use super::handshakes::Handshake;
-use crate::certificates::{self, ServerConfigs};
+use crate::certificates::{Served, ServerConfigs};
 use crate::error::ListenKind;
 use crate::io::Stream;
 use crate::limits::AddressCount;
@@ -29,16 +29,12 @@ impl Shard {
         // Counted before it is known to be a caller, so that a relay that stops waits for it.
         let arrived = self.kit.peers.callers.arrived();
         self.kit.tasks.spawn(async move {
-            let takes_agents = kind == ListenKind::Agent;
-            let accepting =
-                shard.accept_tls(stream, peer, (configs.as_ref(), takes_agents), &place);
+            let accepting = shard.accept_tls(stream, peer, (configs.as_ref(), kind), &place);
             let accepted = place.run(accepting).await;
             drop(place);
             match accepted {
-                // A CA that checks a name has seen what it wants to see.
-                Some(Ok((stream, _))) if is_check(&stream) => stream.shutdown(),
-                Some(Ok((stream, peer))) => {
-                    let kind = kind_of(&stream).unwrap_or(kind);
+                Some(Ok((stream, _, Served::Check))) => stream.shutdown(),
+                Some(Ok((stream, peer, Served::As(kind)))) => {
                     stream.set_unfinished(kind.unfinished());
                     let room = Room::for_callers(shard.kit.peers.open_files_max);
                     // Agents have precedence over callers, as on listeners of their own.
@@ -78,7 +74,7 @@ impl Shard {
     }
 
     /// Reads the PROXY protocol header in front of TLS, if there must be one, and completes the handshake with one of
-    /// `configs`; `takes_agents` tells whether a client that names no protocol is an agent.
+    /// `configs`, at an address of kind `listener`.
     ///
     /// # Errors
     /// The reason of the failure; `None` for a missing header.
@@ -86,27 +82,28 @@ impl Shard {
         &self,
         stream: Stream,
         peer: SocketAddr,
-        (configs, takes_agents): (&ServerConfigs, bool),
+        (configs, listener): (&ServerConfigs, ListenKind),
         place: &Handshake,
-    ) -> Result<(Stream, SocketAddr), Option<TlsFailure>> {
+    ) -> Result<(Stream, SocketAddr, Served), Option<TlsFailure>> {
         // On addresses of every kind, since callers and agents may come to each.
         let peer = self.callers.source(&stream, peer).await.ok_or(None)?;
         let _counted = self.count_handshake(peer).ok_or(TlsFailure::Overload)?;
         let deadline = self.kit.peers.config.preamble_timeout;
-        let choose = |hello: &ClientHello<'_>| configs.choose(hello, takes_agents);
+        let choose = |hello: &ClientHello<'_>| configs.choose(hello, listener);
         let accepting = stream.accept_tls(choose, || place.may_answer());
         let accepted = self.kit.in_time(deadline, true, accepting).await;
         let stream = accepted
             .ok_or(TlsFailure::Timeout)?
             .map_err(|it| failure(&it))?;
-        let is_agent = kind_of(&stream).map_or(takes_agents, |it| it == ListenKind::Agent);
-        if is_agent && !is_check(&stream) && !configs.admits_agent(stream.has_peer_certificate()) {
-            return Err(Some(TlsFailure::NoClientCertificate));
+        let agreed = stream.agreed();
+        let protocol = agreed.as_ref().and_then(|it| it.application.as_deref());
+        let served = configs
+            .served(protocol, listener, stream.has_peer_certificate())
+            .ok_or(TlsFailure::NoClientCertificate)?;
+        if let Some(agreed) = &agreed {
+            self.kit.metrics.tls_accepted(agreed);
         }
-        if let Some(agreed) = stream.agreed() {
-            self.kit.metrics.tls_accepted(&agreed);
-        }
-        Ok((stream, peer))
+        Ok((stream, peer, served))
     }
 
     /// Counts a connection whose trusted proxy sent no PROXY protocol header.
@@ -119,22 +116,6 @@ impl Shard {
         };
         metrics.frontend_accepted(frontend);
         metrics.frontend_refused(CallerRefusal::Preamble);
-    }
-}
-
-/// Whether the client is a CA that checks a name, which sends nothing after the handshake (RFC 8737).
-fn is_check(stream: &Stream) -> bool {
-    let agreed = stream.agreed().and_then(|it| it.application);
-    agreed.as_deref() == Some(certificates::ACME_TLS)
-}
-
-/// The listener whose protocol the client asked for; `None` if it asked for none.
-fn kind_of(stream: &Stream) -> Option<ListenKind> {
-    match stream.agreed()?.application?.as_slice() {
-        certificates::AGENT => Some(ListenKind::Agent),
-        certificates::RAW => Some(ListenKind::Tcp),
-        certificates::HTTP2 | certificates::HTTP1 | certificates::HTTP10 => Some(ListenKind::Http),
-        _ => None,
     }
 }
 

@@ -53,6 +53,7 @@ const HOP: Rows = &[
         "scanner",
     ],
     &["continue_wait", "endpoints", "escape", "refusal", "track"],
+    &["informational"],
 ];
 
 const TRANSPORT: Rows = &[&["lib", "tests"], &["tls", "websocket"], &["socket"]];

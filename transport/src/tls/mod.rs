@@ -20,7 +20,7 @@ use rustls::{
 };
 
 use self::input::{Framing, Input};
-use crate::socket::{Received, Socket};
+use crate::socket::{Received, Socket, poll_layer_readable};
 
 /// Ciphertext that one read takes from the kernel: a TLS record at least, or what the reader has room for.
 const READ_BYTES_MIN: usize = 4 * 1024;
@@ -254,14 +254,8 @@ impl Tls {
 
     /// Ready while a read may return something.
     pub fn poll_readable(&mut self, socket: &impl Socket, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.yields) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if self.has_input() {
-            return Poll::Ready(());
-        }
-        socket.poll_readable(cx)
+        let has_input = self.has_input();
+        poll_layer_readable(socket, cx, &mut self.yields, has_input)
     }
 
     /// Whether a read needs no byte from the socket.

@@ -23,7 +23,7 @@ use bytes::BytesMut;
 use self::decoder::{ControlFrame, Decoder, EXTRA_BYTES, Stop};
 use self::encoder::Encoder;
 pub use self::violation::Violation;
-use crate::socket::{Received, Socket};
+use crate::socket::{Received, Socket, poll_layer_readable};
 
 mod decoder;
 mod encoder;
@@ -127,14 +127,8 @@ impl WebSocket {
 
     /// Ready while a read may return something.
     pub fn poll_readable(&mut self, socket: &impl Socket, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.yields) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if self.has_input() {
-            return Poll::Ready(());
-        }
-        socket.poll_readable(cx)
+        let has_input = self.has_input();
+        poll_layer_readable(socket, cx, &mut self.yields, has_input)
     }
 
     /// Whether a read needs no byte from the socket.

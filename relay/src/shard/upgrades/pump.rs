@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -168,8 +169,8 @@ impl Way {
 
 /// Reads what there is; nothing at the end. The buffer lives only while bytes are in it: most connections are idle.
 fn poll_read(cx: &mut Context<'_>, source: &mut (impl Read + Unpin)) -> Poll<io::Result<Bytes>> {
-    let mut buffer = [0; BUFFER_BYTES];
-    let mut read = ReadBuf::new(&mut buffer);
+    let mut buffer = [MaybeUninit::<u8>::uninit(); BUFFER_BYTES];
+    let mut read = ReadBuf::uninit(&mut buffer);
     ready!(Pin::new(source).poll_read(cx, read.unfilled()))?;
     Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
 }

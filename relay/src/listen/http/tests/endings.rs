@@ -159,6 +159,56 @@ fn a_target_that_ends_before_the_head_is_told() {
 }
 
 #[test]
+fn a_target_that_sends_informational_responses_without_end_is_reset() {
+    run(async {
+        for status in ["100 Continue", "103 Early Hints"] {
+            let mut relay = Relay::new();
+            let mut caller = relay.caller();
+            caller.send(GET).await;
+            let mut target = relay.target().await;
+            target.head().await;
+            let informational = format!("HTTP/1.1 {status}\r\n\r\n");
+            for _ in 0..100_000 {
+                if target
+                    .io()
+                    .write_all(informational.as_bytes())
+                    .await
+                    .is_err()
+                {
+                    break;
+                }
+            }
+            let answer = own_answer(&mut caller).await;
+            assert_eq!(answer, expected(502, "target_invalid", Some("target")));
+            assert!(target.is_reset().await);
+        }
+    });
+}
+
+#[test]
+fn an_answer_may_have_256_informational_responses_in_front_of_it() {
+    run(async {
+        let informational = |count| "HTTP/1.1 102 Processing\r\n\r\n".repeat(count);
+        let mut relay = Relay::new();
+        let mut caller = relay.caller();
+        caller.send(GET).await;
+        let mut target = relay.target().await;
+        // Each request on the connection is counted alone.
+        for _ in 0..2 {
+            target.head().await;
+            target.send(informational(256) + OK).await;
+            caller.expect(OK).await;
+            caller.send(GET).await;
+        }
+        target.head().await;
+        target.send(informational(257) + OK).await;
+        let answer = own_answer(&mut caller).await;
+        assert_eq!(answer, expected(502, "target_invalid", Some("target")));
+        assert!(target.is_reset().await);
+    });
+}
+
+#[test]
 fn an_answer_that_cannot_be_passed_on_is_a_502() {
     run(async {
         for answer in [

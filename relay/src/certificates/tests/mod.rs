@@ -1,5 +1,7 @@
 //! Long because the tests of all kinds of certificates share the files and handshakes that they make.
 
+mod protocols;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -351,6 +353,11 @@ fn agents_alone_show_a_certificate_of_their_authority() {
         .unwrap()
         .unwrap()
         .configs();
+    let served = |client: &Arc<ClientConfig>, server: &Arc<ServerConfig>| {
+        let (_, server) = shaken(client, server).unwrap();
+        let has_certificate = server.peer_certificates().is_some();
+        configs.served(server.alpn_protocol(), ListenKind::Agent, has_certificate)
+    };
     for version in [&TLS13, &TLS12] {
         let with = |own: Option<&Arc<SingleCertAndKey>>, protocol| {
             let mut client = client(&path, version, &[protocol]);
@@ -383,10 +390,9 @@ fn agents_alone_show_a_certificate_of_their_authority() {
         assert!(around.is_err());
         // A client that offers a protocol in its first hello and none in its second one gets this far.
         let nothing = Arc::new(client(&path, version, &[]));
-        let (_, server) = shaken(&nothing, &configs.callers).unwrap();
-        assert!(!configs.admits_agent(server.peer_certificates().is_some()));
-        let (_, server) = shaken(&agent, &configs.agents).unwrap();
-        assert!(configs.admits_agent(server.peer_certificates().is_some()));
+        assert_eq!(served(&nothing, &configs.callers), None);
+        let as_agent = Some(Served::As(ListenKind::Agent));
+        assert_eq!(served(&agent, &configs.agents), as_agent);
     }
 }
 
