@@ -36,14 +36,15 @@ pub fn fixtures() -> PathBuf {
 /// A Python environment with the packages of `requirements.txt`.
 pub struct Python {
     ready: Ready,
+    surroundings: Surroundings,
 }
 
 impl Python {
-    /// Installs the environment in `interop` unless it is ready.
+    /// Installs the environment in `interop` unless it is ready. Its programs run in `surroundings`.
     ///
     /// # Errors
     /// Python 3 or its `venv` module is missing, or a package could not be installed.
-    pub fn prepare(interop: &Path) -> Result<Self> {
+    pub fn prepare(interop: &Path, surroundings: Surroundings) -> Result<Self> {
         let version = version("python3")?;
         let ready = Ready::prepare(interop, "python", &[&version, REQUIREMENTS], |directory| {
             let mut venv = Command::new("python3");
@@ -64,7 +65,10 @@ impl Python {
             install.arg("--requirement").arg(&requirements);
             step("pip install of the MCP SDK, 70 MB", &mut install)
         })?;
-        Ok(Self { ready })
+        Ok(Self {
+            ready,
+            surroundings,
+        })
     }
 
     /// A command that runs a script of the fixtures with this Python.
@@ -76,7 +80,7 @@ impl Python {
         command
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("PYTHONUTF8", "1");
-        without_proxies(&mut command);
+        self.surroundings.apply(&mut command);
         command
     }
 }
@@ -90,14 +94,15 @@ pub struct Node {
     ready: Ready,
     /// Path of Node: from [`NODE_PACKAGES`], or the system's where no package fits this CPU.
     node: PathBuf,
+    surroundings: Surroundings,
 }
 
 impl Node {
-    /// Installs the environment in `interop` unless it is ready.
+    /// Installs the environment in `interop` unless it is ready. Its programs run in `surroundings`.
     ///
     /// # Errors
     /// Node or npm is missing, or a package could not be installed.
-    pub fn prepare(interop: &Path) -> Result<Self> {
+    pub fn prepare(interop: &Path, surroundings: Surroundings) -> Result<Self> {
         let version = format!("{} {}", version("node")?, version("npm")?);
         let pins = [version.as_str(), PACKAGE, PACKAGE_LOCK];
         let ready = Ready::prepare(interop, "node", &pins, |directory| {
@@ -121,7 +126,11 @@ impl Node {
             Ok(())
         })?;
         let node = packaged_node(&ready.directory).unwrap_or_else(|| "node".into());
-        Ok(Self { ready, node })
+        Ok(Self {
+            ready,
+            node,
+            surroundings,
+        })
     }
 
     /// A command that runs a script of the fixtures, with the scripts in `preload` loaded first. The script's
@@ -134,7 +143,7 @@ impl Node {
         }
         command.arg(fixtures().join(script));
         command.arg(self.ready.directory.join("node_modules"));
-        without_proxies(&mut command);
+        self.surroundings.apply(&mut command);
         command
     }
 
@@ -146,7 +155,7 @@ impl Node {
             command.arg("--require").arg(fixtures().join(script));
         }
         command.arg(self.ready.directory.join("node_modules/.bin").join(program));
-        without_proxies(&mut command);
+        self.surroundings.apply(&mut command);
         command
     }
 }
@@ -249,10 +258,23 @@ fn step(name: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Removes the proxy settings from the environment: the programs under test talk to this machine only.
-fn without_proxies(command: &mut Command) {
-    for name in ["http_proxy", "https_proxy", "all_proxy"] {
-        command.env_remove(name).env_remove(name.to_uppercase());
+/// Environment variables of every program under test. All programs get all of them, since a Python client may start
+/// a Node program, which inherits its variables.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// File with the certificate of the only authority to trust.
+    pub ca: PathBuf,
+}
+
+impl Surroundings {
+    /// Removes the proxy settings, since the programs talk to this machine only, and names the authority to trust.
+    fn apply(&self, command: &mut Command) {
+        for name in ["http_proxy", "https_proxy", "all_proxy"] {
+            command.env_remove(name).env_remove(name.to_uppercase());
+        }
+        command.env("NO_PROXY", "*").env("no_proxy", "*");
+        // Python's SDK takes this file in place of the system's authorities; Node adds its file to the built-in ones.
+        command.env("SSL_CERT_FILE", &self.ca);
+        command.env("NODE_EXTRA_CA_CERTS", &self.ca);
     }
-    command.env("NO_PROXY", "*").env("no_proxy", "*");
 }

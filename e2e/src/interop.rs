@@ -12,8 +12,9 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::environment::{Node, Python};
+use crate::environment::{Node, Python, Surroundings};
 use crate::process::Process;
+use crate::trust::Trust;
 
 /// Time limit for a server to listen, on a machine that is busy with other tests.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -26,18 +27,24 @@ pub struct Setup {
     python: Result<Python, String>,
     node: Result<Node, String>,
     seen: Mutex<HashMap<String, Arc<Seen>>>,
+    trust: Trust,
 }
 
 /// Result of a call that [`Setup::once`] makes once, or its error as text.
 type Seen = OnceLock<Result<Value, String>>;
 
 impl Setup {
-    /// Prepares the Python and Node environments under `interop` in parallel.
+    /// Prepares the Python and Node environments under `interop` in parallel. Their programs trust the authority of
+    /// `trust`.
     #[must_use]
-    pub fn prepare(interop: &Path) -> Self {
+    pub fn prepare(interop: &Path, trust: Trust) -> Self {
+        let surroundings = Surroundings { ca: trust.ca() };
         std::thread::scope(|scope| {
-            let node = scope.spawn(|| Node::prepare(interop).map_err(|error| format!("{error:#}")));
-            let python = Python::prepare(interop).map_err(|error| format!("{error:#}"));
+            let of_node = surroundings.clone();
+            let node = scope
+                .spawn(|| Node::prepare(interop, of_node).map_err(|error| format!("{error:#}")));
+            let python =
+                Python::prepare(interop, surroundings).map_err(|error| format!("{error:#}"));
             let node = node
                 .join()
                 .unwrap_or_else(|_| Err("preparation panicked".to_owned()));
@@ -45,8 +52,15 @@ impl Setup {
                 python,
                 node,
                 seen: Mutex::default(),
+                trust,
             }
         })
+    }
+
+    /// The certificates of relays with TLS.
+    #[must_use]
+    pub const fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Result of `look`, which runs once per key `what`: all paths are compared with one run on the direct
@@ -170,17 +184,23 @@ impl Setup {
         )
     }
 
-    /// Runs every scenario of npm's `conformance` that `revision` requires of a server against `url`.
-    /// Returns the exit code, the output, and the checks that the suite wrote for each scenario.
+    /// Runs every scenario of npm's `conformance` that `revision` requires of a server against `url`; the exit code
+    /// does not count failures in the `excused` scenarios. Returns the exit code, the output, and the checks that the
+    /// suite wrote for each scenario.
     ///
     /// # Errors
     /// The suite took too long, or wrote no checks.
-    pub fn conformance(&self, url: &str, revision: &str) -> Result<Value> {
+    pub fn conformance(&self, url: &str, revision: &str, excused: &[&str]) -> Result<Value> {
         let directory = TempDir::new()?;
         let preload = ["end-with-stdin.cjs", "resolve-test-names.cjs"];
         let mut command = self.node()?.program("conformance", &preload);
         command.args(["server", "--url", url, "--requirements", revision]);
         command.args(["--output-dir", "kept"]);
+        if !excused.is_empty() {
+            let list = format!("server:\n  - {}\n", excused.join("\n  - "));
+            fs::write(directory.path().join("excused.yml"), list)?;
+            command.args(["--expected-failures", "excused.yml"]);
+        }
         command.current_dir(directory.path());
         let ended = Process::spawn("conformance", &mut command)?.ended(CLIENT_LIMIT)?;
         let mut checks = serde_json::Map::new();

@@ -7,4 +7,5 @@ pub mod environment;
 pub mod interop;
 pub mod path;
 pub mod process;
+pub mod trust;
 pub mod tunnel;

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::trust::Trust;
 use crate::tunnel::{Tunnel, UrlForm};
 
 /// Path from a test client to a server.
@@ -23,14 +24,18 @@ impl Path {
     /// The URL names only the kind: the relay finds an agent for each request.
     pub const ANY_OF_KIND: Self = Self::Tunnel(UrlForm::AnyOfKind);
 
+    /// TLS at the relay's HTTP port, for the client and for the agent.
+    pub const HTTPS: Self = Self::Tunnel(UrlForm::Https);
+
     /// Every path, the direct one first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Direct,
         Self::RELAY,
         Self::Tunnel(UrlForm::Kind),
         Self::ANY_OF_KIND,
         Self::Tunnel(UrlForm::Domain),
         Self::CONNECT,
+        Self::HTTPS,
     ];
 
     /// Word for the path in the name of a test.
@@ -43,19 +48,21 @@ impl Path {
             Self::Tunnel(UrlForm::AnyOfKind) => "any_of_kind",
             Self::Tunnel(UrlForm::Domain) => "domain",
             Self::Tunnel(UrlForm::Proxy) => "connect",
+            Self::Tunnel(UrlForm::Https) => "https",
         }
     }
 
-    /// Opens the path to the MCP server at `target`, an `http://` URL.
+    /// Opens the path to the MCP server at `target`, an `http://` URL. On [`Path::HTTPS`], `trust` has the relay's
+    /// certificate.
     ///
     /// # Errors
     /// Relay, agent or proxy did not start, or the agent was not registered in time.
-    pub fn open(self, target: &str) -> Result<Opened> {
+    pub fn open(self, target: &str, trust: &Trust) -> Result<Opened> {
         match self {
             Self::Direct => Ok(Opened::Direct {
                 url: target.to_owned(),
             }),
-            Self::Tunnel(way) => Ok(Opened::Tunnel(Box::new(Tunnel::start(way, target)?))),
+            Self::Tunnel(way) => Ok(Opened::Tunnel(Box::new(Tunnel::start(way, target, trust)?))),
         }
     }
 }

@@ -7,6 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::behaviour::studio::{SECRET, order, studio, token, write_token};
 use crate::behaviour::{HttpStream, TestAgent, TestProxy, TestRelay, soon};
+use crate::trust::Trust;
 
 /// Application kind (`--dcc`) of every tunnel that this file opens.
 const DCC: &str = "maya";
@@ -29,6 +30,8 @@ pub enum UrlForm {
     Domain,
     /// `/w/<tunnel>/…` at a `tieline connect`, which adds the token that the relay requires.
     Proxy,
+    /// `/w/<tunnel>/…` at the relay, with `https://` in front. The agent's link is a WebSocket to the same port.
+    Https,
 }
 
 /// A relay, one agent and, on [`UrlForm::Proxy`], a proxy. Dropping the tunnel stops the agent gracefully first,
@@ -53,25 +56,16 @@ pub struct Guarded {
 
 impl Tunnel {
     /// Starts a relay on ports of the kernel's choice and an agent that publishes `target`, and
-    /// waits until callers can reach the target through `way`.
+    /// waits until callers can reach the target through `way`. A relay with TLS has its certificate from `trust`.
     ///
     /// # Errors
     /// The relay, the agent or the proxy does not start, or the agent is not registered in time.
-    pub fn start(way: UrlForm, target: &str) -> Result<Self> {
+    pub fn start(way: UrlForm, target: &str, trust: &Trust) -> Result<Self> {
         let home = TempDir::new()?;
         let token_file = home.path().join("token");
         let token = token(order(), &SECRET, 0)?;
         write_token(&token_file, &token)?;
-        let studio = studio()?;
-        let relay = TestRelay::with().config(|config| match way {
-            UrlForm::Name | UrlForm::Kind | UrlForm::AnyOfKind => {}
-            UrlForm::Domain => config.domain = Some(DOMAIN.to_owned()),
-            UrlForm::Proxy => {
-                config.auth = studio;
-                config.caller_auth = CallerAuth::Token;
-            }
-        });
-        let relay = relay.start()?;
+        let relay = start_relay(way, trust)?;
         let agent_token = (way == UrlForm::Proxy).then(|| token_file.clone());
         let agent = TestAgent::to(target).config(move |config| {
             let config = config.with_dcc(DCC);
@@ -81,13 +75,17 @@ impl Tunnel {
             }
         });
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let agent = runtime.block_on(agent.start(&relay))?;
+        let agent = match way {
+            UrlForm::Https => runtime.block_on(trust.start_agent(agent, &relay))?,
+            _ => runtime.block_on(agent.start(&relay))?,
+        };
 
         let front = relay.http_address();
         let tunnel = agent.tunnel();
         let told = agent.url();
         let named = match way {
             UrlForm::Domain => format!("http://{tunnel}.{DOMAIN}:{}", front.port()),
+            UrlForm::Https => format!("https://{front}/w/{tunnel}"),
             _ => format!("http://{front}/w/{tunnel}"),
         };
         let path = told
@@ -95,7 +93,7 @@ impl Tunnel {
             .with_context(|| format!("the agent's URL {told} does not start with {named}"))?;
         let (mut proxy, mut guarded) = (None, None);
         let url = match way {
-            UrlForm::Name | UrlForm::Domain => told.to_owned(),
+            UrlForm::Name | UrlForm::Domain | UrlForm::Https => told.to_owned(),
             UrlForm::Kind => format!("http://{front}/dcc/{DCC}/{tunnel}{path}"),
             UrlForm::AnyOfKind => format!("http://{front}/dcc/{DCC}{path}"),
             UrlForm::Proxy => {
@@ -134,6 +132,25 @@ impl Tunnel {
     pub fn url(&self) -> &str {
         &self.url
     }
+}
+
+/// Starts the relay that callers reach through `way`.
+fn start_relay(way: UrlForm, trust: &Trust) -> Result<TestRelay> {
+    let relay = match way {
+        UrlForm::Name | UrlForm::Kind | UrlForm::AnyOfKind => TestRelay::with(),
+        UrlForm::Domain => {
+            TestRelay::with().config(|config| config.domain = Some(DOMAIN.to_owned()))
+        }
+        UrlForm::Proxy => {
+            let studio = studio()?;
+            TestRelay::with().config(move |config| {
+                config.auth = studio;
+                config.caller_auth = CallerAuth::Token;
+            })
+        }
+        UrlForm::Https => trust.relay(),
+    };
+    relay.start()
 }
 
 /// Checks that the relay refuses a request without a token, so requests through the proxy succeed by its token.

@@ -14,16 +14,12 @@ mod rules;
 
 use anyhow::{Result, ensure};
 use tieline_e2e::behaviour::{
-    AgentBuilder, Digest, HttpStream, RelayBuilder, Target, TestAgent, TestCertificate, TestRelay,
-    is_reset, noise, read_to_close, soon,
+    AgentBuilder, Digest, HttpStream, LONG_BYTES, PatientTarget, RelayBuilder, Target, TestAgent,
+    TestCertificate, TestRelay, is_reset, noise, read_to_close, soon, tls,
 };
 use tieline_e2e::on_each_driver;
-use tieline_relay::{DriverChoice, ListenAddress};
+use tieline_relay::DriverChoice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
-
-/// Much more than any initial window or socket buffer.
-const LONG_BYTES: usize = 3_000_003;
 
 on_each_driver!(
     one_tls_port_serves_agents_raw_callers_and_http,
@@ -33,28 +29,15 @@ on_each_driver!(
     a_link_over_tls_gets_no_lane,
 );
 
-/// A free loopback address that takes TLS.
-fn tls_address() -> ListenAddress {
-    ListenAddress {
-        is_tls: true,
-        ..ListenAddress::from(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))
-    }
-}
-
 /// A relay whose only port for callers and agents is the HTTP listener, over TLS.
 fn behind_tls(certificate: &TestCertificate) -> RelayBuilder {
-    let files = certificate.files();
-    TestRelay::with().config(move |config| {
-        config.http_listen = vec![tls_address()];
-        config.tcp_listen = Vec::new();
-        config.tls.certificates = vec![files];
-    })
+    let relay = TestRelay::with().http_over_tls(certificate);
+    relay.config(|config| config.tcp_listen = Vec::new())
 }
 
 /// An agent that trusts `certificate`.
 fn agent(target: &Target, certificate: &TestCertificate) -> AgentBuilder {
-    let ca = certificate.cert();
-    TestAgent::of(target).config(move |config| config.with_ca(ca))
+    TestAgent::of(target).trusting(certificate)
 }
 
 fn url(relay: &TestRelay) -> String {
@@ -115,32 +98,16 @@ async fn one_tls_port_serves_agents_raw_callers_and_http(driver: DriverChoice) -
 }
 
 async fn bytes_and_half_closes_pass_in_both_directions(driver: DriverChoice) -> Result<()> {
-    let (tell, mut requests) = mpsc::channel(1);
-    let target = Target::tcp(move |mut stream| {
-        let tell = tell.clone();
-        async move {
-            let (request, end) = read_to_close(&mut stream).await;
-            end?;
-            tell.send(request).await?;
-            stream.write_all(&noise(2, LONG_BYTES)).await?;
-            Ok(())
-        }
-    })
-    .await?;
+    let mut target = PatientTarget::start().await?;
     let certificate = TestCertificate::new("relay.test")?;
     let relay = behind_tls(&certificate).driver(driver).start()?;
-    let agent = agent(&target, &certificate).start_at(&url(&relay)).await?;
+    let agent = agent(target.target(), &certificate);
+    let agent = agent.start_at(&url(&relay)).await?;
 
     let mut caller = certificate
         .raw(relay.http_address(), agent.tunnel())
         .await?;
-    soon("the request", caller.write_all(&noise(1, LONG_BYTES))).await??;
-    caller.shutdown().await?;
-    let request = soon("the request's end", requests.recv()).await?;
-    assert_eq!(request, Some(Digest::of_noise(1, LONG_BYTES)));
-    let (answer, end) = soon("the answer", read_to_close(&mut caller)).await?;
-    end?;
-    assert_eq!(answer, Digest::of_noise(2, LONG_BYTES));
+    target.answers(&mut caller).await?;
     relay
         .until("no session", |metrics| metrics.get("relay_sessions") == 0)
         .await?;
@@ -207,7 +174,7 @@ async fn a_link_over_tls_gets_no_lane(driver: DriverChoice) -> Result<()> {
     let certificate = TestCertificate::new("relay.test")?;
     let files = certificate.files();
     let relay = TestRelay::with().driver(driver).config(move |config| {
-        config.agent_listen.push(tls_address());
+        config.agent_listen.push(tls::listen_address());
         config.tls.certificates = vec![files];
         config.bulk_run_bytes = 1;
     });

@@ -7,18 +7,15 @@ use anyhow::{Result, ensure};
 use tieline_agent::Proxies;
 use tieline_agent::event::AgentEvent;
 use tieline_e2e::behaviour::{
-    AgentBuilder, Digest, Target, TestAgent, TestCertificate, TestRelay, echo_round_trip,
-    half_close, noise, read_to_close, soon,
+    AgentBuilder, PatientTarget, Target, TestAgent, TestCertificate, TestRelay, echo_round_trip,
+    noise, soon,
 };
 use tieline_e2e::on_each_driver;
-use tieline_relay::{DriverChoice, ListenAddress};
+use tieline_relay::DriverChoice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-
-/// Much more than any initial window or socket buffer.
-const LONG_BYTES: usize = 3_000_003;
 
 on_each_driver!(
     bytes_and_half_closes_pass_over_a_websocket,
@@ -46,17 +43,8 @@ impl Front {
 
     fn over_tls(driver: DriverChoice) -> Result<Self> {
         let certificate = TestCertificate::new("relay-test")?;
-        let files = certificate.files();
-        let address = ListenAddress {
-            is_tls: true,
-            ..ListenAddress::from(SocketAddr::from(([127, 0, 0, 1], 0)))
-        };
         let relay = TestRelay::with().driver(driver).shards(2);
-        let relay = relay.config(move |config| {
-            config.http_listen = vec![address];
-            config.tls.certificates = vec![files];
-        });
-        let relay = relay.start()?;
+        let relay = relay.http_over_tls(&certificate).start()?;
         Ok(Self {
             url: format!("https://localhost:{}", relay.http_address().port()),
             relay,
@@ -70,37 +58,20 @@ impl Front {
     }
 
     fn agent(&self, target: &Target) -> AgentBuilder {
-        let ca = self.certificate.as_ref().map(TestCertificate::cert);
-        TestAgent::of(target).config(move |config| match ca {
-            Some(ca) => config.with_ca(ca),
-            None => config,
-        })
+        let agent = TestAgent::of(target);
+        match &self.certificate {
+            Some(certificate) => agent.trusting(certificate),
+            None => agent,
+        }
     }
 }
 
 async fn bytes_and_half_closes_pass_over_a_websocket(driver: DriverChoice) -> Result<()> {
     for front in Front::each(driver)? {
-        let (tell, mut requests) = mpsc::channel(1);
-        let target = Target::tcp(move |mut stream| {
-            let tell = tell.clone();
-            async move {
-                let (request, end) = read_to_close(&mut stream).await;
-                end?;
-                tell.send(request).await?;
-                stream.write_all(&noise(2, LONG_BYTES)).await?;
-                Ok(())
-            }
-        })
-        .await?;
-        let agent = front.agent(&target).start_at(&front.url).await?;
+        let mut target = PatientTarget::start().await?;
+        let agent = front.agent(target.target()).start_at(&front.url).await?;
         let mut caller = front.relay.raw(agent.tunnel()).await?;
-        soon("the request", caller.write_all(&noise(1, LONG_BYTES))).await??;
-        half_close(&caller)?;
-        let request = soon("the request's end", requests.recv()).await?;
-        assert_eq!(request, Some(Digest::of_noise(1, LONG_BYTES)));
-        let (answer, end) = soon("the answer", read_to_close(&mut caller)).await?;
-        end?;
-        assert_eq!(answer, Digest::of_noise(2, LONG_BYTES));
+        target.answers(&mut caller).await?;
     }
     Ok(())
 }

@@ -10,7 +10,9 @@ mod refusals;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
-use tieline_e2e::behaviour::{Digest, Target, TestAgent, TestRelay, abort, noise, soon};
+use tieline_e2e::behaviour::{
+    Digest, LONG_BYTES, Target, TestAgent, TestRelay, abort, noise, soon,
+};
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,9 +22,6 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, accept_async, client_async};
-
-/// Much more than any initial window or socket buffer.
-const LONG_BYTES: usize = 3_000_003;
 
 on_each_driver!(
     payload_of_raw_callers_passes_both_ways_on_every_shard,

@@ -18,6 +18,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 use tieline_e2e::interop::{Needs, Setup};
 use tieline_e2e::path::Path;
+use tieline_e2e::trust::Trust;
 
 #[path = "interop/bridges.rs"]
 mod bridges;
@@ -92,7 +93,7 @@ fn ensure_same(path: Path, mut report: Value, direct: &Value) -> Result<()> {
     Ok(())
 }
 
-fn main() -> ExitCode {
+fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(cores * TESTS_PER_CORE);
@@ -110,7 +111,9 @@ fn main() -> ExitCode {
         .flat_map(|case| case.paths.iter().map(move |path| (Case { ..case }, *path)))
         .collect();
 
-    let setup = wanted(&arguments, &cases).then(|| Arc::new(Setup::prepare(&interop_directory())));
+    let is_wanted = wanted(&arguments, &cases);
+    let trust = is_wanted.then(Trust::new).transpose()?;
+    let setup = trust.map(|trust| Arc::new(Setup::prepare(&interop_directory(), trust)));
     let must_run = std::env::var_os("TIELINE_INTEROP").is_some_and(|value| value == "require");
     let mut reasons = Vec::new();
     let trials = cases
@@ -139,7 +142,7 @@ fn main() -> ExitCode {
     for reason in reasons {
         eprintln!("interop tests are ignored: {reason}");
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    Ok(libtest_mimic::run(&arguments, trials).exit_code())
 }
 
 /// Whether any test will run; if not, no environment is prepared.

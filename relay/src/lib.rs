@@ -552,7 +552,7 @@ fn say_certificates(config: &Config, certificates: Option<&Certificates>) {
     let is_named = config.domain.is_some() || config.public_url.is_some();
     let listener = listener_of_urls(&config.http_listen).filter(|it| it.is_tls && !is_named);
     let address = listener.map(|it| it.address.ip());
-    // Of an address that no URL can name, `Config::warnings` tells.
+    // `Config::warnings` warns of an unspecified address, such as 0.0.0.0, which no URL can name.
     let address = address.filter(|it| !it.to_canonical().is_unspecified());
     if let Some(told) = address.and_then(|address| table.address_warning(address)) {
         warn!("{told}");

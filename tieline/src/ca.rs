@@ -1,5 +1,5 @@
-//! The file of `--ca`: left out, with a warning, where the variable alone names it and the relay has no TLS. The variable may
-//! be set for other relays; a flag without effect is an error.
+//! The file of `--ca`. It is left out, with a warning, if only the variable names it and the relay has no TLS, because
+//! the variable may be set for other relays; the flag is an error then, because it would have no effect.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

@@ -11,6 +11,7 @@ pub mod diag;
 pub mod init;
 pub mod list;
 pub mod outbound;
+pub mod proxy;
 pub mod service;
 pub mod settings;
 pub mod status;

@@ -1,5 +1,5 @@
-//! What lies between a socket's bytes and a stream's, for relay and agent alike: TLS, and WebSocket above it or without
-//! it. No runtime, no clock, and no socket but through [`Socket`].
+//! The layers between a socket and a byte stream, for relay and agent alike: TLS, and WebSocket over TLS or over the
+//! plain socket. Uses no runtime and no clock, and reaches sockets only through [`Socket`].
 
 mod socket;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a layer needs of the socket below it.
 
 use std::io::{self, IoSlice};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 
@@ -38,8 +38,8 @@ pub trait Socket {
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-/// Ready while a read of a layer above `socket` may return something, at once if the layer `has_input` of its own. If the
-/// layer `yields`, other tasks get a turn first.
+/// Ready while a layer above `socket` may read something: it `has_input` already, or the socket has. A layer that `yields`
+/// gives other tasks a turn first.
 pub(crate) fn poll_layer_readable(
     socket: &impl Socket,
     cx: &mut Context<'_>,
@@ -54,4 +54,16 @@ pub(crate) fn poll_layer_readable(
         return Poll::Ready(());
     }
     socket.poll_readable(cx)
+}
+
+/// Ready once `flush` returns that the kernel has all, or the connection failed: a peer that is gone gets no end.
+pub(crate) fn poll_flushed(
+    socket: &impl Socket,
+    cx: &mut Context<'_>,
+    mut flush: impl FnMut() -> io::Result<bool>,
+) -> Poll<()> {
+    while let Ok(false) = flush() {
+        ready!(socket.poll_writable(cx));
+    }
+    Poll::Ready(())
 }

@@ -1,4 +1,5 @@
-//! The agent's own certificate, for relays that ask for one (`agent_ca`): reads it, and explains why a relay refused it.
+//! The agent's own certificate, for relays that ask for one (`agent_ca`): reads it, and explains why a relay refused
+//! it.
 
 use std::fs;
 use std::io;
@@ -73,7 +74,7 @@ fn read_file(
     Ok(text)
 }
 
-/// Checks that no other user but root can read the file, or own it.
+/// Checks that only root and the current user can read the file, and that one of them owns it.
 #[cfg(unix)]
 fn is_private(metadata: &fs::Metadata) -> Result<(), String> {
     use std::os::unix::fs::MetadataExt;
@@ -91,14 +92,15 @@ fn is_private(metadata: &fs::Metadata) -> Result<(), String> {
     Ok(())
 }
 
-// Not checked: access lists decide on this system.
+// No check: on this system access lists decide who can read a file, and files have no mode.
 #[cfg(not(unix))]
 fn is_private(_: &fs::Metadata) -> Result<(), String> {
     Ok(())
 }
 
-/// Why the relay ended a connection for the sake of the agent's own certificate, and what to do; `None` for another
-/// reason. Over TLS 1.3 the relay tells it only after the agent's end of the handshake, so the first read has the error.
+/// Explains the `error` of a connection that the relay ended because of the agent's own certificate, and says what to
+/// do; `None` for any other error. In TLS 1.3 the relay's alert comes after the agent's part of the handshake, so the
+/// error is that of the first read.
 #[must_use]
 pub fn client_certificate_problem(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<Error>()?;

@@ -35,7 +35,7 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Protocol that agents ask for in a TLS handshake (ALPN, RFC 7301).
 const AGENT_PROTOCOL: &[u8] = b"tieline-agent/1";
 
-/// Protocol that is asked for below a WebSocket.
+/// Protocol that agents ask for in the TLS handshake below a WebSocket.
 const HTTP_PROTOCOL: &[u8] = b"http/1.1";
 
 /// Limit on unsent bytes in the kernel: a link at the limit counts as busy.
@@ -81,7 +81,7 @@ impl Connected {
     }
 }
 
-/// A connection to the relay, before a WebSocket; with TLS if the relay's URL asks for it.
+/// A connection to the relay before the WebSocket handshake, with TLS if the relay's URL asks for it.
 pub struct Secured {
     wire: Wire,
     deadline: Instant,
@@ -205,7 +205,7 @@ impl Dialler {
     /// The last step of a dial: the WebSocket, if the relay's URL asks for one.
     ///
     /// # Errors
-    /// [`Error::Upgrade`] says what answers in place of the relay, or what the relay says.
+    /// [`Error::Upgrade`] names what answers in place of the relay, or has the relay's own message.
     pub async fn finish(&self, secured: Secured) -> Result<Stream, Error> {
         let Secured { wire, deadline } = secured;
         if self.relay.transport().is_websocket() {

@@ -17,7 +17,7 @@ const SHOWN_CHARS_MAX: usize = 200;
 pub(super) struct Head {
     pub(super) status: u16,
     reason: String,
-    /// Names, and values without what is not UTF-8.
+    /// Names and values; bytes of a value that are not UTF-8 are replaced by U+FFFD.
     fields: Vec<(String, String)>,
 }
 
@@ -56,7 +56,8 @@ impl Head {
         Ok(Some((head, len)))
     }
 
-    /// True for an interim answer, which another one follows (RFC 9110, section 15.2); 101 is the last in HTTP.
+    /// True for an interim answer, which another answer follows (RFC 9110, section 15.2). 101 is none: after it the
+    /// connection leaves HTTP.
     pub(super) const fn is_interim(&self) -> bool {
         matches!(self.status, 100 | 102..=199)
     }

@@ -15,12 +15,12 @@ use tokio::time::{Instant, timeout_at};
 use super::tls::Trust;
 use crate::error::TrustError;
 
-/// Configurations of TLS for one server: with the usual hello, and with a short one. Clones share which of them the next
-/// handshake begins with.
+/// Configurations of TLS for one server: with the usual hello, and with a short one. Clones share the choice of the
+/// hello with which the next handshake begins.
 #[derive(Clone, Debug)]
 pub struct Hellos {
     usual: Arc<ClientConfig>,
-    /// For a second try, if the hello of `usual` is longer.
+    /// Configuration for a second try; `None` if the hello of `usual` is as short.
     short: Option<Arc<ClientConfig>>,
     /// Whether the last handshake got through with the short hello alone.
     is_short_first: Arc<AtomicBool>,
@@ -62,9 +62,9 @@ impl Hellos {
         iter::once(&self.usual).chain(&self.short)
     }
 
-    /// Makes a handshake over `socket`, before `deadline`; `handshake` makes one try. If the first breaks off, or half of
-    /// the time passes, before the server's first byte, tries once more over the connection that `again` makes, with the
-    /// short hello. Later handshakes begin with the short hello if that got through, until it breaks off as well.
+    /// Makes a handshake over `socket`, before `deadline`; `handshake` makes one try. If the first breaks off, or half
+    /// of the time passes, before the server's first byte, tries once more over the connection that `again` makes, with
+    /// the short hello. Later handshakes begin with the short hello if that got through, until it breaks off as well.
     ///
     /// # Errors
     /// The error of the handshake; of two that broke off, that of the first.
@@ -132,7 +132,7 @@ async fn within<T>(
     outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// True if a handshake ended without a word of the server's TLS: the connection was cut or stayed silent.
+/// True if a handshake failed without an error of TLS: the connection was cut or stayed silent.
 fn breaks_off(error: &io::Error) -> bool {
     let is_of_tls = error.get_ref().is_some_and(|it| it.is::<rustls::Error>());
     !is_of_tls

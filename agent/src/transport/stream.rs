@@ -1,5 +1,5 @@
-//! The stream of a link: a socket, plain or over TLS, bare or under a WebSocket, with two halves for the link's reader and
-//! writer.
+//! The stream of a link: a socket, plain or over TLS, bare or under a WebSocket, with two halves for the link's reader
+//! and writer.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -34,7 +34,7 @@ enum Layer {
     Shared(Arc<Shared>),
 }
 
-/// Layers whose state both directions change.
+/// TLS, a WebSocket or both, whose state the reader and the writer change.
 struct Shared {
     wire: Wire,
     /// Held for reads and writes that cannot block, never across an await.
@@ -75,7 +75,8 @@ impl Stream {
         }
     }
 
-    /// A stream of the binary messages of a WebSocket over `wire`; `input` came behind the handshake's head.
+    /// A stream of the binary messages of a WebSocket over `wire`; `input` is what the relay sent after the handshake's
+    /// head.
     pub(super) fn over_websocket(wire: Wire, role: Role, input: BytesMut) -> Self {
         let websocket = WebSocket::with_input(role, input);
         Self {
@@ -95,8 +96,8 @@ impl Stream {
         self.socket().local_addr()
     }
 
-    /// The relay's address for bulk lanes; `None` over TLS, because lanes are not encrypted, over a WebSocket, whose port
-    /// takes none, and through a proxy.
+    /// The relay's address for bulk lanes; `None` over TLS, because lanes are not encrypted, over a WebSocket, whose
+    /// port takes none, and through a proxy.
     ///
     /// # Errors
     /// The connection is broken.
@@ -194,7 +195,7 @@ impl Reads {
     /// direction.
     ///
     /// # Errors
-    /// The connection is broken; over TLS or a WebSocket also if it ended without the end of these.
+    /// The connection is broken; over TLS or a WebSocket also if it ended without the layer's own end.
     pub async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match &mut self.0 {
             Half::Plain(half) => half.read_buf(buffer).await,
@@ -321,7 +322,8 @@ impl Shared {
         self.wire.poll_finish(cx)
     }
 
-    /// How the relay has ended its direction: in order, or with a close code that says what is wrong.
+    /// The end of the relay's direction: in order, also with code 1001, which the relay sends after its `GoAway`; or an
+    /// error that names the code of the Close frame.
     fn end(&self) -> io::Result<usize> {
         let Some(websocket) = self.websocket() else {
             return Ok(0);
@@ -335,7 +337,8 @@ impl Shared {
         }
     }
 
-    /// `error` in a message of its own where the layers' own lead to a manual for programmers.
+    /// `error` with a message for users if the connection was cut: rustls's own message refers to its manual for
+    /// programmers.
     fn in_short(&self, error: io::Error) -> io::Error {
         let layer = match self.websocket {
             Some(_) => "a WebSocket's",

@@ -39,13 +39,13 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 
 /// The certificates that a client trusts: the system's, and those of a file.
 ///
-/// On Windows and macOS the system itself judges a certificate while neither a file nor `SSL_CERT_FILE` or `SSL_CERT_DIR`
-/// is given, with all that it knows besides its list: authorities that it fetches on demand, distrusted ones, and rules of
-/// the machine's administrator.
+/// On Windows and macOS the system itself judges a certificate while neither a file nor `SSL_CERT_FILE` or
+/// `SSL_CERT_DIR` is given, with all that it knows besides its list: authorities that it fetches on demand, distrusted
+/// ones, and rules of the machine's administrator.
 #[derive(Clone, Debug)]
 pub struct Trust {
     roots: Arc<RootCertStore>,
-    /// True if the system itself judges, where it does so.
+    /// True if the system itself judges certificates, on systems that do so.
     is_systems: bool,
 }
 
@@ -82,8 +82,8 @@ impl Trust {
         self.config_with(provider(), protocol)
     }
 
-    /// Like [`Trust::client_config`], with a hello that is no longer than before ML-KEM: some middleboxes drop a hello of
-    /// more than one packet. `None` if [`Trust::client_config`] has no such group either.
+    /// Like [`Trust::client_config`], but without ML-KEM, so that the hello fits into one packet: some middleboxes drop
+    /// a longer one. `None` if the groups of [`Trust::client_config`] are without ML-KEM anyway.
     ///
     /// # Errors
     /// [`TrustError::Tls`] if the TLS library cannot be set up.
@@ -148,7 +148,7 @@ fn system_verifier(
     Ok(Some(Arc::new(verifier)))
 }
 
-/// None: on other systems the list of authorities is all that there is.
+/// Returns no verifier: on other systems there is only the list of authorities.
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn system_verifier(
     _: &Arc<CryptoProvider>,

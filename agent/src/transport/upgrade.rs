@@ -28,7 +28,7 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Longest wait for an answer's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why there is no WebSocket.
+/// Why the relay's URL opens no WebSocket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     /// What is wrong, and what to do.
@@ -64,7 +64,7 @@ pub(super) async fn upgrade(
     Ok(Stream::over_websocket(wire, Role::Client, input))
 }
 
-/// Sends the request and reads its answer; returns the bytes behind the head.
+/// Sends the request and reads its answer; returns the bytes after the head.
 async fn ask(wire: &Wire, relay: &RelayUrl) -> Result<BytesMut, Refused> {
     let key = new_key();
     let request = request(&relay.authority(), &key);
@@ -88,7 +88,7 @@ async fn ask(wire: &Wire, relay: &RelayUrl) -> Result<BytesMut, Refused> {
         .into())
 }
 
-/// Reads the head of an answer; what came behind it stays in `input`.
+/// Reads the head of an answer; bytes after the head stay in `input`.
 async fn read_head(wire: &Wire, input: &mut BytesMut, relay: &RelayUrl) -> Result<Head, Refused> {
     loop {
         match Head::parse(&input[..]) {
@@ -152,7 +152,7 @@ fn check(head: &Head, key: &str) -> Result<(), Refused> {
     Err(problem.to_owned().into())
 }
 
-/// The body of an answer, as much of it as comes soon.
+/// The body of an answer, as much of it as comes within [`BODY_TIMEOUT`].
 async fn body(wire: &Wire, head: &Head, mut input: BytesMut) -> BytesMut {
     let length = head.value("content-length");
     let length = length.and_then(|text| text.parse().ok());
@@ -169,7 +169,7 @@ async fn body(wire: &Wire, head: &Head, mut input: BytesMut) -> BytesMut {
     input
 }
 
-/// What an answer other than 101 means.
+/// Explains an answer other than 101.
 fn judge(head: &Head, body: &[u8], relay: &RelayUrl) -> Refused {
     let status = head.status_line();
     let value: Value = serde_json::from_slice(object_in(body)).unwrap_or_default();
@@ -207,7 +207,7 @@ fn judge(head: &Head, body: &[u8], relay: &RelayUrl) -> Refused {
     problem.into()
 }
 
-/// The JSON object in `body`, without the lengths of chunks around it; empty if there is none.
+/// The JSON object in `body`, without the chunk lengths around it; empty if the body has none.
 fn object_in(body: &[u8]) -> &[u8] {
     let begin = body.iter().position(|byte| *byte == b'{');
     let end = body.iter().rposition(|byte| *byte == b'}');

@@ -1,23 +1,24 @@
-//! The variables that name a proxy, and which of them have a value that is no proxy's URL.
+//! The environment variables that name a proxy, and checks that their values are URLs of proxies.
 
 use std::ffi::OsString;
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 
-/// Names of the variables, each in upper and lower case; the first one that is a URL counts.
+/// Names of the variables, each in upper and lower case; the first variable whose value is a proxy's URL counts.
 const VARIABLES: [[&str; 2]; 2] = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY", "all_proxy"]];
 
 /// What is wrong with the variables.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Wrong {
-    /// Names of those that are passed over, since their value is no proxy's URL.
+    /// Names of the variables that are passed over, because their value is not a proxy's URL.
     pub(super) passed_over: Vec<&'static str>,
-    /// Whether a part of the password would be taken for the proxy's host in the one that counts.
+    /// Whether the variable that counts has a user name or password of which a part would be taken for the proxy's
+    /// host.
     pub(super) is_broken: bool,
 }
 
-/// Looks at the variables as [`Matcher::from_system`] does.
+/// Checks the variables in the order in which [`Matcher::from_system`] reads them.
 pub(super) fn wrong(variable: impl Fn(&str) -> Option<OsString>) -> Wrong {
     let mut wrong = Wrong::default();
     for names in VARIABLES {
@@ -37,15 +38,15 @@ pub(super) fn wrong(variable: impl Fn(&str) -> Option<OsString>) -> Wrong {
     wrong
 }
 
-/// True if `text` is read as a proxy's URL.
+/// True if [`Matcher`] reads `text` as a proxy's URL.
 fn names_proxy(text: &str) -> bool {
     let matcher = Matcher::builder().all(text).build();
     let found = matcher.intercept(&Uri::from_static("https://relay.invalid"));
     found.is_some()
 }
 
-/// True if the user name or the password in the URL `text` has a character that must be percent-encoded there: a part of
-/// them would be taken for the host.
+/// True if the user name or the password in the URL `text` has a character that must be percent-encoded there: a part
+/// of them would be taken for the host.
 pub(super) fn breaks_user(text: &str) -> bool {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
@@ -81,7 +82,7 @@ mod tests {
                 &["https_proxy", "all_proxy"],
                 false,
             ),
-            // One behind a proxy's URL does not count.
+            // A variable after one with a proxy's URL does not count.
             (
                 &[
                     ("HTTPS_PROXY", "proxy:3128"),

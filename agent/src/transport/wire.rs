@@ -1,4 +1,5 @@
-//! A socket as the layers above it need it, plain or under TLS: reads and writes that do not wait, and their polls.
+//! A socket, plain or under TLS, with the calls that a WebSocket or a link needs: reads and writes that do not wait,
+//! and polls for readiness.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -135,7 +136,7 @@ impl TlsWire {
     }
 }
 
-/// A socket of tokio as TLS and the WebSocket need it.
+/// A socket of tokio with the calls that TLS and the WebSocket need.
 pub(super) struct TcpSocket(TcpStream);
 
 impl TcpSocket {
@@ -175,7 +176,7 @@ impl Socket for TcpSocket {
     }
 }
 
-/// Readiness without its error: only a runtime that ends returns one, and it drops the waiting task.
+/// Readiness without its error: only a runtime that shuts down returns one, and it also drops the waiting task.
 fn until_ready(readiness: Poll<io::Result<()>>) -> Poll<()> {
     match readiness {
         Poll::Ready(Ok(())) => Poll::Ready(()),

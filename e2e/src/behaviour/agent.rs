@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tieline_agent::{AgentEvent, Config, Error, run_with_reconnect};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Target, TestRelay, soon};
+use super::{Target, TestCertificate, TestRelay, soon};
 
 /// Capacity of the event queue; events that do not fit are dropped.
 const EVENTS_MAX: usize = 4096;
@@ -50,6 +50,12 @@ impl AgentBuilder {
     /// Sets the number of links.
     pub fn links(self, links: u16) -> Self {
         self.config(move |config| config.with_links(links))
+    }
+
+    /// Trusts `certificate`.
+    pub fn trusting(self, certificate: &TestCertificate) -> Self {
+        let ca = certificate.cert();
+        self.config(move |config| config.with_ca(ca))
     }
 
     /// Changes any setting.

@@ -11,6 +11,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// Much more than any initial window or socket buffer.
+pub const LONG_BYTES: usize = 3_000_003;
+
 /// Pseudo-random bytes, reproducible from a seed, so that lost, repeated or reordered bytes change the
 /// digest.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ mod built;
 mod bytes;
 mod child;
 mod http;
+mod patient;
 mod program;
 mod proxy;
 mod relay;
@@ -38,10 +39,11 @@ pub use admin::{Metrics, TunnelRow};
 pub use agent::{AgentBuilder, Outcome, TestAgent};
 pub use built::programs;
 pub use bytes::{
-    Digest, Noise, abort, echo_round_trip, half_close, is_reset, noise, read_to_close,
+    Digest, LONG_BYTES, Noise, abort, echo_round_trip, half_close, is_reset, noise, read_to_close,
 };
 pub use child::{Child, ChildRelay, Up};
 pub use http::{Body, Framing, Head, HttpStream};
+pub use patient::PatientTarget;
 pub use program::{Addresses, AgentProgram, RelayProgram, without_settings};
 pub use proxy::TestProxy;
 pub use relay::{RelayBuilder, TestRelay};

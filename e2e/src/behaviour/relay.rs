@@ -9,7 +9,7 @@ use tieline_relay::{Config, DriverChoice, ListenKind, Relay};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{HttpStream, Metrics, SOON, TunnelRow, admin};
+use super::{HttpStream, Metrics, SOON, TestCertificate, TunnelRow, admin, tls};
 
 /// Polling interval for conditions that no event announces.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -49,6 +49,15 @@ impl RelayBuilder {
     pub const fn preamble_timeout(mut self, timeout: Duration) -> Self {
         self.0.preamble_timeout = timeout;
         self
+    }
+
+    /// Makes the HTTP listener take TLS alone, with `certificate`.
+    pub fn http_over_tls(self, certificate: &TestCertificate) -> Self {
+        let files = certificate.files();
+        self.config(|config| {
+            config.http_listen = vec![tls::listen_address()];
+            config.tls.certificates = vec![files];
+        })
     }
 
     /// Changes any setting.

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedKey, DnType, IsCa, Issuer, KeyPair,
-    generate_simple_self_signed,
+    KeyUsagePurpose, generate_simple_self_signed,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
-use tieline_relay::CertificateFiles;
+use tieline_relay::{CertificateFiles, ListenAddress};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -141,7 +141,7 @@ fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut options.open(path)?, content)
 }
 
-/// An authority that signs agents' own certificates, in files of its own folder.
+/// An authority that signs certificates of agents or relays, in files of its own folder.
 pub struct TestAuthority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -156,6 +156,9 @@ impl TestAuthority {
         let mut params = CertificateParams::new(Vec::<String>::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Python 3.13 and later refuse an authority without key usage (RFC 5280, section 4.2.1.3), and a certificate
+        // without its authority's key identifier (section 4.2.1.1).
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?;
         let it = Self {
@@ -172,13 +175,14 @@ impl TestAuthority {
         self.folder.path().join("ca.pem")
     }
 
-    /// Signs a new certificate for `name`; returns its files.
+    /// Signs a new certificate for `name`, a DNS name or an IP address; returns its files.
     ///
     /// # Errors
     /// The files cannot be written.
     pub fn sign(&self, name: &str) -> Result<CertificateFiles> {
         let key = KeyPair::generate()?;
-        let params = CertificateParams::new(vec![name.to_owned()])?;
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let path = |ending: &str| self.folder.path().join(format!("{name}.{ending}"));
         let files = CertificateFiles {
@@ -188,6 +192,15 @@ impl TestAuthority {
         write_private(&files.cert, certificate.pem().as_bytes())?;
         write_private(&files.key, key.serialize_pem().as_bytes())?;
         Ok(files)
+    }
+}
+
+/// A free loopback address that takes TLS.
+#[must_use]
+pub fn listen_address() -> ListenAddress {
+    ListenAddress {
+        is_tls: true,
+        ..ListenAddress::from(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 }
 

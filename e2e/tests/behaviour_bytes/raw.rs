@@ -5,15 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 use socket2::SockRef;
 use tieline_e2e::behaviour::{
-    Digest, Target, TestAgent, TestRelay, half_close, noise, read_to_close, soon,
+    Digest, LONG_BYTES, PatientTarget, Target, TestAgent, TestRelay, half_close, noise,
+    read_to_close, soon,
 };
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-
-/// Much more than any initial window or socket buffer.
-const LONG_BYTES: usize = 3_000_003;
 
 on_each_driver!(
     an_answer_that_starts_two_seconds_after_the_end_of_the_request_arrives,
@@ -47,29 +45,12 @@ async fn an_answer_that_starts_two_seconds_after_the_end_of_the_request_arrives(
 }
 
 async fn a_caller_that_half_closes_gets_the_whole_answer(driver: DriverChoice) -> Result<()> {
-    let (tell, mut requests) = mpsc::channel(1);
-    let target = Target::tcp(move |mut stream| {
-        let tell = tell.clone();
-        async move {
-            let (request, end) = read_to_close(&mut stream).await;
-            end?;
-            tell.send(request).await?;
-            stream.write_all(&noise(2, LONG_BYTES)).await?;
-            Ok(())
-        }
-    })
-    .await?;
+    let mut target = PatientTarget::start().await?;
     let relay = TestRelay::with().driver(driver).start()?;
-    let agent = TestAgent::of(&target).start(&relay).await?;
+    let agent = TestAgent::of(target.target()).start(&relay).await?;
 
     let mut caller = relay.raw(agent.tunnel()).await?;
-    soon("the request", caller.write_all(&noise(1, LONG_BYTES))).await??;
-    half_close(&caller)?;
-    let request = soon("the request's end", requests.recv()).await?;
-    assert_eq!(request, Some(Digest::of_noise(1, LONG_BYTES)));
-    let (answer, end) = soon("the answer", read_to_close(&mut caller)).await?;
-    end?;
-    assert_eq!(answer, Digest::of_noise(2, LONG_BYTES));
+    target.answers(&mut caller).await?;
     relay
         .until("no session", |metrics| metrics.get("relay_sessions") == 0)
         .await?;

@@ -13,12 +13,12 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{agent, behind_tls, is_served, tls_address, url};
+use super::{agent, behind_tls, is_served, url};
 
 /// A relay that takes agents over TLS alone, and only bound ones.
 fn strict(certificate: &TestCertificate) -> RelayBuilder {
     behind_tls(certificate).config(|config| {
-        config.agent_listen = vec![tls_address()];
+        config.agent_listen = vec![tls::listen_address()];
         config.tls.require_binding = true;
     })
 }

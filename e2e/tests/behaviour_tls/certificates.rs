@@ -9,7 +9,7 @@ use tieline_e2e::behaviour::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
-use super::{agent, behind_tls, tls_address, url};
+use super::{agent, behind_tls, url};
 
 /// Connects again and again until the relay shows the present certificate.
 async fn until_renewed(certificate: &TestCertificate, relay: &TestRelay) -> Result<()> {
@@ -73,7 +73,7 @@ async fn the_name_that_a_client_asks_for_chooses_the_certificate() -> Result<()>
     );
     let files = vec![first.files(), second.files()];
     let relay = TestRelay::with().config(move |config| {
-        config.http_listen = vec![tls_address()];
+        config.http_listen = vec![tls::listen_address()];
         config.tls.certificates = files;
     });
     let relay = relay.start()?;

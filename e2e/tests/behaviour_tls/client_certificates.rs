@@ -11,13 +11,13 @@ use tieline_e2e::behaviour::{
 use tieline_relay::CertificateFiles;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{agent, behind_tls, is_served, tls_address, url};
+use super::{agent, behind_tls, is_served, url};
 
 /// A relay whose agents must show a certificate that `authority` signed.
 fn relay(certificate: &TestCertificate, authority: &TestAuthority) -> RelayBuilder {
     let ca = authority.ca();
     behind_tls(certificate).config(move |config| {
-        config.agent_listen = vec![tls_address()];
+        config.agent_listen = vec![tls::listen_address()];
         config.tls.agent_ca = Some(ca);
     })
 }

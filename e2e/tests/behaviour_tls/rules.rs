@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use tieline_e2e::behaviour::{
-    Target, TestCertificate, TestRelay, half_close, is_reset, read_to_close, soon,
+    Target, TestCertificate, TestRelay, half_close, is_reset, read_to_close, soon, tls,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{agent, behind_tls, tls_address, url};
+use super::{agent, behind_tls, url};
 
 #[tokio::test]
 async fn an_address_of_agents_with_tls_takes_nothing_from_a_proxy_without_its_header() -> Result<()>
@@ -14,7 +14,7 @@ async fn an_address_of_agents_with_tls_takes_nothing_from_a_proxy_without_its_he
     let certificate = TestCertificate::new("relay.test")?;
     let files = certificate.files();
     let relay = TestRelay::with().config(move |config| {
-        config.agent_listen = vec![tls_address()];
+        config.agent_listen = vec![tls::listen_address()];
         config.tls.certificates = vec![files];
         config.callers.proxy_protocol = true;
         config.callers.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];

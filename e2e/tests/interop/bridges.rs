@@ -11,7 +11,7 @@ use crate::everything::assert_inventory;
 use crate::spacing::one_by_one;
 
 /// Paths of the timed tests, which take seconds each. The other paths differ in how the URL names the
-/// tunnel.
+/// tunnel, and [`Path::HTTPS`] in TLS, through which the timed tests of `everything` and `era_2026` pass.
 const TIMED: [Path; 3] = [Path::Direct, Path::RELAY, Path::CONNECT];
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -37,7 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Lists what npm's `server-everything` offers, through `bridge`.
 fn inventory(setup: &Setup, path: Path, bridge: Bridge) -> Result<Value> {
     let server = setup.everything()?;
-    let way = path.open(server.url())?;
+    let way = path.open(server.url(), setup.trust())?;
     setup.bridged(bridge, "inventory", way.url(), &[])
 }
 
@@ -68,7 +68,7 @@ fn same_as_direct(
 
 fn passes_progress_on(setup: &Setup, path: Path, bridge: Bridge) -> Result<()> {
     let server = setup.everything()?;
-    let way = path.open(server.url())?;
+    let way = path.open(server.url(), setup.trust())?;
     one_by_one(|pace| setup.bridged(bridge, pace, way.url(), &[]))?;
     Ok(())
 }
@@ -76,7 +76,7 @@ fn passes_progress_on(setup: &Setup, path: Path, bridge: Bridge) -> Result<()> {
 /// `mcp-remote` sends the token itself to the relay, which refuses requests without a token.
 fn brings_a_token(setup: &Setup, path: Path) -> Result<()> {
     let server = setup.everything()?;
-    let Opened::Tunnel(tunnel) = path.open(server.url())? else {
+    let Opened::Tunnel(tunnel) = path.open(server.url(), setup.trust())? else {
         anyhow::bail!("the path has no tunnel");
     };
     let guarded = tunnel.guarded().context("the relay requires no token")?;
@@ -88,14 +88,14 @@ fn brings_a_token(setup: &Setup, path: Path) -> Result<()> {
 fn publishes_a_child(setup: &Setup, path: Path) -> Result<()> {
     same_as_direct(setup, path, "child", |path| {
         let gateway = setup.gateway("streamableHttp")?;
-        let way = path.open(gateway.url())?;
+        let way = path.open(gateway.url(), setup.trust())?;
         setup.client(Client::Era2025, "inventory", way.url())
     })
 }
 
 fn streams_a_child(setup: &Setup, path: Path) -> Result<()> {
     let gateway = setup.gateway("streamableHttp")?;
-    let way = path.open(gateway.url())?;
+    let way = path.open(gateway.url(), setup.trust())?;
     one_by_one(|pace| setup.client(Client::Era2025, pace, way.url()))?;
     Ok(())
 }
@@ -104,7 +104,7 @@ fn streams_a_child(setup: &Setup, path: Path) -> Result<()> {
 fn older_transport(setup: &Setup, path: Path) -> Result<()> {
     same_as_direct(setup, path, "older transport", |path| {
         let gateway = setup.gateway("sse")?;
-        let way = path.open(&gateway.root())?;
+        let way = path.open(&gateway.root(), setup.trust())?;
         let url = format!("{}/sse", way.url().trim_end_matches('/'));
         setup.bridged(Bridge::GatewaySse, "inventory", &url, &[])
     })

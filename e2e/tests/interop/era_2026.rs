@@ -47,7 +47,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn report(setup: &Setup, path: Path, client: Client, scenario: &str) -> Result<(Server, Value)> {
     let server = setup.sdk_server()?;
-    let way = path.open(server.url())?;
+    let way = path.open(server.url(), setup.trust())?;
     let report = setup.client(client, scenario, way.url())?;
     Ok((server, report))
 }

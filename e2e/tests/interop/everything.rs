@@ -56,7 +56,7 @@ fn same_as_direct(setup: &Setup, path: Path, client: Client, scenario: &str) -> 
 
 fn report(setup: &Setup, path: Path, client: Client, scenario: &str) -> Result<Value> {
     let server = setup.everything()?;
-    let way = path.open(server.url())?;
+    let way = path.open(server.url(), setup.trust())?;
     setup.client(client, scenario, way.url())
 }
 

@@ -54,7 +54,7 @@ fn printed(
     arguments: &[&str],
 ) -> Result<(Server, String)> {
     let server = start()?;
-    let way = path.open(server.url())?;
+    let way = path.open(server.url(), setup.trust())?;
     let printed = setup.inspector(way.url(), arguments)?;
     Ok((server, printed))
 }

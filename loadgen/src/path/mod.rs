@@ -71,10 +71,7 @@ impl PathKind {
     /// What wraps the hops; nothing on most paths.
     pub(crate) fn wrapped(self) -> Wrapped {
         match self {
-            Self::DirectOver(caller) => Wrapped {
-                caller,
-                link: Wrapping::Plain,
-            },
+            Self::DirectOver(caller) => Wrapped::new(caller, Wrapping::Plain),
             Self::PeerOver(_, wrapped) | Self::RelayOver(wrapped) => wrapped,
             _ => Wrapped::PLAIN,
         }
@@ -96,7 +93,7 @@ impl fmt::Display for PathKind {
         let name: &str = match self {
             Self::DirectOver(_) | Self::PeerOver(..) | Self::RelayOver(_) => {
                 let name = format!("{}{}", self.plain(), self.wrapped());
-                // Without a second hop, the caller's wrapping needs no name of its hop.
+                // A direct path has one hop, so its name does not say which hop is wrapped.
                 let name = name
                     .strip_suffix("-caller")
                     .filter(|_| self.is_direct())
@@ -193,7 +190,7 @@ mod tests {
     #[test]
     fn a_wrapped_path_is_named_by_the_hops_that_are_wrapped() {
         use Wrapping::{PassedWebSocket, Plain, Tls, WebSocket, WebSocketTls};
-        let over = |caller, link| Wrapped { caller, link };
+        let over = Wrapped::new;
         for (kind, name) in [
             (PathKind::DirectOver(Tls), "direct-tls"),
             (PathKind::DirectOver(WebSocketTls), "direct-wss"),

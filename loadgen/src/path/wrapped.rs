@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::socket::{Certificate, Wrap};
+
 /// What wraps the bytes of one hop.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Wrapping {
@@ -29,6 +31,15 @@ impl Wrapping {
             self,
             Self::WebSocket | Self::WebSocketTls | Self::PassedWebSocket
         )
+    }
+
+    /// What the client puts around its bytes on a hop with this wrapping; `certificate` is that of hops with TLS.
+    pub(crate) fn wrap(self, certificate: Option<&Certificate>) -> Wrap {
+        let certificate = certificate.filter(|_| self.is_tls());
+        Wrap {
+            tls: certificate.map(|certificate| certificate.client.clone()),
+            is_websocket: self.is_websocket(),
+        }
     }
 
     /// Wrapping of the direct path that a path with this wrapping is compared with.
@@ -61,40 +72,27 @@ pub(crate) struct Wrapped {
 
 impl Wrapped {
     /// No wrapping at all.
-    pub(crate) const PLAIN: Self = Self {
-        caller: Wrapping::Plain,
-        link: Wrapping::Plain,
-    };
+    pub(crate) const PLAIN: Self = Self::new(Wrapping::Plain, Wrapping::Plain);
 
     /// TLS from the caller to the near hop only.
-    pub(crate) const TLS_CALLER: Self = Self {
-        caller: Wrapping::Tls,
-        link: Wrapping::Plain,
-    };
+    pub(crate) const TLS_CALLER: Self = Self::new(Wrapping::Tls, Wrapping::Plain);
 
     /// TLS between the hops only.
-    pub(crate) const TLS_LINK: Self = Self {
-        caller: Wrapping::Plain,
-        link: Wrapping::Tls,
-    };
+    pub(crate) const TLS_LINK: Self = Self::new(Wrapping::Plain, Wrapping::Tls);
 
     /// TLS on both hops.
-    pub(crate) const TLS: Self = Self {
-        caller: Wrapping::Tls,
-        link: Wrapping::Tls,
-    };
+    pub(crate) const TLS: Self = Self::new(Wrapping::Tls, Wrapping::Tls);
 
     /// WebSocket over TLS between the hops only.
-    pub(crate) const WSS_LINK: Self = Self {
-        caller: Wrapping::Plain,
-        link: Wrapping::WebSocketTls,
-    };
+    pub(crate) const WSS_LINK: Self = Self::new(Wrapping::Plain, Wrapping::WebSocketTls);
 
     /// A WebSocket from the client to the target.
-    pub(crate) const PASSED: Self = Self {
-        caller: Wrapping::PassedWebSocket,
-        link: Wrapping::Plain,
-    };
+    pub(crate) const PASSED: Self = Self::new(Wrapping::PassedWebSocket, Wrapping::Plain);
+
+    /// Wrapping of the hop from the client, and of that between near and far hop.
+    pub(crate) const fn new(caller: Wrapping, link: Wrapping) -> Self {
+        Self { caller, link }
+    }
 
     /// Whether any hop has TLS.
     pub(crate) fn has_tls(self) -> bool {

@@ -142,7 +142,7 @@ impl ScenarioReport {
             if path.path.is_direct() {
                 continue;
             }
-            // A wrapped path is compared with what has the same wrapping.
+            // A wrapped path is compared with the direct path that has the same wrapping towards the client.
             let own = path.path.wrapped();
             let caller = own.caller.of_direct();
             let direct = directs.iter().copied();

@@ -70,12 +70,12 @@ fn pairs(report: &ScenarioReport) -> Vec<(&PathReport, &PathReport)> {
     for path in &report.paths {
         let kind = path.path;
         let wrapped = kind.wrapped();
-        // A peer that passes WebSockets on is another set-up than the one it has for TCP.
+        // A peer that passes WebSockets on is configured differently than for TCP, so the two are not compared.
         let is_same_setup = kind.is_relay() || wrapped != Wrapped::PASSED;
         if kind.plain() != kind && is_same_setup {
             pairs.extend(found(kind.plain()).map(|base| (path, base)));
         }
-        // What a WebSocket adds to TLS.
+        // Shows what a WebSocket adds to TLS.
         if kind.is_relay() && wrapped.caller.is_tls() && wrapped.caller.is_websocket() {
             pairs.extend(found(PathKind::RelayOver(Wrapped::TLS_CALLER)).map(|base| (path, base)));
         }
@@ -84,7 +84,7 @@ fn pairs(report: &ScenarioReport) -> Vec<(&PathReport, &PathReport)> {
         let wrapped = peer.path.wrapped();
         let same = match wrapped {
             Wrapped::PLAIN => PathKind::Relay,
-            // No relay has a WebSocket link by default; its nearest is a link with TLS.
+            // The suite has no relay path with a WebSocket link; the nearest is a link with TLS.
             Wrapped::WSS_LINK => PathKind::RelayOver(Wrapped::TLS_LINK),
             wrapped => PathKind::RelayOver(wrapped),
         };

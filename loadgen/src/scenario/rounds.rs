@@ -37,7 +37,8 @@ pub(crate) fn run(
     }
     if left_out.len() == set.paths.len() {
         if matches!(scenario, Scenario::Handshakes { .. }) {
-            // The report says why: this build or both ends lack the key exchange.
+            // Not an error: the report names the reason of each path, such as a key exchange that this build or an end
+            // lacks.
             return Ok(Outcome {
                 scenario,
                 rounds: Vec::new(),

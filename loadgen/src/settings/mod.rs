@@ -304,7 +304,7 @@ impl OutputFlags {
 
 /// Kinds of the paths that a value of `--path` names.
 fn named(flag: PathFlag) -> Vec<PathKind> {
-    let over = |caller, link| PathKind::RelayOver(Wrapped { caller, link });
+    let over = |caller, link| PathKind::RelayOver(Wrapped::new(caller, link));
     let kind = match flag {
         PathFlag::Forwarder => {
             return vec![PathKind::ForwarderTokio, PathKind::ForwarderTokioUring];

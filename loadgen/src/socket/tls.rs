@@ -133,7 +133,7 @@ pub(super) fn connection(config: Arc<ClientConfig>) -> io::Result<ClientConnecti
     ClientConnection::new(config, name).map_err(io::Error::other)
 }
 
-/// Reads plaintext into `buffer`; 0 is the end. What the peer's handshake asks for is written.
+/// Reads plaintext into `buffer`; 0 is the end. Also writes what the handshake must send next.
 pub(super) fn read(
     tls: &mut Connection,
     io: &mut (impl Read + Write),

@@ -1,6 +1,6 @@
 //! WebSocket (RFC 6455) of the generator and its target: the opening handshake, and frames without I/O.
 //!
-//! Each write of the load becomes one binary message of one frame. Borders of messages mean nothing: the bytes of the
+//! Each write of the load becomes one binary message of one frame. Ends of messages have no meaning: the bytes of the
 //! load are a stream.
 
 use std::io::{self, ErrorKind, IoSlice};
@@ -272,7 +272,8 @@ pub(super) fn upgrade(socket: &mut Socket, host: &str, page: &str) -> io::Result
                     let what = format!("the WebSocket was refused with status {status}");
                     return Err(io::Error::new(ErrorKind::InvalidData, what));
                 }
-                // The target speaks only when it is asked, and a new connection gets no ping at once.
+                // The target sends only answers, and no ping at the start of a connection, so nothing may follow the
+                // head.
                 let is_alone = end == head.len();
                 return is_alone
                     .then_some(())

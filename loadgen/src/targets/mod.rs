@@ -90,7 +90,8 @@ async fn serve_wrapped(
                 let (streams, wrapping) = (streams.clone(), wrapping.clone());
                 drop(tokio::spawn(async move {
                     let _ = stream.set_nodelay(true);
-                    // A client that only makes a handshake ends the connection in order or not.
+                    // Errors are ignored: a client that only makes a handshake may end the connection in order or with
+                    // a reset.
                     let _ = answer_wrapped(stream, streams, &wrapping).await;
                 }));
             }

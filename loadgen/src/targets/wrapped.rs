@@ -120,12 +120,12 @@ impl Wrapped {
 
     /// Reads into `room`, which has [`BUFFER_BYTES_MIN`].
     fn poll_layers(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        // The peer may wait for these before it sends more.
+        // The peer may wait for the unsent bytes before it sends more.
         if let Poll::Ready(flushed) = self.poll_unsent(cx) {
             flushed?;
         }
         loop {
-            // Also gives other tasks their turns on a socket that is always ready.
+            // Asking tokio for readiness also gives other tasks their turns when the socket is always ready.
             ready!(self.tcp.poll_read_ready(cx))?;
             match self.layers.read(&mut Now(&self.tcp), room) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}

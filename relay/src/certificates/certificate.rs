@@ -81,7 +81,7 @@ impl Certificate {
         })
     }
 
-    /// Checks a certificate and its key, in one text as [`Certificate::read_ordered`] reads it from a file.
+    /// Checks a certificate and its key in one text, in the form that [`Certificate::read_ordered`] reads from a file.
     ///
     /// # Errors
     /// What is wrong with them.

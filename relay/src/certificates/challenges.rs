@@ -1,8 +1,8 @@
 //! Answers to a CA that checks whether a name leads to this relay: texts for HTTP-01 (RFC 8555, section 8.3), and
 //! certificates for TLS-ALPN-01 (RFC 8737).
 //!
-//! The control thread opens them during an order, and every shard answers with them. The lock around them is taken for
-//! the path and the protocol of such a check alone, never for another request or handshake.
+//! The control thread opens challenges during an order, and every shard answers them. The lock around the answers is
+//! taken only for the path and the protocol of such a check, never for another request or handshake.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use super::table::CertificateTable;
 use super::{ACME_TLS, provider};
 
-/// The answers that are open now.
+/// The answers to the challenges of orders in progress.
 #[derive(Default)]
 pub(crate) struct Challenges(RwLock<Answers>);
 
@@ -50,13 +50,13 @@ impl Challenges {
         Ok(self.opened(Key::Name(name)))
     }
 
-    /// The answer to a request for `token`, if one is open.
+    /// The answer to a request for `token`, if its challenge is open.
     pub(crate) fn text(&self, token: &str) -> Option<String> {
         let answers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         answers.texts.get(token).cloned()
     }
 
-    /// The certificate for a CA that asks for `name`, if one is open.
+    /// The certificate for a CA that asks for `name`, if a challenge for it is open.
     fn certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let answers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         answers
@@ -88,7 +88,7 @@ enum Key {
     Name(String),
 }
 
-/// An answer that is given until this is dropped.
+/// A challenge that is answered until this value is dropped.
 pub(crate) struct OpenChallenge {
     all: Arc<Challenges>,
     key: Key,
@@ -147,7 +147,7 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Whether a CA checks a name: it offers that protocol and no other (RFC 8737, section 3).
+/// Whether the client is a CA that checks a name: it offers [`ACME_TLS`] and no other protocol (RFC 8737, section 3).
 fn is_check(hello: &ClientHello<'_>) -> bool {
     let mut offered = hello.alpn().into_iter().flatten();
     offered.next() == Some(ACME_TLS) && offered.next().is_none()

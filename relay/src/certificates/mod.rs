@@ -2,7 +2,7 @@
 //!
 //! [`Certificates::read`] reads them at the start; the control thread reads them again when a file changes, and gives
 //! each shard the new configurations. One of the files may be that of the certificate that the control thread orders by
-//! itself (ACME), whose open [`Challenges`] are answered from here. Nothing here knows a socket.
+//! itself (ACME), whose open [`Challenges`] are answered from here. This module uses no socket.
 
 mod authorities;
 mod certificate;
@@ -44,9 +44,9 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Reads the certificates in `config`, and the one that was ordered as `acme` says; `None` without either of the
-    /// two. One that has expired stops no start, since a relay must come back after a reboot:
-    /// [`CertificateTable::endings`] tells of it.
+    /// Reads the certificates in `config`, and the one that was ordered as `acme` says; `None` if neither of the two is
+    /// configured. A certificate that has expired does not stop the start, because a relay must come back after a
+    /// reboot; [`CertificateTable::endings`] warns of it.
     ///
     /// # Errors
     /// [`StartError::Config`] names the file, and what is wrong with it.
@@ -74,8 +74,8 @@ impl Certificates {
     }
 }
 
-/// The configurations of TLS for those who come to the relay. The two differ if agents need a certificate of their own:
-/// callers are then asked for none, and cannot speak as agents.
+/// The configurations of TLS for callers and for agents. They differ if agents need a certificate of their own: then
+/// callers are asked for none, and cannot choose the agents' protocol.
 #[derive(Debug)]
 pub(crate) struct ServerConfigs {
     pub(crate) callers: Arc<ServerConfig>,
@@ -83,8 +83,8 @@ pub(crate) struct ServerConfigs {
 }
 
 impl ServerConfigs {
-    /// Configurations with the certificates in `table`; callers resume their sessions with tickets of `ticketer`. A CA
-    /// that checks a name gets the answer to a challenge that is open, at every address.
+    /// Configurations with the certificates in `table`; callers resume their sessions with tickets of `ticketer`. At
+    /// every address, a CA that checks a name gets the answer to its challenge while that is open.
     pub(crate) fn new(
         table: Arc<CertificateTable>,
         ticketer: Arc<dyn ProducesTickets>,
@@ -95,22 +95,22 @@ impl ServerConfigs {
             Some(challenges) => Arc::new(challenges::Resolver::new(table, Arc::clone(challenges))),
             None => table,
         };
-        // The first that the client offers too is taken.
+        // rustls chooses the first of these that the client offers.
         let mut protocols = vec![HTTP2, HTTP1, HTTP10];
         if verifier.is_none() {
             protocols.push(AGENT);
         }
         protocols.push(RAW);
         if challenges.is_some() {
-            // For the callers' configuration, since a CA has no certificate of an agent.
+            // In the callers' configuration, because a CA that checks a name has no agent's certificate to show.
             protocols.push(ACME_TLS);
         }
         let mut callers = server_config(Arc::clone(&resolver), None, &protocols);
         callers.ticketer = ticketer;
         let callers = Arc::new(callers);
         let agents = match verifier {
-            // A session that is resumed shows no certificate: agents get no tickets, and callers' tickets are not
-            // theirs.
+            // A resumed session shows no certificate, so agents get no tickets, and callers' tickets do not work with
+            // the agents' configuration.
             Some(verifier) => Arc::new(server_config(resolver, Some(verifier), &[AGENT])),
             None => Arc::clone(&callers),
         };

@@ -1,4 +1,4 @@
-//! The certificate that the relay has ordered by itself, as the order of the next one needs it.
+//! What the next order must know about the certificate that the relay has ordered by itself.
 
 use std::path::Path;
 
@@ -47,7 +47,7 @@ impl OrderedCertificate {
             names: certificate.names().to_vec(),
             start_seconds: *certificate.validity().start(),
             end_seconds: *certificate.validity().end(),
-            // Without a certificate there is no `Certificate`.
+            // A `Certificate` has a chain of at least one certificate.
             leaf: certificate.key().cert[0].clone(),
         }
     }

@@ -1,5 +1,5 @@
-//! Files that the relay's certificates are in: those that the settings name, and that of the certificate which the relay
-//! orders by itself. The file of the authorities of agents is read together with them.
+//! Files that the relay's certificates are in: those that the settings name, and that of the certificate which the
+//! relay orders by itself. The file of the authorities of agents is read together with them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) struct Sources {
     named: TlsConfig,
     /// File of the certificate that the relay orders by itself, and of its key.
     ordered: Option<PathBuf>,
-    /// Whether the ordered certificate was read once.
+    /// Whether the ordered certificate has been read since the start; from then on a missing file is an error.
     was_read: Arc<AtomicBool>,
 }
 
@@ -39,7 +39,8 @@ impl Sources {
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         let named = self.named.certificates.iter();
         let named = named.flat_map(|it| [&it.cert, &it.key]);
-        // Twice, for certificate and key: a file may be exchanged between the two reads, which are then repeated.
+        // Listed twice, because it is read twice, for certificate and key, and may be exchanged in between: the control
+        // thread repeats a failed read of several paths once.
         let ordered = self.ordered.iter().flat_map(|it| [it, it]);
         let all = named.chain(&self.named.agent_ca).chain(ordered);
         all.cloned().collect()
@@ -67,11 +68,11 @@ impl Sources {
         }
     }
 
-    /// Reads all files again; returns what is in force then, and what is wrong with files.
+    /// Reads all files again; returns the table that is in force then, and what is wrong with files.
     ///
-    /// A bad file that the settings name keeps all that they name as it is in `known`, and the ordered certificate is
-    /// read all the same; a bad file of the ordered one keeps that one. An ordered certificate that has expired is left
-    /// out.
+    /// If a file that the settings name is bad, all that the settings name stays as in `known`, and the ordered
+    /// certificate is read all the same. If the file of the ordered certificate is bad, that certificate stays as in
+    /// `known`. An ordered certificate that has expired is left out.
     pub(crate) fn read_again(
         &self,
         known: &CertificateTable,

@@ -17,8 +17,8 @@ use crate::config::{CertificateFiles, TlsConfig};
 use crate::error::ConfigError;
 use crate::metrics::ShownCertificate;
 
-/// The relay's certificates, and the authorities of its agents. Two tables are equal if they have the same ones in the
-/// same order.
+/// The relay's certificates, and the authorities of its agents. Two tables are equal if they have the same certificates
+/// and authorities in the same order.
 pub(crate) struct CertificateTable {
     certificates: Vec<Certificate>,
     /// Index of the first certificate with each name; the name of a wildcard begins with `*.`.
@@ -94,7 +94,7 @@ impl CertificateTable {
         files: &[CertificateFiles],
         now_seconds: u64,
     ) -> Result<(), ConfigError> {
-        // Ordered ones stand behind all others.
+        // `files` has no entry for the ordered certificate, which is the last in the table.
         for (certificate, files) in self.certificates.iter().zip(files) {
             if !known.certificates.contains(certificate) {
                 let checked = certificate.check_time(now_seconds);
@@ -104,12 +104,12 @@ impl CertificateTable {
         Ok(())
     }
 
-    /// Checks agents' own certificates, if agents need one.
+    /// The verifier of agents' own certificates; `None` if agents need none.
     pub(super) fn agents(&self) -> Option<Arc<dyn ClientCertVerifier>> {
         self.agents.as_ref().map(Authorities::verifier)
     }
 
-    /// The table with one more certificate, behind those that are there: they have precedence for their names.
+    /// The table with one more certificate at its end: the certificates before it have precedence for their names.
     pub(super) fn and(mut self, certificate: Certificate) -> Self {
         let place = self.certificates.len();
         for name in certificate.names() {
@@ -136,7 +136,7 @@ impl CertificateTable {
     /// The certificate for a client that asks for `name`: one with that name, else one with a wildcard for it, else the
     /// first.
     fn find(&self, name: Option<&str>) -> Option<&Certificate> {
-        // A client may name the server with the dot of the root.
+        // A client may end the server's name with the dot of the DNS root.
         let name = name.map(|name| name.strip_suffix('.').unwrap_or(name));
         let place = name.and_then(|name| self.place(&name.to_ascii_lowercase()));
         self.certificates.get(place.unwrap_or(0))
@@ -197,11 +197,11 @@ impl CertificateTable {
         })
     }
 
-    /// Warns the operator, in one line, if public URLs name `address`, and the certificate of clients there is for other
-    /// names.
+    /// Warns the operator, in one line, if public URLs name `address`, and the certificate that clients get there is
+    /// for other names.
     pub(crate) fn address_warning(&self, address: IpAddr) -> Option<String> {
         let name = address.to_canonical().to_string();
-        // Clients name no server if its URL has an address.
+        // A client names no server in its hello if the URL has an address.
         let certificate = self.find(None)?;
         let is_for_it = certificate.names().contains(&name);
         (!is_for_it).then(|| {
@@ -236,8 +236,8 @@ impl CertificateTable {
     }
 }
 
-/// Time before the end of a certificate that the relay renews by itself from which on its end is told: half of the time
-/// that is left when it is renewed.
+/// How long before the end of a certificate that the relay renews by itself the operator is warned: half of the time
+/// that is left when renewal is due.
 fn notice_of_ordered(certificate: &Certificate) -> Duration {
     let (start, end) = certificate.validity().clone().into_inner();
     let seconds = u64::try_from(end.saturating_sub(start)).unwrap_or(0);

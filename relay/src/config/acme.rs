@@ -179,7 +179,7 @@ impl AcmeConfig {
         format!("{}.account.json", self.stem())
     }
 
-    /// Name of the file in `cache_dir` that tells of the orders so far.
+    /// Name of the file in `cache_dir` that counts failed orders.
     pub(crate) fn tries_file(&self) -> String {
         format!("{}.tries", self.stem())
     }

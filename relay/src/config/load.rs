@@ -30,8 +30,8 @@ pub fn load(flags: Layer, environment: Layer, file: Option<&Path>) -> Result<Opt
 }
 
 impl Settings {
-    /// The configuration, not yet checked as a whole; `given` has the values' sources, and `certificates` are those that
-    /// the settings file lists.
+    /// The configuration, not yet checked as a whole; `given` has the values' sources, and `certificates` are those
+    /// that the settings file lists.
     fn config(
         self,
         given: &Layer,

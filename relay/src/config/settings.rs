@@ -32,8 +32,8 @@ pub(super) struct Settings {
     /// [default: 127.0.0.1:9002]
     #[arg(long, value_name = "ADDR", value_parser = ListenAddress::from_str)]
     pub(super) tcp_listen: Option<Vec<ListenAddress>>,
-    /// Address for callers over HTTP, and for agents over a WebSocket, with tls:// in front for TLS, or `off`; may be repeated
-    /// [default: 127.0.0.1:9080]
+    /// Address for callers over HTTP, and for agents over a WebSocket, with tls:// in front for TLS, or `off`; may be
+    /// repeated [default: 127.0.0.1:9080]
     #[arg(long, value_name = "ADDR", value_parser = ListenAddress::from_str)]
     pub(super) http_listen: Option<Vec<ListenAddress>>,
     /// Address for QUIC agents and callers

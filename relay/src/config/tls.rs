@@ -84,7 +84,8 @@ pub struct CertificateFiles {
 }
 
 impl Config {
-    /// Refuses an address with TLS without a certificate, and the other way round; checks how one is ordered.
+    /// Refuses an address with TLS without a certificate, and a certificate without such an address; then checks the
+    /// settings of agents, of redirects and of orders.
     pub(super) fn check_tls(&self) -> Result<(), ConfigError> {
         let mut all = ListenKind::ALL.into_iter().flat_map(|kind| {
             let addresses = self.listen(kind).into_iter();
@@ -113,7 +114,7 @@ impl Config {
         }
     }
 
-    /// Refuses a redirect to `https` that no request needs, or that leads nowhere.
+    /// Refuses `redirect_http` if no request needs it, or if there is no `https` URL to redirect to.
     fn check_redirect(&self) -> Result<(), ConfigError> {
         if !self.callers.redirect_http {
             return Ok(());
@@ -143,7 +144,7 @@ impl Config {
         }
     }
 
-    /// Refuses an address where agents come without TLS if each agent must come over TLS.
+    /// Refuses an address of `agent_listen` without TLS if each agent must come over TLS.
     fn check_agents_over_tls(&self) -> Result<(), ConfigError> {
         let Some(plain) = self.agent_listen.iter().find(|it| !it.is_tls) else {
             return Ok(());

@@ -33,7 +33,8 @@ pub(super) struct CertificateUpdater {
 }
 
 impl CertificateUpdater {
-    /// An updater that starts with the certificates that the shards have; `acme` orders one, if the relay does so.
+    /// An updater that starts with the certificates that the shards have; `acme` is set if the relay orders a
+    /// certificate.
     pub(super) fn new(
         certificates: Certificates,
         reload: &Arc<Notify>,

@@ -114,7 +114,8 @@ impl HttpClient {
     }
 }
 
-/// Whether a request to `uri` is protected as well as one to `url`: by TLS, or on this machine if `url` has no TLS either.
+/// Whether a request to `uri` is protected as well as one to `url`: by TLS, or on this machine if `url` has no TLS
+/// either.
 fn is_protected(uri: &Uri, url: &HttpUrl) -> bool {
     HttpUrl::parse(&uri.to_string()).is_some_and(|to| {
         to.is_https() || (!url.is_https() && (url.is_exposed() || !to.is_exposed()))

@@ -68,7 +68,7 @@ pub(crate) trait Inspect: Send + Sync {
     /// Gives every shard a new admission snapshot; resolves to the number of links this ended.
     fn apply_auth(&self, snapshot: Arc<Snapshot>) -> Reply<usize>;
 
-    /// Gives every shard new configurations of TLS. Waits until the shards' mailboxes have it.
+    /// Gives every shard new configurations of TLS. Waits until the shards' mailboxes have them.
     fn apply_tls(&self, configs: Arc<ServerConfigs>) -> Reply<()>;
 
     /// Gives the provider's ruling to the shard that asked `question`. Waits until the shard's mailbox has it.

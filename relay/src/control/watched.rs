@@ -14,8 +14,8 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// State of the watched files, each `None` if it cannot be looked at.
 type Stamps = Vec<Option<Stamp>>;
 
-/// Reads the files, given the last valid content: the content in force then, and what is wrong with files whose last
-/// valid content stays.
+/// Reads the files: gets their last valid content, and returns the content that is in force now, and what is wrong with
+/// those files whose last valid content stays in force.
 type Read<T> = dyn Fn(&T) -> (T, Vec<ConfigError>) + Send + Sync;
 
 /// Files that are read together, and their last valid content.
@@ -42,8 +42,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
         Self::together(vec![path.to_owned()], known, read)
     }
 
-    /// Watches several files, which `read` reads together; it gets the last valid content, and returns the content in
-    /// force with what is wrong with files.
+    /// Watches several files, which `read` reads together; see [`Read`].
     pub(super) fn together(
         paths: Vec<PathBuf>,
         known: T,
@@ -67,7 +66,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
     }
 
     /// Returns the content in force if it changed. Reads only once the files look the same at two looks in a row,
-    /// since a file written in place is incomplete for a moment; `now` reads them in any case.
+    /// because a file written in place is incomplete for a moment; with `now`, reads them in any case.
     pub(super) fn look(&mut self, now: bool) -> Option<T> {
         let stamps: Stamps = self.paths.iter().map(|path| Stamp::of(path)).collect();
         let is_still = self.seen == stamps;

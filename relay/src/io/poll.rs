@@ -9,7 +9,7 @@ use tieline_transport::Received;
 
 use super::stream::Stream;
 
-/// A connection that says without a read whether it still stands.
+/// A connection that can tell without a read whether it is broken.
 pub(crate) trait Liveness {
     /// True once the peer has reset the connection, or the kernel has given it up.
     fn is_broken(&self) -> bool;

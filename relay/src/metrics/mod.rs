@@ -107,7 +107,7 @@ pub(crate) enum FrontendKind {
     Tcp,
     /// HTTP.
     Http,
-    /// Payload over WebSocket.
+    /// Payload for a TCP target, over WebSocket.
     #[serde(rename = "websocket")]
     WebSocket,
 }

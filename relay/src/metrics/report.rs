@@ -32,7 +32,8 @@ pub(crate) struct TunnelReport {
     #[serde(skip)]
     pub(crate) is_shared: bool,
     pub(crate) target_scheme: &'static str,
-    /// What the tunnel's links came over: `tls`, `tcp`, or `mixed`.
+    /// What carries the tunnel's links: `tcp`, `tls`, `ws` or `wss`; `mixed` if they differ. `tls` and `wss` only where
+    /// this relay ends TLS.
     pub(crate) transport: &'static str,
     /// Whether on all of the tunnel's links the agent's proof is bound to the TLS connection.
     pub(crate) channel_bound: bool,

@@ -58,7 +58,7 @@ pub(crate) struct LinkEntry {
     pub(crate) agent: Option<AgentHello>,
     /// The nonce that the agent signed; identifies the link in a later report by the agent.
     pub(crate) nonce: Option<[u8; 32]>,
-    /// What the link's agent came over.
+    /// What carries the link.
     channel: Channel,
     /// Whether the link has ever had a tunnel.
     pub(crate) has_served: bool,
@@ -73,7 +73,7 @@ pub(crate) struct LinkEntry {
     pub(crate) questions: usize,
 }
 
-/// What a link came over.
+/// What carries a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Channel {
     /// Stable word for logs and JSON.

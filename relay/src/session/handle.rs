@@ -100,8 +100,8 @@ impl Session {
         })
     }
 
-    /// Sends payload, at most as much as [`Session::poll_capacity`] returned. `ended_message`: the payload is the end of a
-    /// message, or an empty message.
+    /// Sends payload, at most as much as [`Session::poll_capacity`] returned. `ended_message`: the payload is the end
+    /// of a message, or an empty message.
     ///
     /// # Errors
     /// Reason of the session's reset.
@@ -310,13 +310,13 @@ impl Session {
         self.shared.hold.record.pass.replace(pass);
     }
 
-    /// Notes the end of the session, which its holder used for something else so far, in `audit`. The last `ahead` bytes
-    /// of the target belong to the present use already.
+    /// Has `audit` record the end of a session that served HTTP requests so far, without the bytes of those requests.
+    /// The target's last `ahead` bytes count for the record: they followed the answer that switched protocols.
     pub(crate) fn note_end(&self, mut audit: Box<SessionAudit>, ahead: usize) {
         let record = &self.shared.hold.record;
         let (to_target, to_frontend) = record.bytes();
         audit.before = (to_target, to_frontend.saturating_sub(ahead as u64));
-        // The end of a session that is noted from its beginning is not noted twice.
+        // A session that is in the audit log from its beginning keeps that record, so its end is not recorded twice.
         let _ = record.audit.set(audit);
     }
 

@@ -36,7 +36,8 @@ pub(crate) struct SessionAudit {
     pub(crate) audit: Audit,
     pub(crate) tunnel: TunnelId,
     pub(crate) peer: SocketAddr,
-    /// Bytes of the session that the entries leave out: to the target, and to the frontend.
+    /// Bytes that the entries leave out, because the session moved them for HTTP requests: to the target, and to the
+    /// frontend.
     pub(crate) before: (u64, u64),
 }
 
@@ -70,7 +71,7 @@ pub(crate) struct SessionRecord {
     pub(crate) caller: SessionCaller,
     /// Rate-limit pass that counts the payload.
     pub(super) pass: RefCell<RatePass>,
-    /// Where the end is noted; empty if it is not.
+    /// Audit log that records the session's end; empty if none does.
     pub(super) audit: OnceCell<Box<SessionAudit>>,
     to_target: Cell<u64>,
     to_frontend: Cell<u64>,

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tieline_wire::{CallerRefusal, LinkRefusal};
 use tracing::error;
 
@@ -12,7 +11,7 @@ use super::Shard;
 use super::doors::OpenListener;
 use crate::certificates::HTTP2;
 use crate::error::ListenKind;
-use crate::io::{Listener, Received, Stream, timeout};
+use crate::io::{Listener, Stream, timeout};
 use crate::listen::{self, Arrival};
 use crate::metrics::FrontendKind;
 
@@ -31,12 +30,8 @@ const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 /// descriptors.
 const OVERLOAD_ANSWERS_MAX: usize = 4;
 
-/// Time for a refused caller to send its request and to close. A close in front of unread bytes is a reset, which could
-/// destroy the answer.
+/// Time for a refused caller to send its request and to close.
 const TOLD_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Bytes of a refused caller's request that are read before the connection is closed.
-const READ_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
     /// Accepts connections on `socket`, one of `sockets` listening sockets of its address; with `is_tls` they begin with
@@ -141,14 +136,7 @@ async fn tell(stream: Stream) {
     if stream.send(ANSWER).is_ok_and(|taken| taken == ANSWER.len()) {
         stream.finish().await;
     }
-    let mut request = BytesMut::new();
-    while request.len() < READ_BYTES_MAX {
-        stream.readable().await;
-        match stream.recv(&mut request, READ_BYTES_MAX) {
-            Ok(Received::Bytes(_) | Received::Nothing) => {}
-            Ok(Received::End) | Err(_) => return,
-        }
-    }
+    stream.read_out().await;
 }
 
 #[cfg(test)]

@@ -83,7 +83,8 @@ impl Handshake {
     }
 
     /// Waits until a hello of the client may be answered: after all sessions had a turn, and while no other hello is
-    /// answered. The first one is whole now, so from now on the place is safe.
+    /// answered. The client's first hello is whole now, so from now on the handshake cannot lose its place to a newer
+    /// client.
     pub(super) async fn may_answer(&self) -> Option<SemaphorePermit<'_>> {
         self.all.silent.borrow_mut().remove(&self.number);
         // The semaphore is never closed.

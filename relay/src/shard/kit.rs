@@ -22,8 +22,8 @@ use crate::limits::Limited;
 use crate::listen::http::{DRAIN_GRACE, holds_token};
 use crate::metrics::ShardMetrics;
 
-/// Time that a peer over TLS has for its next bytes once the shard drains: a handshake takes up to two round trips, and a
-/// request comes behind it.
+/// Time that a peer over TLS has for its next bytes once the shard drains: a handshake takes up to two round trips, and
+/// a request comes behind it.
 const DRAIN_GRACE_TLS: Duration = Duration::from_secs(1);
 
 /// What the owners of a shard's state have in common.

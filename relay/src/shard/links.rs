@@ -78,7 +78,7 @@ impl Shard {
     }
 }
 
-/// The word for what carries a link. `wss` and `tls` only where this relay ends TLS.
+/// The word for what carries a link; `wss` and `tls` are used only where this relay ends TLS.
 fn transport(stream: &Stream) -> &'static str {
     match (stream.is_websocket(), stream.is_tls()) {
         (false, false) => "tcp",

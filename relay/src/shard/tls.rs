@@ -33,6 +33,7 @@ impl Shard {
             let accepted = place.run(accepting).await;
             drop(place);
             match accepted {
+                // A CA that checks a name needs nothing but the handshake.
                 Some(Ok((stream, _, Served::Check))) => stream.shutdown(),
                 Some(Ok((stream, peer, Served::As(kind)))) => {
                     stream.set_unfinished(kind.unfinished());
@@ -62,8 +63,8 @@ impl Shard {
         }
     }
 
-    /// Counts a handshake with an address until it is over; `None` if the address has too many. Those of trusted proxies
-    /// are not counted, since they bring callers of many addresses.
+    /// Counts a handshake with an address until it is over; `None` if the address has too many. Those of trusted
+    /// proxies are not counted, since they bring callers of many addresses.
     fn count_handshake(&self, peer: SocketAddr) -> Option<AddressCount> {
         match &self.kit.peers.handshakes {
             Some(counted) if !self.kit.is_trusted_proxy(peer.ip()) => {
@@ -130,7 +131,7 @@ fn failure(error: &io::Error) -> TlsFailure {
         Some(Error::AlertReceived(_)) => TlsFailure::ClientRefused,
         Some(Error::NoCertificatesPresented) => TlsFailure::NoClientCertificate,
         Some(Error::InvalidCertificate(_)) => TlsFailure::BadClientCertificate,
-        // rustls's error without a certificate for a client.
+        // rustls fails with this error if there is no certificate for the client.
         Some(Error::General(_)) => TlsFailure::NoCertificate,
         Some(_) => TlsFailure::Protocol,
         // rustls's buffer for an unfinished message is full.

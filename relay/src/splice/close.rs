@@ -1,10 +1,10 @@
-//! What the caller over WebSocket hears when its session is reset. The reasons are those of the target, of the agent and
-//! of the tunnel; a caller that is revoked itself hears another code.
+//! The Close frame's code for a caller over WebSocket whose session was reset because of the target, the agent or the
+//! tunnel. A caller whose own access was revoked gets its code from `shard/upgrades`.
 
 use tieline_transport::websocket::code;
 use tieline_wire::SessionEnd;
 
-/// Code of the Close frame for `reason`: whether the caller may try again soon.
+/// Code of the Close frame for `reason`; it tells the caller whether it may try again soon.
 pub(super) const fn code(reason: SessionEnd) -> u16 {
     match reason {
         SessionEnd::LinkLost

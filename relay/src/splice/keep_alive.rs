@@ -1,5 +1,5 @@
-//! Pings for callers over WebSocket, whose silence a proxy between them and the relay may hide: it keeps its connection to
-//! the relay open when the caller is gone, and closes one on which nothing is sent.
+//! Pings for callers over WebSocket. A proxy between caller and relay may keep its connection to the relay open when
+//! the caller is gone, and may close a connection on which nothing is sent.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::io::{Stream, sleep};
 /// Silence after which a caller is asked whether it is there; proxies close connections that are silent for a minute.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 
-/// Looks at the caller in one interval: silence is noticed this part of an interval late at most.
+/// Looks at the caller in one interval: silence is noticed at most one look, 25 s / 5 = 5 s, late.
 const INTERVAL_LOOKS: u32 = 5;
 
 /// Silent intervals after which the caller counts as gone.
 const SILENT_INTERVALS_MAX: u32 = 3;
 
-/// Ready once the caller over a WebSocket has not answered for [`SILENT_INTERVALS_MAX`] times [`PING_INTERVAL`]. The stream
-/// is shut then, so that the session ends with [`SessionEnd::FrontendGone`]. Never ready on other streams.
+/// Ready once the caller over a WebSocket has not answered for [`SILENT_INTERVALS_MAX`] times [`PING_INTERVAL`]. The
+/// stream is shut then, so that the session ends with [`SessionEnd::FrontendGone`]. Never ready on other streams.
 pub(crate) async fn unanswered(stream: &Stream) {
     if stream.is_websocket() {
         silent(stream, PING_INTERVAL).await;
@@ -40,7 +40,7 @@ async fn silent(stream: &Stream, interval: Duration) {
     while !silence.is_over() {
         sleep(interval / INTERVAL_LOOKS).await;
         let before = std::mem::replace(&mut heard, stream.frames_received());
-        // While the session has no credit the stream is not read, and an answer would wait there.
+        // While the session has no credit, the stream is not read, and a caller's answer waits in it unread.
         let is_silent = heard == before && !stream.is_unread();
         if silence.look(is_silent) {
             stream.ping();
@@ -48,7 +48,7 @@ async fn silent(stream: &Stream, interval: Duration) {
     }
 }
 
-/// The looks in a row at which nothing had come since the look before.
+/// Number of looks in a row that found nothing new from the caller.
 #[derive(Default)]
 struct Silence {
     looks: u32,

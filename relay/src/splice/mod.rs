@@ -69,11 +69,12 @@ impl ReadBlock {
 }
 
 /// Runs until both directions have ended, or one failed. If the session was reset, returns the reason; payload from
-/// before the reset was written then, and the stream's close will be a reset, or a WebSocket's Close frame with the reason.
+/// before the reset was written then, and the stream's close will be a reset, or a WebSocket's Close frame with the
+/// reason.
 ///
-/// Where a stream has no half-close, its caller's end is that of the session: what the caller sent is delivered, and the
-/// rest of the target's answer is dropped. The target's end asks such a caller for its own; without one in time, what the
-/// caller sent does not count as complete.
+/// Where a stream has no half-close, its caller's end is that of the session: what the caller sent is delivered, and
+/// the rest of the target's answer is dropped. The target's end asks such a caller for its own; without one in time,
+/// what the caller sent does not count as complete.
 ///
 /// An end of the frontend's direction counts as a cancel while `cancelled` returns true.
 pub(crate) fn splice(
@@ -107,7 +108,8 @@ pub(crate) fn splice(
         let reason = match failed? {
             // The frontend is gone, so only the agent is told.
             Failure::Frontend(reason) => {
-                // Over WebSocket the peer was told how the connection ends, which a reset would overtake.
+                // A WebSocket is left to `CutOff`, which ends the socket in order after the Close frame: a reset would
+                // overtake the frame.
                 frontend.over.set(frontend.stream.has_half_close());
                 session.reset(reason);
                 return None;
@@ -115,7 +117,7 @@ pub(crate) fn splice(
             Failure::Left => {
                 frontend.over.set(true);
                 session.leave();
-                // A caller that reads nothing gets no end.
+                // A caller that does not read gets no Close frame, because the kernel has no room for it.
                 let _ = Box::pin(timeout(FLUSH_TIMEOUT, frontend.stream.finish())).await;
                 return None;
             }

@@ -240,7 +240,7 @@ pub(super) fn replace(
         .custom_flags(libc::O_CLOEXEC)
         .open(&beside)?;
     if let Err(error) = write(&mut file).and_then(|()| file.sync_all()) {
-        // The rest of a file takes room that the disk may lack.
+        // An incomplete file would take room on a disk that may be full.
         let _ = fs::remove_file(&beside);
         return Err(error);
     }

@@ -109,7 +109,7 @@ const PROGRAM: Rows = &[
     ],
     &["connect", "token_show"],
     &["outbound", "settings"],
-    &["ca"],
+    &["ca", "proxy"],
     &["paint", "signals", "descriptors", "exit"],
 ];
 

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tieline_agent::Proxies;
 
 use super::Connect;
 use super::error::ConnectError;
 use crate::ca;
 use crate::outbound::OutboundError;
+use crate::proxy::ProxyArgs;
 
 /// Default of `--listen`.
 pub const DEFAULT_LISTEN: &str = "localhost:51822";
@@ -34,15 +34,9 @@ pub struct ConnectArgs {
     /// File with certificates (PEM) to trust for an https:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
-    /// Proxy that leads to the relay, http://host:port or socks5h://host:port, or none; by default that of HTTPS_PROXY,
-    /// ALL_PROXY and NO_PROXY, else the system's
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TIELINE_PROXY",
-        hide_env_values = true
-    )]
-    pub proxy: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub proxy: ProxyArgs,
     /// Web origin whose pages may use the proxy, besides those of this machine; may be repeated
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     pub allow_origins: Vec<String>,
@@ -75,8 +69,8 @@ impl ConnectArgs {
         }
         connect.token_file = self.token_file.clone();
         connect.ca = ca::used(self.ca.clone(), connect.relay.https, &connect.relay);
-        let proxies = self.proxy.as_deref().map(Proxies::parse).transpose();
-        connect.proxies = proxies.map_err(OutboundError::from)?.unwrap_or_default();
+        let proxies = self.proxy.named().map_err(OutboundError::from)?;
+        connect.proxies = proxies.unwrap_or_default();
         connect.look = !self.no_look;
         Ok(connect)
     }

@@ -40,7 +40,8 @@ pub(super) struct ConnectionState {
     cut_hidden: Cell<bool>,
     /// The task that drives the connection.
     driver: RefCell<Option<Waker>>,
-    /// The answer to the last request to upgrade left the connection HTTP.
+    /// The last request to upgrade was not answered with `101`, so the connection stays HTTP; the reader has not
+    /// noticed yet.
     stays_http: Cell<bool>,
     /// The relay's side of the connection once the last answer, a `101`, is written.
     pub(super) upgraded: RefCell<Option<Upgraded>>,
@@ -58,7 +59,7 @@ impl ConnectionState {
     /// Records that the answer to a request to upgrade is not a `101`.
     pub(super) fn stay_http(&self) {
         self.stays_http.set(true);
-        // hyper does not read again by itself.
+        // hyper does not read again unless its task is woken.
         if let Some(driver) = &*self.driver.borrow() {
             driver.wake_by_ref();
         }

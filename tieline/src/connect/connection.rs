@@ -1,4 +1,4 @@
-//! A connection to the relay: hyper's client on a stream that the connection takes back behind a switch of protocols.
+//! A connection to the relay: hyper's client on a stream, which the connection takes back after a switch of protocols.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -59,7 +59,7 @@ impl Connection {
         &mut self,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
-        // Only requests for a WebSocket have the field on the way to the relay.
+        // Only requests for a WebSocket keep the field `Upgrade` on their way to the relay.
         if request.headers().contains_key(UPGRADE) {
             self.held = self.lent.upgrade();
         }
@@ -71,8 +71,8 @@ impl Connection {
         self.client.send(request, problem)
     }
 
-    /// Takes the stream over behind an answer that switches protocols, with the bytes that came behind the answer's
-    /// head; `None` if the request did not ask for the switch.
+    /// Takes the stream back from hyper after an answer that switches protocols, with the bytes that followed the
+    /// answer's head; `None` if the request did not ask for the switch.
     pub(super) async fn switched(self) -> Option<(Box<dyn Stream>, Bytes)> {
         let Self { client, held, .. } = self;
         let ahead = client.switched().await;

@@ -76,7 +76,7 @@ impl Front {
     ) -> Response<AnswerBody> {
         let has_body = !request.body().is_end_stream();
         state.begin(has_body);
-        // The scanner holds the bytes behind such a request back.
+        // The scanner holds back the bytes after a request with `Upgrade` and without a body.
         let is_held = request.headers().contains_key(UPGRADE) && !has_body;
         let mut page = None;
         let served = self.serve(request, local, &mut page, &state).await;
@@ -123,7 +123,8 @@ impl Front {
         {
             return Ok(answer.map(|body| AnswerBody::own(body, Rc::clone(state))));
         }
-        // Behind this proxy every agent looks like one of this machine to the relay, and no page like a page.
+        // To a relay on this machine, every agent behind this proxy would look local, and a page's request would not
+        // look like one of a page.
         if is_upgrade && subprotocols(headers).any(|it| it == SUBPROTOCOL_AGENT) {
             return Err(Problem::link_refused());
         }
@@ -164,7 +165,7 @@ impl Front {
         let length = body.size_hint().exact();
         for_caller(&mut parts.headers, length);
         rewrite::apply(&mut parts.headers, &self.pool.relay, host, &asked);
-        // hyper's server chooses the version for the caller; the relay's version does not matter.
+        // hyper's server chooses the version for the caller, whatever version the relay's answer has.
         parts.version = Version::HTTP_11;
         parts.extensions = kept_extensions(&parts.extensions);
         if is_switch {
@@ -249,7 +250,7 @@ impl Front {
     }
 }
 
-/// Passes the head of the relay's `101` on, and keeps its connection for the bytes that follow.
+/// Passes the head of the relay's `101` on, and keeps the relay's connection for the bytes that follow.
 async fn switch(
     mut parts: response::Parts,
     connection: Connection,

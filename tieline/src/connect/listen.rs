@@ -181,11 +181,11 @@ async fn serve_one(stream: TcpStream, front: Rc<Front>, stopping: watch::Receive
     let state = Rc::new(ConnectionState::default());
     let caller = Caller::new(Socket::new(stream), Rc::clone(&state));
     let is_complete = serve_http(&caller, &state, (front, local.ip()), stopping).await;
-    // hyper has dropped its half.
+    // hyper has dropped its half of the connection by now.
     let Some((socket, intake)) = caller.into_inner() else {
         return;
     };
-    // With any other end, the caller has not got the `101`.
+    // If not all answers were written, the caller has not got the `101`.
     match state.upgraded.take().filter(|_| is_complete) {
         Some(relay) => relay.pass(socket.into_stream(), intake.into_ahead()).await,
         None => socket.close(&state).await,

@@ -1,4 +1,5 @@
-//! Behind `101 Switching Protocols`: the bytes of caller and relay pass as they are, until both directions have ended.
+//! Connections after `101 Switching Protocols`: passes the bytes of caller and relay unchanged, until both directions
+//! have ended.
 
 use std::io;
 use std::pin::Pin;
@@ -18,16 +19,16 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub(super) struct Upgraded(Resumed<Box<dyn Stream>>);
 
 impl Upgraded {
-    /// The `stream` to the relay, without the HTTP client that read and wrote it; `ahead` came behind the head of the
-    /// relay's answer.
+    /// The `stream` to the relay, without the HTTP client that read and wrote it; `ahead` is what the relay sent after
+    /// the head of its answer.
     pub(super) fn new(stream: Box<dyn Stream>, ahead: Bytes) -> Self {
-        // A close is a reset until the orderly end of both directions, also that of a killed process.
+        // Until both directions have ended in order, closing the connection resets it, also if the process is killed.
         let _ = stream.socket().set_zero_linger();
         Self(Resumed { ahead, stream })
     }
 
-    /// Passes bytes both ways until both directions have ended, each by itself. `ahead` came behind the head of the
-    /// caller's request.
+    /// Passes bytes both ways until both directions have ended, each by itself. `ahead` is what the caller sent after
+    /// the head of its request.
     ///
     /// An error on one side, such as a reset or an end of TLS without notice, resets both. So does dropping the future.
     pub(super) async fn pass(self, caller: TcpStream, ahead: Bytes) {

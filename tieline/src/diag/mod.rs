@@ -99,7 +99,7 @@ impl Teller {
 }
 
 async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
-    // With a proxy, its name is looked up here, and the relay's beyond it.
+    // With a proxy, this check is about the proxy's name, which this machine needs first.
     let proxy = dialler.way().proxy();
     let first = proxy.map_or(config.relay.address(), Proxy::address);
     let named = network::dns(first).await;
@@ -113,7 +113,7 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     teller.tell(&shaken);
     let (opened, stream) = websocket::open(dialler, secured).await;
     teller.tell(&opened);
-    // The transport that --relay cannot name yet.
+    // Always skipped: `--relay` does not take this transport yet.
     let text = "this version does not dial quic://";
     teller.tell(&Check::skipped("quic", text));
 

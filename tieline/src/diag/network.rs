@@ -94,8 +94,8 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Says which proxy leads to the relay and what names it, or why none does although one is set. A proxy's URL may contain a
-/// password, so no variable's value is shown.
+/// Says which proxy leads to the relay and what names it, or why none does although one is set. A proxy's URL may
+/// contain a password, so no variable's value is shown.
 pub(super) fn proxy(
     proxies: &Proxies,
     dialler: &Dialler,

@@ -13,7 +13,7 @@ use crate::outbound::tunnels::RelayHttp;
 const HEALTH: &str = "/health";
 
 /// The `Date`, in seconds since 1970, of an answer from the first of `urls`; `None` without a `Date`. The certificates
-/// in `ca` are trusted besides the system's. The way there is by `proxies`.
+/// in `ca` are trusted besides the system's. The connection goes through `proxies`.
 pub(super) async fn date_of(urls: &[String], ca: Option<&Path>, proxies: &Proxies) -> Option<u64> {
     let url: Uri = urls.first()?.parse().ok()?;
     let origin = format!("{}://{}", url.scheme_str()?, url.authority()?);

@@ -3,7 +3,7 @@
 use super::check::Check;
 use tieline_agent::transport::{Dialler, Secured, Stream};
 
-/// Opens the WebSocket over the connection, if there is one and the relay's URL asks for it.
+/// Opens the WebSocket, if the relay was reached and its URL asks for a WebSocket.
 pub(super) async fn open(dialler: &Dialler, secured: Option<Secured>) -> (Check, Option<Stream>) {
     let Some(secured) = secured else {
         let check = Check::not_applicable("websocket", "the relay was not reached");

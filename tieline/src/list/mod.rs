@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tieline_agent::Proxies;
 
 use crate::ca;
 use crate::exit::{DONE, Ended};
 use crate::outbound::tunnels::{ListedTunnel, RelayHttp};
 use crate::outbound::{OutboundError, RelayOrigin};
 use crate::paint::{BAD, GOOD, complain, paint, print_json, say};
+use crate::proxy::ProxyArgs;
 
 /// Flags of `tieline list`.
 #[derive(Debug, Args)]
@@ -24,15 +24,9 @@ pub struct ListArgs {
     /// File with certificates (PEM) to trust for an https:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
-    /// Proxy that leads to the relay, http://host:port or socks5h://host:port, or none; by default that of HTTPS_PROXY,
-    /// ALL_PROXY and NO_PROXY, else the system's
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TIELINE_PROXY",
-        hide_env_values = true
-    )]
-    pub proxy: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub proxy: ProxyArgs,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
@@ -76,7 +70,7 @@ fn relay_of(args: &ListArgs) -> Result<RelayHttp, OutboundError> {
     let relay = args.relay.as_deref().ok_or(OutboundError::NoRelay)?;
     let origin = RelayOrigin::parse(relay)?;
     let ca = ca::used(args.ca.clone(), origin.https, &origin);
-    let proxies = args.proxy.as_deref().map(Proxies::parse).transpose()?;
-    let relay = RelayHttp::at(relay, ca.as_deref(), &proxies.unwrap_or_default())?;
+    let proxies = args.proxy.named()?.unwrap_or_default();
+    let relay = RelayHttp::at(relay, ca.as_deref(), &proxies)?;
     relay.with_token_file(args.token_file.as_deref())
 }

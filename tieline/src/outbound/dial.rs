@@ -42,8 +42,8 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    /// Connections to `relay` by way of `proxies`. Over `https://` the system's certificates are trusted, and those in the
-    /// file `ca`.
+    /// Connections to `relay` by way of `proxies`. Over `https://` the system's certificates are trusted, and those in
+    /// the file `ca`.
     pub(crate) fn of(
         relay: &RelayOrigin,
         ca: Option<&Path>,

@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 
 use super::time::parse_time;
+use crate::proxy::ProxyArgs;
 
 /// Flags of `tieline serve`.
 #[derive(Debug, Args)]
@@ -47,15 +48,9 @@ pub struct ServeArgs {
     /// File (mode 0600) with the private key (PEM) of --client-cert
     #[arg(long, value_name = "FILE", env = "TIELINE_CLIENT_KEY")]
     pub client_key: Option<PathBuf>,
-    /// Proxy that leads to the relay, http://host:port or socks5h://host:port, or none; by default that of HTTPS_PROXY,
-    /// ALL_PROXY and NO_PROXY, else the system's
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TIELINE_PROXY",
-        hide_env_values = true
-    )]
-    pub proxy: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub proxy: ProxyArgs,
     /// Word that lists of tunnels show beside this one, such as gpu; may be repeated
     #[arg(
         long = "capability",

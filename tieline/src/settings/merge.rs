@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use tieline_agent::{Config, ConfigError, DRAIN_TIMEOUT, Proxies, Target, TargetConfig};
+use tieline_agent::{Config, ConfigError, DRAIN_TIMEOUT, Target, TargetConfig};
 
 use super::args::ServeArgs;
 use super::file::ConfigFile;
@@ -81,8 +81,7 @@ pub(crate) fn merged(
     config.ca = ca::used(ca, config.relay.transport().is_encrypted(), &config.relay);
     config.client_cert = args.client_cert.clone().or(file.client_cert);
     config.client_key = args.client_key.clone().or(file.client_key);
-    let proxies = args.proxy.as_deref().map(Proxies::parse).transpose()?;
-    config.proxies = proxies.or(file.proxies).unwrap_or_default();
+    config.proxies = args.proxy.named()?.or(file.proxies).unwrap_or_default();
     config.machine = args.machine.clone().or(file.machine);
     config.state_dir = args.state.state_dir.clone().or(file.state_dir);
     Ok(config)

@@ -4,7 +4,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::rig::{ACCEPT, Exchange, KEY, Proxy, Relay, switching, token_file, upgrade};
 
-/// Much more than the proxy and the sockets hold.
+/// Bytes of a long message: many more than the proxy and the sockets hold.
 const LONG_BYTES: usize = 3_000_003;
 
 /// An exchange whose WebSocket is open.
@@ -17,7 +17,8 @@ async fn opened() -> Exchange {
 #[tokio::test(flavor = "local")]
 async fn a_handshake_passes_with_the_token_and_no_byte_behind_it_is_lost_or_changed() {
     let (_dir, token) = token_file("secret.token");
-    // In a request the proxy would escape the quote and refuse the line feeds.
+    // Bytes that the proxy would change or refuse if it took them for a request: a quote in the path, and bare line
+    // feeds.
     let early = "GET /\" HTTP/1.1\n\n";
     let lines = "Origin: http://localhost:6274\r\nAuthorization: Bearer own\r\n\
                  Sec-WebSocket-Protocol: chat, binary\r\n\
@@ -219,7 +220,7 @@ async fn a_caller_that_leaves_during_the_handshake_is_gone_at_the_relay() {
 async fn a_proxy_that_stops_resets_open_websockets() {
     let mut it = opened().await;
     it.proxy.stop();
-    // Until the drain is over.
+    // Bytes still pass until the drain is over.
     it.caller.send("more").await;
     assert_eq!(it.target.until("more").await, "more");
     it.proxy.ended().await.unwrap();

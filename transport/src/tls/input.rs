@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 /// Header of a record: its last two bytes are the length of the rest (RFC 8446, section 5.1).
 const HEADER_BYTES: usize = 5;
 
-/// Where in a record the ciphertext stands that rustls has taken.
+/// Position in the current record up to which rustls has taken the ciphertext.
 #[derive(Default)]
 pub(super) struct Framing {
     /// Bytes of the record's header so far.
@@ -17,8 +17,8 @@ pub(super) struct Framing {
 }
 
 impl Framing {
-    /// Passes over the first bytes of `bytes` that end at most `records` records, which are counted off; returns how
-    /// many bytes these are.
+    /// Advances through `bytes` to their end, or to the end of as many records as `records` allows; lowers `records` by
+    /// the number of records that ended, and returns the number of bytes.
     fn pass(&mut self, bytes: &[u8], records: &mut usize) -> usize {
         let mut passed = 0;
         while passed < bytes.len() && *records > 0 {
@@ -41,7 +41,8 @@ impl Framing {
     }
 }
 
-/// Ciphertext for rustls. There must be some, and records left: no bytes would be the end.
+/// Ciphertext as rustls reads it. Must not be read while `bytes` is empty or `records` is 0: rustls takes a read of 0
+/// bytes for the end of the connection.
 pub(super) struct Input<'a> {
     pub(super) bytes: &'a mut BytesMut,
     pub(super) framing: &'a mut Framing,

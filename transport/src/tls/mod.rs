@@ -1,8 +1,8 @@
 //! TLS over a socket: a rustls connection with its buffered calls, which are all here.
 //!
 //! Neither direction has a queue of its own. A write is reported as taken once the kernel has all its records, so that
-//! no task is needed to send a rest, and a peer that does not read is noticed as on a plain socket. A read takes from the
-//! kernel about as many bytes as its reader has room for.
+//! no task is needed to send a rest, and a peer that does not read is noticed as on a plain socket. A read takes from
+//! the kernel about as many bytes as its reader has room for.
 
 mod input;
 
@@ -20,17 +20,18 @@ use rustls::{
 };
 
 use self::input::{Framing, Input};
-use crate::socket::{Received, Socket, poll_layer_readable};
+use crate::socket::{Received, Socket, poll_flushed, poll_layer_readable};
 
 /// Ciphertext that one read takes from the kernel: a TLS record at least, or what the reader has room for.
 const READ_BYTES_MIN: usize = 4 * 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
 
-/// Reads without any plaintext after which other tasks get a turn: pieces of a record must not keep a shard busy.
+/// Reads without any plaintext after which other tasks get a turn: a peer that sends a record in many small pieces must
+/// not keep a thread busy.
 const EMPTY_READS_MAX: usize = 16;
 
-/// Records that one read decrypts; then other tasks get a turn. A record takes time however few bytes it has, one that
-/// changes the keys most of all. A full read of bulk data has 16 records.
+/// Records that one read decrypts before other tasks get a turn. Each record takes CPU time, however few bytes it has;
+/// a key update takes the most. A full read of bulk data has 16 records.
 const RECORDS_MAX: usize = 128;
 
 /// Label of the exporter with which a protocol above TLS is bound to the connection (RFC 9266, section 4.2).
@@ -75,14 +76,14 @@ pub struct Tls {
     is_finishing: bool,
     /// Whether other tasks must get a turn before the next read.
     yields: bool,
-    /// Failure of a read behind plaintext that it returned; the next read returns it.
+    /// Error that a read met after the plaintext that it returned; the next read returns the error.
     failure: Option<io::Error>,
 }
 
 impl Tls {
-    /// Accepts a TLS connection; `choose` returns the configuration for a client, by what it asks for. `may_answer` gives
-    /// a permit that is held while a hello of the client is answered, which is the expensive part. A client without a
-    /// share of a group that the server has is asked for a second hello.
+    /// Accepts a TLS connection. `choose` returns the configuration for the client's hello. `may_answer` returns a
+    /// permit that is held while a hello is answered, which takes most of a handshake's CPU time. A client that sent
+    /// key shares only for groups that the server lacks is asked for a second hello.
     ///
     /// # Errors
     /// The socket's error, or a [`rustls::Error`]; the client was sent the alert then.
@@ -93,7 +94,7 @@ impl Tls {
     ) -> io::Result<Self> {
         let mut acceptor = Acceptor::default();
         let (mut input, mut framing) = (BytesMut::new(), Framing::default());
-        // Each piece of the hello is waited for, so its records need no limit.
+        // The loop waits for the socket before each read, so the number of the hello's records needs no limit.
         let mut records = usize::MAX;
         let accepted = loop {
             match acceptor.accept() {
@@ -153,7 +154,8 @@ impl Tls {
         Ok(tls)
     }
 
-    /// A connection whose handshake goes on; `input` is ciphertext that was read already, behind what `framing` saw.
+    /// A connection whose handshake is not complete. `input` is ciphertext that was read and that rustls has not taken;
+    /// it follows the bytes that `framing` has counted.
     fn new(connection: Connection, input: BytesMut, framing: Framing) -> Self {
         Self {
             connection,
@@ -170,7 +172,8 @@ impl Tls {
         }
     }
 
-    /// Whether the client was asked for a second hello that was not answered yet (RFC 8446, section 4.1.4).
+    /// Whether the client was asked for a second hello (RFC 8446, section 4.1.4), and this end has not answered that
+    /// hello yet.
     fn awaits_second_hello(&self) -> bool {
         let kind = self.connection.handshake_kind();
         kind == Some(HandshakeKind::FullWithHelloRetryRequest)
@@ -197,7 +200,8 @@ impl Tls {
         }
     }
 
-    /// Ready once the kernel has this end's part of the handshake, and the peer's next part can be read or is not needed.
+    /// Ready once the kernel has this end's part of the handshake, and the peer's next part can be read or is not
+    /// needed.
     fn poll_their_turn(
         &mut self,
         socket: &impl Socket,
@@ -234,9 +238,9 @@ impl Tls {
         }
     }
 
-    /// Bytes that both ends of this connection have alike, and ends of any other connection have not: its exporter, for
-    /// channel binding (RFC 9266). `None` below TLS 1.3, where two connections may have the same one unless both ends
-    /// use the extended master secret (RFC 7627), which rustls does not tell.
+    /// The connection's exporter, for channel binding (RFC 9266): bytes that are equal at both ends of this connection,
+    /// and differ from those of any other. `None` below TLS 1.3: there two connections may have the same exporter
+    /// unless both ends use the extended master secret (RFC 7627), and rustls does not report whether they do.
     pub fn exporter(&self) -> Option<[u8; 32]> {
         if self.connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
             return None;
@@ -268,7 +272,8 @@ impl Tls {
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] if the connection ended without TLS's own end, which tells it from one that was
-    /// cut. A call that fails has given `put` nothing: plaintext in front of a failure comes from a call of its own.
+    /// cut. A call that fails has given `put` nothing: an earlier call has returned the plaintext from before the
+    /// failure.
     pub fn recv(
         &mut self,
         socket: &impl Socket,
@@ -288,7 +293,7 @@ impl Tls {
         }
     }
 
-    /// [`Tls::recv`], which may fail behind plaintext that it gave `put`.
+    /// Like [`Tls::recv`], but may fail after it gave plaintext to `put`.
     fn recv_into(
         &mut self,
         socket: &impl Socket,
@@ -345,7 +350,7 @@ impl Tls {
         })
     }
 
-    /// Decrypts ciphertext that an earlier read has left.
+    /// Decrypts `undigested`, the ciphertext that an earlier read left over.
     fn digest_rest(
         &mut self,
         socket: &impl Socket,
@@ -470,13 +475,7 @@ impl Tls {
     /// Sends TLS's own end of the sending direction; ready once the kernel has it, or the connection failed.
     pub fn poll_finish(&mut self, socket: &impl Socket, cx: &mut Context<'_>) -> Poll<()> {
         self.queue_end();
-        loop {
-            match self.flush(socket) {
-                Ok(false) => ready!(socket.poll_writable(cx)),
-                // A peer that is gone gets no end.
-                Ok(true) | Err(_) => return Poll::Ready(()),
-            }
-        }
+        poll_flushed(socket, cx, || self.flush(socket))
     }
 
     /// Sends TLS's own end of the sending direction, unless the kernel has no room for it now.
@@ -499,7 +498,7 @@ impl Tls {
     }
 }
 
-/// What one read may still do.
+/// What is left of the limits of one read.
 struct Left {
     /// Bytes of plaintext that its reader has room for.
     room: usize,

@@ -165,7 +165,7 @@ fn both_ends_have_one_exporter_and_each_connection_has_its_own() {
         assert_eq!(server.exporter(), Some(exporter));
         assert!(!seen.contains(&exporter));
         seen.push(exporter);
-        // Neither the bytes that follow nor the tickets in front of them change it.
+        // Neither the server's tickets nor the data after them change the exporter.
         assert_eq!(server.send(&far, &[IoSlice::new(b"some")]).unwrap(), 4);
         let received = client.recv(&near, 64, |_| {}).unwrap();
         assert_eq!(received, Received::Bytes(4));
@@ -183,8 +183,8 @@ fn below_tls_1_3_there_is_no_exporter() {
     assert_eq!((client.exporter(), server.exporter()), (None, None));
 }
 
-/// The permits that a server which has only X25519 takes for the hellos of a client that has these groups, of which it
-/// sends a share of the first alone.
+/// Number of permits taken by a server that has only X25519, for a client that has `groups` and sends a key share of
+/// the first one only.
 fn permits_for(groups: &[&'static dyn SupportedKxGroup]) -> usize {
     let with = |groups: &[&'static dyn SupportedKxGroup]| CryptoProvider {
         kx_groups: groups.to_vec(),
@@ -196,7 +196,7 @@ fn permits_for(groups: &[&'static dyn SupportedKxGroup]) -> usize {
     let permits = Cell::new(0);
     let may_answer = || {
         permits.set(permits.get() + 1);
-        // The hello has no answer yet.
+        // The server has not answered the hello yet.
         assert!(far.to.borrow().bytes.is_empty());
         ready(())
     };
@@ -254,7 +254,7 @@ fn what_is_not_tls_is_an_error_and_gets_an_alert() {
 fn a_broken_record_fails_a_read_of_its_own_behind_what_came_in_front_of_it() {
     let (near, far) = ends((100_000, 100_000));
     let (mut client, mut server) = shaken(&near, &far);
-    // More than rustls takes at a time, so that one read gives plaintext and meets the broken record.
+    // More bytes than rustls takes at a time, so that one read returns plaintext and also meets the broken record.
     let sent = noise(8_000);
     for piece in sent.chunks(1_000) {
         assert_eq!(client.send(&near, &[IoSlice::new(piece)]).unwrap(), 1_000);

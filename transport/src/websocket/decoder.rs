@@ -1,4 +1,5 @@
-//! Frames of the peer, from bytes in any pieces. Holds no frame whole but a control frame, which has 125 bytes at most.
+//! Decodes the peer's frames from bytes in pieces of any size. Holds only control frames whole, which have at most 125
+//! bytes of payload.
 
 use std::io::Cursor;
 
@@ -15,10 +16,11 @@ pub(super) const CONTROL_BYTES_MAX: usize = 125;
 /// Longest header, in bytes: two, a length of eight and a mask.
 const HEADER_BYTES_MAX: usize = 14;
 
-/// Bytes that a read takes beyond what its reader has room for: they let a header, or one control frame, come with it.
+/// Bytes that a read takes beyond its reader's room, so that a frame header or one control frame fits beside the
+/// payload.
 pub(super) const EXTRA_BYTES: usize = HEADER_BYTES_MAX + CONTROL_BYTES_MAX;
 
-/// Frames without payload after which other tasks get a turn: empty frames must not keep a shard busy.
+/// Control frames and empty data frames after which other tasks get a turn: such frames must not keep a thread busy.
 const EMPTY_FRAMES_MAX: u8 = 16;
 
 /// Largest length: the highest bit must be 0 (RFC 6455, section 5.2).
@@ -27,20 +29,20 @@ const LENGTH_MAX: u64 = u64::MAX >> 1;
 /// Decoder of one connection.
 pub(super) struct Decoder {
     role: Role,
-    /// The data frame whose payload comes.
+    /// The data frame whose payload is being received.
     frame: Option<DataFrame>,
     /// Whether a message has begun and not ended.
     is_in_message: bool,
-    /// Frames without payload since the last byte of payload, or the last pause.
+    /// Control frames and empty data frames since the last byte of a message, or since other tasks had a turn.
     empty_frames: u8,
     /// Frames and pieces of payload so far, wrapping.
     pub(super) heard: u64,
 }
 
-/// What is left of a data frame.
+/// A data frame whose payload is being received.
 struct DataFrame {
     left: u64,
-    /// The mask, turned to the next byte.
+    /// The masking key, rotated so that its first byte masks the next byte of payload.
     mask: Option<[u8; KEY_BYTES]>,
     is_final: bool,
 }
@@ -54,7 +56,7 @@ pub(super) enum Stop {
     Full,
     /// A message ended.
     Border,
-    /// Too many frames had no payload.
+    /// [`EMPTY_FRAMES_MAX`] control frames and empty data frames came in a row.
     Empty,
     /// A control frame.
     Control(ControlFrame),
@@ -133,7 +135,7 @@ impl Decoder {
     /// Takes the header of a data frame, or a whole control frame.
     fn begin(&mut self, input: &mut BytesMut) -> Result<Option<Stop>, Violation> {
         let mut cursor = Cursor::new(&input[..]);
-        // The only error that the codec has for bytes in memory.
+        // A reserved opcode is the codec's only error for bytes in memory.
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Violation::Opcode)?;
         let Some((header, length)) = parsed else {
             return Ok(Some(Stop::Starved));
@@ -164,7 +166,7 @@ impl Decoder {
         }
     }
 
-    /// Checks the place of a data frame among the fragments of messages.
+    /// Checks that a data frame continues a message only within one, and begins one only outside.
     fn data(&mut self, data: Data, is_final: bool) -> Result<(), Violation> {
         let continues = match data {
             Data::Continue => true,
@@ -212,7 +214,7 @@ impl Decoder {
         Ok(Some(Stop::Control(frame)))
     }
 
-    /// Counts a frame.
+    /// Counts a frame; `is_empty` is true for control frames, too.
     const fn begun(&mut self, is_empty: bool) {
         self.heard = self.heard.wrapping_add(1);
         if is_empty {
@@ -250,8 +252,8 @@ fn close(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
         };
     };
     let code = u16::from_be_bytes(*code);
-    // 1004 to 1006 and 1015 never travel; what is below 3000 and not listed is not assigned (RFC 6455, section 7.4, and
-    // IANA's registry).
+    // Codes 1004 to 1006 and 1015 must not be sent; other codes below 3000 that are missing here are not assigned (RFC
+    // 6455, section 7.4, and IANA's registry).
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(Violation::CloseCode);
     }

@@ -1,7 +1,7 @@
-//! Frames to the peer: one open data frame at most, and the control frames that are due before or behind it.
+//! Encodes frames to the peer: at most one open data frame, and the control frames before and after it.
 //!
-//! Bytes that were offered to the layer below are offered again until it has them, the same ones and in the same order:
-//! headers and control frames stand in `front`, payload comes from the caller again, masked with the same key.
+//! The layer below must be offered the same bytes in the same order until it has taken them. So `front` keeps headers
+//! and control frames, and the caller offers payload again, which is masked with the same key.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -14,10 +14,11 @@ use super::decoder::CONTROL_BYTES_MAX;
 use super::mask::{self, KEY_BYTES};
 use crate::socket::Socket;
 
-/// Payload of a client's frame, which is copied to be masked, in bytes.
+/// Most payload of a client's frame, in bytes: a client masks a copy of the payload.
 const MASKED_BYTES_MAX: usize = 64 * 1024;
 
-/// Slices of a gathered write: few in most, and the most that one takes.
+/// Slices that a gathered write has room for: `SLICES_FEW` suffice for most writes; slices beyond `SLICES_MAX` wait for
+/// the next write.
 const SLICES_FEW: usize = 16;
 const SLICES_MAX: usize = 256;
 
@@ -38,7 +39,7 @@ pub(super) struct Encoder {
     front_sent: usize,
     /// Payload of the open frame that the kernel does not have.
     left: usize,
-    /// The mask of the open frame, turned to the next byte.
+    /// The masking key of the open frame, rotated so that its first byte masks the next byte of payload.
     key: Option<[u8; KEY_BYTES]>,
     /// Payload of the newest ping that has no answer yet.
     pong: Option<Vec<u8>>,
@@ -49,7 +50,7 @@ pub(super) struct Encoder {
     rest: Vec<u8>,
 }
 
-/// Where our own ping stands.
+/// State of this end's own ping.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ping {
     None,
@@ -57,12 +58,12 @@ enum Ping {
     Unanswered,
 }
 
-/// Where our Close frame stands.
+/// State of this end's Close frame.
 enum Close {
     None,
-    /// Its payload, to be sent behind the open frame.
+    /// A Close frame with this payload is sent after the open data frame.
     Due(Vec<u8>),
-    /// In `front`, or with the kernel.
+    /// The Close frame is in `front`, or the kernel has it.
     Queued,
 }
 
@@ -97,7 +98,7 @@ impl Encoder {
         matches!(self.close, Close::Queued) && self.front.is_empty()
     }
 
-    /// Answers a ping, instead of an older one that waits for its answer.
+    /// Notes a ping to answer, in place of an older one that was not answered yet (RFC 6455, section 5.5.3).
     pub(super) fn answer(&mut self, ping: Vec<u8>) {
         self.pong = Some(ping);
     }
@@ -172,7 +173,8 @@ impl Encoder {
         };
         let payload = self.take(taken, slices);
         if !self.is_frame_open() && self.has_due() {
-            // An error recurs at the next write; these bytes are gone in any case.
+            // The next write returns an error of this send again; this call must report the payload that the kernel has
+            // taken.
             let _ = self.flush(socket);
         }
         Ok(payload)
@@ -202,7 +204,7 @@ impl Encoder {
         Ok(true)
     }
 
-    /// Offers the front, and payload as it is.
+    /// Offers `front` and unmasked payload to the socket.
     fn send_plain<const SLICES: usize>(
         &self,
         socket: &impl Socket,
@@ -221,7 +223,7 @@ impl Encoder {
         socket.send_vectored(&gathered[first..filled])
     }
 
-    /// Offers the front, and a masked copy of payload.
+    /// Offers `front` and a masked copy of the payload to the socket.
     fn send_masked(&self, socket: &impl Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         MASKED.with_borrow_mut(|out| {
             out.clear();
@@ -237,7 +239,7 @@ impl Encoder {
         })
     }
 
-    /// Notes that the kernel took `taken` bytes of the front and of `slices`; returns how many of the latter.
+    /// Notes that the kernel took `taken` bytes of `front` and then of `slices`; returns how many were of `slices`.
     fn take(&mut self, taken: usize, slices: &[IoSlice<'_>]) -> usize {
         let payload = taken.saturating_sub(self.front.len() - self.front_sent);
         self.take_front(taken - payload);
@@ -271,8 +273,8 @@ impl Encoder {
         self.pong.is_some() || matches!(self.ping, Ping::Due) || matches!(self.close, Close::Due(_))
     }
 
-    /// Puts the control frames that are due into the front, once the kernel has those before them: so the front is
-    /// bounded, however many pings come.
+    /// Puts the control frames that are due into `front`, but only while it is empty: so `front` stays small, however
+    /// many pings come.
     fn queue_control(&mut self) -> io::Result<()> {
         if !self.front.is_empty() || matches!(self.close, Close::Queued) {
             return Ok(());
@@ -302,7 +304,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Puts a header into the front; returns the mask of its payload.
+    /// Puts a header into `front`; returns the masking key of its payload.
     fn queue_header(&mut self, opcode: OpCode, len: usize) -> io::Result<Option<[u8; KEY_BYTES]>> {
         let mask = match self.role {
             Role::Client => Some(mask::new_key()?),

@@ -26,7 +26,8 @@ pub fn accept_value(key: &[u8]) -> String {
 #[must_use]
 pub fn new_key() -> String {
     let mut key = [0; 16];
-    // The key protects nothing: it only tells a server that understood it from one that answers anything with 101.
+    // A key without randomness does no harm: it only shows that the server understood the request, and does not answer
+    // 101 to anything.
     let _ = SystemRandom::new().fill(&mut key);
     BASE64.encode(&key)
 }

@@ -8,11 +8,11 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 /// Bytes of a key.
 pub(super) const KEY_BYTES: usize = 4;
 
-/// Keys that one call of the kernel draws.
+/// Keys drawn by one call of the system's random generator.
 const KEYS: usize = 256;
 
 thread_local! {
-    /// Keys that are drawn and not used.
+    /// Random keys that no frame has used yet.
     static DRAWN: RefCell<Vec<[u8; KEY_BYTES]>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -29,13 +29,13 @@ pub(super) fn apply(key: [u8; KEY_BYTES], bytes: &mut [u8]) {
     }
 }
 
-/// Turns `key` to the byte that is due behind `count` bytes.
+/// Rotates `key` so that its first byte masks the byte after the next `count` bytes.
 pub(super) fn advance(key: &mut [u8; KEY_BYTES], count: usize) {
     key.rotate_left(count % KEY_BYTES);
 }
 
-/// A new key. A key that could be predicted would let a target choose the bytes on the network, which a cache between
-/// the ends may take for another protocol (RFC 6455, section 10.3).
+/// A new key. If a target could predict keys, it could choose the bytes that appear on the network, and a cache between
+/// the ends might take them for another protocol (RFC 6455, section 10.3).
 ///
 /// # Errors
 /// The system has no random bytes.

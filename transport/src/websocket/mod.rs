@@ -1,14 +1,15 @@
-//! WebSocket (RFC 6455) over a socket, behind its opening handshake: binary messages in both directions, as a stream whose
-//! borders its reader may ask for.
+//! WebSocket (RFC 6455) over a socket, after its opening handshake: binary messages in both directions, presented as a
+//! byte stream whose reader can ask where messages end.
 //!
-//! Neither direction has a queue of its own. A write is reported as taken once the kernel has its bytes, and a message is
-//! as long as the write that it was made of; a read takes from the kernel about as many bytes as its reader has room for.
-//! So no message or frame is ever held whole, and any may be of any length. What waits here is bounded: the bytes of one
-//! read, one pong, one ping and one Close frame. Extensions are not accepted, neither are text messages.
+//! Neither direction has a queue of its own. A write is reported as taken once the kernel has its bytes, and one write
+//! makes one message (a client's of at most 64 KiB); a read takes from the kernel about as many bytes as its reader has
+//! room for. So no message is ever held whole, and a peer's messages and frames may have any length. What waits here is
+//! bounded: the bytes of one read, one pong, one ping and one Close frame. Extensions and text messages are not
+//! accepted.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `decoder` | frames of the peer: borders, payload, control frames, and every rule that a peer can break |
+//! | `decoder` | frames of the peer: ends of messages, payload, control frames, and every rule that a peer can break |
 //! | `encoder` | frames to the peer: the open data frame, and the control frames that are due |
 //! | `mask` | masks, and their keys |
 //! | `handshake` | values of the opening handshake |
@@ -16,14 +17,14 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
 use self::decoder::{ControlFrame, Decoder, EXTRA_BYTES, Stop};
 use self::encoder::Encoder;
 pub use self::violation::Violation;
-use crate::socket::{Received, Socket, poll_layer_readable};
+use crate::socket::{Received, Socket, poll_flushed, poll_layer_readable};
 
 mod decoder;
 mod encoder;
@@ -39,12 +40,12 @@ const READ_BYTES_MAX: usize = 256 * 1024;
 /// Reads without any payload after which other tasks get a turn.
 const EMPTY_READS_MAX: usize = 16;
 
-/// Calls of [`WebSocket::recv`] after which other tasks get a turn: each returns one message at most, and messages of one
-/// byte must not keep a thread busy.
+/// Calls of [`WebSocket::recv`] after which other tasks get a turn: each returns one message at most, and messages of
+/// one byte must not keep a thread busy.
 const READS_A_TURN: u8 = 64;
 
 thread_local! {
-    /// Bytes of the read that is being decoded; they mean nothing between reads.
+    /// Buffer for the read that is being decoded; its content is not used after that read.
     static INPUT: RefCell<BytesMut> = RefCell::default();
 }
 
@@ -59,9 +60,9 @@ pub enum Role {
 
 /// Codes of Close frames (RFC 6455, section 7.4, and IANA's registry).
 pub mod code {
-    /// The sender has said all.
+    /// The sender has sent everything.
     pub const NORMAL: u16 = 1000;
-    /// The sender stops.
+    /// The sender goes away: a server that stops, or a browser that leaves its page.
     pub const GOING_AWAY: u16 = 1001;
     /// The peer broke the protocol.
     pub const PROTOCOL: u16 = 1002;
@@ -73,9 +74,9 @@ pub mod code {
     pub const POLICY: u16 = 1008;
     /// A message is too long.
     pub const TOO_BIG: u16 = 1009;
-    /// The sender, or what is behind it, failed.
+    /// The sender failed, or something that it depends on.
     pub const INTERNAL: u16 = 1011;
-    /// The sender is too busy, or what is behind it is not there at present.
+    /// The sender is too busy, or something that it depends on is not there at present.
     pub const TRY_AGAIN: u16 = 1013;
 }
 
@@ -85,7 +86,7 @@ pub struct WebSocket {
     encoder: Encoder,
     /// Bytes that were read and not decoded: the reader had no room for them, or they are the beginning of a frame.
     undigested: BytesMut,
-    /// Whether `undigested` is of no use before more bytes come.
+    /// Whether `undigested` cannot be decoded before more bytes come.
     is_starved: bool,
     /// Whether the bytes of the last read ended a message.
     ended_message: bool,
@@ -104,13 +105,13 @@ enum End {
 }
 
 impl WebSocket {
-    /// A connection whose handshake is over.
+    /// The state of a connection whose opening handshake is complete.
     #[must_use]
     pub fn new(role: Role) -> Self {
         Self::with_input(role, BytesMut::new())
     }
 
-    /// Like [`WebSocket::new`]; `input` came behind the handshake's head.
+    /// Like [`WebSocket::new`]; `input` is what the peer sent after the handshake's head.
     #[must_use]
     pub fn with_input(role: Role, input: BytesMut) -> Self {
         Self {
@@ -137,13 +138,13 @@ impl WebSocket {
         self.end.is_some() || !self.undigested.is_empty() && !self.is_starved
     }
 
-    /// Gives `put` up to `max` bytes of payload in one piece or several, without waiting; stops at the end of a message.
-    /// An empty message is [`Received::Bytes`] of 0 with [`WebSocket::ended_message`]. A Close frame of the peer is
-    /// [`Received::End`], and is answered.
+    /// Gives `put` up to `max` bytes of payload in one piece or several, without waiting; stops at the end of a
+    /// message. An empty message is [`Received::Bytes`] of 0 with [`WebSocket::ended_message`]. A Close frame of the
+    /// peer gets an answer, and is [`Received::End`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] if the connection ended without a Close frame; a [`Violation`], which the peer was
-    /// told, if a data frame was not open; and the socket's own.
+    /// [`io::ErrorKind::UnexpectedEof`] if the connection ended without a Close frame; a [`Violation`], of which a
+    /// Close frame tells the peer unless a data frame to it is open; and the errors of the socket.
     pub fn recv(
         &mut self,
         socket: &impl Socket,
@@ -159,10 +160,11 @@ impl WebSocket {
         self.reads += 1;
         if self.reads == READS_A_TURN {
             self.reads = 0;
-            // An end may have come with this read.
+            // Without a pause if the peer's end came with this read: the reader must learn of it from its next read.
             self.yields |= self.end.is_none();
         }
-        // Answers: what the kernel does not take now leaves with the next write, where an error recurs as well.
+        // Sends the answers to pings and Close frames. The next write sends what the kernel does not take now, and
+        // returns an error of this send again.
         let _ = self.encoder.flush(socket);
         if room < max || self.ended_message {
             return Ok(Received::Bytes(max - room));
@@ -170,7 +172,7 @@ impl WebSocket {
         received
     }
 
-    /// Decodes until something came for the reader, or nothing more can.
+    /// Decodes until there is something for the reader, the socket has no more bytes, or other tasks must get a turn.
     fn decode(
         &mut self,
         socket: &impl Socket,
@@ -203,7 +205,7 @@ impl WebSocket {
                 Received::Bytes(_) => {}
             }
         }
-        // An end may have come with the last read.
+        // Without a pause if the peer's end came with the last read.
         self.yields = self.end.is_none();
         Ok(Received::Nothing)
     }
@@ -257,7 +259,7 @@ impl WebSocket {
             break;
         }
         if self.end.is_some() {
-            // Bytes behind the end mean nothing.
+            // Bytes after a Close frame or a violation are discarded.
             input.clear();
         }
     }
@@ -268,13 +270,13 @@ impl WebSocket {
         self.ended_message
     }
 
-    /// Changes with each frame, and each piece of a frame's payload, that comes from the peer.
+    /// A number that changes with each frame, and each piece of a frame's payload, that comes from the peer.
     #[must_use]
     pub const fn frames_received(&self) -> u64 {
         self.decoder.heard
     }
 
-    /// Code and reason of the peer's Close frame, once it came; `None` also if it has none.
+    /// Code and reason of the peer's Close frame, once it came; `None` also if the frame has no code.
     #[must_use]
     pub fn peer_close(&self) -> Option<(u16, &str)> {
         match &self.end {
@@ -283,8 +285,8 @@ impl WebSocket {
         }
     }
 
-    /// Whether the peer ended its direction in order: by a Close frame of [`code::NORMAL`] or without a code, and not within
-    /// a message. All other codes say that the peer stopped before it had said all.
+    /// Whether the peer ended its direction in order: by a Close frame of [`code::NORMAL`] or without a code, and not
+    /// within a message. Any other code says that the peer stopped before it had sent everything.
     #[must_use]
     pub const fn peer_finished(&self) -> bool {
         match &self.end {
@@ -293,24 +295,24 @@ impl WebSocket {
         }
     }
 
-    /// Sends one binary message, and returns how many of its bytes the kernel has. After fewer than were offered, the rest
-    /// must be offered again before other bytes: either the message goes on with it, or it becomes the next one.
+    /// Sends one binary message, and returns how many of its bytes the kernel has. If that is fewer than were offered,
+    /// the rest must be offered again before other bytes: it continues the message, or becomes the next one.
     ///
     /// # Errors
-    /// [`io::ErrorKind::BrokenPipe`] behind a Close frame, of either end; and the socket's own.
+    /// [`io::ErrorKind::BrokenPipe`] after a Close frame of either end; and the errors of the socket.
     pub fn send(&mut self, socket: &impl Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.encoder.send(socket, slices)
     }
 
-    /// Sends a ping behind the open frame, unless one has no answer yet.
+    /// Sends a ping, after the open data frame if there is one, unless an earlier ping has no answer yet.
     pub fn ping(&mut self, socket: &impl Socket) {
         self.encoder.ping();
-        // A connection that failed shows it to its reader and its writer.
+        // The connection's reader and writer get the error from their own calls.
         let _ = self.encoder.flush(socket);
     }
 
-    /// Sends a Close frame, unless one was sent; ready once the kernel has it, or the connection failed. Within a frame
-    /// none can be sent: then ready at once, and the peer will see a message that broke off.
+    /// Sends a Close frame, unless one was sent; ready once the kernel has it, or the connection failed. While a data
+    /// frame is open, no Close frame can be sent: then ready at once, and the peer sees a message that broke off.
     pub fn poll_close(
         &mut self,
         socket: &impl Socket,
@@ -322,20 +324,14 @@ impl WebSocket {
             return Poll::Ready(());
         }
         self.encoder.close(Some(code), reason);
-        loop {
-            match self.encoder.flush(socket) {
-                Ok(false) => ready!(socket.poll_writable(cx)),
-                // A peer that is gone gets no end.
-                Ok(true) | Err(_) => return Poll::Ready(()),
-            }
-        }
+        poll_flushed(socket, cx, || self.encoder.flush(socket))
     }
 
     /// Sends a Close frame, unless one was sent, a frame is open or the kernel has no room for it now.
     pub fn try_close(&mut self, socket: &impl Socket, code: u16, reason: &str) {
         if !self.encoder.is_frame_open() {
             self.encoder.close(Some(code), reason);
-            // A peer that is gone or does not read gets no end.
+            // If the connection failed or the peer does not read, the Close frame is not sent.
             let _ = self.encoder.flush(socket);
         }
     }
@@ -346,7 +342,7 @@ impl WebSocket {
         self.poll_close(socket, cx, code::NORMAL, "")
     }
 
-    /// Whether the kernel has a Close frame, so that an end of the socket is an orderly one.
+    /// Whether the kernel has a Close frame, so that ending the socket ends the WebSocket in order.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         self.encoder.is_closed()

@@ -1,4 +1,4 @@
-//! What a peer can do wrong, and what it is told.
+//! Violations of the protocol by a peer, and the code and reason that the peer gets for each.
 
 use std::io;
 
@@ -25,13 +25,13 @@ pub enum Violation {
     /// A control frame has more than 125 bytes.
     #[error("a WebSocket control frame is too long")]
     LongControl,
-    /// A continuation without a beginning, or a beginning within a message.
+    /// A continuation outside a message, or the beginning of a message within another.
     #[error("the fragments of WebSocket messages are out of order")]
     Continuation,
     /// A text message: only binary ones are accepted.
     #[error("a WebSocket message is text instead of binary")]
     Text,
-    /// A Close frame has a code that may not be sent, or half of one.
+    /// A Close frame has a code that may not be sent, or only one byte of a code.
     #[error("a WebSocket Close frame has a code that is not valid")]
     CloseCode,
     /// The reason in a Close frame is not UTF-8.

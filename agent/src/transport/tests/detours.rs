@@ -1,5 +1,5 @@
-//! Dials through an HTTP proxy and a SOCKS5 proxy, which hold the other end of the connection themselves, and the second
-//! try of a handshake that was cut.
+//! Dials through an HTTP proxy and a SOCKS5 proxy, which hold the other end of the connection themselves, and the
+//! second try of a handshake that was cut.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -25,8 +25,8 @@ async fn request(socket: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Dials `tcp://relay.test:9001` through an HTTP proxy that answers with `answer`; returns the proxy's request, and what
-/// became of the dial.
+/// Dials `tcp://relay.test:9001` through an HTTP proxy that answers with `answer`; returns the proxy's request, and
+/// what became of the dial.
 async fn connected(user: &str, answer: &[u8]) -> (String, Result<Stream, Error>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialler = through(
@@ -41,6 +41,14 @@ async fn connected(user: &str, answer: &[u8]) -> (String, Result<Stream, Error>)
         asked
     };
     tokio::join!(proxy, dialler.dial())
+}
+
+/// Reads as many bytes as [`GREETING`] has, or to the end.
+async fn greeting(stream: Stream) -> BytesMut {
+    let (mut reads, _writes) = stream.split();
+    let mut heard = BytesMut::new();
+    while heard.len() < GREETING.len() && reads.read(&mut heard).await.unwrap() > 0 {}
+    heard
 }
 
 #[tokio::test]
@@ -65,14 +73,9 @@ async fn a_proxy_is_asked_for_the_relay_and_the_bytes_behind_its_answer_are_the_
             None => assert!(!asked.contains("Authorization"), "{asked}"),
         }
         let stream = dialled.unwrap();
-        // A lane would go past the proxy.
+        // A bulk lane is a connection of its own, which would bypass the proxy.
         assert_eq!(stream.lane_address().unwrap(), None);
-        let (mut reads, _writes) = stream.split();
-        let mut heard = BytesMut::new();
-        while heard.len() < GREETING.len() {
-            assert_ne!(reads.read(&mut heard).await.unwrap(), 0);
-        }
-        assert_eq!(heard, GREETING);
+        assert_eq!(greeting(stream).await, GREETING);
     }
 }
 
@@ -97,12 +100,7 @@ async fn the_head_of_a_proxys_answer_may_be_cut_anywhere() {
             socket
         };
         let (dialled, _socket) = tokio::join!(dialler.dial(), proxy);
-        let (mut reads, _writes) = dialled.unwrap().split();
-        let mut heard = BytesMut::new();
-        while heard.len() < GREETING.len() {
-            assert_ne!(reads.read(&mut heard).await.unwrap(), 0, "{cut}");
-        }
-        assert_eq!(heard, GREETING, "{cut}");
+        assert_eq!(greeting(dialled.unwrap()).await, GREETING, "{cut}");
     }
 }
 
@@ -147,7 +145,7 @@ async fn tls_goes_through_the_tunnel_of_a_proxy_to_the_relay() {
         server.shake(socket).await
     };
     let (dialled, _) = tokio::join!(dialler.dial(), answering);
-    // The handshake came so far that the certificate was seen.
+    // The client has seen the certificate, so the handshake went through the proxy.
     let message = tls_problem(dialled);
     assert!(message.contains("another name (localhost)"), "{message}");
 }
@@ -174,12 +172,7 @@ async fn a_socks_proxy_looks_up_the_relays_name_and_is_given_the_password() {
         socket
     };
     let (_socket, dialled) = tokio::join!(proxy, dialler.dial());
-    let (mut reads, _writes) = dialled.unwrap().split();
-    let mut heard = BytesMut::new();
-    while heard.len() < GREETING.len() {
-        assert_ne!(reads.read(&mut heard).await.unwrap(), 0);
-    }
-    assert_eq!(heard, GREETING);
+    assert_eq!(greeting(dialled.unwrap()).await, GREETING);
 }
 
 #[tokio::test]
@@ -214,7 +207,7 @@ async fn a_handshake_that_is_cut_is_tried_once_more_with_a_shorter_hello() {
     let server = Server::relay().await;
     let trust = Trust::read(Some(&server.ca)).unwrap();
     if trust.short_client_config(AGENTS).unwrap().is_none() {
-        return; // This library for cryptography has no ML-KEM.
+        return; // The library for cryptography in this build has no ML-KEM.
     }
     let dialler = dialler(&server.listener, Some(&server.ca));
     let accepting = async {
@@ -250,14 +243,14 @@ async fn a_handshake_that_is_cut_is_tried_once_more_with_a_shorter_hello() {
     assert!(details.group.unwrap().contains("MLKEM"));
 }
 
-/// A server that has begun to answer is none that a long hello does not reach.
+/// A handshake that fails after the server's first byte is not tried again: the long hello has reached the server.
 #[tokio::test]
 async fn a_handshake_that_is_cut_in_mid_answer_is_not_tried_again() {
     let server = Server::relay().await;
     let dialler = dialler(&server.listener, Some(&server.ca));
     let answering = async {
         let (mut socket, _) = server.listener.accept().await.unwrap();
-        // Otherwise the close is a reset.
+        // Reads the hello first: closing with unread bytes would reset the connection.
         let mut hello = [0; 4096];
         assert_ne!(socket.read(&mut hello).await.unwrap(), 0);
         // The header of a record with a handshake message.

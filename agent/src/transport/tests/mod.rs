@@ -195,7 +195,7 @@ async fn a_server_without_tls_is_told_with_what_to_dial() {
         let answering = async {
             loop {
                 let (mut socket, _) = server.listener.accept().await.unwrap();
-                // Otherwise the close is a reset.
+                // Reads the hello first: closing with unread bytes would reset the connection.
                 let mut hello = [0; 4096];
                 assert_ne!(socket.read(&mut hello).await.unwrap(), 0);
                 socket.write_all(answer).await.unwrap();

@@ -214,7 +214,7 @@ async fn refused(answer: &[u8]) -> String {
     let answering = async {
         let wire = accepted(&listener).await;
         request(&wire).await;
-        // The agent may have seen enough, and close before it has all.
+        // An error is ignored: the agent may close before it has read the whole answer.
         let _ = wire.write_all(answer).await;
     };
     let (dialled, ()) = tokio::join!(dialler.dial(), answering);
@@ -263,7 +263,7 @@ async fn a_server_that_does_not_answer_the_request_is_given_up() {
     let dialler = plain(&listener);
     let connected = dialler.connect().await.unwrap();
     let secured = dialler.secure(connected).await.unwrap();
-    // From here on time passes at once while all tasks wait.
+    // From here on tokio's clock jumps forward whenever all tasks wait.
     tokio::time::pause();
     let error = dialler.finish(secured).await.err().unwrap();
     assert!(error.to_string().contains("no answer in time"), "{error}");

@@ -83,7 +83,7 @@ pub(super) fn nginx_configuration(
 /// nginx defaults, except timeouts and limits that would close a connection during the load, and the
 /// folders for temporary files, which are placed in `folder`.
 ///
-/// For `websockets`, a request may change the protocol of its connections.
+/// With `websockets`, nginx passes requests to upgrade on to the upstream.
 pub(super) fn proxy_configuration(
     listen: SocketAddr,
     to: SocketAddr,

@@ -107,15 +107,10 @@ impl PeerKind {
         }
     }
 
-    /// Kind of the path through this peer.
-    pub(crate) fn kind(self) -> PathKind {
-        PathKind::Peer(self.name())
-    }
-
-    /// Kind of the path through this peer with wrapped hops.
+    /// Kind of the path through this peer with this wrapping of its hops.
     pub(crate) fn kind_over(self, wrapped: Wrapped) -> PathKind {
         if wrapped == Wrapped::PLAIN {
-            self.kind()
+            PathKind::Peer(self.name())
         } else {
             PathKind::PeerOver(self.name(), wrapped)
         }
@@ -200,11 +195,7 @@ impl PeerKind {
         }
         let mut peer = starting.peer;
         let public = peer.address;
-        let certificate = place.certificate.filter(|_| place.wrapped.caller.is_tls());
-        let wrap = Wrap {
-            tls: certificate.map(|certificate| certificate.client.clone()),
-            is_websocket: false,
-        };
+        let wrap = place.wrapped.caller.wrap(place.certificate);
         let is_there = || {
             let obituaries: Vec<String> = peer.obituaries().collect();
             anyhow::ensure!(obituaries.is_empty(), obituaries.join("\n"));
@@ -293,7 +284,7 @@ impl Starting<'_> {
         let file = self.place.directory.join("identity.pfx");
         let output = Command::new("openssl")
             .args(["pkcs12", "-export", "-passout", "pass:bench"])
-            // Ciphers that every TLS library reads.
+            // Old ciphers for the file, which every TLS library can read.
             .args(["-certpbe", "PBE-SHA1-3DES", "-keypbe", "PBE-SHA1-3DES"])
             .args(["-macalg", "SHA1", "-inkey"])
             .arg(&certificate.key)

@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::interrupt::Interrupt;
 use crate::path::cores::{Cores, pin_client};
 use crate::path::fleet::{Fleet, folder_for_keys, tunnel_name};
-use crate::path::peer::known::{PeerFacts, RunningPeer};
+use crate::path::peer::known::{PeerFacts, PeerKind, RunningPeer};
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::{Binaries, RelayFacts, RelayPair};
-use crate::path::{Path, PathKind, Role, Wrapping, tunnel_preamble};
+use crate::path::{Path, PathKind, Role, Wrapped, Wrapping, tunnel_preamble};
 use crate::process::Running;
 use crate::socket::{Certificate, Wrap};
 
@@ -74,7 +74,7 @@ pub(crate) struct PathsWanted {
     pub(crate) known_peers: Option<PathBuf>,
     /// Whether the scenarios use HTTP, which needs an HTTP target and URL paths.
     pub(crate) is_http: bool,
-    /// Whether the known peers are those of wrapped hops.
+    /// Whether the known peers are started with the hops of the wrapped paths.
     pub(crate) is_wrapped: bool,
     /// Whether to pin processes to cores.
     pub(crate) pin: bool,
@@ -236,11 +236,14 @@ impl PathSet {
             Some(from) if wanted.is_wrapped => {
                 self.start_wrapped_peers(from, target, interrupt)?;
             }
-            Some(from) => self.start_known_peers(from, target, interrupt)?,
+            Some(from) => {
+                let plain = PeerKind::ALL.map(|known| (known, Wrapped::PLAIN));
+                self.start_known_peers(&plain, from, target, interrupt)?;
+            }
             None => {}
         }
         for path in &mut self.paths {
-            // A path that ends in a target of its own has it already.
+            // A path that ends in a target of its own lists that target's process already.
             let has_target = path.processes.iter().any(|(role, _)| *role == Role::Target);
             let pid = target.pid.filter(|_| !has_target);
             path.processes.extend(pid.map(|pid| (Role::Target, pid)));

@@ -95,10 +95,7 @@ impl PathSet {
             let kind = PathKind::Peer(name);
             match self.start_proxy(kind, runtime, from, target, interrupt) {
                 Ok(path) => self.paths.push(path),
-                Err(error) => {
-                    interrupt.check()?;
-                    self.notes.push(format!("{name} left out: {error:#}"));
-                }
+                Err(error) => self.leave_out(kind, &error, interrupt)?,
             }
         }
         Ok(())
@@ -148,21 +145,26 @@ impl PathSet {
         }
     }
 
-    /// Starts the known peers. A peer that cannot be started is left out with a note.
+    /// Starts known peers with this wrapping of their hops. A peer that cannot be started is left out with a note.
     pub(super) fn start_known_peers(
         &mut self,
+        peers: &[(PeerKind, Wrapped)],
         from: &std::path::Path,
         target: ExternalTarget,
         interrupt: &Interrupt,
     ) -> anyhow::Result<()> {
-        for known in PeerKind::ALL {
-            let place = self.place(from, target.address);
+        for &(known, wrapped) in peers {
+            let kind = known.kind_over(wrapped);
+            let place = PeerSetup {
+                wrapped,
+                ..self.place(from, target.address)
+            };
             match known.start(&place, interrupt) {
                 Ok(peer) => {
                     self.paths.push(Path {
-                        kind: known.kind(),
+                        kind,
                         address: peer.address,
-                        wrap: Wrap::default(),
+                        wrap: self.wrap(wrapped.caller),
                         preambles: Vec::new(),
                         pages: Vec::new(),
                         processes: peer.processes(),
@@ -171,13 +173,21 @@ impl PathSet {
                     });
                     self.peers.push(peer);
                 }
-                Err(error) => {
-                    interrupt.check()?;
-                    self.notes
-                        .push(format!("{} left out: {error:#}", known.name()));
-                }
+                Err(error) => self.leave_out(kind, &error, interrupt)?,
             }
         }
+        Ok(())
+    }
+
+    /// Notes why a path could not be started; an error if the run was interrupted.
+    pub(super) fn leave_out(
+        &mut self,
+        kind: PathKind,
+        error: &anyhow::Error,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
+        interrupt.check()?;
+        self.notes.push(format!("{kind} left out: {error:#}"));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use super::{ExternalTarget, PathSet, RelaySource, TARGET_PAGE, TOKIO};
 use crate::interrupt::Interrupt;
-use crate::path::peer::known::{CONNECTIONS_MAX, PeerKind, PeerSetup};
+use crate::path::peer::known::PeerKind;
 use crate::path::{Path, PathKind, Role, Wrapped, Wrapping};
 use crate::process::{Program, Running};
 use crate::socket::{Certificate, Wrap};
@@ -27,11 +27,7 @@ const PEERS: [(PeerKind, Wrapped); 10] = [
 impl PathSet {
     /// What the client puts around its bytes on a hop with this wrapping.
     pub(super) fn wrap(&self, caller: Wrapping) -> Wrap {
-        let certificate = self.certificate.as_ref().filter(|_| caller.is_tls());
-        Wrap {
-            tls: certificate.map(|certificate| certificate.client.clone()),
-            is_websocket: caller.is_websocket(),
-        }
+        caller.wrap(self.certificate.as_ref())
     }
 
     /// The path to a target of this wrapping.
@@ -99,29 +95,7 @@ impl PathSet {
         target: ExternalTarget,
         interrupt: &Interrupt,
     ) -> anyhow::Result<()> {
-        for (known, wrapped) in PEERS {
-            let place = PeerSetup {
-                wrapped,
-                ..self.place(from, target.address)
-            };
-            let kind = known.kind_over(wrapped);
-            match known.start(&place, interrupt) {
-                Ok(peer) => {
-                    self.paths.push(Path {
-                        kind,
-                        address: peer.address,
-                        wrap: self.wrap(wrapped.caller),
-                        preambles: Vec::new(),
-                        pages: Vec::new(),
-                        processes: peer.processes(),
-                        hops_known: true,
-                        connections_max: Some(CONNECTIONS_MAX),
-                    });
-                    self.peers.push(peer);
-                }
-                Err(error) => self.leave_out(kind, &error, interrupt)?,
-            }
-        }
+        self.start_known_peers(&PEERS, from, target, interrupt)?;
         let kind = PeerKind::Nginx.kind_over(Wrapped::PASSED);
         match self.passing_proxy(kind, from, interrupt) {
             Ok(path) => self.paths.push(path),
@@ -157,16 +131,5 @@ impl PathSet {
         path.processes
             .extend(target.pid.map(|pid| (Role::Target, pid)));
         Ok(path)
-    }
-
-    fn leave_out(
-        &mut self,
-        kind: PathKind,
-        error: &anyhow::Error,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<()> {
-        interrupt.check()?;
-        self.notes.push(format!("{kind} left out: {error:#}"));
-        Ok(())
     }
 }

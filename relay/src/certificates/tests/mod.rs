@@ -116,7 +116,7 @@ fn a_certificate_that_clients_would_refuse_is_named_with_its_file() {
         let error = table.check_times(&known, &wrong, NOW_SECONDS).unwrap_err();
         let beginning = format!("{}: {wanted}", wrong[0].cert.display());
         assert!(error.to_string().starts_with(&beginning), "{error}");
-        // One that clients see already is no reason to refuse another.
+        // A certificate that is in force already is not checked.
         table.check_times(&table, &wrong, NOW_SECONDS).unwrap();
     }
     let nameless = files.certificate("nameless", &[]);
@@ -388,7 +388,7 @@ fn agents_alone_show_a_certificate_of_their_authority() {
         }
         let around = shaken(&with(None, "tieline-agent/1"), &configs.callers);
         assert!(around.is_err());
-        // A client that offers a protocol in its first hello and none in its second one gets this far.
+        // A client that names the protocol in its first hello only completes this handshake, like one that names none.
         let nothing = Arc::new(client(&path, version, &[]));
         assert_eq!(served(&nothing, &configs.callers), None);
         let as_agent = Some(Served::As(ListenKind::Agent));
@@ -603,7 +603,7 @@ fn a_ca_that_checks_a_name_gets_its_answer_and_others_their_certificate() {
     let open = challenges
         .open_certificate("relay.example", &[7; 32])
         .unwrap();
-    // The client does not trust the answer, which the CA only reads.
+    // The test's client does not trust the challenge's certificate; a CA only reads it.
     let error = shake(&["acme-tls/1"]).map(|_| ()).unwrap_err();
     assert!(
         matches!(error, rustls::Error::InvalidCertificate(_)),
@@ -636,13 +636,13 @@ fn a_ca_needs_no_certificate_where_agents_need_one() {
         let client = client(&files.path("a.pem"), &TLS13, &["acme-tls/1"]);
         shaken(&Arc::new(client), config).map(|_| ()).unwrap_err()
     };
-    // The client does not trust the answer, which the CA only reads.
+    // The test's client does not trust the challenge's certificate; a CA only reads it.
     let error = answer(&configs.callers);
     assert!(
         matches!(error, rustls::Error::InvalidCertificate(_)),
         "{error}"
     );
-    // `ServerConfigs::choose` leads no CA here.
+    // `ServerConfigs::choose` never returns this configuration to a CA that checks a name.
     assert_eq!(
         answer(&configs.agents),
         rustls::Error::NoApplicationProtocol

@@ -1,5 +1,5 @@
-//! A connected byte stream of a shard, over a plain socket, TLS, WebSocket, or WebSocket over TLS, with the bytes that were
-//! read ahead of its reader.
+//! A connected byte stream of a shard, over a plain socket, TLS, WebSocket, or WebSocket over TLS, with the bytes that
+//! were read ahead of its reader.
 //!
 //! The shard that accepts a connection reads ahead to find out where the connection belongs, and may then move it; the
 //! reader of the connection gets those bytes first. Everything above `io` moves bytes through this type.
@@ -21,6 +21,9 @@ use self::websocket::OverWebSocket;
 use super::socket::{Socket, Unfinished};
 
 mod websocket;
+
+/// Bytes that [`Stream::read_out`] reads at most.
+const UNREAD_BYTES_MAX: usize = 64 * 1024;
 
 /// A connected stream of this shard. Owns no buffer but the bytes that were read ahead.
 pub(crate) struct Stream {
@@ -75,12 +78,13 @@ impl Stream {
         })
     }
 
-    /// Speaks WebSocket, as its server, on a stream whose handshake is over; `input` came behind the handshake's head.
+    /// Goes on over WebSocket, as the server, after the opening handshake; `input` is what the client sent after the
+    /// handshake's head.
     pub(crate) fn over_websocket(self, input: Bytes) -> Self {
         let tls = match self.layer {
             Layer::Plain => None,
             Layer::Tls(tls) => Some(tls),
-            // There is no WebSocket within a WebSocket.
+            // A stream that is over WebSocket already stays as it is.
             Layer::WebSocket(_) => return self,
         };
         let behind = self.ahead.into_inner().map(|behind| *behind);
@@ -105,7 +109,7 @@ impl Stream {
         matches!(self.layer, Layer::WebSocket(_))
     }
 
-    /// Whether one direction can end while the other goes on. Over WebSocket, an end is that of both.
+    /// Whether one direction can end while the other goes on. Over WebSocket, each end ends both directions.
     pub(crate) const fn has_half_close(&self) -> bool {
         !self.is_websocket()
     }
@@ -148,8 +152,8 @@ impl Stream {
         }
     }
 
-    /// The socket itself, where its bytes are the stream's bytes: for splice(2) and for bulk lanes. Bytes that were read
-    /// ahead are not in it any more.
+    /// The socket itself, where its bytes are the stream's bytes: for splice(2) and for bulk lanes. Bytes that were
+    /// read ahead are not in it any more.
     pub(crate) const fn plain(&self) -> Option<&Socket> {
         match self.layer {
             Layer::Plain => Some(&self.socket),
@@ -242,6 +246,19 @@ impl Stream {
         }
     }
 
+    /// Reads what a peer that is turned away still sends, until it ends its direction. A close in front of unread bytes is
+    /// a reset, which could destroy what the peer was told.
+    pub(crate) async fn read_out(&self) {
+        let mut unread = BytesMut::new();
+        while unread.len() < UNREAD_BYTES_MAX {
+            self.readable().await;
+            match self.recv(&mut unread, UNREAD_BYTES_MAX) {
+                Ok(Received::Bytes(_) | Received::Nothing) => {}
+                Ok(Received::End) | Err(_) => return,
+            }
+        }
+    }
+
     /// Reads into uninitialised memory, without waiting.
     pub(crate) fn recv_uninit(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Received> {
         if self.is_read_ahead() {
@@ -260,13 +277,14 @@ impl Stream {
         }
     }
 
-    /// Whether the last read ended a message, which only a WebSocket has. An empty message is a read of 0 bytes.
+    /// Whether the last read reached the end of a message; only a WebSocket has messages. An empty message is a read of
+    /// 0 bytes.
     pub(crate) fn ended_message(&self) -> bool {
         self.websocket().is_some_and(OverWebSocket::ended_message)
     }
 
-    /// Whether an end that a read returned is an orderly one. A WebSocket also ends with a Close frame whose code says that
-    /// its peer stopped early; on other streams such an end is an error.
+    /// Whether an end that a read returned is an orderly one. On a WebSocket, a read also returns an end for a Close
+    /// frame whose code says that the peer stopped early; on other streams an end that is not orderly is an error.
     pub(crate) fn peer_finished(&self) -> bool {
         self.websocket().is_none_or(OverWebSocket::peer_finished)
     }
@@ -300,8 +318,8 @@ impl Stream {
         }
     }
 
-    /// Ends the sending direction in order, after all written bytes; ready once the kernel has the end. Over WebSocket, the
-    /// peer is asked to end its direction as well.
+    /// Ends the sending direction in order, after all written bytes; ready once the kernel has the end. Over WebSocket,
+    /// the peer is asked to end its direction as well.
     pub(crate) fn poll_finish(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.layer {
             Layer::Plain => {}
@@ -332,8 +350,8 @@ impl Stream {
         self.socket.shutdown();
     }
 
-    /// Makes the coming close a reset (RST) instead of an end, and wakes tasks that wait to read. A WebSocket ends with a
-    /// Close frame that reports a failure instead, unless one was sent or a message is not sent whole.
+    /// Makes the coming close a reset (RST) instead of an end, and wakes tasks that wait to read. A WebSocket ends with
+    /// a Close frame that reports a failure instead, unless one was sent or a message is not sent whole.
     pub(crate) fn abort(&self) {
         if self.websocket().is_some_and(|it| it.fail(&self.socket)) {
             self.socket.finish();
@@ -343,8 +361,8 @@ impl Stream {
         }
     }
 
-    /// Sends a Close frame with `code` and `reason` over a WebSocket, unless one was sent, a message is not sent whole or
-    /// the kernel has no room for it now. Nothing on other streams.
+    /// Sends a Close frame with `code` and `reason` over a WebSocket, unless one was sent, a message is not sent whole
+    /// or the kernel has no room for it now. Nothing on other streams.
     pub(crate) fn close(&self, code: u16, reason: &str) {
         if let Some(websocket) = self.websocket() {
             websocket.try_close(&self.socket, code, reason);
@@ -358,12 +376,14 @@ impl Stream {
         }
     }
 
-    /// Changes with each frame, and each piece of one, that came over a WebSocket; 0 on other streams.
+    /// A number that changes with each frame, and each piece of a frame, that came over a WebSocket; 0 on other
+    /// streams.
     pub(crate) fn frames_received(&self) -> u64 {
         self.websocket().map_or(0, OverWebSocket::frames_received)
     }
 
-    /// Whether a read would return something: the stream is not silent, but is not read at present.
+    /// Whether bytes, an end or an error wait to be read: then the peer is not silent, though the stream may not be
+    /// read at present.
     pub(crate) fn is_unread(&self) -> bool {
         let has_input = match &self.layer {
             Layer::Plain => false,
@@ -422,13 +442,13 @@ fn append(
     let before = buffer.len();
     let received = recv(&mut |piece: &[u8]| buffer.extend_from_slice(piece));
     if received.is_err() {
-        // The buffer may be shared: what came in front of a broken record must not reach the next reader.
+        // Connections may share the buffer: bytes from before a broken record must not reach the next reader.
         buffer.truncate(before);
     }
     received
 }
 
-/// Copies to `buffer` what `recv` puts when it is given the buffer's length.
+/// Copies to `buffer` what `recv` puts; `recv` gets the buffer's length as its limit.
 fn fill(
     buffer: &mut [MaybeUninit<u8>],
     recv: impl FnOnce(usize, &mut dyn FnMut(&[u8])) -> io::Result<Received>,

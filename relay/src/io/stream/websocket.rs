@@ -17,14 +17,14 @@ pub(super) struct OverWebSocket {
     websocket: RefCell<WebSocket>,
 }
 
-/// What a WebSocket takes for its socket.
+/// The layer below a WebSocket: the plain socket, or TLS over it.
 struct Wire<'a> {
     socket: &'a Socket,
     tls: Option<&'a RefCell<Tls>>,
 }
 
 impl OverWebSocket {
-    /// The server's end; `input` came behind the handshake's head.
+    /// The server's end; `input` is what the client sent after the handshake's head.
     pub(super) fn new(tls: Option<Box<RefCell<Tls>>>, input: Bytes) -> Self {
         let websocket = WebSocket::with_input(Role::Server, BytesMut::from(&input[..]));
         Self {
@@ -83,7 +83,8 @@ impl OverWebSocket {
         }
     }
 
-    /// Ends both layers as far as that needs no wait. The peer hears that the relay goes, and not that all was said.
+    /// Ends both layers as far as that needs no wait. The Close frame has code 1001 (going away) and not 1000, because
+    /// the relay may not have sent everything.
     pub(super) fn shutdown(&self, socket: &Socket) {
         self.try_close(socket, code::GOING_AWAY, "");
         self.try_finish_tls(socket);

@@ -40,12 +40,12 @@ impl Agents {
             .add(Rc::clone(mux), came, stranger)
     }
 
-    /// The mux of a new link over `stream`, whose agent is asked to sign `nonce`. Only a link over a plain socket may have
-    /// bulk lanes.
+    /// The mux of a new link over `stream`, whose agent is asked to sign `nonce`. Only a link over a plain socket may
+    /// have bulk lanes.
     pub(in crate::shard) fn new_mux(&self, nonce: [u8; 32], stream: &Stream) -> Rc<SharedMux> {
         let config = &self.kit.peers.config;
-        // The kernel cannot move what is encrypted, and a lane in clear text would show it. A lane cannot go the way of
-        // a WebSocket.
+        // The kernel cannot move bytes that TLS encrypts, and a lane in clear text would show them. A lane has no
+        // WebSocket, so a network that lets only WebSockets pass would stop it.
         let bulk_run_bytes = match stream.plain() {
             Some(_) => config.bulk_run_bytes,
             None => 0,

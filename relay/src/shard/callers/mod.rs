@@ -174,7 +174,7 @@ impl Callers {
         });
     }
 
-    /// Where a session that is no request notes its end; `None` if there is no audit log.
+    /// The record that notes the end of a session which carries no HTTP requests; `None` if there is no audit log.
     pub(super) fn noted(&self, peer: SocketAddr, tunnel: &TunnelId) -> Option<Box<SessionAudit>> {
         let audit = &self.kit.peers.audit;
         audit.is_on().then(|| {

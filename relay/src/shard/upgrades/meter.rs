@@ -9,7 +9,7 @@ use crate::limits::RatePass;
 use crate::metrics::Direction;
 use crate::session::SessionAudit;
 
-/// Counts the bytes of one connection, and notes its end when dropped.
+/// Counts the bytes of one connection, and notes the connection's end in the audit log when dropped.
 pub(super) struct Meter {
     pass: RatePass,
     to_target: Cell<u64>,

@@ -1,9 +1,9 @@
 //! What HTTP frontends become behind a `101`: links of agents, raw callers over WebSocket, and callers whose target has
 //! left HTTP too.
 //!
-//! The HTTP front has checked who may do so. From here on each is served as its like that came without HTTP:
-//! `placement` takes a link, `frontends` routes a raw caller, and a session on this shard is spliced. Bytes of a session
-//! on another shard go through the `pump`, and a `meter` counts them.
+//! The HTTP front has made all checks before the `101`. From here on each connection is served like one of its kind
+//! that came without HTTP: `placement` takes a link, `frontends` routes a raw caller, and a session on this shard is
+//! spliced. Bytes of a session on another shard go through the `pump`, and a `meter` counts them.
 
 mod meter;
 mod pump;
@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tieline_transport::websocket::code;
 use tieline_wire::CallerRefusal;
 
@@ -25,17 +25,13 @@ use super::callers::{Caller, FrontendCount};
 use super::gateway::{GatewayStream, ShardGateway};
 use super::mail::message::RawFrontend;
 use crate::error::ListenKind;
-use crate::io::{PollStream, Received, Stream, timeout};
+use crate::io::{PollStream, Stream, timeout};
 use crate::listen::http::{TargetConnection, Upgraded};
 use crate::metrics::FrontendKind;
 use crate::splice::{splice, unanswered};
 
 /// Time for a caller that is turned away to take the reason and to close.
 const TOLD_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Bytes of such a caller that are read before the connection is closed: a close in front of unread bytes is a reset,
-/// which could destroy the reason.
-const READ_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
     /// Serves what an HTTP frontend at `peer` became, with the bytes that came behind its request.
@@ -49,7 +45,8 @@ impl Shard {
         let from = |address| SocketAddr::new(address, peer.port());
         match upgraded {
             Upgraded::Link { address } => {
-                // A relay that stops waits for callers, but not for agents.
+                // The connection no longer counts as a caller's: a relay that stops waits for callers, but not for
+                // agents.
                 drop(here);
                 let stream = stream.over_websocket(input);
                 stream.set_unfinished(ListenKind::Agent.unfinished());
@@ -117,7 +114,7 @@ impl Shard {
         }
         let block = Rc::clone(&self.callers.read_block);
         let joined = async move {
-            // A stream that is dropped before its end is reset.
+            // Returning drops `stream` before its end, which resets the connection.
             if !ahead.is_empty() && !is_written(&stream, ahead).await {
                 return;
             }
@@ -130,45 +127,36 @@ impl Shard {
     }
 }
 
-/// Runs `spliced`, the task of a raw caller over WebSocket. Ends it if the caller answers no ping or is revoked, which
-/// its Close tells.
+/// Runs `spliced`, the task of a raw caller over WebSocket. Ends the task if the caller answers no ping or is revoked;
+/// the Close frame tells the caller the reason.
 pub(super) async fn serve_caller(spliced: impl Future, stream: Rc<Stream>, caller: Caller) {
     let (mut spliced, mut unanswered) = (pin!(spliced), pin!(unanswered(&stream)));
     let mut is_shut = false;
     poll_fn(|cx| {
         if let Poll::Ready(reason) = caller.poll_revoked(cx) {
-            // The splice, which is dropped unfinished, sends no second Close.
+            // The splice is dropped unfinished, and sends no second Close frame.
             stream.close(close_code(reason.into()), reason.word());
             return Poll::Ready(());
         }
-        // The stream is shut then, which the splice notices.
+        // `unanswered` has shut the stream then, so that the splice ends by itself.
         is_shut = is_shut || unanswered.as_mut().poll(cx).is_ready();
         spliced.as_mut().poll(cx).map(drop)
     })
     .await;
 }
 
-/// Tells a caller over WebSocket why it is turned away. Any other caller sees the end of its connection alone.
+/// Tells a caller over WebSocket why it is turned away. A caller over raw TCP sees only the end of its connection.
 pub(super) async fn turn_away(stream: Stream, reason: CallerRefusal) {
     if !stream.is_websocket() {
         return;
     }
     stream.close(close_code(reason), reason.word());
-    // Without an end in time, the close is a reset.
-    let _ = timeout(TOLD_TIMEOUT, read_out(&stream)).await;
-}
-
-/// Ends the stream in order, and reads on until the peer does so too.
-async fn read_out(stream: &Stream) {
-    stream.finish().await;
-    let mut unread = BytesMut::new();
-    while unread.len() < READ_BYTES_MAX {
-        stream.readable().await;
-        match stream.recv(&mut unread, READ_BYTES_MAX) {
-            Ok(Received::Bytes(_) | Received::Nothing) => {}
-            Ok(Received::End) | Err(_) => return,
-        }
-    }
+    let told = async {
+        stream.finish().await;
+        stream.read_out().await;
+    };
+    // If the caller does not end the connection in time, the close is a reset.
+    let _ = timeout(TOLD_TIMEOUT, told).await;
 }
 
 /// The code of the Close for a caller that is turned away or revoked behind the `101`.

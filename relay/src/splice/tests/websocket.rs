@@ -142,9 +142,9 @@ fn a_callers_close_frame_ends_the_session_in_order() {
 #[test]
 fn a_caller_that_stops_early_does_not_end_its_session_in_order() {
     for (frames, payload) in [
-        // The page of a browser that goes away.
+        // Code 1001: a browser leaves the page.
         (frame(0x88, &[0x03, 0xe9]), None),
-        // Within a message.
+        // A Close frame within a message.
         (
             [frame(0x02, b"half"), frame(0x88, &[0x03, 0xe8])].concat(),
             Some((Bytes::from_static(b"half"), false)),
@@ -180,7 +180,7 @@ fn what_a_caller_breaks_off_behind_the_targets_end_does_not_look_complete() {
             id: session,
             task,
         } = joined;
-        // Without a Close frame.
+        // Ends the connection without a Close frame.
         drop(caller);
         let reason = SessionEnd::FrontendGone;
         let events = next_events(&mut link).await;

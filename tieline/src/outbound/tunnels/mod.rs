@@ -137,7 +137,7 @@ pub(crate) struct RelayHttp {
 }
 
 impl RelayHttp {
-    /// A relay at `origin`, by way of `proxies`, and a caller without a token.
+    /// A relay at `origin`, reached by way of `proxies`, for a caller without a token.
     pub(crate) fn at(
         origin: &str,
         ca: Option<&Path>,

@@ -157,7 +157,8 @@ impl Shared {
         });
     }
 
-    /// The flag by which a caller trusts the certificate at `url`, if this agent needs it too.
+    /// The flag with which a caller trusts the certificate at `url`; empty if `url` has no TLS or this agent has no
+    /// `--ca`.
     fn ca_flag(&self, url: &str) -> String {
         match &self.ca {
             Some(path) if url.starts_with("https:") => format!(" --ca {}", path.display()),
@@ -166,7 +167,7 @@ impl Shared {
     }
 }
 
-/// The flag for the proxy of this agent, without its user name and password.
+/// The flag for this agent's proxy, without the proxy's user name and password; empty for the system's proxy.
 fn proxy_flag(proxies: &Proxies) -> String {
     match proxies {
         Proxies::System => String::new(),

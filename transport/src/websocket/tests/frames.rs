@@ -1,4 +1,4 @@
-//! What a peer may say, and what it may not, byte by byte.
+//! Frames that a peer may send, and frames that are violations, byte by byte.
 
 use proptest::prelude::*;
 
@@ -40,8 +40,8 @@ fn frame(role: Role, first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What an end of `role` hears of `bytes`, which come in pieces of `sizes` and are followed by the end of the connection,
-/// and what it answers.
+/// What an end of `role` hears of `bytes`, which come in pieces of `sizes` and are followed by the end of the
+/// connection, and what it answers.
 fn heard_of(role: Role, bytes: &[u8], sizes: &[usize], max: &[usize]) -> (Vec<Heard>, Vec<u8>) {
     let (near, far) = ends((1_000_000, 1_000_000));
     let mut websocket = WebSocket::new(role);
@@ -188,7 +188,7 @@ fn what_a_peer_may_not_send_is_refused_with_the_right_code() {
     }
     let (heard, _) = heard_of(Role::Client, &to_server(FIN | BINARY, b"x"), &[9], &[9]);
     assert_eq!(heard, [Heard::Violation(Violation::Masking)]);
-    // The longest frame that is allowed is no violation.
+    // The longest frame that is allowed.
     assert_eq!(heard_at_once(&[long((1 << 63) - 1)]).0, [Heard::Cut]);
 }
 
@@ -219,7 +219,7 @@ fn the_newest_ping_is_answered_and_the_answers_of_others_do_not_pile_up() {
     }
     let mut answers = drain(&far);
     near.to.borrow_mut().room = 10_000;
-    // What waits leaves with the next write.
+    // The pong that waits is sent with the next write.
     assert_eq!(websocket.send(&near, &[IoSlice::new(b"data")]).unwrap(), 4);
     answers.extend(drain(&far));
     let pong = |round: u16| [&[FIN | PONG, 100][..], &round.to_be_bytes().repeat(50)].concat();
@@ -282,7 +282,7 @@ fn only_a_normal_close_between_messages_is_an_end_in_order() {
     let normal = close(&[0x03, 0xe8]);
     assert!(finished(&[close(b"")]));
     assert!(finished(&[to_server(FIN | BINARY, b"x"), normal.clone()]));
-    // Going away, a failure, and a code of an application.
+    // 1001 (going away), 1011 (a failure) and 4000 (a code of an application).
     for code in [[0x03, 0xe9], [0x03, 0xf3], [0x0f, 0xa0]] {
         assert!(!finished(&[close(&code)]), "{code:?}");
     }

@@ -1,5 +1,5 @@
-//! WebSocket between two ends in memory: `round_trip` for what both ends of ours say to each other, `frames` for what any
-//! peer may say.
+//! Tests of WebSocket between two ends in memory: `round_trip` connects two of our own ends, `frames` feeds an end with
+//! the bytes of any peer.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -14,7 +14,8 @@ use crate::tests::{End as Wire, ends, noise};
 mod frames;
 mod round_trip;
 
-/// A socket with TLS's rule: bytes that were offered and not reported as taken are offered again before others.
+/// A socket that checks the rule of the TLS layer: bytes that were offered and not reported as taken must be offered
+/// again before others.
 struct Owing {
     wire: Wire,
     /// Bytes that were offered and not reported.

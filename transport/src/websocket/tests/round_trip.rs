@@ -1,4 +1,4 @@
-//! What one end of ours sends, the other end hears, whatever the sizes and whatever lies below.
+//! One of our ends receives what the other sends, whatever the sizes and the layer below.
 
 use proptest::prelude::*;
 
@@ -142,7 +142,7 @@ fn a_peer_that_reads_nothing_stops_the_sender() {
             taken += count;
         }
         assert!((9_900..10_000).contains(&taken), "{taken}");
-        // A message that broke off must not look complete.
+        // No Close frame follows an open frame: a message that broke off must not look complete.
         websocket.try_close(&near, code::INTERNAL, "");
         let finished = websocket.poll_finish(&near, &mut noop());
         assert!(finished.is_ready() && !websocket.is_closed());
@@ -182,7 +182,7 @@ fn one_ping_waits_for_its_answer() {
     assert!(!hear(&mut server, &far, 100, &mut heard));
     assert_ne!(server.frames_received(), before);
     assert_eq!(drain(&near), [0x8a, 0]);
-    // An answer lets the next ping go.
+    // After an answer the next ping is sent.
     far.from.borrow_mut().bytes.extend([0x8a, 0x80, 1, 2, 3, 4]);
     assert!(!hear(&mut server, &far, 100, &mut heard));
     server.ping(&far);

@@ -19,7 +19,7 @@ use crate::listen::http::gateway::settings::Settings;
 pub(super) const LINGER_MAX: Duration = Duration::from_secs(30);
 pub(super) const LINGER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Interval of checks on a caller that is not read, as while its target takes nothing of a request's body.
+/// Interval of checks on a caller that is not read, for example while its target takes nothing of a request's body.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes discarded before other tasks get a turn.
@@ -64,8 +64,8 @@ impl Watchdog {
     }
 }
 
-/// Checks a caller that is not read: no other event shows that it is gone. A timer that is set stays set while the
-/// caller is read for a time, so a connection makes one timer per interval at most.
+/// Checks a caller that is not read: no other event shows that it is gone. A timer stays set while the caller is read
+/// again for a time, so a connection makes at most one timer per interval.
 #[derive(Default)]
 pub(crate) struct Look {
     timer: Option<Timer>,

@@ -85,8 +85,8 @@ pub(crate) struct FrontendState {
     driver: RefCell<Option<Waker>>,
     /// Rate-limit pass of the request being answered.
     pass: RefCell<RatePass>,
-    /// HTTP/1.1: the answer to the last request to upgrade leaves the connection HTTP, which the reader does not know
-    /// yet.
+    /// HTTP/1.1: the last request to upgrade was not answered with `101`, so the connection stays HTTP, and the reader
+    /// has not noticed yet.
     stays_http: Cell<bool>,
 }
 
@@ -177,10 +177,10 @@ impl FrontendState {
         self.pass.take()
     }
 
-    /// Has the caller's bytes behind a request to upgrade read as requests.
+    /// Lets the reader take the caller's bytes after a request to upgrade as further requests.
     pub(crate) fn stay_http(&self) {
         self.stays_http.set(true);
-        // hyper does not read again by itself.
+        // hyper does not read again unless its task is woken.
         if let Some(driver) = &*self.driver.borrow() {
             driver.wake_by_ref();
         }
@@ -239,8 +239,8 @@ impl FrontendState {
         }
     }
 
-    /// Whether an orderly close would hide that the last answer is incomplete, for a connection that has `ended` and was
-    /// dropped.
+    /// Whether an orderly close would hide that the last answer is incomplete, for a connection that has `ended` and
+    /// was dropped.
     pub(crate) fn is_cut_hidden(&self, ended: Ended) -> bool {
         let is_cut = self.cut.get() == Some(Cut::Hidden);
         is_cut || (ended == Ended::CallerGone && self.ends_answer.get())

@@ -1,8 +1,8 @@
 //! What the HTTP front needs from its shard: sessions, routes, callers, tasks and time.
 //!
 //! The shard implements [`Gateway`] (`shard/gateway`), and the tests of the front a scripted one. The other files hold
-//! what crosses this border: `settings` and `listing` come in, `ended` and `upgraded` go out, and `marks` makes the marks by which
-//! a request returns to its agent.
+//! what crosses this border: `settings` and `listing` come in, `ended` and `upgraded` go out, and `marks` makes the
+//! marks by which a request returns to its agent.
 
 pub(super) mod ended;
 pub(super) mod listing;

@@ -50,7 +50,7 @@ pub(crate) struct Settings {
     pub(crate) challenges: Option<Arc<Challenges>>,
     /// Whether the relay consumes `Authorization`; otherwise the field goes to the target.
     pub(crate) takes_tokens: bool,
-    /// Whether agents of this machine need no token, and others are turned away.
+    /// Whether agents of this machine need no token, and agents of other machines are turned away.
     pub(crate) trusts_this_machine: bool,
     /// Header field that carries the target's `Authorization` where the relay consumes that field.
     pub(crate) target_authorization: Option<HeaderName>,

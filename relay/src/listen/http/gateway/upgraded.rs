@@ -1,4 +1,4 @@
-//! What a frontend connection becomes behind `101 Switching Protocols`. It has left HTTP, so the shard serves it.
+//! What a frontend connection becomes after `101 Switching Protocols`: it has left HTTP, so the shard serves it.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ pub(crate) enum Upgraded<G: Gateway> {
 pub(crate) struct TargetConnection<G: Gateway> {
     /// The session, without the HTTP client that read and wrote it.
     pub(crate) stream: G::Stream,
-    /// Bytes that came behind the head of the target's answer.
+    /// Bytes that the target sent after the head of its answer.
     pub(crate) ahead: Bytes,
     pub(crate) tunnel: TunnelId,
     /// The caller's address.

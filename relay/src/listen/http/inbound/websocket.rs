@@ -58,8 +58,8 @@ pub(crate) fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
         .and_then(|it| HeaderValue::from_str(it).ok())
 }
 
-/// Takes the caller's token out of the request: from the subprotocols, which never keep one, or else from the query.
-/// `None` if there is none, or if the caller sends it in `Authorization`.
+/// Takes the caller's token out of the request: from the subprotocols, or else from the query. `None` if neither has a
+/// token, or if `Authorization` has one; then the query stays as it is, and the subprotocols still lose theirs.
 pub(crate) fn take_token(parts: &mut Parts) -> Option<String> {
     let from_protocols = take_from_protocols(&mut parts.headers);
     let field = parts.headers.get(AUTHORIZATION);
@@ -107,7 +107,7 @@ fn is_token(protocol: &str) -> bool {
     protocol.starts_with(SUBPROTOCOL_BEARER)
 }
 
-/// The value of a field that stands once in a head.
+/// The value of a header field; `None` if the field is missing or repeated.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;

@@ -109,8 +109,8 @@ impl<G: Gateway> Connection<G> {
         client.send(request, problem)
     }
 
-    /// Takes the session over behind an answer that switches protocols, with the bytes that came behind the answer's
-    /// head.
+    /// Takes the session back from hyper after an answer that switches protocols, with the bytes that followed the
+    /// answer's head.
     pub(crate) async fn switched(self) -> Option<(G::Stream, Bytes)> {
         let ahead = self.client.switched().await;
         Some((self.line.take()?, ahead))

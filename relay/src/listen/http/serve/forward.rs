@@ -1,5 +1,5 @@
-//! One request: from the caller's head to the target's answer. Of a request for a WebSocket, everything up to the
-//! answer goes the same way.
+//! One request: from the caller's head to the target's answer. A request for a WebSocket goes the same way up to its
+//! answer.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -47,7 +47,7 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (mut parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
-        // The scanner holds the bytes behind such a request back.
+        // The scanner holds back the bytes after a request with `Upgrade` and without a body.
         let is_held = !is_http2 && parts.headers.contains_key(UPGRADE) && body.is_end_stream();
         if is_http2 {
             // Over HTTP/1.1 the scanner has escaped the path.
@@ -168,7 +168,8 @@ impl<G: Gateway> Front<G> {
         Some(problem::challenge(text))
     }
 
-    /// The answer that any caller gets: to a CORS preflight, a health check or an agent, that the relay stops, or a redirect.
+    /// The answer that does not depend on the caller: to a CORS preflight, a health check or an agent, the refusal of a
+    /// relay that stops, or a redirect.
     fn for_any_caller(
         &self,
         parts: &Parts,
@@ -185,14 +186,14 @@ impl<G: Gateway> Front<G> {
         match meaning {
             Some(UrlMeaning::Health) => Ok(Some(problem::alive())),
             Some(UrlMeaning::Agent) => self.link(parts, context, is_upgrade).map(Some),
-            // In clear text it was refused where others are redirected.
+            // Where requests in clear text are redirected, `take_token` has refused this one if it came in clear text.
             _ if is_upgrade => Ok(None),
             _ => Ok(self.redirect(parts, context)),
         }
     }
 
-    /// Admits the sender of a request from `address` within its limits, and names it in the audit record. `elsewhere` is
-    /// a token in another place than `Authorization`.
+    /// Admits the sender of a request from `address` within its limits, and names it in the audit record. `elsewhere`
+    /// is a token in another place than `Authorization`.
     fn admit(
         &self,
         (headers, elsewhere): (&HeaderMap, Option<&str>),

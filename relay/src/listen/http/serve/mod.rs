@@ -2,9 +2,9 @@
 //!
 //! `connection` drives hyper's server, which calls `forward` for each request. `forward` reads the request into a
 //! `context`, finds the `destination`, adapts the request for it, sends it through `metadata` (`exchange`), and lets
-//! the answer `pass`; `upgrade` answers requests for a WebSocket, and `redirect` those in clear text. `metadata` repeats
-//! requests for OAuth metadata, and maps URLs in such answers and in forms. What the requests of a connection share is
-//! its [`Front`].
+//! the answer `pass`; `upgrade` answers requests for a WebSocket, and `redirect` those in clear text. `metadata`
+//! repeats requests for OAuth metadata, and maps URLs in such answers and in forms. What the requests of a connection
+//! share is its [`Front`].
 
 mod connection;
 mod context;
@@ -89,7 +89,7 @@ where
                 true => serving.serve_http2(&caller, &state).await,
                 false => serving.serve_http1(&caller, &state).await,
             };
-            // With any other end, the caller has not got the `101`.
+            // If the connection ended in another way, the caller has not got the `101`.
             let upgraded = front.upgraded.take();
             (ended, upgraded.filter(|_| ended == Ended::Closed))
         }

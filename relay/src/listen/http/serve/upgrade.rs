@@ -1,6 +1,8 @@
-//! Answers to requests for a WebSocket: a link of an agent, payload of a raw caller, or what the target makes of it.
+//! Answers to requests for a WebSocket: for an agent's link, for the payload of a raw caller, or as the HTTP target
+//! answers.
 //!
-//! Behind a `101` the connection leaves HTTP. What it becomes is kept in the [`Front`] until hyper has written the answer.
+//! Behind a `101` the connection leaves HTTP. What it becomes is kept in the [`Front`] until hyper has written the
+//! answer.
 
 use std::rc::Rc;
 
@@ -49,7 +51,8 @@ impl<G: Gateway> Front<G> {
         Ok(takes_token.then(|| websocket::take_token(parts)).flatten())
     }
 
-    /// Answers a request at the URL of agents' links. The link proves who the agent is.
+    /// Answers a request at the URL of agents' links. No token is needed, because the link's handshake proves who the
+    /// agent is.
     pub(super) fn link(
         &self,
         parts: &Parts,
@@ -70,8 +73,8 @@ impl<G: Gateway> Front<G> {
             let why = "no web page opens the link of an agent";
             return Err(Problem::forbidden("origin_not_allowed", why));
         }
-        // Every agent of a proxy that is not known would look local, and so would those of a trusted one that does not tell
-        // their address.
+        // Every agent behind an unknown proxy on this machine would look local, and so would agents behind a trusted
+        // proxy that does not tell their address.
         let client = context.client;
         let came_by_proxy = client.is_trusted || proxy_fields::is_forwarded(headers);
         let is_hidden = client.address.is_loopback() && came_by_proxy;
@@ -92,7 +95,7 @@ impl<G: Gateway> Front<G> {
         Ok(switching(accept, Some(protocol)))
     }
 
-    /// Answers a request for a WebSocket of payloads.
+    /// Answers a request for a WebSocket that carries payload.
     pub(super) fn payload(
         &self,
         headers: &HeaderMap,
@@ -111,7 +114,7 @@ impl<G: Gateway> Front<G> {
         Ok(switching(accept, websocket::first_protocol(headers)))
     }
 
-    /// Passes the head of a target's `101` on, and keeps its connection for the bytes that follow.
+    /// Passes the head of a target's `101` on, and keeps the target's connection for the bytes that follow.
     pub(super) async fn switch(
         &self,
         answer: Response<Incoming>,
