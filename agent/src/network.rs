@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::sleep::{LOOK_INTERVAL, SleepDetector, clock};
 
@@ -22,17 +22,21 @@ const BURST: Duration = Duration::from_millis(200);
 /// Shortest time between two reported changes: a host that starts containers has many changes.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 
-/// Counts changes of this machine's network, and long sleeps of the machine.
+/// Time after a change in which the network may not be usable yet: radio, address, routes and name servers come one
+/// after another.
+pub(crate) const SETTLING: Duration = Duration::from_secs(10);
+
+/// Knows the last change of this machine's network, and counts long sleeps of the machine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NetworkWatch {
-    changes: watch::Sender<u64>,
+    changed_at: watch::Sender<Option<Instant>>,
     long_sleeps: watch::Sender<u64>,
 }
 
 impl NetworkWatch {
-    /// Receiver of the number of changes so far.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    /// One task's view of the changes.
+    pub(crate) fn changes(&self) -> NetworkChanges {
+        NetworkChanges(self.changed_at.subscribe())
     }
 
     /// Receiver of the number of sleeps so far that no link outlives: the relay has given up each link meanwhile.
@@ -57,7 +61,7 @@ impl NetworkWatch {
             sleep(BURST).await;
             changes.skip();
             tracing::debug!("this machine's addresses or routes changed");
-            self.changes.send_modify(|count| *count += 1);
+            self.changed();
             sleep(PAUSE_MIN).await;
         }
     }
@@ -72,15 +76,44 @@ impl NetworkWatch {
         }
     }
 
+    /// Reports a change.
+    pub(crate) fn changed(&self) {
+        self.changed_at.send_replace(Some(Instant::now()));
+    }
+
     /// Reports that the machine was asleep for so long.
-    fn slept(&self, slept: Duration) {
+    pub(crate) fn slept(&self, slept: Duration) {
         let seconds = slept.as_secs();
         tracing::info!(seconds, "this machine was asleep");
         // The time of day, which other systems have, may have been set.
         if slept > STALE_TIMEOUT && cfg!(any(target_os = "linux", target_os = "android")) {
             self.long_sleeps.send_modify(|count| *count += 1);
         }
-        self.changes.send_modify(|count| *count += 1);
+        self.changed();
+    }
+}
+
+/// One task's view of the changes of this machine's network; a clone has seen the same changes.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkChanges(watch::Receiver<Option<Instant>>);
+
+impl NetworkChanges {
+    /// Ready after a change that this view has not seen.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Marks all changes so far as seen.
+    pub(crate) fn mark_seen(&mut self) {
+        self.0.mark_unchanged();
+    }
+
+    /// True for a while after a change: the network may not be usable yet.
+    pub(crate) fn is_settling(&self) -> bool {
+        let changed_at = *self.0.borrow();
+        changed_at.is_some_and(|at| at.elapsed() < SETTLING)
     }
 }
 
@@ -215,11 +248,13 @@ mod tests {
     fn a_sleep_is_a_change_and_a_long_one_ends_links() {
         let watch = NetworkWatch::default();
         let (mut changes, mut long_sleeps) = (watch.changes(), watch.long_sleeps());
+        assert!(!changes.is_settling());
         watch.slept(Duration::from_secs(10));
-        assert!(changes.has_changed().unwrap() && !long_sleeps.has_changed().unwrap());
-        changes.mark_unchanged();
+        assert!(changes.0.has_changed().unwrap() && !long_sleeps.has_changed().unwrap());
+        assert!(changes.is_settling());
+        changes.mark_seen();
         watch.slept(STALE_TIMEOUT + Duration::from_secs(1));
-        assert!(changes.has_changed().unwrap());
+        assert!(changes.0.has_changed().unwrap());
         let ends = cfg!(any(target_os = "linux", target_os = "android"));
         assert_eq!(long_sleeps.has_changed().unwrap(), ends);
         long_sleeps.mark_unchanged();
@@ -238,12 +273,9 @@ mod tests {
             assert!(done.success(), "ip {words}");
         }
 
-        async fn next(changes: &mut watch::Receiver<u64>) {
+        async fn next(changes: &mut NetworkChanges) {
             let change = timeout(Duration::from_secs(10), changes.changed());
-            change
-                .await
-                .expect("a network change reported within 10 s")
-                .unwrap();
+            change.await.expect("a network change reported within 10 s");
         }
 
         #[tokio::test]

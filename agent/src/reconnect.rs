@@ -1,5 +1,5 @@
-//! Decides when to dial again: within seconds while a relay may be restarting, after doubling waits while it is
-//! busy, never after a final refusal.
+//! Decides when to dial again: within half a second while this machine's network settles, within seconds while a relay
+//! may be restarting, after doubling waits while it is busy, never after a final refusal.
 //!
 //! Pure: the caller supplies random numbers and does the waiting.
 
@@ -19,6 +19,10 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// one core.
 pub const QUICK_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Longest wait while this machine's network settles after a change or a sleep. Only this machine dials then, not all
+/// agents of a relay together.
+pub(crate) const SETTLING_WAIT_MAX: Duration = Duration::from_millis(500);
+
 /// Sum of waits up to which a wait is quick: a restart of a relay, or of a proxy in front of it, takes less time.
 pub const QUICK_PHASE: Duration = Duration::from_secs(60);
 
@@ -36,7 +40,8 @@ pub const NAME_WAIT: Duration = Duration::from_secs(60);
 ///
 /// Waits are drawn evenly from a range, so that the agents of a restarted relay do not arrive together: from
 /// [`BACKOFF_MIN`] to [`QUICK_WAIT_MAX`] at first, then from [`BACKOFF_MIN`] to a ceiling that doubles up to
-/// [`BACKOFF_MAX`]. An error that a quick retry would worsen, or could not change, skips the quick phase.
+/// [`BACKOFF_MAX`]. While this machine's network settles, they go up to [`SETTLING_WAIT_MAX`]. An error that a quick
+/// retry would worsen, or could not change, skips the short waits.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     /// Number of failures after the quick phase; sets the ceiling.
@@ -52,16 +57,24 @@ impl Backoff {
         self.waited = Duration::ZERO;
     }
 
-    /// Wait before the next attempt after `error`; `None` if another attempt would fail in the same way.
-    pub fn after(&mut self, error: &Error, random: &mut fastrand::Rng) -> Option<Duration> {
+    /// Wait before the next attempt after `error`; `None` if another attempt would fail in the same way. `settles` is
+    /// true while this machine's network may not be usable yet.
+    pub fn after(
+        &mut self,
+        error: &Error,
+        settles: bool,
+        random: &mut fastrand::Rng,
+    ) -> Option<Duration> {
         if error.is_final() {
             return None;
         }
         if matches!(error, Error::NameHeld { .. }) {
             return Some(NAME_WAIT.mul_f64(0.75 + random.f64() / 2.0));
         }
-        let is_quick = self.waited < QUICK_PHASE && !backs_off_at_once(error);
-        let ceiling = if is_quick {
+        let is_quick = (settles || self.waited < QUICK_PHASE) && !backs_off_at_once(error);
+        let ceiling = if is_quick && settles {
+            SETTLING_WAIT_MAX
+        } else if is_quick {
             QUICK_WAIT_MAX
         } else {
             self.failures = self.failures.saturating_add(1);
@@ -113,7 +126,7 @@ mod tests {
     const AGENTS: usize = 5_000;
 
     fn wait_after(error: &Error, backoff: &mut Backoff, random: &mut fastrand::Rng) -> Duration {
-        let wait = backoff.after(error, random);
+        let wait = backoff.after(error, false, random);
         wait.unwrap_or_else(|| panic!("{error} is not final"))
     }
 
@@ -142,6 +155,25 @@ mod tests {
                 assert!(range.contains(&wait), "seed {seed}: {wait:?}");
             }
         }
+    }
+
+    #[test]
+    fn while_the_network_settles_waits_are_short_however_long_the_relay_was_out_of_reach() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut backoff = Backoff {
+            failures: 10,
+            waited: QUICK_PHASE,
+        };
+        for _ in 0..100 {
+            let wait = backoff.after(&lost(), true, &mut random).unwrap();
+            assert!(
+                (BACKOFF_MIN..=SETTLING_WAIT_MAX).contains(&wait),
+                "{wait:?}"
+            );
+        }
+        let busy = refused(RefusalReason::Overload);
+        let waits = (0..100).map(|_| backoff.after(&busy, true, &mut random).unwrap());
+        assert!(waits.max() > Some(BACKOFF_MAX / 2));
     }
 
     #[test]
@@ -244,7 +276,7 @@ mod tests {
         let mut backoff = Backoff::default();
         for _ in 0..100 {
             let error = Error::refused(RefusalReason::NameBound, String::new());
-            let Some(wait) = backoff.after(&error, &mut random) else {
+            let Some(wait) = backoff.after(&error, false, &mut random) else {
                 panic!("a bound name may become free");
             };
             assert!((45..=75).contains(&wait.as_secs()), "{wait:?}");
@@ -256,7 +288,10 @@ mod tests {
     #[test]
     fn a_final_refusal_ends_it_and_every_other_reason_does_not() {
         let mut random = fastrand::Rng::with_seed(1);
-        let mut gives_up = |error: &Error| Backoff::default().after(error, &mut random).is_none();
+        let mut gives_up = |error: &Error| {
+            let wait = Backoff::default().after(error, false, &mut random);
+            wait.is_none()
+        };
         for reason in RefusalReason::ALL {
             let error = Error::refused(*reason, String::new());
             assert_eq!(gives_up(&error), reason.is_final(), "{reason:?}");

@@ -210,14 +210,24 @@ impl Link {
         self.transmit.ring();
     }
 
-    /// Sends a ping now to check the path to the relay; without an answer, the link ends.
-    pub(crate) fn probe(&self) {
+    /// Sends a ping now to check the path to the relay; returns the time of the ping for [`Link::is_silent_since`].
+    /// `None` before the relay's hello, which has a time limit of its own.
+    pub(crate) fn probe(&self) -> Option<Moment> {
         let now = self.now();
         let mut core = self.core();
+        if !core.mux.is_established() {
+            return None;
+        }
         core.mux.probe(now);
         core.after_turn(&self.deadline);
         drop(core);
         self.transmit.ring();
+        Some(now)
+    }
+
+    /// True if nothing but the relay's own pings has arrived since `moment`.
+    pub(crate) fn is_silent_since(&self, moment: Moment) -> bool {
+        self.core().mux.last_heard() <= moment
     }
 
     /// Reads a target and queues the bytes, up to the session's credit.

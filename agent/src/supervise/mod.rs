@@ -1,8 +1,11 @@
 //! Keeps an agent's links up: starts one slot for each link, reports events, and decides when to stop.
 
 mod registrations;
+mod settling;
 mod slot;
 mod stand_by;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::pin::pin;
@@ -88,6 +91,19 @@ async fn run(
     once: bool,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
+    let network = NetworkWatch::default();
+    let mut watching = JoinSet::new();
+    watching.spawn(network.clone().run());
+    run_in(network, config, once, shutdown).await
+}
+
+/// Runs an agent whose machine's network `network` watches.
+async fn run_in(
+    network: NetworkWatch,
+    config: Config,
+    once: bool,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
     config.check()?;
     let state_dir = config.state_dir()?;
     let (dir, settings) = (state_dir.clone(), config.clone());
@@ -110,8 +126,6 @@ async fn run(
             Err(error) => tracing::warn!(%error, "`tieline status` will not show this agent"),
         }
     }
-    let network = NetworkWatch::default();
-    services.spawn(network.clone().run());
     let watch = TokenWatch::default();
     if let Some(path) = &config.token_file {
         // Before a link reads the file: every later version then counts as a change.

@@ -14,12 +14,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Agent;
 use super::registrations::{Change, Registrations, awaits_token};
+use super::settling::{self, Doubt, verdict};
 use crate::error::{Error, refusal_words};
 use crate::event::AgentEvent;
 use crate::link::{self, Link, News, Start};
-use crate::network::is_gone;
+use crate::network::{NetworkChanges, is_gone};
 use crate::reconnect::{BACKOFF_MIN, Backoff};
 use crate::status::RefusalStatus;
+use crate::transport::Stream;
 
 /// Longest wait before dialling a relay that asked the agent to move; the wait is random, so that the relay's agents do
 /// not arrive together.
@@ -39,12 +41,14 @@ pub(super) struct Slot {
     draining: JoinSet<()>,
     /// Receiver of the token file's version.
     token: watch::Receiver<u64>,
-    /// Receiver of the number of this machine's network changes.
-    network: watch::Receiver<u64>,
+    /// Changes of this machine's network.
+    network: NetworkChanges,
     /// Receiver of the number of this machine's sleeps that no link outlives.
     long_sleeps: watch::Receiver<u64>,
     /// The link that was dialled last, unless it drains.
     link: Option<Arc<Link>>,
+    /// Connection for the next link, if the last link was given up for it.
+    spare: Option<Stream>,
     /// What had arrived over links that were lost since the last registration, the latest link first.
     lost: Vec<Lost>,
 }
@@ -80,6 +84,7 @@ impl Slot {
             random: fastrand::Rng::new(),
             draining: JoinSet::new(),
             link: None,
+            spare: None,
             lost: Vec::new(),
         }
     }
@@ -101,9 +106,14 @@ impl Slot {
                 Ok(Left::Moved(wait)) => wait,
                 Err(error) if once => return Err(error),
                 Err(error) => {
-                    let Some(wait) = self.backoff.after(&error, &mut self.random) else {
+                    let settles = self.network.is_settling();
+                    let Some(mut wait) = self.backoff.after(&error, settles, &mut self.random)
+                    else {
                         return Err(error);
                     };
+                    if self.spare.is_some() {
+                        wait = Duration::ZERO;
+                    }
                     seeks = matches!(
                         error,
                         Error::Dial { .. }
@@ -126,7 +136,7 @@ impl Slot {
                 // A refused token may have been replaced by a fresh one.
                 () = changed(&mut self.token) => {}
                 // The relay may be reachable again.
-                () = changed(&mut self.network), if seeks => {}
+                () = self.network.changed(), if seeks => {}
                 () = stopped(&mut self.stop) => break,
             }
         }
@@ -148,14 +158,19 @@ impl Slot {
         let agent = Arc::clone(&self.agent);
         let config = &agent.config;
         self.token.mark_unchanged();
-        self.network.mark_unchanged();
         self.long_sleeps.mark_unchanged();
         let registers = config.registrations()?.into_iter();
         let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
-        let stream = tokio::select! {
-            stream = agent.dialler.dial() => stream?,
-            () = changed(&mut self.long_sleeps) => return Err(asleep()),
-            () = stopped(&mut self.stop) => return Ok(None),
+        let stream = match self.spare.take() {
+            Some(stream) => stream,
+            None => {
+                self.network.mark_seen();
+                tokio::select! {
+                    stream = settling::dial(Arc::clone(&agent), self.network.clone()) => stream?,
+                    () = changed(&mut self.long_sleeps) => return Err(asleep()),
+                    () = stopped(&mut self.stop) => return Ok(None),
+                }
+            }
         };
         let address = stream.local_addr().ok().map(|address| address.ip());
         let link = Arc::new(Link::new());
@@ -193,6 +208,7 @@ impl Slot {
         let had = self.agent.had.iter().map(|it| it.load(Ordering::Relaxed));
         let mut it = Registrations::new(had, Instant::now());
         let mut stopping = false;
+        let mut doubt = None;
         loop {
             let wakes_at = it.wakes_at();
             tokio::select! {
@@ -227,29 +243,44 @@ impl Slot {
                 }
                 () = until(wakes_at), if !stopping => {
                     if it.is_unanswered(Instant::now()) {
-                        return Err(Error::Link {
-                            reason: LinkEnd::ClaimTimeout,
-                            side: Side::Peer,
-                            detail: "no answer to the registration".to_owned(),
-                        });
+                        return Err(unregistered());
                     }
                     self.ask(&mut it, &link);
                 }
                 // Before the change of the network, as which a sleep counts too.
                 () = changed(&mut self.long_sleeps) => return Err(asleep()),
-                () = changed(&mut self.network) => match address {
-                    Some(address) if is_gone(address) => {
-                        let lost = format!("this machine has lost the address {address}");
-                        return Err(Error::link_lost(lost));
+                () = self.network.changed() => self.check(&link, address, &mut doubt)?,
+                judged = verdict(&mut doubt), if !stopping => {
+                    doubt = None;
+                    if let Some(stream) = judged? {
+                        self.spare = Some(stream);
+                        return Err(silent());
                     }
-                    _ => link.probe(),
-                },
+                }
                 () = changed(&mut self.token), if !stopping => it.token_changed(Instant::now()),
             }
             if !stopping && let Some(error) = it.failure() {
                 return Err(error);
             }
         }
+    }
+
+    /// Checks the link after a change of this machine's network: the link ends if its `address` is gone, and else is
+    /// pinged, unless it has yet to answer an earlier doubt.
+    fn check(
+        &self,
+        link: &Arc<Link>,
+        address: Option<IpAddr>,
+        doubt: &mut Option<Doubt>,
+    ) -> Result<(), Error> {
+        if let Some(address) = address.filter(|address| is_gone(*address)) {
+            let lost = format!("this machine has lost the address {address}");
+            return Err(Error::link_lost(lost));
+        }
+        if !doubt.as_ref().is_some_and(|doubt| doubt.is_open(link)) {
+            *doubt = Doubt::of(&self.agent, link, &self.network);
+        }
+        Ok(())
     }
 
     /// Ends the slot's link; if `is_lost`, keeps what had arrived over it, to report to the relay.
@@ -427,6 +458,24 @@ fn move_wait(left: Duration, is_up: bool, random: f64) -> Duration {
 /// Why a link ends, or a dial, that was under way while this machine was asleep.
 fn asleep() -> Error {
     Error::link_lost("this machine was asleep for longer than the relay keeps a link")
+}
+
+/// Why a link ends that a new connection replaces.
+fn silent() -> Error {
+    Error::Link {
+        reason: LinkEnd::Stale,
+        side: Side::Peer,
+        detail: "no answer to a ping, while a new connection gets through".to_owned(),
+    }
+}
+
+/// Why a link ends whose registration is not answered.
+fn unregistered() -> Error {
+    Error::Link {
+        reason: LinkEnd::ClaimTimeout,
+        side: Side::Peer,
+        detail: "no answer to the registration".to_owned(),
+    }
 }
 
 /// How a link left its slot whose task has `ended`.

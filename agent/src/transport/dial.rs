@@ -26,7 +26,7 @@ use super::upgrade::{self, Refused};
 use super::url::{RelayUrl, Transport};
 use super::wire::{TcpSocket, Wire};
 use crate::address::deadline_in;
-use crate::error::{ConfigError, Error, TrustError};
+use crate::error::{ConfigError, Error, ProxyError, TrustError};
 
 /// Time limit for dialling the relay: name lookup, connection, and the handshakes with a proxy, of TLS and of a
 /// WebSocket together.
@@ -49,7 +49,7 @@ const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
 #[derive(Clone, Debug)]
 pub struct Dialler {
     relay: RelayUrl,
-    way: Way,
+    proxies: Proxies,
     /// `None` for a relay without TLS.
     tls: Option<TlsClient>,
 }
@@ -67,6 +67,7 @@ struct TlsClient {
 #[derive(Debug)]
 pub struct Connected {
     socket: TcpStream,
+    way: Way,
     /// When the dial has taken [`DIAL_TIMEOUT`].
     deadline: Instant,
 }
@@ -79,11 +80,19 @@ impl Connected {
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.socket.peer_addr()
     }
+
+    /// The way that the connection took.
+    #[must_use]
+    pub const fn way(&self) -> &Way {
+        &self.way
+    }
 }
 
 /// A connection to the relay before the WebSocket handshake, with TLS if the relay's URL asks for it.
 pub struct Secured {
     wire: Wire,
+    /// True if no proxy is on the way.
+    is_straight: bool,
     deadline: Instant,
 }
 
@@ -120,9 +129,11 @@ impl Dialler {
                 })
             }
         };
+        // A proxy of the wrong kind stops the start.
+        proxies.way(relay.address())?;
         Ok(Self {
-            way: proxies.way(relay.address())?,
             relay,
+            proxies: proxies.clone(),
             tls,
         })
     }
@@ -143,10 +154,12 @@ impl Dialler {
         &self.relay
     }
 
-    /// The way to the relay.
-    #[must_use]
-    pub const fn way(&self) -> &Way {
-        &self.way
+    /// The way that a connection to the relay takes now.
+    ///
+    /// # Errors
+    /// [`ProxyError`] if the system's settings now name a proxy of a kind that is not supported.
+    pub fn way(&self) -> Result<Way, ProxyError> {
+        self.proxies.way(self.relay.address())
     }
 
     /// Connects to the relay, with the layers that its URL names.
@@ -159,26 +172,26 @@ impl Dialler {
         self.finish(secured).await
     }
 
-    /// The first step of a dial: the TCP connection, through the proxy if there is one.
+    /// The first step of a dial: the TCP connection, through the proxy that is named now, if there is one.
     ///
     /// # Errors
     /// [`Error::Dial`] with the system's error, or in the words of the proxy.
     pub async fn connect(&self) -> Result<Connected, Error> {
-        let deadline = deadline_in(DIAL_TIMEOUT);
-        let connected = self.connect_by(deadline).await;
-        connected
-            .map(|socket| Connected { socket, deadline })
-            .map_err(|source| Error::Dial {
-                relay: self.relay.to_string(),
-                source,
-            })
+        let connected = self.connect_by(deadline_in(DIAL_TIMEOUT)).await;
+        connected.map_err(|source| Error::Dial {
+            relay: self.relay.to_string(),
+            source,
+        })
     }
 
-    async fn connect_by(&self, deadline: Instant) -> io::Result<TcpStream> {
-        let socket = self.way.connect(deadline).await?;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        prepare(&socket)?;
-        Ok(socket)
+    async fn connect_by(&self, deadline: Instant) -> io::Result<Connected> {
+        let way = self.way().map_err(io::Error::other)?;
+        let socket = connect(&way, deadline).await?;
+        Ok(Connected {
+            socket,
+            way,
+            deadline,
+        })
     }
 
     /// The second step of a dial: the TLS handshake, if the relay's URL asks for TLS.
@@ -186,11 +199,15 @@ impl Dialler {
     /// # Errors
     /// [`Error::Tls`] says what is wrong with the server or its certificate.
     pub async fn secure(&self, connected: Connected) -> Result<Secured, Error> {
-        let Connected { socket, deadline } = connected;
+        let Connected {
+            socket,
+            way,
+            deadline,
+        } = connected;
         let wire = match &self.tls {
             None => Wire::Plain(TcpSocket::new(socket)),
             Some(client) => {
-                let again = self.connect_by(deadline);
+                let again = connect(&way, deadline);
                 let shake = |attempt: Try| handshake(client.name.clone(), attempt);
                 let shaken = client.hellos.shake(socket, again, deadline, shake).await;
                 shaken.map_err(|error| Error::Tls {
@@ -199,7 +216,11 @@ impl Dialler {
                 })?
             }
         };
-        Ok(Secured { wire, deadline })
+        Ok(Secured {
+            wire,
+            is_straight: way.proxy().is_none(),
+            deadline,
+        })
     }
 
     /// The last step of a dial: the WebSocket, if the relay's URL asks for one.
@@ -207,7 +228,11 @@ impl Dialler {
     /// # Errors
     /// [`Error::Upgrade`] names what answers in place of the relay, or has the relay's own message.
     pub async fn finish(&self, secured: Secured) -> Result<Stream, Error> {
-        let Secured { wire, deadline } = secured;
+        let Secured {
+            wire,
+            is_straight,
+            deadline,
+        } = secured;
         if self.relay.transport().is_websocket() {
             let upgraded = upgrade::upgrade(wire, &self.relay, deadline).await;
             return upgraded.map_err(|Refused { problem, is_busy }| Error::Upgrade {
@@ -216,12 +241,21 @@ impl Dialler {
                 is_busy,
             });
         }
-        let is_straight = self.relay.transport() == Transport::Tcp && self.way.proxy().is_none();
         Ok(match wire {
-            Wire::Plain(socket) if is_straight => Stream::plain(socket.into_inner()),
+            Wire::Plain(socket) if is_straight && self.relay.transport() == Transport::Tcp => {
+                Stream::plain(socket.into_inner())
+            }
             wire => Stream::over(wire),
         })
     }
+}
+
+/// Makes one TCP connection, with the options of a link.
+async fn connect(way: &Way, deadline: Instant) -> io::Result<TcpStream> {
+    let socket = way.connect(deadline).await?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    prepare(&socket)?;
+    Ok(socket)
 }
 
 /// Makes one TLS handshake with the server `name`.

@@ -67,7 +67,8 @@ impl Proxies {
         }
     }
 
-    /// The way to `to`.
+    /// The way to `to`, as the environment and the system's settings name it now. The settings change when a laptop
+    /// changes its network, so each connection asks anew.
     ///
     /// # Errors
     /// [`ProxyError`] if the environment or the system names a proxy of a kind that is not supported.

@@ -25,7 +25,7 @@ use tieline_agent::Config;
 use tieline_agent::error::{ConfigError, Error};
 use tieline_agent::identity;
 use tieline_agent::token;
-use tieline_agent::transport::{Dialler, Proxy, Stream};
+use tieline_agent::transport::{Dialler, Proxy, Stream, Way};
 
 /// Flags of `tieline diag`: those of `tieline serve`, so that a failing command line can be tried unchanged.
 #[derive(Debug, Args)]
@@ -100,7 +100,8 @@ impl Teller {
 
 async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     // With a proxy, this check is about the proxy's name, which this machine needs first.
-    let proxy = dialler.way().proxy();
+    let way = dialler.way().ok();
+    let proxy = way.as_ref().and_then(Way::proxy);
     let first = proxy.map_or(config.relay.address(), Proxy::address);
     let named = network::dns(first).await;
     let has_address = named.outcome != Outcome::Failed;

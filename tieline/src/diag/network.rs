@@ -56,7 +56,7 @@ pub(super) async fn tcp(dialler: &Dialler, has_address: bool) -> (Check, Option<
             let took = begun.elapsed().as_micros();
             let to = connected.peer_addr();
             let to = to.map_or_else(|_| relay.to_string(), |address| address.to_string());
-            let proxy = dialler.way().proxy();
+            let proxy = connected.way().proxy();
             let proxy = proxy.map(|proxy| format!(" through {proxy}"));
             let text = format!(
                 "connected to {to}{} in {}.{} ms",
@@ -68,7 +68,7 @@ pub(super) async fn tcp(dialler: &Dialler, has_address: bool) -> (Check, Option<
         }
         Err(error) => {
             let advice = match &error {
-                Error::Dial { .. } if dialler.way().proxy().is_some() => {
+                Error::Dial { .. } if dialler.way().is_ok_and(|way| way.proxy().is_some()) => {
                     "is the proxy right, and does it let this machine reach the relay? --proxy none goes without"
                 }
                 Error::Dial { source, .. } => advice(source),
@@ -113,7 +113,9 @@ pub(super) fn proxy(
         Proxies::System => names.clone(),
         _ => "--proxy, TIELINE_PROXY or tieline.toml".to_owned(),
     };
-    if let Some(proxy) = dialler.way().proxy() {
+    if let Ok(way) = dialler.way()
+        && let Some(proxy) = way.proxy()
+    {
         let by = match (proxies, names_proxy) {
             (Proxies::System, false) => "the system's settings".to_owned(),
             _ => by,

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use tieline_agent::Proxies;
-use tieline_agent::transport::Way;
+use tieline_agent::address::HostPort;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -37,7 +37,8 @@ impl Stream for TlsStream<Watched> {
 /// Connects to one relay's HTTP port.
 #[derive(Clone)]
 pub(crate) struct Dial {
-    way: Way,
+    relay: HostPort,
+    proxies: Proxies,
     tls: Option<Tls>,
 }
 
@@ -49,20 +50,25 @@ impl Dial {
         ca: Option<&Path>,
         proxies: &Proxies,
     ) -> Result<Self, OutboundError> {
+        // A proxy of the wrong kind stops the start.
+        proxies.way(&relay.address)?;
         Ok(Self {
-            way: proxies.way(&relay.address)?,
+            relay: relay.address.clone(),
+            proxies: proxies.clone(),
             tls: Tls::of(relay, ca)?,
         })
     }
 
-    /// Connects, with the TLS handshake, before `deadline`.
+    /// Connects, through the proxy that is named now if there is one, with the TLS handshake, before `deadline`.
     pub(crate) async fn connect(&self, deadline: Instant) -> Result<Box<dyn Stream>, Failure> {
-        let connected = self.way.connect(deadline).await;
+        let way = self.proxies.way(&self.relay);
+        let way = way.map_err(|error| Failure::Away(error.to_string()))?;
+        let connected = way.connect(deadline).await;
         let stream = connected.map_err(|error| Failure::Away(error.to_string()))?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
-        let again = self.way.connect(deadline);
+        let again = way.connect(deadline);
         match tls.connect(stream, again, deadline).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(match tls.explain(&error) {

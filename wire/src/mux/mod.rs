@@ -325,11 +325,11 @@ impl Mux {
         self.timers.is_asking()
     }
 
-    /// Pings the peer now, for example after a change of this side's addresses.
+    /// Pings the peer now, for example after a change of this side's addresses. The caller judges a missing answer, by
+    /// [`Mux::last_heard`]: the mux itself waits for this ping as long as for a heartbeat's.
     pub fn probe(&mut self, now: Moment) {
         if self.timers.is_shaken() {
             self.now = now;
-            self.timers.asked(now);
             self.ping();
         }
     }

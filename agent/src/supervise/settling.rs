@@ -1,0 +1,298 @@
+//! What a slot does while this machine's network settles after a change or a sleep: dials with attempts side by side,
+//! and finds out whether its link still works.
+//!
+//! A link in doubt goes on until a new connection gets through beside it: while none does, the network itself may be
+//! down, and the link may still be alive.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tieline_wire::Moment;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::Agent;
+use crate::error::Error;
+use crate::link::Link;
+use crate::network::{NetworkChanges, SETTLING};
+use crate::reconnect::SETTLING_WAIT_MAX;
+use crate::transport::Stream;
+
+/// Time for a link to answer a ping before the relay is dialled beside it.
+///
+/// With it a link is back within 5 s of waking if a dial takes up to 1 s: up to 1 s until the sleep is noticed, 1.5 s
+/// of silence, 1 s for the dial, as long again for the silent link, and the registration.
+const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+
+/// Longest time that a silent link has left once a new connection is there; below the relay's time limit for the first
+/// frame of a connection (5 s).
+const GRACE_MAX: Duration = Duration::from_secs(2);
+
+/// Time after which another attempt to dial starts beside those under way while the network settles: their packets, or
+/// those of a name lookup, may have been lost before the network was usable, and are repeated after pauses of seconds.
+const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
+
+/// Attempts of one dial that may run at the same time.
+const ATTEMPTS_MAX: usize = 4;
+
+/// Dials the relay. A change of the network does not end an attempt under way, which may be the one that gets through:
+/// another attempt starts beside it, and the first connection wins.
+///
+/// # Errors
+/// That of the last attempt, once all have failed.
+pub(super) async fn dial(agent: Arc<Agent>, network: NetworkChanges) -> Result<Stream, Error> {
+    let attempt = || {
+        let agent = Arc::clone(&agent);
+        async move { agent.dialler.dial().await }
+    };
+    race(network, attempt).await
+}
+
+/// Runs attempts side by side until one gets through or all have failed.
+async fn race<T, F>(mut network: NetworkChanges, attempt: impl Fn() -> F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+{
+    let mut attempts = JoinSet::new();
+    attempts.spawn(attempt());
+    loop {
+        tokio::select! {
+            biased;
+            Some(ended) = attempts.join_next() => match ended {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) if attempts.is_empty() => return Err(error),
+                Err(_) if attempts.is_empty() => {
+                    return Err(Error::link_lost("the task of a dial stopped"));
+                }
+                _ => {}
+            },
+            () = another_due(&mut network), if attempts.len() < ATTEMPTS_MAX => {
+                attempts.spawn(attempt());
+            }
+        }
+    }
+}
+
+/// Ready after a change of the network, and every [`ATTEMPT_PAUSE`] while the network settles.
+async fn another_due(network: &mut NetworkChanges) {
+    let settles = network.is_settling();
+    tokio::select! {
+        () = network.changed() => {}
+        () = sleep(ATTEMPT_PAUSE), if settles => {}
+    }
+}
+
+/// A doubt whether a link still works: the link was pinged, and must answer or be replaced.
+pub(super) struct Doubt {
+    asked_at: Moment,
+    verdict: Pin<Box<dyn Future<Output = Result<Option<Stream>, Error>> + Send>>,
+}
+
+impl Doubt {
+    /// Pings `link`; `None` if the link cannot be pinged yet.
+    pub(super) fn of(
+        agent: &Arc<Agent>,
+        link: &Arc<Link>,
+        network: &NetworkChanges,
+    ) -> Option<Self> {
+        let asked_at = link.probe()?;
+        let (agent, network) = (Arc::clone(agent), network.clone());
+        let link = Arc::clone(link);
+        let is_silent = move || link.is_silent_since(asked_at);
+        let dial = move || dial(Arc::clone(&agent), network.clone());
+        Some(Self {
+            asked_at,
+            verdict: Box::pin(weigh(is_silent, dial)),
+        })
+    }
+
+    /// True while `link`, which this doubt is about, has not answered.
+    pub(super) fn is_open(&self, link: &Link) -> bool {
+        link.is_silent_since(self.asked_at)
+    }
+}
+
+/// Ready once a doubt is decided, if there is one: with the connection that replaces the link, or with `None` if the
+/// link has answered.
+///
+/// # Errors
+/// The link has not answered, and the relay cannot be dialled either: why not.
+pub(super) async fn verdict(doubt: &mut Option<Doubt>) -> Result<Option<Stream>, Error> {
+    match doubt {
+        Some(doubt) => doubt.verdict.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a link that was pinged, and dials beside it while it is silent.
+async fn weigh<T, F>(is_silent: impl Fn() -> bool, dial: impl Fn() -> F) -> Result<Option<T>, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    sleep(SILENCE_MAX).await;
+    let began_at = Instant::now();
+    let stream = loop {
+        if !is_silent() {
+            return Ok(None);
+        }
+        match dial().await {
+            Ok(stream) => break stream,
+            // The network may not be usable yet.
+            Err(Error::Dial { .. }) if began_at.elapsed() < SETTLING => {
+                sleep(SETTLING_WAIT_MAX).await;
+            }
+            Err(error) if is_silent() => return Err(error),
+            Err(_) => return Ok(None),
+        }
+    };
+    // TCP repeats the ping after pauses that double: if the network was down for a while, the ping is repeated within
+    // about as long again.
+    sleep(began_at.elapsed().min(GRACE_MAX)).await;
+    Ok(is_silent().then_some(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::network::NetworkWatch;
+
+    fn unreachable() -> Error {
+        Error::Dial {
+            relay: "tcp://relay.test:9001".to_owned(),
+            source: io::ErrorKind::NetworkUnreachable.into(),
+        }
+    }
+
+    /// The verdict on a link that answers after `answers_ms`, if ever, while dials fail until `usable_ms`; with the time
+    /// that it took and the number of dials.
+    async fn judged(
+        answers_ms: Option<u64>,
+        usable_ms: u64,
+    ) -> (Result<Option<()>, Error>, Duration, usize) {
+        let began_at = Instant::now();
+        let passed = || began_at.elapsed();
+        let is_silent = || answers_ms.is_none_or(|ms| passed() < Duration::from_millis(ms));
+        let dials = Cell::new(0);
+        let dial = || {
+            dials.set(dials.get() + 1);
+            async {
+                match passed() < Duration::from_millis(usable_ms) {
+                    true => Err(unreachable()),
+                    false => Ok(()),
+                }
+            }
+        };
+        let verdict = weigh(is_silent, dial).await;
+        (verdict, passed(), dials.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_answers_is_kept_and_the_relay_is_not_dialled() {
+        let (verdict, _, dials) = judged(Some(1_400), 0).await;
+        assert!(matches!(verdict, Ok(None)), "{verdict:?}");
+        assert_eq!(dials, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_link_is_replaced_as_soon_as_a_dial_gets_through() {
+        let (verdict, took, dials) = judged(None, 0).await;
+        assert!(matches!(verdict, Ok(Some(()))), "{verdict:?}");
+        assert!(took < SILENCE_MAX + Duration::from_millis(100), "{took:?}");
+        assert_eq!(dials, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_is_kept_while_the_network_itself_is_not_usable_yet() {
+        // TCP repeats the ping 1 s after the network has come.
+        let (verdict, _, dials) = judged(Some(4_000), 3_000).await;
+        assert!(matches!(verdict, Ok(None)), "{verdict:?}");
+        assert!(dials > 1);
+
+        let (verdict, took, _) = judged(None, 3_000).await;
+        assert!(matches!(verdict, Ok(Some(()))), "{verdict:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_link_whose_relay_stays_out_of_reach_ends_with_the_reason() {
+        let (verdict, took, _) = judged(None, u64::MAX).await;
+        assert!(matches!(verdict, Err(Error::Dial { .. })), "{verdict:?}");
+        assert!(
+            took < SILENCE_MAX + SETTLING + Duration::from_secs(1),
+            "{took:?}"
+        );
+    }
+
+    /// Races attempts of which only the one with the number `winner` gets through, and the others hang; returns the
+    /// number of attempts that began.
+    async fn raced(network: NetworkChanges, winner: usize) -> usize {
+        let begun = Cell::new(0);
+        let attempt = || {
+            let number = begun.get() + 1;
+            begun.set(number);
+            async move {
+                if number != winner {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Error>(())
+            }
+        };
+        let raced = timeout(Duration::from_secs(60), race(network, attempt)).await;
+        assert_eq!(raced.is_ok(), begun.get() == winner);
+        begun.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_hangs_while_the_network_settles_gets_company() {
+        let watch = NetworkWatch::default();
+        let mut network = watch.changes();
+        watch.changed();
+        network.mark_seen();
+        let began_at = Instant::now();
+        assert_eq!(raced(network.clone(), 2).await, 2);
+        assert!(began_at.elapsed() >= ATTEMPT_PAUSE);
+        assert_eq!(raced(network, usize::MAX).await, ATTEMPTS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_the_network_starts_another_attempt_at_once() {
+        let watch = NetworkWatch::default();
+        let network = watch.changes();
+        watch.changed();
+        let began_at = Instant::now();
+        assert_eq!(raced(network, 2).await, 2);
+        assert!(began_at.elapsed() < ATTEMPT_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_dial_stays_alone_while_the_network_is_quiet() {
+        let watch = NetworkWatch::default();
+        assert_eq!(raced(watch.changes(), usize::MAX).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_fails_once_all_attempts_have_failed() {
+        let watch = NetworkWatch::default();
+        let network = watch.changes();
+        watch.changed();
+        let begun = Cell::new(0);
+        let attempt = || {
+            begun.set(begun.get() + 1);
+            let takes = Duration::from_millis(100) * begun.get();
+            async move {
+                sleep(takes).await;
+                Err::<(), _>(unreachable())
+            }
+        };
+        let raced = race(network, attempt).await;
+        assert!(matches!(raced, Err(Error::Dial { .. })), "{raced:?}");
+        assert_eq!(begun.get(), 2);
+    }
+}
