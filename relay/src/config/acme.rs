@@ -52,9 +52,14 @@ pub(super) struct AcmeSettings {
     /// File with the key of acme_eab_kid, in base64url as the CA shows it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     acme_eab_key_file: Option<PathBuf>,
-    /// Program that puts a TXT record into DNS, where the CA then looks (DNS-01); names with * need it
+    /// Program that puts a TXT record into DNS, where the CA then looks (DNS-01); names with * need it, or
+    /// acme_dns_persist_issuer
     #[arg(long, value_name = "PROGRAM")]
     acme_dns_hook: Option<PathBuf>,
+    /// Domain name by which the CA is known in DNS, as in letsencrypt.org: it then looks for TXT records that stay
+    /// (dns-persist-01), which the relay prints and you put into DNS once
+    #[arg(long, value_name = "NAME", value_parser = issuer)]
+    acme_dns_persist_issuer: Option<String>,
 }
 
 impl AcmeSettings {
@@ -108,6 +113,7 @@ impl AcmeSettings {
             check_program(hook)?;
         }
         acme.dns_hook = self.acme_dns_hook;
+        acme.dns_persist_issuer = self.acme_dns_persist_issuer;
         Ok(Some(acme))
     }
 }
@@ -115,7 +121,7 @@ impl AcmeSettings {
 /// How the relay gets its certificate by ACME (RFC 8555).
 #[derive(Clone, Debug)]
 pub struct AcmeConfig {
-    /// Names of the certificate; those with `*.` in front need `dns_hook`.
+    /// Names of the certificate; those with `*.` in front need `dns_hook` or `dns_persist_issuer`.
     pub domains: Vec<String>,
     /// Mail address that the CA may write to.
     pub email: Option<String>,
@@ -129,6 +135,8 @@ pub struct AcmeConfig {
     pub eab: Option<ExternalAccount>,
     /// Program that puts TXT records into DNS and takes them out again.
     pub dns_hook: Option<PathBuf>,
+    /// The CA's domain name in TXT records that the operator puts into DNS once (dns-persist-01).
+    pub dns_persist_issuer: Option<String>,
 }
 
 /// Key that binds an account to one that the operator has at the CA (RFC 8555, section 7.3.4).
@@ -160,12 +168,18 @@ impl AcmeConfig {
             profile: None,
             eab: None,
             dns_hook: None,
+            dns_persist_issuer: None,
         }
     }
 
     /// Whether the certificate has, or will have, the name `name`.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.domains.iter().any(|it| it.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether the CA looks into DNS alone, and never comes to the relay.
+    pub(super) const fn is_checked_by_dns(&self) -> bool {
+        self.dns_hook.is_some() || self.dns_persist_issuer.is_some()
     }
 
     /// Name of the file in `cache_dir` with the certificate and its key. Each CA has one of its own, so that a
@@ -207,13 +221,15 @@ impl AcmeConfig {
             if self.domains[..index].contains(it) {
                 return conflict(format!("acme_domains names {it} twice"));
             }
-            if it.starts_with("*.") && self.dns_hook.is_none() {
+            if it.starts_with("*.") && !self.is_checked_by_dns() {
                 return conflict(format!(
-                    "acme_domains has {it}, and CAs grant names with * by DNS alone (DNS-01): set acme_dns_hook, a \
-                     program that changes your DNS, or leave the name out"
+                    "acme_domains has {it}, and CAs grant names with * by DNS alone: set acme_dns_hook, a program that \
+                     changes your DNS, or acme_dns_persist_issuer, for a TXT record that stays in your DNS, or leave the \
+                     name out"
                 ));
             }
         }
+        self.check_issuer()?;
         if self.directory_url.is_exposed() {
             return conflict(format!(
                 "acme_directory_url {} is not encrypted, so others on the way could get a certificate: write https://",
@@ -228,6 +244,22 @@ impl AcmeConfig {
             return conflict("the key of acme_eab_kid is not base64url, as CAs show it");
         }
         Ok(())
+    }
+
+    fn check_issuer(&self) -> Result<(), ConfigError> {
+        let Some(name) = &self.dns_persist_issuer else {
+            return Ok(());
+        };
+        if self.dns_hook.is_some() {
+            return conflict(
+                "acme_dns_hook and acme_dns_persist_issuer exclude each other: the CA checks all names in one of the \
+                 two ways, so set one of them",
+            );
+        }
+        match issuer(name) {
+            Ok(_) => Ok(()),
+            Err(problem) => conflict(format!("acme_dns_persist_issuer: {name:?} {problem}")),
+        }
     }
 }
 
@@ -269,6 +301,17 @@ fn domain(text: &str) -> Result<String, &'static str> {
         true => Ok(text.to_ascii_lowercase()),
         false => Err(
             "is not a name that a CA grants: a DNS name belongs here, such as relay.example or *.relay.example",
+        ),
+    }
+}
+
+/// Checks the domain name of a CA; returns it in lower case.
+fn issuer(text: &str) -> Result<String, &'static str> {
+    let is_address = text.starts_with('[') || text.parse::<IpAddr>().is_ok();
+    match !is_address && names::is_host(text) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(
+            "is not the domain name of a CA: the name in its CAA records belongs here, such as letsencrypt.org",
         ),
     }
 }

@@ -27,12 +27,12 @@ impl Config {
 
     /// Warns if a CA cannot reach this relay on the ports that it looks at.
     fn hides_from_the_ca(&self) -> Option<String> {
-        let acme = self.acme.as_ref().filter(|it| it.dns_hook.is_none())?;
+        let acme = self.acme.as_ref().filter(|it| !it.is_checked_by_dns())?;
         (!self.listens(443, true) && !self.listens(80, false)).then(|| {
             format!(
                 "for the certificate the CA connects to port 443 (TLS-ALPN-01) or 80 (HTTP-01) of {}, and no address \
                  here is tls:// with port 443 or of http_listen with port 80: let one of the two ports lead to this \
-                 relay, or set acme_dns_hook",
+                 relay, or set acme_dns_hook or acme_dns_persist_issuer",
                 acme.domains.join(", ")
             )
         })

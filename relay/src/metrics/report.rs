@@ -193,6 +193,9 @@ pub(crate) struct AcmeReport {
     pub(crate) orders_failed: u64,
     /// Why the last order failed, unless one has succeeded since.
     pub(crate) last_failure: Option<String>,
+    /// TXT records that the CA looks for, as lines of a zone file, if the operator has to put them into DNS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) dns_records: Vec<String>,
 }
 
 /// State of the relay's certificates, as operators see it.

@@ -1,11 +1,9 @@
 //! A CA for tests: speaks ACME (RFC 8555) with a relay, really checks its names, and fails on command.
 
 use std::collections::HashSet;
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
@@ -25,49 +23,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use x509_parser::extensions::GeneralName;
-use x509_parser::parse_x509_certificate;
 
-use crate::client;
-
-/// What the CA does on command.
-#[derive(Clone)]
-pub(crate) struct Script {
-    /// Answers 503 to everything.
-    pub(crate) is_down: bool,
-    /// Requests whose nonce is refused.
-    pub(crate) bad_nonces: usize,
-    /// Finds every name wrong.
-    pub(crate) refuses: bool,
-    /// Checks in an order beyond one for each name.
-    pub(crate) surplus: usize,
-    /// Kinds of checks.
-    pub(crate) offers: Vec<&'static str>,
-    /// Validity of certificates.
-    pub(crate) life: Duration,
-    /// Window of renewal, in seconds from now.
-    pub(crate) window: Option<(i64, i64)>,
-    /// Id and key that an account must be bound to.
-    pub(crate) account_key: Option<(&'static str, Vec<u8>)>,
-    /// File in which a hook writes its records.
-    pub(crate) records: Option<PathBuf>,
-}
-
-impl Default for Script {
-    fn default() -> Self {
-        Self {
-            is_down: false,
-            bad_nonces: 0,
-            refuses: false,
-            surplus: 0,
-            offers: vec!["tls-alpn-01", "http-01"],
-            life: Duration::from_secs(3600),
-            window: None,
-            account_key: None,
-            records: None,
-        }
-    }
-}
+use crate::checks::{by_dns, by_http, by_persist, by_tls, hashed};
+use crate::script::Script;
 
 /// Addresses at which the CA checks names, in the place of ports 443 and 80.
 #[derive(Clone, Copy)]
@@ -91,6 +49,8 @@ struct Shared {
     root: CertificateDer<'static>,
     root_pem: String,
     checked: watch::Sender<Option<Checked>>,
+    /// Records that stay; a check waits for the first of them.
+    zone: watch::Sender<Option<Vec<String>>>,
 }
 
 #[derive(Default)]
@@ -103,6 +63,10 @@ struct Known {
     orders: Vec<Order>,
     /// Kinds of the checks that were made.
     checks: Vec<String>,
+    /// Checks that the relay did not want any more, by order and place.
+    given_up: Vec<(usize, usize)>,
+    /// Orders that the CA was too busy for.
+    turned_away: Vec<Instant>,
 }
 
 struct Order {
@@ -124,6 +88,8 @@ struct Reply {
 
 /// A request whose signature is right.
 struct Signed {
+    /// URL of the account, if it exists.
+    account: String,
     jwk: Value,
     payload: Value,
 }
@@ -152,6 +118,7 @@ impl Ca {
             root: root.der().clone(),
             root_pem: root.pem(),
             checked: watch::Sender::new(None),
+            zone: watch::Sender::new(None),
         });
         let router = Router::new()
             .fallback(answer)
@@ -179,6 +146,11 @@ impl Ca {
             .send_replace(Some(Checked { tls, http }));
     }
 
+    /// Makes the records those that stay in DNS.
+    pub(crate) fn publish(&self, records: &[String]) {
+        self.shared.zone.send_replace(Some(records.to_vec()));
+    }
+
     /// Changes what the CA does.
     pub(crate) fn order(&self, change: impl FnOnce(&mut Script)) {
         change(&mut self.shared.state().script);
@@ -187,6 +159,16 @@ impl Ca {
     /// Kinds of the checks that were made.
     pub(crate) fn checks(&self) -> Vec<String> {
         self.shared.state().checks.clone()
+    }
+
+    /// Checks that the relay did not want any more, by order and place.
+    pub(crate) fn given_up(&self) -> Vec<(usize, usize)> {
+        self.shared.state().given_up.clone()
+    }
+
+    /// Orders that the CA was too busy for.
+    pub(crate) fn turned_away(&self) -> Vec<Instant> {
+        self.shared.state().turned_away.clone()
     }
 
     /// What was asked for in each order.
@@ -207,17 +189,18 @@ impl Ca {
 
 async fn answer(State(ca): State<Arc<Shared>>, method: Method, uri: Uri, body: Bytes) -> Response {
     let reply = ca.reply(&method, uri.path(), &body);
-    let nonce = {
+    let (nonce, pause) = {
         let mut state = ca.state();
         state.count += 1;
         let nonce = format!("nonce{}", state.count);
         state.nonces.insert(nonce.clone());
-        nonce
+        let busy = state.script.busy_seconds.filter(|_| reply.status == 429);
+        (nonce, busy.unwrap_or(1))
     };
     let mut response = Response::builder()
         .status(reply.status)
         .header("Replay-Nonce", nonce)
-        .header("Retry-After", "1");
+        .header("Retry-After", pause);
     if let Some(location) = reply.location {
         response = response.header("Location", location);
     }
@@ -290,10 +273,11 @@ impl Shared {
 
     fn directory(&self) -> Reply {
         let at = |path: &str| format!("{}/{path}", self.base);
+        let prefix = self.state().script.hash_prefix;
         ok(&json!({
             "newNonce": at("nonce"), "newAccount": at("account"), "newOrder": at("order"),
             "revokeCert": at("revoke"), "keyChange": at("key"), "renewalInfo": at("ari"),
-            "meta": { "profiles": { "shortlived": "for tests" } },
+            "meta": { "profiles": { "shortlived": "for tests" }, "accountHashPrefix": prefix },
         }))
     }
 
@@ -338,6 +322,7 @@ impl Shared {
             .expect("a right signature");
         let payload = decoded(&body["payload"]);
         Ok(Signed {
+            account: header["kid"].as_str().unwrap_or_default().to_owned(),
             jwk,
             payload: serde_json::from_slice(&payload).unwrap_or(Value::Null),
         })
@@ -349,11 +334,16 @@ impl Shared {
             ["account"] => self.new_account(&signed),
             ["order"] => self.new_order(&signed.payload),
             ["order", order] => self.shown(number(order)),
-            ["authorization", order, place] => self.authorization(number(order), number(place)),
+            ["authorization", order, place] => {
+                let (order, place) = (number(order), number(place));
+                if signed.payload["status"] == "deactivated" {
+                    self.state().given_up.push((order, place));
+                }
+                self.authorization(order, place)
+            }
             ["check", order, place, kind] => {
                 let (order, place) = (number(order), number(place));
-                let key = format!("{}.{}", token(order, place), thumbprint(&signed.jwk));
-                tokio::spawn(Arc::clone(self).check(order, place, kind.to_owned(), key));
+                tokio::spawn(Arc::clone(self).check(order, place, kind.to_owned(), signed));
                 ok(&self.challenge(order, place, kind))
             }
             ["finalize", order] => self.finalize(number(order), &signed.payload),
@@ -397,6 +387,10 @@ impl Shared {
     }
 
     fn new_order(&self, payload: &Value) -> Reply {
+        if self.state().script.busy_seconds.is_some() {
+            self.state().turned_away.push(Instant::now());
+            return problem(429, "rateLimited", "too many orders");
+        }
         let names = payload["identifiers"].as_array().unwrap().iter();
         let names: Vec<_> = names
             .map(|it| it["value"].as_str().unwrap().to_owned())
@@ -457,6 +451,7 @@ impl Shared {
         let (name, status, offers) = {
             let state = self.state();
             let status = match &state.orders[order].outcomes[place] {
+                _ if state.given_up.contains(&(order, place)) => "deactivated",
                 None => "pending",
                 Some(Ok(())) => "valid",
                 Some(Err(_)) => "invalid",
@@ -481,9 +476,17 @@ impl Shared {
         let mut shown = json!({
             "type": kind,
             "url": format!("{}/check/{order}/{place}/{kind}", self.base),
-            "token": token(order, place),
             "status": "pending",
         });
+        match (kind, state.script.hash_prefix) {
+            ("dns-persist-01", Some(_)) => {
+                shown["issuerDomainNames"] = json!(state.script.issuers);
+            }
+            ("dns-persist-01", None) => {
+                shown["issuer-domain-names"] = json!(state.script.issuers);
+            }
+            _ => shown["token"] = token(order, place).into(),
+        }
         if row.kinds[place].as_deref() == Some(kind)
             && let Some(Err(detail)) = &row.outcomes[place]
         {
@@ -496,10 +499,15 @@ impl Shared {
     }
 
     /// Checks a name as a CA does.
-    async fn check(self: Arc<Self>, order: usize, place: usize, kind: String, key: String) {
+    async fn check(self: Arc<Self>, order: usize, place: usize, kind: String, signed: Signed) {
         let mut checked = self.checked.subscribe();
         let at = *checked.wait_for(Option::is_some).await.unwrap();
         let at = at.unwrap();
+        let mut zone = self.zone.subscribe();
+        if kind == "dns-persist-01" {
+            drop(zone.wait_for(Option::is_some).await.unwrap());
+        }
+        let zone = zone.borrow().clone().unwrap_or_default();
         let (name, script) = {
             let mut state = self.state();
             state.checks.push(kind.clone());
@@ -507,11 +515,20 @@ impl Shared {
             (name, state.script.clone())
         };
         let (token, asked) = (token(order, place), kind.clone());
+        let (thumbprint, account) = (thumbprint(&signed.jwk), signed.account);
+        let key = format!("{token}.{thumbprint}");
         let outcome = tokio::task::spawn_blocking(move || match asked.as_str() {
             _ if script.refuses => Err("refused on command".to_owned()),
             "http-01" => by_http(at.http, &name, &token, &key),
             "tls-alpn-01" => by_tls(at.tls, &name, &key),
             "dns-01" => by_dns(&script.records.unwrap(), &name, &key),
+            "dns-persist-01" => {
+                let account = match script.hash_prefix {
+                    Some(prefix) => hashed(prefix, &name, &thumbprint, &account),
+                    None => account,
+                };
+                by_persist(&zone, &name, &script.issuers, &account)
+            }
             other => Err(format!("no check {other}")),
         });
         let outcome = outcome.await.unwrap();
@@ -521,7 +538,10 @@ impl Shared {
     }
 
     fn finalize(&self, number: usize, payload: &Value) -> Reply {
-        let life = self.state().script.life;
+        let (life, ahead) = {
+            let state = self.state();
+            (state.script.life, state.script.ahead)
+        };
         let request = CertificateSigningRequestDer::from(decoded(&payload["csr"]));
         let mut request = CertificateSigningRequestParams::from_der(&request).unwrap();
         let names = request.params.subject_alt_names.iter().map(|it| match it {
@@ -531,7 +551,7 @@ impl Shared {
         let names: Vec<_> = names.collect();
         assert_eq!(names, self.state().orders[number].names);
         let params = &mut request.params;
-        params.not_before = date_time_ymd(1970, 1, 1) + now();
+        params.not_before = date_time_ymd(1970, 1, 1) + now() + ahead;
         params.not_after = params.not_before + life;
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::from_pem(&self.key_pem).unwrap();
@@ -539,53 +559,5 @@ impl Shared {
         let certificate = request.signed_by(&issuer).unwrap();
         self.state().orders[number].certificate = Some(certificate.pem() + &self.root_pem);
         self.shown(number)
-    }
-}
-
-/// HTTP-01 (RFC 8555, section 8.3).
-fn by_http(at: SocketAddr, name: &str, token: &str, key: &str) -> Result<(), String> {
-    let path = format!("/.well-known/acme-challenge/{token}");
-    let other = client::page(at, name, &format!("{path}x"))?;
-    if other.0 == 200 {
-        return Err("a token that is not open has an answer".to_owned());
-    }
-    match client::page(at, name, &path)? {
-        (200, body) if body == key => Ok(()),
-        (status, body) => Err(format!("{status}: {body}")),
-    }
-}
-
-/// TLS-ALPN-01 (RFC 8737, section 3).
-fn by_tls(at: SocketAddr, name: &str, key: &str) -> Result<(), String> {
-    let stream = client::shake(at, name, "acme-tls/1", None)?;
-    if stream.conn.alpn_protocol() != Some(&b"acme-tls/1"[..]) {
-        return Err("another protocol was chosen".to_owned());
-    }
-    let certificate = client::certificate(&stream);
-    let (_, certificate) = parse_x509_certificate(&certificate).unwrap();
-    let names = certificate.subject_alternative_name().unwrap().unwrap();
-    if names.value.general_names != [GeneralName::DNSName(name)] {
-        return Err("the certificate is for another name".to_owned());
-    }
-    // An octet string of 32 bytes.
-    let digest = digest(&SHA256, key.as_bytes());
-    let wanted = [&[4, 32], digest.as_ref()].concat();
-    let mut extensions = certificate.extensions().iter();
-    let proof = extensions.find(|it| it.oid.to_id_string() == "1.3.6.1.5.5.7.1.31");
-    match proof {
-        Some(proof) if proof.critical && proof.value == wanted => Ok(()),
-        _ => Err("the certificate has no proof, or a wrong one".to_owned()),
-    }
-}
-
-/// DNS-01 (RFC 8555, section 8.4): the hook's records stand in a file.
-fn by_dns(records: &Path, name: &str, key: &str) -> Result<(), String> {
-    let value = BASE64URL_NOPAD.encode(digest(&SHA256, key.as_bytes()).as_ref());
-    let name = name.strip_prefix("*.").unwrap_or(name);
-    let wanted = format!("present _acme-challenge.{name} {value}");
-    let text = fs::read_to_string(records).unwrap_or_default();
-    match text.lines().any(|line| line == wanted) {
-        true => Ok(()),
-        false => Err(format!("no record {wanted}")),
     }
 }

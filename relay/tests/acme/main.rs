@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod ca;
+mod checks;
 mod client;
+mod script;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,8 +19,9 @@ use serde_json::Value;
 use tieline_relay::config::{ExternalAccount, HttpUrl, Secret};
 use tieline_relay::{AcmeConfig, Config, ListenKind, Relay};
 
-use ca::{Ca, Script};
+use ca::Ca;
 use client::{certificate, is_alive, page, shake};
+use script::Script;
 
 const NAME: &str = "relay.example";
 
@@ -80,6 +83,27 @@ fn health(relay: &Relay) -> Value {
     let (status, body) = page(relay.admin_addresses()[0], "localhost", "/healthz?verbose").unwrap();
     assert_eq!(status, 200);
     serde_json::from_str(&body).unwrap()
+}
+
+/// Why the last order failed, once it has.
+fn failure(relay: &Relay) -> String {
+    wait("failure", || {
+        let failure = health(relay)["acme"]["last_failure"].clone();
+        failure.as_str().map(str::to_owned)
+    })
+}
+
+/// Records that the operator has to put into DNS, once the relay knows them.
+fn records(relay: &Relay) -> Option<Vec<String>> {
+    let records = health(relay)["acme"]["dns_records"].clone();
+    serde_json::from_value(records).ok()
+}
+
+/// Orders a certificate with a wildcard, by a record that stays.
+fn with_wildcard(config: &mut Config) {
+    let acme = config.acme.as_mut().unwrap();
+    acme.domains = vec![NAME.to_owned(), format!("*.{NAME}")];
+    acme.dns_persist_issuer = Some("ca.example".to_owned());
 }
 
 fn metric(relay: &Relay, line: &str) -> bool {
@@ -194,10 +218,7 @@ fn an_order_that_fails_keeps_the_certificate_in_use_and_is_told() {
         script.refuses = true;
         script.window = Some((-10, -5));
     });
-    let failure = wait("failure", || {
-        let failure = health(&relay)["acme"]["last_failure"].clone();
-        failure.as_str().map(str::to_owned)
-    });
+    let failure = failure(&relay);
     assert!(failure.contains("refused on command"), "{failure}");
     assert_eq!(shown(&relay, &ca, NAME).unwrap(), before);
     ca.order(|script| script.refuses = false);
@@ -239,12 +260,11 @@ fn an_order_with_more_checks_than_names_fails_before_the_first_of_them() {
         ..Script::default()
     });
     let relay = start(&ca, folder.path(), |_| {});
-    let failure = wait("failure", || {
-        let failure = health(&relay)["acme"]["last_failure"].clone();
-        failure.as_str().map(str::to_owned)
-    });
+    let failure = failure(&relay);
     assert!(failure.contains("2 checks for 1 names"), "{failure}");
     assert!(ca.checks().is_empty());
+    // The check that is not made any more does not wait at the CA.
+    assert_eq!(ca.given_up(), [(0, 0)]);
 }
 
 #[test]
@@ -256,10 +276,7 @@ fn an_account_is_bound_to_the_one_that_the_operator_has() {
         ..Script::default()
     });
     let without = start(&ca, &folder.path().join("without"), |_| {});
-    let failure = wait("failure", || {
-        let failure = health(&without)["acme"]["last_failure"].clone();
-        failure.as_str().map(str::to_owned)
-    });
+    let failure = failure(&without);
     assert!(failure.contains("acme_eab_kid"), "{failure}");
     let relay = start(&ca, &folder.path().join("with"), |config| {
         config.acme.as_mut().unwrap().eab = Some(ExternalAccount {
@@ -296,4 +313,155 @@ fn a_hook_puts_records_into_dns_and_takes_them_out_again() {
     let record = format!("_acme-challenge.{NAME} ");
     assert_eq!(begins(&format!("present {record}")), 2);
     assert_eq!(begins(&format!("cleanup {record}")), 2);
+}
+
+#[test]
+fn a_wildcard_is_validated_by_a_record_that_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        offers: vec!["dns-01", "tls-alpn-01", "dns-persist-01"],
+        life: Duration::from_secs(24),
+        window: Some((40, 45)),
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), with_wildcard);
+    let lines = wait("record", || records(&relay));
+    let account = ca.directory().replace("directory", "account/0");
+    let value = format!("ca.example; accounturi={account}; policy=wildcard");
+    let wanted = format!("_validation-persist.{NAME}. IN TXT \"{value}\"");
+    assert_eq!(lines, [wanted]);
+    ca.publish(&lines);
+    let tunnel = format!("maya.{NAME}");
+    let before = wait("certificate", || shown(&relay, &ca, &tunnel));
+    // The next order needs no other record.
+    ca.order(|script| script.window = Some((-10, -5)));
+    wait("new certificate", || {
+        shown(&relay, &ca, &tunnel).filter(|it| *it != before)
+    });
+    assert!(ca.checks().iter().all(|it| it == "dns-persist-01"));
+    assert_eq!((ca.accounts(), records(&relay)), (1, Some(lines)));
+    assert!(ca.given_up().is_empty());
+}
+
+#[test]
+fn a_missing_record_is_told_and_looked_for_again_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        offers: vec!["dns-persist-01"],
+        life: Duration::from_secs(24),
+        window: Some((40, 45)),
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), with_wildcard);
+    let lines = wait("record", || records(&relay));
+    ca.publish(&lines);
+    let before = wait("certificate", || shown(&relay, &ca, NAME));
+    ca.publish(&[]);
+    ca.order(|script| script.window = Some((-10, -5)));
+    let failure = failure(&relay);
+    assert!(failure.contains("no record of"), "{failure}");
+    assert_eq!(shown(&relay, &ca, NAME).unwrap(), before);
+    assert_eq!(records(&relay).as_ref(), Some(&lines));
+    ca.publish(&lines);
+    wait("new certificate", || {
+        shown(&relay, &ca, NAME).filter(|it| *it != before)
+    });
+    assert!(health(&relay)["acme"]["last_failure"].is_null());
+}
+
+#[test]
+fn a_ca_that_hashes_accounts_finds_the_record_of_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        offers: vec!["dns-persist-01"],
+        hash_prefix: Some("https://ca.example/hash/"),
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), with_wildcard);
+    let lines = wait("record", || records(&relay));
+    let account = "accounturi=https://ca.example/hash/sha-256/";
+    assert!(lines[0].contains(account), "{lines:?}");
+    ca.publish(&lines);
+    wait("certificate", || {
+        shown(&relay, &ca, &format!("maya.{NAME}"))
+    });
+}
+
+#[test]
+fn a_ca_that_would_look_for_another_record_is_not_told_to_look() {
+    let folder = tempfile::tempdir().unwrap();
+    for (offer, issuer, wanted) in [
+        (
+            "dns-persist-01",
+            "other.example",
+            "looks for a record of ca.example",
+        ),
+        (
+            "dns-01",
+            "ca.example",
+            "acme_dns_persist_issuer needs a CA with dns-persist-01",
+        ),
+    ] {
+        let ca = Ca::start(Script {
+            offers: vec![offer],
+            ..Script::default()
+        });
+        let relay = start(&ca, &folder.path().join(offer), |config| {
+            with_wildcard(config);
+            config.acme.as_mut().unwrap().dns_persist_issuer = Some(issuer.to_owned());
+        });
+        let failure = failure(&relay);
+        assert!(failure.contains(wanted), "{failure}");
+        assert!(ca.checks().is_empty());
+        assert_eq!(ca.given_up(), [(0, 0), (0, 1)]);
+    }
+}
+
+#[test]
+fn a_busy_ca_is_asked_again_when_it_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        life: Duration::from_secs(24),
+        window: Some((40, 45)),
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |_| {});
+    let before = wait("certificate", || shown(&relay, &ca, NAME));
+    ca.order(|script| {
+        script.busy_seconds = Some(5);
+        script.window = Some((-10, -5));
+    });
+    let orders = wait("second order", || {
+        Some(ca.turned_away()).filter(|it| it.len() > 1)
+    });
+    // Without the CA's wish it would be two seconds at most.
+    assert!(orders[1] - orders[0] >= Duration::from_secs(5));
+    assert!(failure(&relay).contains("too many orders"));
+    ca.order(|script| script.busy_seconds = None);
+    wait("new certificate", || {
+        shown(&relay, &ca, NAME).filter(|it| *it != before)
+    });
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_yet_does_not_replace_one_that_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        life: Duration::from_secs(24),
+        window: Some((40, 45)),
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |_| {});
+    let before = wait("certificate", || shown(&relay, &ca, NAME));
+    ca.order(|script| {
+        script.ahead = Duration::from_secs(3600);
+        script.window = Some((-10, -5));
+    });
+    let failure = failure(&relay);
+    assert!(failure.contains("is not valid yet"), "{failure}");
+    assert_eq!(shown(&relay, &ca, NAME).unwrap(), before);
+    ca.order(|script| script.ahead = Duration::ZERO);
+    wait("new certificate", || {
+        shown(&relay, &ca, NAME).filter(|it| *it != before)
+    });
 }

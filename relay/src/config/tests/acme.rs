@@ -112,6 +112,21 @@ fn what_is_wrong_is_told_in_one_line_with_its_setting() {
             "--acme-domains a.example --acme-dns-hook /dev/null".to_owned(),
             "/dev/null: is not a program that can be run",
         ),
+        (
+            "--acme-domains a.example --acme-dns-persist-issuer https://ca.example".to_owned(),
+            "--acme-dns-persist-issuer: \"https://ca.example\" is not the domain name of a CA",
+        ),
+        (
+            "--acme-domains a.example --acme-dns-persist-issuer 192.0.2.7".to_owned(),
+            "--acme-dns-persist-issuer: \"192.0.2.7\" is not the domain name of a CA",
+        ),
+        (
+            format!(
+                "--acme-domains a.example --acme-dns-persist-issuer ca.example --acme-dns-hook {}",
+                hook.display()
+            ),
+            "acme_dns_hook and acme_dns_persist_issuer exclude each other",
+        ),
     ] {
         let error = ordering(folder.path(), &flags).error();
         assert!(error.starts_with(wanted), "{flags}: {error}");
@@ -123,6 +138,22 @@ fn what_is_wrong_is_told_in_one_line_with_its_setting() {
     );
     let error = ordering(folder.path(), &flags).error();
     assert!(error.contains("others can change this program"), "{error}");
+}
+
+#[test]
+fn a_name_with_a_star_needs_one_of_the_two_ways_by_dns() {
+    let folder = folder();
+    let flags = "--acme-domains *.relay.example";
+    let error = ordering(folder.path(), flags).error();
+    let is_told = |setting: &str| error.contains(setting);
+    assert!(
+        is_told("acme_dns_hook") && is_told("acme_dns_persist_issuer"),
+        "{error}"
+    );
+    let flags = format!("{flags} --acme-dns-persist-issuer CA.example");
+    let config = ordering(folder.path(), &flags).config();
+    let issuer = config.acme.unwrap().dns_persist_issuer;
+    assert_eq!(issuer.as_deref(), Some("ca.example"));
 }
 
 #[test]
@@ -164,6 +195,8 @@ fn an_operator_is_told_if_the_ca_cannot_come_in() {
     );
     assert_eq!(told("--http-listen tls://127.0.0.1:8443", ""), 1);
     assert_eq!(told("--http-listen tls://127.0.0.1:8443", &hook), 0);
+    let issuer = "--acme-dns-persist-issuer ca.example";
+    assert_eq!(told("--http-listen tls://127.0.0.1:8443", issuer), 0);
     assert_eq!(told("--agent-listen tls://127.0.0.1:443", ""), 0);
     let both = "--http-listen tls://127.0.0.1:8443 --http-listen 127.0.0.1:80";
     assert_eq!(told(both, ""), 0);

@@ -86,6 +86,10 @@ const TOKENS: &str = r#"
 
 /// The settings of `auth = "provider"`.
 const PROVIDER: &str = r#"
+    http_listen = "tls://127.0.0.1:3"
+    acme_domains = "*.relay.example.com"
+    acme_cache_dir = "acme"
+    acme_dns_persist_issuer = "CA.example"
     auth = "provider"
     auth_provider_url = "http://127.0.0.1:1/base"
     auth_provider_secret_file = "provider-secret"
@@ -226,7 +230,12 @@ fn has_acme_settings(acme: &AcmeConfig, folder: &Path) {
         profile,
         eab,
         dns_hook,
-    } = acme;
+        // The other way by DNS: see `PROVIDER`.
+        dns_persist_issuer: None,
+    } = acme
+    else {
+        panic!("{acme:?}")
+    };
     assert_eq!(*domains, ["relay.example.com", "*.relay.example.com"]);
     assert_eq!(email.as_deref(), Some("ada@studio.example"));
     assert_eq!(directory_url.to_string(), "https://ca.example/directory");
@@ -324,6 +333,8 @@ fn every_setting_of_the_other_auth_modes_arrives() {
         (*interval, *grace),
         (Duration::from_secs(7), Duration::from_secs(8))
     );
+    let issuer = config.acme.unwrap().dns_persist_issuer;
+    assert_eq!(issuer.as_deref(), Some("ca.example"));
 
     let config = Case::file(folder.path(), OPEN).config();
     assert_eq!(config.agent_listen, ["0.0.0.0:1".parse().unwrap()]);

@@ -13,13 +13,15 @@ use tracing::info;
 
 use super::cache::Cache;
 use super::error::AcmeError;
+use super::heard::Heard;
 use crate::config::AcmeConfig;
 use crate::control::client::{HttpClient, Limits};
 
 /// Limits of one exchange with the CA.
 const LIMITS: Limits = Limits {
     time: Duration::from_secs(30),
-    bytes: 1024 * 1024,
+    // A certificate with all that belongs to it has half as many.
+    bytes: 256 * 1024,
 };
 
 /// Longest pause that a CA may ask for, in seconds. The ACME client adds the CA's number to the clock without a check.
@@ -30,8 +32,12 @@ pub(super) async fn open(
     config: &AcmeConfig,
     cache: &Cache,
     client: &HttpClient,
+    heard: &Heard,
 ) -> Result<Account, AcmeError> {
-    let builder = Account::builder_with_http(Box::new(Transport(client.clone())));
+    let builder = Account::builder_with_http(Box::new(Transport {
+        client: client.clone(),
+        heard: heard.clone(),
+    }));
     if let Some(credentials) = cache.credentials()? {
         return Ok(builder.from_credentials(credentials).await?);
     }
@@ -57,14 +63,17 @@ pub(super) async fn open(
 }
 
 /// The relay's HTTP client, as the ACME client calls it.
-struct Transport(HttpClient);
+struct Transport {
+    client: HttpClient,
+    heard: Heard,
+}
 
 impl instant_acme::HttpClient for Transport {
     fn request(
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
-        let client = self.0.clone();
+        let (client, heard) = (self.client.clone(), self.heard.clone());
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let body = match body.collect().await {
@@ -75,6 +84,7 @@ impl instant_acme::HttpClient for Transport {
             let answer = sending
                 .await
                 .map_err(|error| Error::Other(Box::new(error)))?;
+            heard.hear(&answer);
             let (mut parts, body) = answer.into_parts();
             bound_retry(&mut parts.headers);
             Ok(BytesResponse {

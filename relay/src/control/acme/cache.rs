@@ -97,10 +97,12 @@ impl Cache {
             .map_err(failed)
     }
 
-    /// Forgets the account, which the CA does not know any more.
+    /// Puts the account aside, which the CA does not know any more: if the CA errs, the operator can put it back, and
+    /// records in DNS that name it are good again.
     pub(super) fn forget_credentials(&self) {
+        let path = self.folder.path().join(&self.account_file);
         // If the file stays, the CA refuses the account once more.
-        let _ = fs::remove_file(self.folder.path().join(&self.account_file));
+        let _ = fs::rename(&path, path.with_extension("gone.json"));
     }
 
     /// The certificate in the folder, if there is one.
@@ -291,6 +293,8 @@ mod tests {
         assert!(cache.credentials().unwrap().is_some());
         cache.forget_credentials();
         assert!(cache.credentials().unwrap().is_none());
+        let aside = path.with_file_name("acme-v02.api.letsencrypt.org_directory.account.gone.json");
+        assert_eq!(mode(&aside), 0o600);
         write("{");
         assert!(cache.credentials().is_err());
     }

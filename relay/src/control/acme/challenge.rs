@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use instant_acme::{ChallengeType, KeyAuthorization};
 
+use super::heard::{Heard, PERSIST};
 use super::hook::{self, Deed};
 use crate::certificates::{Challenges, OpenChallenge};
 use crate::config::Config;
@@ -25,14 +26,21 @@ pub(super) enum Check {
     Http,
     /// A TXT record in DNS, by the operator's program (DNS-01).
     Dns,
+    /// A TXT record that the operator has put into DNS, and that stays there (dns-persist-01).
+    Persist,
 }
 
 impl Check {
-    /// The checks that this relay can answer, the best first: with a program all names are checked by DNS; without one
-    /// a `tls://` address is there in any case.
+    /// The checks that this relay can answer, the best first: with a program or with records that stay all names are
+    /// checked by DNS; without both a `tls://` address is there in any case.
     pub(super) fn all(config: &Config) -> Vec<Self> {
-        if config.acme.as_ref().is_some_and(|it| it.dns_hook.is_some()) {
-            return vec![Self::Dns];
+        if let Some(acme) = &config.acme {
+            if acme.dns_hook.is_some() {
+                return vec![Self::Dns];
+            }
+            if acme.dns_persist_issuer.is_some() {
+                return vec![Self::Persist];
+            }
         }
         let has_plain = config.http_listen.iter().any(|it| !it.is_tls);
         let is_plain_better = config.listens(HTTP_PORT, false) && !config.listens(TLS_PORT, true);
@@ -44,11 +52,12 @@ impl Check {
     }
 
     /// The check as the ACME client calls it.
-    pub(super) const fn challenge_type(self) -> ChallengeType {
+    pub(super) fn challenge_type(self) -> ChallengeType {
         match self {
             Self::TlsAlpn => ChallengeType::TlsAlpn01,
             Self::Http => ChallengeType::Http01,
             Self::Dns => ChallengeType::Dns01,
+            Self::Persist => ChallengeType::Unknown(PERSIST.to_owned()),
         }
     }
 }
@@ -66,6 +75,8 @@ pub(super) enum Answer<'a> {
         name: String,
         value: String,
     },
+    /// A TXT record that is in DNS before the order and after it, or the check fails.
+    Stays,
 }
 
 /// Ways to answer a CA.
@@ -73,13 +84,16 @@ pub(super) enum Answer<'a> {
 pub(super) struct Means<'a> {
     pub(super) challenges: &'a Arc<Challenges>,
     pub(super) hook: Option<&'a Path>,
+    /// The CA's name in records that stay.
+    pub(super) issuer: Option<&'a str>,
+    pub(super) heard: &'a Heard,
 }
 
 impl<'a> Means<'a> {
     /// The answer to a check of `domain`, to be presented yet.
     ///
     /// # Errors
-    /// The certificate cannot be made, or there is no program.
+    /// The certificate cannot be made, there is no program, or the challenge is not fit for an answer.
     pub(super) fn open(
         self,
         check: Check,
@@ -87,6 +101,9 @@ impl<'a> Means<'a> {
         token: &str,
         key: &KeyAuthorization,
     ) -> Result<Answer<'a>, String> {
+        if check != Check::Persist && !is_token(token) {
+            return Err("the CA's token has other characters than those of base64url".to_owned());
+        }
         match (check, self.hook) {
             (Check::Http, _) => Ok(Answer::Here {
                 _open: self.challenges.open_text(token, key.as_str()),
@@ -105,8 +122,19 @@ impl<'a> Means<'a> {
                 let open = self.challenges.open_certificate(domain, digest.as_ref())?;
                 Ok(Answer::Here { _open: open })
             }
+            (Check::Persist, _) => {
+                let issuer = self.issuer.ok_or("acme_dns_persist_issuer is not set")?;
+                self.heard.check_issuer(issuer)?;
+                Ok(Answer::Stays)
+            }
         }
     }
+}
+
+/// Whether a token is one (RFC 8555, section 8.1): the relay answers a request for it under any name.
+fn is_token(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    !text.is_empty() && text.bytes().all(is_plain)
 }
 
 impl Answer<'_> {
@@ -116,7 +144,7 @@ impl Answer<'_> {
     /// The operator's program fails.
     pub(super) async fn present(&self) -> Result<(), String> {
         match self {
-            Self::Here { .. } => Ok(()),
+            Self::Here { .. } | Self::Stays => Ok(()),
             Self::Record { hook, name, value } => hook::run(hook, Deed::Present, name, value).await,
         }
     }
@@ -136,9 +164,10 @@ mod tests {
 
     #[test]
     fn a_check_is_chosen_by_what_the_relay_listens_on() {
-        let all = |http: &[&str], hook: Option<&str>| {
+        let all = |http: &[&str], hook: Option<&str>, issuer: Option<&str>| {
             let mut acme = AcmeConfig::new(vec!["relay.example".to_owned()], "acme".into());
             acme.dns_hook = hook.map(Into::into);
+            acme.dns_persist_issuer = issuer.map(Into::into);
             let config = Config {
                 http_listen: http.iter().map(|it| it.parse().unwrap()).collect(),
                 acme: Some(acme),
@@ -147,19 +176,30 @@ mod tests {
             Check::all(&config)
         };
         let (tls, plain) = (Check::TlsAlpn, Check::Http);
-        assert_eq!(all(&["tls://0.0.0.0:443"], None), [tls]);
+        let by_listen = |http: &[&str]| all(http, None, None);
+        assert_eq!(by_listen(&["tls://0.0.0.0:443"]), [tls]);
         assert_eq!(
-            all(&["tls://0.0.0.0:443", "0.0.0.0:80"], None),
+            by_listen(&["tls://0.0.0.0:443", "0.0.0.0:80"]),
             [tls, plain]
         );
         assert_eq!(
-            all(&["tls://0.0.0.0:8443", "0.0.0.0:80"], None),
+            by_listen(&["tls://0.0.0.0:8443", "0.0.0.0:80"]),
             [plain, tls]
         );
         assert_eq!(
-            all(&["tls://0.0.0.0:8443", "0.0.0.0:8080"], None),
+            by_listen(&["tls://0.0.0.0:8443", "0.0.0.0:8080"]),
             [tls, plain]
         );
-        assert_eq!(all(&["tls://0.0.0.0:443"], Some("hook")), [Check::Dns]);
+        let listen = ["tls://0.0.0.0:443"];
+        assert_eq!(all(&listen, Some("hook"), None), [Check::Dns]);
+        assert_eq!(all(&listen, None, Some("ca.example")), [Check::Persist]);
+    }
+
+    #[test]
+    fn a_token_that_could_be_another_path_is_none() {
+        assert!(is_token("LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"));
+        for text in ["", "../x", "a/b", "a b", "<b>", "a%2e", "\u{e9}"] {
+            assert!(!is_token(text), "{text}");
+        }
     }
 }

@@ -12,6 +12,9 @@ pub(super) enum AcmeError {
     /// The CA refuses, or is not reached.
     #[error("{0}")]
     Ca(#[from] instant_acme::Error),
+    /// The CA has checked the names and refuses some: each with the CA's words.
+    #[error("{0}")]
+    Refused(String),
     /// This machine or its hook fails, or the CA's answer is not fit for use.
     #[error("{0}")]
     Here(String),
@@ -25,6 +28,18 @@ impl AcmeError {
             true => text + "; set acme_eab_kid and acme_eab_key_file, which this CA gives out",
             false => text,
         }
+    }
+
+    /// Whether the CA has checked a name, and did not find what it looks for.
+    pub(super) fn is_refusal(&self) -> bool {
+        let types = [
+            "caa",
+            "dns",
+            "incorrectResponse",
+            "malformed",
+            "unauthorized",
+        ];
+        matches!(self, Self::Refused(_)) || types.iter().any(|name| self.is_of_type(name))
     }
 
     /// Whether the CA does not know the account any more.
@@ -88,6 +103,9 @@ mod tests {
         assert!(text.contains("one two") && !text.contains(char::is_control));
         assert!(problem("accountDoesNotExist").is_account_gone());
         assert!(!problem("unauthorized").is_account_gone());
+        assert!(problem("unauthorized").is_refusal() && !problem("rateLimited").is_refusal());
+        assert!(AcmeError::Refused("x".to_owned()).is_refusal());
+        assert!(!AcmeError::Here("x".to_owned()).is_refusal());
         let text = problem("externalAccountRequired").line();
         assert!(text.contains("acme_eab_kid"), "{text}");
     }

@@ -1,16 +1,19 @@
 //! Orders the relay's certificate from a CA by ACME (RFC 8555), and renews it.
 //!
 //! [`Acme`] decides when. `renewal` computes the time, from the certificate and from the CA's wish (ARI, RFC 9773);
-//! `order` is one order over the `account`; `challenge` and `hook` answer the CA's checks; `cache` keeps the result. A
-//! new certificate lies in the cache, where the updater of certificates reads it as it reads any other file: that gives it
-//! to the shards, and relays with the same cache see it too. An order that fails touches no certificate.
+//! `order` is one order over the `account`; `challenge` and `hook` answer the CA's checks, and `persist` has the records that
+//! the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read; `cache` keeps the
+//! result. A new certificate lies in the cache, where the updater of certificates reads it as it reads any other file: that
+//! gives it to the shards, and relays with the same cache see it too. An order that fails touches no certificate.
 
 mod account;
 mod cache;
 mod challenge;
 mod error;
+mod heard;
 mod hook;
 mod order;
+mod persist;
 mod renewal;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,8 +26,10 @@ use tracing::{info, warn};
 
 use self::cache::{Cache, Tries};
 use self::challenge::{Check, Means};
-use self::error::AcmeError;
+use self::error::{AcmeError, line};
+use self::heard::Heard;
 use self::order::{Wanted, lacks, order};
+use self::persist::{Orderer, records};
 use self::renewal::{ASK_SECONDS_MAX, Term, WHOLE, Window, pause, seconds, wait_after};
 use super::Phase;
 use super::client::HttpClient;
@@ -50,6 +55,7 @@ pub(super) type ShownAcme = Arc<Mutex<AcmeReport>>;
 pub(super) struct Acme {
     config: AcmeConfig,
     client: HttpClient,
+    heard: Heard,
     cache: Cache,
     challenges: Arc<Challenges>,
     checks: Vec<Check>,
@@ -124,6 +130,7 @@ impl Acme {
         };
         Ok(Some(Self {
             client: HttpClient::new(&acme.directory_url)?,
+            heard: Heard::default(),
             cache: Cache::open(acme)?,
             config: acme.clone(),
             challenges: Arc::clone(challenges),
@@ -302,14 +309,44 @@ impl Acme {
         if let Some(account) = &self.account {
             return Ok(account.clone());
         }
-        let account = account::open(&self.config, &self.cache, &self.client).await?;
+        let account = account::open(&self.config, &self.cache, &self.client, &self.heard).await?;
         self.account = Some(account.clone());
+        self.show_records(&account);
         Ok(account)
+    }
+
+    /// Tells the operator which TXT records must be in DNS, and again when they change.
+    fn show_records(&self, account: &Account) {
+        let Some(issuer) = &self.config.dns_persist_issuer else {
+            return;
+        };
+        let orderer = Orderer {
+            issuer,
+            account: account.id(),
+            thumbprint: account.key_thumbprint(),
+        };
+        let records = match records(&self.config.domains, orderer, &self.heard) {
+            Ok(records) => records,
+            Err(problem) => {
+                warn!("{}", line(&problem));
+                return;
+            }
+        };
+        let mut report = self.report();
+        if report.dns_records != records {
+            for record in &records {
+                info!(
+                    "this TXT record must be in DNS for the CA's checks, and stay there: {record}"
+                );
+            }
+            report.dns_records = records;
+        }
     }
 
     /// Orders a certificate, and puts it into the cache.
     async fn order(&mut self) -> Result<(), AcmeError> {
         self.cache.check()?;
+        self.heard.begin();
         let began = now();
         // Noted before, since this relay may end during the order.
         self.note(Tries {
@@ -323,6 +360,8 @@ impl Acme {
             means: Means {
                 challenges: &self.challenges,
                 hook: self.config.dns_hook.as_deref(),
+                issuer: self.config.dns_persist_issuer.as_deref(),
+                heard: &self.heard,
             },
             checks: &self.checks,
             failures: self.failures,
@@ -330,9 +369,15 @@ impl Acme {
             replaces: held
                 .and_then(|held| held.identifier.as_ref())
                 .filter(|_| self.failures == 0),
+            has_valid: held.is_some_and(|held| {
+                (held.term.start..=held.term.end).contains(&began)
+                    && lacks(&held.certificate, &self.config.domains).is_none()
+            }),
         };
-        let pem = order(&account, wanted).await?;
-        self.cache.keep_certificate(&pem)?;
+        let outcome = order(&account, wanted).await;
+        // The CA may have told another name of the account.
+        self.show_records(&account);
+        self.cache.keep_certificate(&outcome?)?;
         // If the note stays as it was, the next order waits some minutes at most.
         let _ = self.note(Tries { failures: 0, began });
         Ok(())
@@ -363,6 +408,7 @@ impl Acme {
     fn failed(&mut self, error: &AcmeError) -> Duration {
         if error.is_account_gone() {
             self.cache.forget_credentials();
+            self.heard.forget_account();
         }
         // The next order begins with the addresses that the CA has then.
         self.account = None;
@@ -370,6 +416,11 @@ impl Acme {
         let now = now();
         let in_use = self.held.as_ref().map(|held| held.term);
         let pause = pause(self.failures, in_use, now, fastrand::u32(0..=WHOLE));
+        let pause = match error {
+            // A busy CA refuses an order before its time in any case.
+            AcmeError::Ca(_) => pause.max(self.heard.pause()),
+            _ => pause,
+        };
         self.not_before = Instant::now() + pause;
         let line = error.line();
         let now_used = match in_use {
@@ -380,6 +431,9 @@ impl Acme {
         };
         warn!("no new certificate: {line}; {now_used}; the next order is in {pause:.0?}");
         let mut report = self.report();
+        for record in report.dns_records.iter().filter(|_| error.is_refusal()) {
+            warn!("the CA looks for this TXT record in DNS: {record}");
+        }
         report.orders_failed += 1;
         report.last_failure = Some(line);
         pause

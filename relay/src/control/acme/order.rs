@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, CertificateSigningRequest, DistinguishedName, Key
 use tokio::time;
 
 use super::challenge::{Answer, Check, Means};
-use super::error::AcmeError;
+use super::error::{AcmeError, line};
 use super::{hook, now};
 use crate::certificates::OrderedCertificate;
 use crate::config::AcmeConfig;
@@ -24,6 +24,12 @@ const POLLS: RetryPolicy = RetryPolicy::new()
     .backoff(1.5)
     .timeout(Duration::from_secs(120));
 
+/// Time to tell the CA which checks are not wanted any more.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Difference between the clocks of CA and relay with which a new certificate replaces one that is valid.
+const CLOCK_SLACK_SECONDS: i64 = 5 * 60;
+
 /// What is ordered, and how.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
@@ -35,22 +41,47 @@ pub(super) struct Wanted<'a> {
     pub(super) failures: u32,
     /// The certificate in use, if it is of the same CA.
     pub(super) replaces: Option<&'a CertificateIdentifier<'static>>,
+    /// Whether there is a certificate with all names that is valid now.
+    pub(super) has_valid: bool,
 }
 
 /// Orders a certificate; returns it behind its key, in PEM.
 pub(super) async fn order(account: &Account, wanted: Wanted<'_>) -> Result<String, AcmeError> {
     let mut answers = Vec::new();
+    let mut begun = None;
     let limit = limit(wanted);
-    let ordering = through(account, wanted, &mut answers);
+    let ordering = through(account, wanted, &mut answers, &mut begun);
     let outcome = time::timeout(limit, ordering).await;
-    for answer in answers {
-        answer.close().await;
-    }
-    outcome.unwrap_or_else(|_| {
+    let outcome = outcome.unwrap_or_else(|_| {
         Err(AcmeError::Here(format!(
             "the order was not done within {limit:?}"
         )))
-    })
+    });
+    if outcome.is_err()
+        && let Some(order) = &mut begun
+    {
+        let giving_up = give_up(order, wanted.config.domains.len());
+        // What the CA does not learn in time it forgets by itself, some days later.
+        let _ = time::timeout(GIVE_UP_TIMEOUT, giving_up).await;
+    }
+    for answer in answers {
+        answer.close().await;
+    }
+    outcome
+}
+
+/// Tells the CA that the checks which it has not made are not wanted any more, of `count` names at most: CAs count those
+/// that wait, and refuse orders beyond some. Its answers change nothing.
+async fn give_up(order: &mut Order, count: usize) {
+    let mut authorizations = order.authorizations();
+    for _ in 0..count {
+        let Some(Ok(mut authorization)) = authorizations.next().await else {
+            return;
+        };
+        if authorization.status == AuthorizationStatus::Pending {
+            let _ = authorization.deactivate().await;
+        }
+    }
 }
 
 /// Time for a whole order.
@@ -62,16 +93,20 @@ fn limit(wanted: Wanted<'_>) -> Duration {
     }
 }
 
-/// Takes an order through all its steps. `answers` gets what the CA looks at, to be closed afterwards.
+/// Takes an order through all its steps. `answers` gets what the CA looks at, to be closed afterwards, and `begun` the
+/// order itself.
 async fn through<'a>(
     account: &Account,
     wanted: Wanted<'a>,
     answers: &mut Vec<Answer<'a>>,
+    begun: &mut Option<Order>,
 ) -> Result<String, AcmeError> {
-    let mut order = begin(account, wanted).await?;
-    answer_all(&mut order, wanted, answers).await?;
+    let order = begin(account, wanted).await?;
+    let order = begun.insert(order);
+    answer_all(order, wanted, answers).await?;
     if order.poll_ready(&POLLS).await? != OrderStatus::Ready {
-        return Err(AcmeError::Here(refusal(&mut order).await));
+        let texts = refusal(order, wanted.config.domains.len()).await;
+        return Err(AcmeError::Refused(texts));
     }
     let (key, request) = request(&wanted.config.domains)
         .map_err(|error| AcmeError::Here(format!("cannot make a request: {error}")))?;
@@ -84,8 +119,16 @@ async fn through<'a>(
         Some(name) => Err(unfit(&format!("lacks the name {name}"))),
         // The one in use may be valid yet.
         None if certificate.end_seconds <= now() => Err(unfit("has expired already")),
+        None if wanted.has_valid && is_early(&certificate) => Err(unfit(
+            "is not valid yet, and the one in use is (is this machine's clock right?)",
+        )),
         None => Ok(pem),
     }
+}
+
+/// Whether clients do not accept a certificate yet.
+fn is_early(certificate: &OrderedCertificate) -> bool {
+    certificate.start_seconds > now().saturating_add(CLOCK_SLACK_SECONDS)
 }
 
 /// A new key, in PEM, and the request for a certificate with it.
@@ -166,8 +209,8 @@ async fn answer_all<'a>(
         let offered: Vec<_> = offered.collect();
         let Some(check) = choose(wanted, &offered) else {
             return Err(AcmeError::Here(format!(
-                "for {name} the CA offers no check that this relay can answer ({offered:?}); for names with * and for \
-                 relays that the CA cannot reach, acme_dns_hook is needed"
+                "for {name} the CA offers no check that this relay can answer: {}; it offers {offered:?}",
+                remedy(wanted.config)
             )));
         };
         let Some(mut challenge) = authorization.challenge(check.challenge_type()) else {
@@ -184,6 +227,19 @@ async fn answer_all<'a>(
     Ok(())
 }
 
+/// What an operator can do if the CA offers none of the relay's checks.
+const fn remedy(config: &AcmeConfig) -> &'static str {
+    match config.dns_persist_issuer {
+        Some(_) => {
+            "acme_dns_persist_issuer needs a CA with dns-persist-01; in its place set acme_dns_hook"
+        }
+        None => {
+            "names with * and relays that the CA cannot reach need acme_dns_hook, or acme_dns_persist_issuer if the CA \
+             has dns-persist-01"
+        }
+    }
+}
+
 /// The first check that relay and CA have in common, beginning with another after each failure.
 fn choose(wanted: Wanted<'_>, offered: &[ChallengeType]) -> Option<Check> {
     let count = wanted.checks.len();
@@ -193,18 +249,22 @@ fn choose(wanted: Wanted<'_>, offered: &[ChallengeType]) -> Option<Check> {
     all.find(|check| offered.contains(&check.challenge_type()))
 }
 
-/// Why the CA refuses an order: the names whose check failed, and what the CA says.
-async fn refusal(order: &mut Order) -> String {
+/// Why the CA refuses an order: the names whose check failed, `count` at most, and what the CA says.
+async fn refusal(order: &mut Order, count: usize) -> String {
     let mut texts = Vec::new();
     let mut authorizations = order.authorizations();
-    while let Some(Ok(mut authorization)) = authorizations.next().await {
+    // The CA may name more authorizations now than at the beginning.
+    for _ in 0..count {
+        let Some(Ok(mut authorization)) = authorizations.next().await else {
+            break;
+        };
         if authorization.refresh().await.is_err() {
             continue;
         }
         let name = authorization.identifier().to_string();
         let mut challenges = authorization.challenges.iter();
         if let Some(problem) = challenges.find_map(|it| it.error.as_ref()) {
-            texts.push(format!("{name}: {problem}"));
+            texts.push(line(&format!("{name}: {problem}")));
         }
     }
     match texts.is_empty() {
