@@ -3,6 +3,7 @@
 //!
 //! Pure: the caller supplies random numbers and does the waiting.
 
+use std::io;
 use std::time::Duration;
 
 use tieline_wire::{LinkEnd, RefusalReason};
@@ -19,8 +20,8 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// one core.
 pub const QUICK_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Longest wait while this machine's network settles after a change or a sleep. Only this machine dials then, not all
-/// agents of a relay together.
+/// Longest wait while this machine's network settles after a change or a sleep, if the error may come from that: not all
+/// agents of a relay dial together then.
 pub(crate) const SETTLING_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Sum of waits up to which a wait is quick: a restart of a relay, or of a proxy in front of it, takes less time.
@@ -71,6 +72,7 @@ impl Backoff {
         if matches!(error, Error::NameHeld { .. }) {
             return Some(NAME_WAIT.mul_f64(0.75 + random.f64() / 2.0));
         }
+        let settles = settles && may_be_own_network(error);
         let is_quick = (settles || self.waited < QUICK_PHASE) && !backs_off_at_once(error);
         let ceiling = if is_quick && settles {
             SETTLING_WAIT_MAX
@@ -91,9 +93,22 @@ impl Backoff {
     }
 }
 
-/// True for an error that skips the quick phase: the relay is busy or at a limit, or the token file must change
-/// first, and a change of that file triggers a dial anyway.
-const fn backs_off_at_once(error: &Error) -> bool {
+/// True for an error that an unusable network of this machine may cause. A relay that refuses a connection, or that ends
+/// a link with a reason, is reachable.
+fn may_be_own_network(error: &Error) -> bool {
+    match error {
+        Error::Dial { source, .. } => !matches!(
+            source.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied
+        ),
+        Error::Link { reason, .. } => matches!(reason, LinkEnd::LinkLost | LinkEnd::Stale),
+        _ => false,
+    }
+}
+
+/// True for an error that skips the quick phase: the relay is busy or at a limit, a login is refused, or the token file
+/// must change first, and a change of that file triggers a dial anyway.
+fn backs_off_at_once(error: &Error) -> bool {
     match error {
         Error::Link { reason, .. } => matches!(
             reason,
@@ -114,6 +129,8 @@ const fn backs_off_at_once(error: &Error) -> bool {
                 | RefusalReason::TokenNotYet
         ),
         Error::Upgrade { is_busy, .. } => *is_busy,
+        // A proxy refused the login: too many attempts may lock a user's account.
+        Error::Dial { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
         Error::Token(_) => true,
         _ => false,
     }
@@ -177,6 +194,23 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_that_refuses_connections_is_not_dialled_more_often_while_the_network_settles() {
+        let refuses = Error::Dial {
+            relay: "tcp://relay.test:9001".to_owned(),
+            source: io::ErrorKind::ConnectionRefused.into(),
+        };
+        for seed in 0..20 {
+            let waits = |settles| {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let mut backoff = Backoff::default();
+                let waits = (0..100).map(|_| backoff.after(&refuses, settles, &mut random));
+                waits.collect::<Vec<_>>()
+            };
+            assert_eq!(waits(true), waits(false));
+        }
+    }
+
+    #[test]
     fn a_busy_relay_is_left_alone_for_longer_from_the_first_time_on() {
         let refusals = [
             RefusalReason::Overload,
@@ -190,7 +224,11 @@ mod tests {
             LinkEnd::SessionLimit,
         ];
         let of_link = |reason| Error::of_farewell(reason, String::new());
-        let errors = refusals.map(refused).into_iter();
+        let login = Error::Dial {
+            relay: "https://relay.test".to_owned(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        let errors = refusals.map(refused).into_iter().chain([login]);
         for error in errors.chain(ends.map(of_link)) {
             let mut random = fastrand::Rng::with_seed(7);
             let mut backoff = Backoff::default();

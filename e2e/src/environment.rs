@@ -20,10 +20,11 @@ const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Time limit of one `--version` call.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
 
-/// Longest wait for another test process to install the same environment: two steps and a margin.
-const LOCK_LIMIT: Duration = Duration::from_secs(660);
+/// Longest wait for another test process to install the same environment: three steps and a margin.
+const LOCK_LIMIT: Duration = Duration::from_secs(960);
 
 const REQUIREMENTS: &str = include_str!("../fixtures/requirements.txt");
+const AUTOBAHN_REQUIREMENTS: &str = include_str!("../fixtures/requirements-autobahn.txt");
 const PACKAGE: &str = include_str!("../fixtures/package.json");
 const PACKAGE_LOCK: &str = include_str!("../fixtures/package-lock.json");
 
@@ -53,15 +54,8 @@ impl Python {
             let requirements = directory.join("requirements.txt");
             fs::write(&requirements, REQUIREMENTS)?;
             // Wheels only: installing them runs no package code and takes seconds.
-            let mut install = Command::new(directory.join("bin/python"));
-            install.args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ]);
-            install.args(["--no-input", "--only-binary", ":all:", "--retries", "2"]);
+            let mut install = pip_install(directory);
+            install.args(["--only-binary", ":all:"]);
             install.arg("--requirement").arg(&requirements);
             step("pip install of the MCP SDK, 70 MB", &mut install)
         })?;
@@ -83,6 +77,104 @@ impl Python {
         self.surroundings.apply(&mut command);
         command
     }
+}
+
+/// A CPython 2.7 that runs on this machine.
+pub struct Python2 {
+    /// Path of the program.
+    program: String,
+    version: String,
+}
+
+impl Python2 {
+    /// Finds `python2.7` on the search path.
+    ///
+    /// # Errors
+    /// It is missing, or does not run: pyenv installs a `python2.7` that fails unless its version is chosen.
+    pub fn find() -> Result<Self> {
+        let name = "python2.7";
+        let code = "import platform, sys; print(sys.executable); print(platform.python_version())";
+        let process = Process::spawn(name, Command::new(name).args(["-c", code]))?;
+        let printed = process
+            .finish(VERSION_LIMIT)
+            .context("python2.7 does not run")?;
+        let told = printed.trim().split_once('\n');
+        let (program, version) = told.with_context(|| format!("{name} printed {printed:?}"))?;
+        Ok(Self {
+            program: program.to_owned(),
+            version: version.to_owned(),
+        })
+    }
+}
+
+/// A Python 2.7 environment with the packages of `requirements-autobahn.txt`.
+pub struct AutobahnPython {
+    ready: Ready,
+    surroundings: Surroundings,
+}
+
+impl AutobahnPython {
+    /// Installs the environment in `interop` unless it is ready. Its programs run in `surroundings`; `python` has the
+    /// `virtualenv` that makes it.
+    ///
+    /// # Errors
+    /// A package could not be installed, or there is no C compiler for those that come as source.
+    pub fn prepare(
+        interop: &Path,
+        python2: &Python2,
+        python: &Python,
+        surroundings: Surroundings,
+    ) -> Result<Self> {
+        let pins = [&*python2.program, &*python2.version, AUTOBAHN_REQUIREMENTS];
+        let ready = Ready::prepare(interop, "autobahn", &pins, |directory| {
+            let mut create = Command::new(python.ready.directory.join("bin/python"));
+            create.args(["-m", "virtualenv", "--quiet"]);
+            create.args(["--no-download", "--no-periodic-update", "--app-data"]);
+            create.arg(directory.join("app-data"));
+            create.args(["--python", &python2.program]).arg(directory);
+            step("virtualenv for Python 2.7", &mut create)?;
+            let requirements = directory.join("requirements.txt");
+            fs::write(&requirements, AUTOBAHN_REQUIREMENTS)?;
+            // Twisted's setup script imports `incremental`.
+            let mut first = pip_install(directory);
+            first.args(["--no-python-version-warning", "--no-deps", "incremental"]);
+            first.arg("--constraint").arg(&requirements);
+            step("pip install of incremental", &mut first)?;
+            let mut install = pip_install(directory);
+            install.args(["--no-python-version-warning", "--no-deps"]);
+            install.arg("--requirement").arg(&requirements);
+            step("pip install of Autobahn's test suite, 20 MB", &mut install)
+        })?;
+        Ok(Self {
+            ready,
+            surroundings,
+        })
+    }
+
+    /// A command that runs the suite's program.
+    #[must_use]
+    pub fn wstest(&self) -> Command {
+        let programs = self.ready.directory.join("bin");
+        let mut command = Command::new(programs.join("python"));
+        // The script has the path of its Python in its first line, whose length the kernel limits.
+        command.arg(programs.join("wstest"));
+        self.surroundings.apply(&mut command);
+        command
+    }
+}
+
+/// A command of `pip install` in the environment at `directory`, without what to install.
+fn pip_install(directory: &Path) -> Command {
+    let mut install = Command::new(directory.join("bin/python"));
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]);
+    install.args(["--no-input", "--retries", "2"]);
+    install
 }
 
 /// npm packages that contain a Node program, one per CPU architecture. They need no install script, and

@@ -355,7 +355,8 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(name: &str, command: &mut Command) -> Result<Self> {
+    /// Starts a server that prints its port as `told_server.py` does.
+    pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self> {
         let process = Process::spawn(name, command)?;
         let told = process.wait_for(START_LIMIT, |line| event(line, "listening"))?;
         let port = told["port"]

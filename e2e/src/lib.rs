@@ -2,10 +2,12 @@
 //! guards that end every process with the test that started it. [`behaviour`] is the harness of the
 //! tests that need no third-party program.
 
+pub mod autobahn;
 pub mod behaviour;
 pub mod environment;
 pub mod interop;
 pub mod path;
 pub mod process;
+pub mod trials;
 pub mod trust;
 pub mod tunnel;

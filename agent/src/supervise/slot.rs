@@ -155,13 +155,15 @@ impl Slot {
 
     /// Dials the relay and starts a link; `None` if the agent is asked to stop meanwhile.
     async fn dial(&mut self) -> Result<Option<Dialled>, Error> {
+        // Taken first: after an error it would be too old for the relay, which waits 5 s for the first frame.
+        let spare = self.spare.take();
         let agent = Arc::clone(&self.agent);
         let config = &agent.config;
         self.token.mark_unchanged();
         self.long_sleeps.mark_unchanged();
         let registers = config.registrations()?.into_iter();
         let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
-        let stream = match self.spare.take() {
+        let stream = match spare {
             Some(stream) => stream,
             None => {
                 self.network.mark_seen();
@@ -210,6 +212,9 @@ impl Slot {
         let mut stopping = false;
         let mut doubt = None;
         loop {
+            if stopping {
+                doubt = None;
+            }
             let wakes_at = it.wakes_at();
             tokio::select! {
                 // News first: the end of a link must not overtake its reason.

@@ -11,6 +11,7 @@ mod head;
 mod hello;
 mod lane;
 mod proxy;
+mod refusal;
 pub mod server_kind;
 mod stream;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_socks::tcp::Socks5Stream;
 
 use super::head::{Head, INTERIM_MAX, NoHead};
+use super::refusal::Problem;
 use super::variables::{self, breaks_user};
 use crate::address::HostPort;
 use crate::error::ProxyError;
@@ -173,14 +174,14 @@ impl Proxy {
     }
 
     /// Asks the proxy at the other end of `socket` for a connection to `to`.
-    async fn open(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), String> {
+    async fn open(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), Problem> {
         match self.kind {
             Kind::Http => self.connect(socket, to).await,
             Kind::Socks5 | Kind::Socks5h => self.socks(socket, to).await,
         }
     }
 
-    async fn connect(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), String> {
+    async fn connect(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), Problem> {
         let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
         if let Some(value) = &self.basic {
             request.extend_from_slice(b"Proxy-Authorization: ");
@@ -193,11 +194,11 @@ impl Proxy {
         let head = read_head(socket).await?;
         match head.status {
             200..=299 => Ok(()),
-            _ => Err(refusal(&head, to, self.basic.is_some())),
+            _ => Err(Problem::of_http(&head, to, self.basic.is_some())),
         }
     }
 
-    async fn socks(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), String> {
+    async fn socks(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), Problem> {
         let host = match self.kind {
             Kind::Socks5 => {
                 let found = to.resolve().await;
@@ -216,7 +217,7 @@ impl Proxy {
         let has_user = self.user.is_some();
         opened
             .map(drop)
-            .map_err(|error| socks_problem(&error, to, has_user))
+            .map_err(|error| Problem::of_socks(&error, to, has_user))
     }
 }
 
@@ -255,7 +256,8 @@ impl Way {
     /// Connects to the server, before `deadline`.
     ///
     /// # Errors
-    /// The system's error; with a proxy also what the proxy says, in words that name it.
+    /// The system's error; with a proxy also what the proxy says, in words that name it: of kind
+    /// [`io::ErrorKind::PermissionDenied`] if it does not accept the login.
     pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
         let Some(proxy) = &self.proxy else {
             return self.to.connect(deadline).await;
@@ -267,7 +269,13 @@ impl Way {
         let mut socket = connected.map_err(|error| named(error.kind(), &error))?;
         match timeout_at(deadline, proxy.open(&mut socket, &self.to)).await {
             Ok(Ok(())) => Ok(socket),
-            Ok(Err(problem)) => Err(named(io::ErrorKind::Other, &problem)),
+            Ok(Err(problem)) => {
+                let kind = match problem.wants_login {
+                    true => io::ErrorKind::PermissionDenied,
+                    false => io::ErrorKind::Other,
+                };
+                Err(named(kind, &problem.text))
+            }
             Err(_) => Err(named(io::ErrorKind::TimedOut, &"no answer in time")),
         }
     }
@@ -317,95 +325,6 @@ async fn read_next_head(socket: &mut TcpStream) -> Result<Head, String> {
             Err(NoHead::TooLong) => return Err("the head of its answer is too long".to_owned()),
         }
     }
-}
-
-/// What a proxy's refusal to connect to `to` means; `has_user` is true if it was given a user name and password.
-fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
-    let status = head.status_line();
-    if head.status != 407 {
-        let port = match to.port() {
-            443 => "",
-            _ => ", and many proxies allow port 443 alone",
-        };
-        return match head.status {
-            502..=504 => {
-                format!("it cannot reach {to} ({status}), or does not know the name")
-            }
-            500.. => format!(
-                "it does not connect to {to} ({status}): it may not know the name; else ask its operator to allow that{port}"
-            ),
-            _ => format!(
-                "it does not connect to {to} ({status}): ask its operator to allow that{port}"
-            ),
-        };
-    }
-    let schemes = schemes(head);
-    if !schemes.iter().any(|it| it.eq_ignore_ascii_case("basic")) {
-        let kinds = match schemes.is_empty() {
-            true => "of a kind that it does not name".to_owned(),
-            false => format!("with {}", schemes.join(", ")),
-        };
-        return format!(
-            "it wants a login {kinds}, which tieline does not speak: run a helper proxy on this machine that does \
-             (cntlm, or px on Windows) and name it with --proxy, or ask its operator for an exception for {to}"
-        );
-    }
-    match has_user {
-        true => "it does not accept the user name and password in its URL".to_owned(),
-        false => "it wants a user name and password: write them into its URL, http://USER:PASSWORD@HOST:PORT (--proxy, \
-                  TIELINE_PROXY or HTTPS_PROXY)"
-            .to_owned(),
-    }
-}
-
-/// What the failure of a SOCKS proxy to connect to `to` means; `has_user` is true if it was given a user name and password.
-fn socks_problem(error: &tokio_socks::Error, to: &HostPort, has_user: bool) -> String {
-    use tokio_socks::Error;
-
-    match error {
-        Error::NoAcceptableAuthMethods | Error::AuthorizationRequired if has_user => {
-            "it takes no login with a user name and password".to_owned()
-        }
-        Error::NoAcceptableAuthMethods | Error::AuthorizationRequired => {
-            "it wants a user name and password: write them into its URL, socks5h://USER:PASSWORD@HOST:PORT (--proxy, \
-             TIELINE_PROXY or ALL_PROXY)"
-                .to_owned()
-        }
-        Error::PasswordAuthFailure(_) => {
-            "it does not accept the user name and password in its URL".to_owned()
-        }
-        Error::InvalidAuthValues(_) => {
-            "the user name and the password in its URL must have 1 to 255 bytes each".to_owned()
-        }
-        Error::InvalidResponseVersion => {
-            "it does not speak SOCKS5: is it an HTTP proxy (http://)?".to_owned()
-        }
-        Error::AddressTypeNotSupported => format!(
-            "it does not connect to {to}: {error}; with socks5h:// it looks up the name itself"
-        ),
-        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "it closed the connection in place of an answer".to_owned()
-        }
-        other => format!("it does not connect to {to}: {other}"),
-    }
-}
-
-/// Authentication schemes that the proxy offers (RFC 9110, section 11.3), in order.
-fn schemes(head: &Head) -> Vec<String> {
-    let mut schemes: Vec<String> = Vec::new();
-    for piece in head
-        .values("proxy-authenticate")
-        .flat_map(|it| it.split(','))
-    {
-        let word = piece.split_whitespace().next().unwrap_or_default();
-        // The other pieces are parameters of a challenge.
-        let is_scheme =
-            !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if is_scheme && !schemes.iter().any(|it| it == word) {
-            schemes.push(word.to_owned());
-        }
-    }
-    schemes
 }
 
 #[cfg(test)]
@@ -486,30 +405,6 @@ mod tests {
     }
 
     #[test]
-    fn what_a_socks_proxy_refuses_is_told_with_what_to_do() {
-        use tokio_socks::Error;
-
-        for (error, has_user, words) in [
-            (Error::NoAcceptableAuthMethods, false, "USER:PASSWORD@"),
-            (Error::NoAcceptableAuthMethods, true, "takes no login"),
-            (Error::AuthorizationRequired, false, "USER:PASSWORD@"),
-            (Error::PasswordAuthFailure(1), true, "does not accept the"),
-            (Error::InvalidAuthValues("password"), true, "1 to 255"),
-            (Error::InvalidResponseVersion, false, "(http://)?"),
-            (Error::AddressTypeNotSupported, false, "socks5h://"),
-            (Error::HostUnreachable, false, "connect to relay:1: Host"),
-            (
-                Error::Io(io::ErrorKind::UnexpectedEof.into()),
-                false,
-                "closed the connection",
-            ),
-        ] {
-            let text = socks_problem(&error, &to("relay:1"), has_user);
-            assert!(text.contains(words), "{text}");
-        }
-    }
-
-    #[test]
     fn a_proxy_is_given_the_ipv4_address_of_a_server_that_has_one() {
         let of = |texts: &[&str]| -> Option<String> {
             let parsed = texts.iter().map(|text| text.parse().unwrap());
@@ -527,70 +422,6 @@ mod tests {
         let proxies = Proxies::parse("http://proxy:3128").unwrap();
         for text in ["localhost:1", "127.0.0.1:1", "[::1]:1", "relay.localhost:1"] {
             assert!(proxies.way(&to(text)).unwrap().proxy().is_none(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_told_with_what_to_do() {
-        let head = |text: &str| {
-            let whole = format!("HTTP/1.1 {text}\r\n\r\n");
-            Head::parse(whole.as_bytes()).unwrap().unwrap().0
-        };
-        let login = |challenges: &str| head(&format!("407 Login\r\n{challenges}"));
-        for (head, port, has_user, words) in [
-            (
-                login("Proxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate"),
-                443,
-                false,
-                "with NTLM, Negotiate, which",
-            ),
-            (
-                login("Proxy-Authenticate: Negotiate abc=, NTLM"),
-                443,
-                true,
-                "with Negotiate, NTLM, which",
-            ),
-            (
-                login("Proxy-Authenticate: Digest realm=\"a, b\", nonce=\"c\""),
-                443,
-                false,
-                "with Digest, which",
-            ),
-            (login("Via: x"), 443, false, "does not name"),
-            (
-                login("Proxy-Authenticate: NTLM, basic realm=\"p\""),
-                443,
-                false,
-                "USER:PASSWORD@",
-            ),
-            (
-                login("Proxy-Authenticate: Basic realm=\"p\""),
-                443,
-                true,
-                "does not accept the user name",
-            ),
-            (
-                head("403 Forbidden"),
-                9001,
-                false,
-                "relay:9001 (403 Forbidden): ask its operator to allow that, and many",
-            ),
-            (head("403 Forbidden"), 443, false, "allow that"),
-            (
-                head("500 Internal Server Error"),
-                443,
-                false,
-                "relay:443 (500 Internal Server Error): it may not know the name",
-            ),
-            (
-                head("504 Gateway Timeout"),
-                443,
-                false,
-                "cannot reach relay:443 (504",
-            ),
-        ] {
-            let text = refusal(&head, &to(&format!("relay:{port}")), has_user);
-            assert!(text.contains(words), "{text}");
         }
     }
 }

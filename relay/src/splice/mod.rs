@@ -108,10 +108,12 @@ pub(crate) fn splice(
         let reason = match failed? {
             // The frontend is gone, so only the agent is told.
             Failure::Frontend(reason) => {
-                // A WebSocket is left to `CutOff`, which ends the socket in order after the Close frame: a reset would
-                // overtake the frame.
+                // A reset would overtake the Close frame of a WebSocket.
                 frontend.over.set(frontend.stream.has_half_close());
                 session.reset(reason);
+                // Before the wait, which must not keep the session in the counts.
+                drop(session);
+                Box::pin(frontend.stream.fail()).await;
                 return None;
             }
             Failure::Left => {
@@ -132,6 +134,7 @@ pub(crate) fn splice(
         frontend.over.set(false);
         frontend.stream.close(close::code(reason), reason.word());
         Box::pin(flush(&frontend.stream)).await;
+        Box::pin(frontend.stream.fail()).await;
         Some(reason)
     }
 }
@@ -146,7 +149,7 @@ struct CutOff {
 impl Drop for CutOff {
     fn drop(&mut self) {
         if !self.over.get() {
-            self.stream.abort();
+            self.stream.cut();
         }
     }
 }

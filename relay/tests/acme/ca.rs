@@ -538,10 +538,7 @@ impl Shared {
     }
 
     fn finalize(&self, number: usize, payload: &Value) -> Reply {
-        let (life, ahead) = {
-            let state = self.state();
-            (state.script.life, state.script.ahead)
-        };
+        let life = self.state().script.life;
         let request = CertificateSigningRequestDer::from(decoded(&payload["csr"]));
         let mut request = CertificateSigningRequestParams::from_der(&request).unwrap();
         let names = request.params.subject_alt_names.iter().map(|it| match it {
@@ -551,7 +548,7 @@ impl Shared {
         let names: Vec<_> = names.collect();
         assert_eq!(names, self.state().orders[number].names);
         let params = &mut request.params;
-        params.not_before = date_time_ymd(1970, 1, 1) + now() + ahead;
+        params.not_before = date_time_ymd(1970, 1, 1) + now();
         params.not_after = params.not_before + life;
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::from_pem(&self.key_pem).unwrap();

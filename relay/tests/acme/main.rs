@@ -442,26 +442,3 @@ fn a_busy_ca_is_asked_again_when_it_says_so() {
         shown(&relay, &ca, NAME).filter(|it| *it != before)
     });
 }
-
-#[test]
-fn a_certificate_that_is_not_valid_yet_does_not_replace_one_that_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let ca = Ca::start(Script {
-        life: Duration::from_secs(24),
-        window: Some((40, 45)),
-        ..Script::default()
-    });
-    let relay = start(&ca, folder.path(), |_| {});
-    let before = wait("certificate", || shown(&relay, &ca, NAME));
-    ca.order(|script| {
-        script.ahead = Duration::from_secs(3600);
-        script.window = Some((-10, -5));
-    });
-    let failure = failure(&relay);
-    assert!(failure.contains("is not valid yet"), "{failure}");
-    assert_eq!(shown(&relay, &ca, NAME).unwrap(), before);
-    ca.order(|script| script.ahead = Duration::ZERO);
-    wait("new certificate", || {
-        shown(&relay, &ca, NAME).filter(|it| *it != before)
-    });
-}

@@ -18,8 +18,6 @@ pub(crate) struct Script {
     pub(crate) offers: Vec<&'static str>,
     /// Validity of certificates.
     pub(crate) life: Duration,
-    /// Time until a new certificate is valid.
-    pub(crate) ahead: Duration,
     /// Window of renewal, in seconds from now.
     pub(crate) window: Option<(i64, i64)>,
     /// Id and key that an account must be bound to.
@@ -43,7 +41,6 @@ impl Default for Script {
             surplus: 0,
             offers: vec!["tls-alpn-01", "http-01"],
             life: Duration::from_secs(3600),
-            ahead: Duration::ZERO,
             window: None,
             account_key: None,
             records: None,

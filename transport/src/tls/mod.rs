@@ -157,9 +157,14 @@ impl Tls {
     /// A connection whose handshake is not complete. `input` is ciphertext that was read and that rustls has not taken;
     /// it follows the bytes that `framing` has counted.
     fn new(connection: Connection, input: BytesMut, framing: Framing) -> Self {
+        // An empty buffer would keep its memory for as long as the connection lives.
+        let undigested = match input.is_empty() {
+            true => BytesMut::new(),
+            false => input,
+        };
         Self {
             connection,
-            undigested: input,
+            undigested,
             framing,
             has_plaintext: false,
             has_ended: false,

@@ -155,6 +155,17 @@ fn a_cut_connection_is_told_from_one_that_ended() {
 }
 
 #[test]
+fn an_idle_connection_keeps_no_buffer() {
+    let (near, far) = ends((100_000, 100_000));
+    let (mut client, mut server) = shaken(&near, &far);
+    assert_eq!(client.send(&near, &[IoSlice::new(b"some")]).unwrap(), 4);
+    let received = server.recv(&far, 64, |_| {}).unwrap();
+    assert_eq!(received, Received::Bytes(4));
+    assert_eq!(server.undigested.capacity(), 0);
+    assert_eq!(client.undigested.capacity(), 0);
+}
+
+#[test]
 fn both_ends_have_one_exporter_and_each_connection_has_its_own() {
     let mut seen = Vec::new();
     // Later handshakes resume the session of the first.

@@ -141,7 +141,10 @@ impl Registrations {
         let it = &mut self.0[target];
         let error = Error::refused_tunnel(&refusal, it.had);
         it.phase = Phase::Refused(refusal);
-        it.due_at = it.backoff.after(&error, false, random).map(|wait| now + wait);
+        it.due_at = it
+            .backoff
+            .after(&error, false, random)
+            .map(|wait| now + wait);
         Change::Refused {
             is_final: it.due_at.is_none(),
         }

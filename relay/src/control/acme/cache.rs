@@ -101,8 +101,13 @@ impl Cache {
     /// records in DNS that name it are good again.
     pub(super) fn forget_credentials(&self) {
         let path = self.folder.path().join(&self.account_file);
-        // If the file stays, the CA refuses the account once more.
-        let _ = fs::rename(&path, path.with_extension("gone.json"));
+        let aside = path.with_extension("gone.json");
+        // The first account put aside is the one that records may name. If the file stays, the CA refuses the account
+        // once more.
+        let _ = match aside.exists() {
+            true => fs::remove_file(&path),
+            false => fs::rename(&path, &aside),
+        };
     }
 
     /// The certificate in the folder, if there is one.

@@ -30,7 +30,9 @@ use self::error::{AcmeError, line};
 use self::heard::Heard;
 use self::order::{Wanted, lacks, order};
 use self::persist::{Orderer, records};
-use self::renewal::{ASK_SECONDS_MAX, Term, WHOLE, Window, pause, seconds, wait_after};
+use self::renewal::{
+    ASK_SECONDS_MAX, Term, WHOLE, Window, longest_pause, pause, seconds, wait_after,
+};
 use super::Phase;
 use super::client::HttpClient;
 use crate::certificates::{Certificates, Challenges, OrderedCertificate};
@@ -369,10 +371,6 @@ impl Acme {
             replaces: held
                 .and_then(|held| held.identifier.as_ref())
                 .filter(|_| self.failures == 0),
-            has_valid: held.is_some_and(|held| {
-                (held.term.start..=held.term.end).contains(&began)
-                    && lacks(&held.certificate, &self.config.domains).is_none()
-            }),
         };
         let outcome = order(&account, wanted).await;
         // The CA may have told another name of the account.
@@ -417,8 +415,7 @@ impl Acme {
         let in_use = self.held.as_ref().map(|held| held.term);
         let pause = pause(self.failures, in_use, now, fastrand::u32(0..=WHOLE));
         let pause = match error {
-            // A busy CA refuses an order before its time in any case.
-            AcmeError::Ca(_) => pause.max(self.heard.pause()),
+            AcmeError::Ca(_) => pause.max(self.heard.pause().min(longest_pause(in_use, now))),
             _ => pause,
         };
         self.not_before = Instant::now() + pause;

@@ -27,9 +27,6 @@ const POLLS: RetryPolicy = RetryPolicy::new()
 /// Time to tell the CA which checks are not wanted any more.
 const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Difference between the clocks of CA and relay with which a new certificate replaces one that is valid.
-const CLOCK_SLACK_SECONDS: i64 = 5 * 60;
-
 /// What is ordered, and how.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
@@ -41,8 +38,6 @@ pub(super) struct Wanted<'a> {
     pub(super) failures: u32,
     /// The certificate in use, if it is of the same CA.
     pub(super) replaces: Option<&'a CertificateIdentifier<'static>>,
-    /// Whether there is a certificate with all names that is valid now.
-    pub(super) has_valid: bool,
 }
 
 /// Orders a certificate; returns it behind its key, in PEM.
@@ -75,10 +70,14 @@ pub(super) async fn order(account: &Account, wanted: Wanted<'_>) -> Result<Strin
 async fn give_up(order: &mut Order, count: usize) {
     let mut authorizations = order.authorizations();
     for _ in 0..count {
-        let Some(Ok(mut authorization)) = authorizations.next().await else {
-            return;
+        let mut authorization = match authorizations.next().await {
+            Some(Ok(authorization)) => authorization,
+            Some(Err(_)) => continue,
+            None => return,
         };
-        if authorization.status == AuthorizationStatus::Pending {
+        // The CA may have made the check since: one that succeeded counts for later orders.
+        let is_fresh = authorization.refresh().await.is_ok();
+        if is_fresh && authorization.status == AuthorizationStatus::Pending {
             let _ = authorization.deactivate().await;
         }
     }
@@ -119,16 +118,8 @@ async fn through<'a>(
         Some(name) => Err(unfit(&format!("lacks the name {name}"))),
         // The one in use may be valid yet.
         None if certificate.end_seconds <= now() => Err(unfit("has expired already")),
-        None if wanted.has_valid && is_early(&certificate) => Err(unfit(
-            "is not valid yet, and the one in use is (is this machine's clock right?)",
-        )),
         None => Ok(pem),
     }
-}
-
-/// Whether clients do not accept a certificate yet.
-fn is_early(certificate: &OrderedCertificate) -> bool {
-    certificate.start_seconds > now().saturating_add(CLOCK_SLACK_SECONDS)
 }
 
 /// A new key, in PEM, and the request for a certificate with it.

@@ -90,6 +90,13 @@ pub(super) fn wait_after(failures: u32, began: i64, in_use: Option<Term>, now: i
     pause.saturating_sub(seconds(now.saturating_sub(began)))
 }
 
+/// Longest pause that a busy CA gets: half of what is left of the certificate in use.
+pub(super) fn longest_pause(in_use: Option<Term>, now: i64) -> Duration {
+    let left = in_use.map(|term| term.end.saturating_sub(now));
+    left.filter(|left| *left > 0)
+        .map_or(Duration::MAX, |left| seconds(left / 2))
+}
+
 fn part(whole: i64, share: i64) -> i64 {
     whole.saturating_mul(share) / i64::from(WHOLE)
 }
@@ -150,6 +157,14 @@ mod tests {
         assert_eq!(seconds(1, Some(MINUTE), 40), 2);
         assert_eq!(seconds(1, Some(MINUTE), 60), 1);
         assert_eq!(pause(1, None, 0, WHOLE), Duration::from_secs(45));
+    }
+
+    #[test]
+    fn a_busy_ca_does_not_outlast_the_certificate_in_use() {
+        let hours = |count: u64| Duration::from_secs(count * 3600);
+        assert_eq!(longest_pause(Some(QUARTER), 90 * DAY - 8 * 3600), hours(4));
+        assert_eq!(longest_pause(Some(QUARTER), 90 * DAY), Duration::MAX);
+        assert_eq!(longest_pause(None, 0), Duration::MAX);
     }
 
     #[test]

@@ -19,11 +19,19 @@ use tieline_transport::{Agreed, Received, Tls};
 
 use self::websocket::OverWebSocket;
 use super::socket::{Socket, Unfinished};
+use super::timer::timeout;
 
 mod websocket;
 
-/// Bytes that [`Stream::read_out`] reads at most.
-const UNREAD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that [`Stream::read_out`] reads at most: what a caller that does not read has in its own kernel and in the
+/// relay's.
+const UNREAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Largest single read of [`Stream::read_out`], in bytes.
+const UNREAD_READ_BYTES: usize = 64 * 1024;
+
+/// Time for a peer that was told of a failure to end its connection.
+const FAILED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connected stream of this shard. Owns no buffer but the bytes that were read ahead.
 pub(crate) struct Stream {
@@ -247,15 +255,26 @@ impl Stream {
     }
 
     /// Reads what a peer that is turned away still sends, until it ends its direction. A close in front of unread bytes is
-    /// a reset, which could destroy what the peer was told.
+    /// a reset, which could destroy what the peer was told. What comes over a WebSocket is not decoded.
     pub(crate) async fn read_out(&self) {
-        let mut unread = BytesMut::new();
-        while unread.len() < UNREAD_BYTES_MAX {
-            self.readable().await;
-            match self.recv(&mut unread, UNREAD_BYTES_MAX) {
-                Ok(Received::Bytes(_) | Received::Nothing) => {}
+        let (mut unread, mut left) = (BytesMut::new(), UNREAD_BYTES_MAX);
+        while left > 0 {
+            let received = match &self.layer {
+                Layer::WebSocket(websocket) => {
+                    poll_fn(|cx| websocket.poll_below_readable(&self.socket, cx)).await;
+                    websocket.recv_below(&self.socket, &mut unread, UNREAD_READ_BYTES)
+                }
+                Layer::Plain | Layer::Tls(_) => {
+                    self.readable().await;
+                    self.recv(&mut unread, UNREAD_READ_BYTES)
+                }
+            };
+            match received {
+                Ok(Received::Bytes(count)) => left = left.saturating_sub(count),
+                Ok(Received::Nothing) => {}
                 Ok(Received::End) | Err(_) => return,
             }
+            unread.clear();
         }
     }
 
@@ -353,12 +372,36 @@ impl Stream {
     /// Makes the coming close a reset (RST) instead of an end, and wakes tasks that wait to read. A WebSocket ends with
     /// a Close frame that reports a failure instead, unless one was sent or a message is not sent whole.
     pub(crate) fn abort(&self) {
-        if self.websocket().is_some_and(|it| it.fail(&self.socket)) {
-            self.socket.finish();
+        if self.tell_failure() {
             self.socket.shutdown();
         } else {
             self.socket.abort();
         }
+    }
+
+    /// Like [`Stream::abort`], but a WebSocket's tasks are not woken, and its peer may go on to send until the close.
+    pub(crate) fn cut(&self) {
+        if !self.tell_failure() {
+            self.socket.abort();
+        }
+    }
+
+    /// Like [`Stream::cut`], and gives a WebSocket's peer time to read why, and to end its connection. Nothing on other
+    /// streams.
+    pub(crate) async fn fail(&self) {
+        if self.tell_failure() {
+            let _ = timeout(FAILED_TIMEOUT, self.read_out()).await;
+        }
+    }
+
+    /// Ends the sending direction of a WebSocket with a Close frame that reports a failure, unless one was sent; false if
+    /// the stream is no WebSocket or a message is not sent whole.
+    fn tell_failure(&self) -> bool {
+        let is_told = self.websocket().is_some_and(|it| it.fail(&self.socket));
+        if is_told {
+            self.socket.finish();
+        }
+        is_told
     }
 
     /// Sends a Close frame with `code` and `reason` over a WebSocket, unless one was sent, a message is not sent whole

@@ -59,6 +59,21 @@ impl OverWebSocket {
         websocket.recv(&self.wire(socket), max, put)
     }
 
+    /// Ready while the layer below may have bytes.
+    pub(super) fn poll_below_readable(&self, socket: &Socket, cx: &mut Context<'_>) -> Poll<()> {
+        tieline_transport::Socket::poll_readable(&self.wire(socket), cx)
+    }
+
+    /// Reads from the layer below, whose bytes are not decoded any more.
+    pub(super) fn recv_below(
+        &self,
+        socket: &Socket,
+        buffer: &mut BytesMut,
+        max: usize,
+    ) -> io::Result<Received> {
+        tieline_transport::Socket::recv(&self.wire(socket), buffer, max)
+    }
+
     pub(super) fn ended_message(&self) -> bool {
         self.websocket.borrow().ended_message()
     }

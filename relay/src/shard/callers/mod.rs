@@ -119,7 +119,7 @@ impl Callers {
             Some(Some(Source::Address(source))) => Some(source),
             Some(Some(Source::Proxy)) => Some(peer),
             Some(None) | None => {
-                debug!(%peer, "closed: this trusted proxy sent no PROXY protocol header (version 2), which proxy_protocol demands");
+                debug!(%peer, "closed: this trusted proxy sent no PROXY protocol header of version 2, which proxy_protocol demands (version 1 is not read)");
                 None
             }
         }

@@ -13,7 +13,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_transport::websocket::code;
@@ -25,13 +24,10 @@ use super::callers::{Caller, FrontendCount};
 use super::gateway::{GatewayStream, ShardGateway};
 use super::mail::message::RawFrontend;
 use crate::error::ListenKind;
-use crate::io::{PollStream, Stream, timeout};
+use crate::io::{PollStream, Stream};
 use crate::listen::http::{TargetConnection, Upgraded};
 use crate::metrics::FrontendKind;
 use crate::splice::{splice, unanswered};
-
-/// Time for a caller that is turned away to take the reason and to close.
-const TOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Shard {
     /// Serves what an HTTP frontend at `peer` became, with the bytes that came behind its request.
@@ -130,19 +126,24 @@ impl Shard {
 /// Runs `spliced`, the task of a raw caller over WebSocket. Ends the task if the caller answers no ping or is revoked;
 /// the Close frame tells the caller the reason.
 pub(super) async fn serve_caller(spliced: impl Future, stream: Rc<Stream>, caller: Caller) {
-    let (mut spliced, mut unanswered) = (pin!(spliced), pin!(unanswered(&stream)));
-    let mut is_shut = false;
-    poll_fn(|cx| {
-        if let Poll::Ready(reason) = caller.poll_revoked(cx) {
-            // The splice is dropped unfinished, and sends no second Close frame.
-            stream.close(close_code(reason.into()), reason.word());
-            return Poll::Ready(());
-        }
-        // `unanswered` has shut the stream then, so that the splice ends by itself.
-        is_shut = is_shut || unanswered.as_mut().poll(cx).is_ready();
-        spliced.as_mut().poll(cx).map(drop)
-    })
-    .await;
+    let is_revoked = {
+        let (mut spliced, mut unanswered) = (pin!(spliced), pin!(unanswered(&stream)));
+        let mut is_shut = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(reason) = caller.poll_revoked(cx) {
+                // The splice is dropped unfinished, and sends no second Close frame.
+                stream.close(close_code(reason.into()), reason.word());
+                return Poll::Ready(true);
+            }
+            // `unanswered` has shut the stream then, so that the splice ends by itself.
+            is_shut = is_shut || unanswered.as_mut().poll(cx).is_ready();
+            spliced.as_mut().poll(cx).map(|_| false)
+        })
+        .await
+    };
+    if is_revoked {
+        Box::pin(stream.fail()).await;
+    }
 }
 
 /// Tells a caller over WebSocket why it is turned away. A caller over raw TCP sees only the end of its connection.
@@ -151,12 +152,7 @@ pub(super) async fn turn_away(stream: Stream, reason: CallerRefusal) {
         return;
     }
     stream.close(close_code(reason), reason.word());
-    let told = async {
-        stream.finish().await;
-        stream.read_out().await;
-    };
-    // If the caller does not end the connection in time, the close is a reset.
-    let _ = timeout(TOLD_TIMEOUT, told).await;
+    stream.fail().await;
 }
 
 /// The code of the Close for a caller that is turned away or revoked behind the `101`.

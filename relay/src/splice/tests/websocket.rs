@@ -140,6 +140,25 @@ fn a_callers_close_frame_ends_the_session_in_order() {
 }
 
 #[test]
+fn a_caller_that_goes_on_to_send_hears_why_it_was_closed() {
+    on_each_driver(async |mut joined| {
+        joined.says(&frame(0x81, b"text"));
+        let reset = |event: &Event| matches!(event, Event::Reset { .. });
+        assert!(next_events(&mut joined.link).await.iter().any(reset));
+        let mut task = joined.task;
+        // A close would fail these writes, and over TCP destroy the Close frame.
+        for _ in 0..20 {
+            assert!(timeout(Duration::from_millis(5), &mut task).await.is_err());
+            let more = frame(0x81, b"more");
+            assert_eq!(joined.caller.send(&more).unwrap(), more.len());
+        }
+        hears(&joined.caller, b"\x88\x06\x03\xebtext", true).await;
+        drop(joined.caller);
+        assert_eq!(timeout(PATIENCE, task).await.unwrap(), None);
+    });
+}
+
+#[test]
 fn a_caller_that_stops_early_does_not_end_its_session_in_order() {
     for (frames, payload) in [
         // Code 1001: a browser leaves the page.
