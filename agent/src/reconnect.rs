@@ -41,7 +41,7 @@ pub const NAME_WAIT: Duration = Duration::from_secs(60);
 ///
 /// Waits are drawn evenly from a range, so that the agents of a restarted relay do not arrive together: from
 /// [`BACKOFF_MIN`] to [`QUICK_WAIT_MAX`] at first, then from [`BACKOFF_MIN`] to a ceiling that doubles up to
-/// [`BACKOFF_MAX`]. While this machine's network settles, they go up to [`SETTLING_WAIT_MAX`]. An error that a quick
+/// [`BACKOFF_MAX`]. While this machine's network settles, they go up to half a second. An error that a quick
 /// retry would worsen, or could not change, skips the short waits.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
