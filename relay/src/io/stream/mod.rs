@@ -23,8 +23,8 @@ use super::timer::timeout;
 
 mod websocket;
 
-/// Bytes that [`Stream::read_out`] reads at most: what a caller that does not read has in its own kernel and in the
-/// relay's.
+/// Bytes that [`Stream::read_out`] reads at most: about as many as the kernels of both ends hold of what a peer sent
+/// before it read that it is turned away.
 const UNREAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Largest single read of [`Stream::read_out`], in bytes.
