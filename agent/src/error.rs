@@ -1,5 +1,5 @@
 //! Errors of the agent: a message for people, an exit code and a stable word for programs.
-//! One file because every error of the agent has its message and its exit code here.
+//! Long because every error of the agent has its message and its exit code here.
 
 use std::fmt;
 use std::io;
@@ -161,6 +161,15 @@ impl Error {
             reason: LinkEnd::LinkLost,
             side: Side::Peer,
             detail: detail.into(),
+        }
+    }
+
+    /// True if a proxy on the way to the relay refused the login. An error of the system has no such source, also if
+    /// its kind is [`io::ErrorKind::PermissionDenied`]: a firewall of this machine may stop dials for a moment.
+    pub(crate) fn is_refused_login(&self) -> bool {
+        match self {
+            Self::Dial { source, .. } => source.get_ref().is_some_and(|it| it.is::<RefusedLogin>()),
+            _ => false,
         }
     }
 
@@ -457,6 +466,18 @@ pub enum ProxyError {
         /// Scheme of the proxy's URL.
         scheme: String,
     },
+}
+
+/// A proxy's refusal of the login, or of a connection without one, in words that name the proxy. It is the inner error
+/// of an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct RefusedLogin(pub(crate) String);
+
+impl From<RefusedLogin> for io::Error {
+    fn from(refused: RefusedLogin) -> Self {
+        Self::new(io::ErrorKind::PermissionDenied, refused)
+    }
 }
 
 /// Why no client of TLS can be made.

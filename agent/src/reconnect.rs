@@ -94,13 +94,12 @@ impl Backoff {
 }
 
 /// True for an error that an unusable network of this machine may cause. A relay that refuses a connection, or that ends
-/// a link with a reason, is reachable.
+/// a link with a reason, is reachable; so is a proxy that refuses a login.
 fn may_be_own_network(error: &Error) -> bool {
     match error {
-        Error::Dial { source, .. } => !matches!(
-            source.kind(),
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied
-        ),
+        Error::Dial { source, .. } => {
+            source.kind() != io::ErrorKind::ConnectionRefused && !error.is_refused_login()
+        }
         Error::Link { reason, .. } => matches!(reason, LinkEnd::LinkLost | LinkEnd::Stale),
         _ => false,
     }
@@ -129,16 +128,16 @@ fn backs_off_at_once(error: &Error) -> bool {
                 | RefusalReason::TokenNotYet
         ),
         Error::Upgrade { is_busy, .. } => *is_busy,
-        // A proxy refused the login: too many attempts may lock a user's account.
-        Error::Dial { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
         Error::Token(_) => true,
-        _ => false,
+        // Too many attempts may lock a user's account.
+        error => error.is_refused_login(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::RefusedLogin;
 
     const AGENTS: usize = 5_000;
 
@@ -211,6 +210,21 @@ mod tests {
     }
 
     #[test]
+    fn a_firewall_of_this_machine_that_stops_a_dial_is_no_proxy_that_refuses_a_login() {
+        let stopped = Error::Dial {
+            relay: "tcp://relay.test:9001".to_owned(),
+            // EPERM, as of a firewall that waits for a VPN.
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut backoff = Backoff::default();
+        for _ in 0..100 {
+            let wait = backoff.after(&stopped, true, &mut random).unwrap();
+            assert!(wait <= SETTLING_WAIT_MAX, "{wait:?}");
+        }
+    }
+
+    #[test]
     fn a_busy_relay_is_left_alone_for_longer_from_the_first_time_on() {
         let refusals = [
             RefusalReason::Overload,
@@ -226,7 +240,7 @@ mod tests {
         let of_link = |reason| Error::of_farewell(reason, String::new());
         let login = Error::Dial {
             relay: "https://relay.test".to_owned(),
-            source: io::ErrorKind::PermissionDenied.into(),
+            source: RefusedLogin("the proxy wants a login".to_owned()).into(),
         };
         let errors = refusals.map(refused).into_iter().chain([login]);
         for error in errors.chain(ends.map(of_link)) {

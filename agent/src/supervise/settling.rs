@@ -42,7 +42,8 @@ const ATTEMPTS_MAX: usize = 4;
 /// No attempt starts after [`SETTLING`], so that the dial ends on a host whose network changes for ever.
 ///
 /// # Errors
-/// That of the last attempt, once all have failed.
+/// That of the last attempt, once all have failed; at once if a proxy refuses the login, which the other attempts would
+/// send again.
 pub(super) async fn dial(agent: Arc<Agent>, network: NetworkChanges) -> Result<Stream, Error> {
     let attempt = || {
         let agent = Arc::clone(&agent);
@@ -66,14 +67,19 @@ where
             biased;
             Some(ended) = attempts.join_next() => match ended {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) if attempts.is_empty() => return Err(error),
+                Ok(Err(error)) if attempts.is_empty() || error.is_refused_login() => {
+                    return Err(error);
+                }
                 Err(_) if attempts.is_empty() => {
                     return Err(Error::link_lost("the task of a dial stopped"));
                 }
                 _ => {}
             },
             () = another_due(&mut network), if may_add => {
-                attempts.spawn(attempt());
+                // The wait may have begun long before.
+                if began_at.elapsed() < SETTLING {
+                    attempts.spawn(attempt());
+                }
             }
         }
     }
@@ -135,7 +141,8 @@ pub(super) async fn verdict(doubt: &mut Option<Doubt>) -> Result<Option<Stream>,
     }
 }
 
-/// Waits for a link that was pinged, and dials beside it while it is silent.
+/// Waits for a link that was pinged, and dials beside it while it is silent; only once if a proxy refuses the login,
+/// since more attempts may lock a user's account.
 async fn weigh<T, F>(is_silent: impl Fn() -> bool, dial: impl Fn() -> F) -> Result<Option<T>, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -149,7 +156,9 @@ where
         match dial().await {
             Ok(stream) => break stream,
             // The network may not be usable yet.
-            Err(Error::Dial { .. }) if asked_at.elapsed() < SETTLING => {
+            Err(error @ Error::Dial { .. })
+                if asked_at.elapsed() < SETTLING && !error.is_refused_login() =>
+            {
                 sleep(SETTLING_WAIT_MAX).await;
             }
             Err(error) if is_silent() => return Err(error),
@@ -170,13 +179,22 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::error::RefusedLogin;
     use crate::network::NetworkWatch;
 
-    fn unreachable() -> Error {
+    fn dial_failed(source: io::Error) -> Error {
         Error::Dial {
             relay: "tcp://relay.test:9001".to_owned(),
-            source: io::ErrorKind::NetworkUnreachable.into(),
+            source,
         }
+    }
+
+    fn unreachable() -> Error {
+        dial_failed(io::ErrorKind::NetworkUnreachable.into())
+    }
+
+    fn refused_login() -> Error {
+        dial_failed(RefusedLogin("the proxy wants a login".to_owned()).into())
     }
 
     /// The verdict on a link that answers after `answers_ms`, if ever, while dials fail until `usable_ms`; with the time
@@ -248,6 +266,39 @@ mod tests {
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_refuses_the_login_is_asked_once_beside_a_silent_link() {
+        let dials = Cell::new(0);
+        let dial = || {
+            dials.set(dials.get() + 1);
+            async { Err::<(), _>(refused_login()) }
+        };
+        let verdict = weigh(|| true, dial).await;
+        assert!(verdict.is_err_and(|error| error.is_refused_login()));
+        assert_eq!(dials.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_login_ends_a_dial_though_another_attempt_hangs() {
+        let watch = NetworkWatch::default();
+        let network = watch.changes();
+        watch.changed();
+        let begun = Cell::new(0);
+        let attempt = || {
+            begun.set(begun.get() + 1);
+            let is_first = begun.get() == 1;
+            async move {
+                if is_first {
+                    std::future::pending::<()>().await;
+                }
+                Err::<(), _>(refused_login())
+            }
+        };
+        let raced = timeout(Duration::from_secs(60), race(network, attempt)).await;
+        assert!(raced.is_ok_and(|raced| raced.is_err_and(|error| error.is_refused_login())));
+        assert_eq!(begun.get(), 2);
+    }
+
     /// Races attempts of which only the one with the number `winner` gets through, and the others hang; returns the
     /// number of attempts that began.
     async fn raced(network: NetworkChanges, winner: usize) -> usize {
@@ -309,12 +360,28 @@ mod tests {
             sleep(SETTLING).await;
             Err::<(), _>(unreachable())
         };
-        let began_at = Instant::now();
+        let most = 2 * SETTLING + Duration::from_secs(1);
         tokio::select! {
-            raced = race(network, attempt) => assert!(matches!(raced, Err(Error::Dial { .. }))),
+            raced = timeout(most, race(network, attempt)) => {
+                assert!(matches!(raced, Ok(Err(Error::Dial { .. }))), "{raced:?}");
+            }
             () = changing => {}
         }
-        assert!(began_at.elapsed() <= 2 * SETTLING + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_the_network_late_in_a_dial_starts_no_attempt() {
+        let watch = NetworkWatch::default();
+        let network = watch.changes();
+        let changing = async {
+            sleep(SETTLING + Duration::from_secs(1)).await;
+            watch.changed();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            begun = raced(network, usize::MAX) => assert_eq!(begun, 1),
+            () = changing => {}
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -96,7 +96,8 @@ impl Slot {
                 relay: self.agent.config.relay.to_string(),
             });
             self.agent.board.connecting(self.index);
-            // True if the relay was out of reach: a change of the network then ends the wait.
+            // True if the relay was out of reach: a change of the network then ends the wait. Not the wait after a login
+            // that a proxy refused: on a host whose network changes all the time, an account would be locked.
             let mut seeks = false;
             let left = self.run_link().await;
             self.remember(left.is_err());
@@ -114,13 +115,14 @@ impl Slot {
                     if self.spare.is_some() {
                         wait = Duration::ZERO;
                     }
-                    seeks = matches!(
-                        error,
-                        Error::Dial { .. }
-                            | Error::Tls { .. }
-                            | Error::Upgrade { .. }
-                            | Error::Link { .. }
-                    );
+                    seeks = !error.is_refused_login()
+                        && matches!(
+                            error,
+                            Error::Dial { .. }
+                                | Error::Tls { .. }
+                                | Error::Upgrade { .. }
+                                | Error::Link { .. }
+                        );
                     self.agent.board.backing_off(self.index);
                     self.tell(AgentEvent::Disconnected {
                         link: self.index,

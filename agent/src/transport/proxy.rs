@@ -17,7 +17,7 @@ use super::head::{Head, INTERIM_MAX, NoHead};
 use super::refusal::Problem;
 use super::variables::{self, breaks_user};
 use crate::address::HostPort;
-use crate::error::ProxyError;
+use crate::error::{ProxyError, RefusedLogin};
 use crate::plain::address_without_user;
 
 /// Text of the setting for no proxy.
@@ -262,20 +262,16 @@ impl Way {
         let Some(proxy) = &self.proxy else {
             return self.to.connect(deadline).await;
         };
-        let named = |kind, problem: &dyn fmt::Display| {
-            io::Error::new(kind, format!("the proxy {proxy}: {problem}"))
-        };
+        let words = |problem: &dyn fmt::Display| format!("the proxy {proxy}: {problem}");
+        let named = |kind, problem: &dyn fmt::Display| io::Error::new(kind, words(problem));
         let connected = proxy.address.connect(deadline).await;
         let mut socket = connected.map_err(|error| named(error.kind(), &error))?;
         match timeout_at(deadline, proxy.open(&mut socket, &self.to)).await {
             Ok(Ok(())) => Ok(socket),
-            Ok(Err(problem)) => {
-                let kind = match problem.wants_login {
-                    true => io::ErrorKind::PermissionDenied,
-                    false => io::ErrorKind::Other,
-                };
-                Err(named(kind, &problem.text))
+            Ok(Err(problem)) if problem.wants_login => {
+                Err(RefusedLogin(words(&problem.text)).into())
             }
+            Ok(Err(problem)) => Err(named(io::ErrorKind::Other, &problem.text)),
             Err(_) => Err(named(io::ErrorKind::TimedOut, &"no answer in time")),
         }
     }

@@ -12,7 +12,7 @@ const LOGIN_REQUIRED: u16 = 407;
 pub(super) struct Problem {
     /// What is wrong, and what to do about it.
     pub(super) text: String,
-    /// Whether the proxy did not accept the login, or the lack of one.
+    /// Whether the proxy did not accept the login, or wants one and was given none.
     pub(super) wants_login: bool,
 }
 
@@ -28,9 +28,16 @@ impl Problem {
 
     /// From the failure of a SOCKS proxy to connect to `to`; `has_user` is true if it was given a user name and password.
     pub(super) fn of_socks(error: &tokio_socks::Error, to: &HostPort, has_user: bool) -> Self {
+        use tokio_socks::Error;
+
         Self {
             text: socks_problem(error, to, has_user),
-            wants_login: matches!(error, tokio_socks::Error::PasswordAuthFailure(_)),
+            wants_login: matches!(
+                error,
+                Error::PasswordAuthFailure(_)
+                    | Error::NoAcceptableAuthMethods
+                    | Error::AuthorizationRequired
+            ),
         }
     }
 }
@@ -150,6 +157,12 @@ mod tests {
             (Error::NoAcceptableAuthMethods, true, "takes no login"),
             (Error::AuthorizationRequired, false, "USER:PASSWORD@"),
             (Error::PasswordAuthFailure(1), true, "does not accept the"),
+        ] {
+            let problem = Problem::of_socks(&error, &to("relay:1"), has_user);
+            assert!(problem.text.contains(words), "{}", problem.text);
+            assert!(problem.wants_login, "{}", problem.text);
+        }
+        for (error, has_user, words) in [
             (Error::InvalidAuthValues("password"), true, "1 to 255"),
             (Error::InvalidResponseVersion, false, "(http://)?"),
             (Error::AddressTypeNotSupported, false, "socks5h://"),
@@ -160,8 +173,9 @@ mod tests {
                 "closed the connection",
             ),
         ] {
-            let text = socks_problem(&error, &to("relay:1"), has_user);
-            assert!(text.contains(words), "{text}");
+            let problem = Problem::of_socks(&error, &to("relay:1"), has_user);
+            assert!(problem.text.contains(words), "{}", problem.text);
+            assert!(!problem.wants_login, "{}", problem.text);
         }
     }
 

@@ -123,12 +123,9 @@ async fn what_a_proxy_refuses_is_told_in_its_name() {
     ] {
         let (_, dialled) = connected("", answer).await;
         let error = dialled.err().unwrap();
-        let Error::Dial { source, .. } = &error else {
-            panic!("{error}");
-        };
-        assert!(!error.is_final());
-        let is_login = source.kind() == io::ErrorKind::PermissionDenied;
-        assert_eq!(is_login, answer.starts_with(b"HTTP/1.1 407"));
+        assert!(matches!(error, Error::Dial { .. }) && !error.is_final());
+        let is_login = answer.starts_with(b"HTTP/1.1 407");
+        assert_eq!(error.is_refused_login(), is_login, "{error}");
         let message = error.to_string();
         assert!(message.contains(words), "{message}");
         assert!(message.contains("the proxy http://127.0.0.1:"), "{message}");
