@@ -105,13 +105,13 @@ pub(crate) fn splice(
             };
             poll_fn(|cx| ways.poll(cx)).await.err()
         };
+        // The session is dropped before each wait, which must not keep it in the counts.
         let reason = match failed? {
             // The frontend is gone, so only the agent is told.
             Failure::Frontend(reason) => {
                 // A reset would overtake the Close frame of a WebSocket.
                 frontend.over.set(frontend.stream.has_half_close());
                 session.reset(reason);
-                // Before the wait, which must not keep the session in the counts.
                 drop(session);
                 Box::pin(frontend.stream.fail()).await;
                 return None;
@@ -119,18 +119,18 @@ pub(crate) fn splice(
             Failure::Left => {
                 frontend.over.set(true);
                 session.leave();
+                drop(session);
                 // A caller that does not read gets no Close frame, because the kernel has no room for it.
                 let _ = Box::pin(timeout(FLUSH_TIMEOUT, frontend.stream.finish())).await;
                 return None;
             }
             Failure::Lane => {
                 session.reset(SessionEnd::LaneLost);
-                // Before the flush, which must not keep the session in the counts.
-                drop(session);
                 SessionEnd::LaneLost
             }
             Failure::Session(reason) => reason,
         };
+        drop(session);
         frontend.over.set(false);
         frontend.stream.close(close::code(reason), reason.word());
         Box::pin(flush(&frontend.stream)).await;

@@ -255,18 +255,20 @@ impl Stream {
     }
 
     /// Reads what a peer that is turned away still sends, until it ends its direction. A close in front of unread bytes is
-    /// a reset, which could destroy what the peer was told. What comes over a WebSocket is not decoded.
+    /// a reset, which could destroy what the peer was told. What comes over a WebSocket is not decoded. A turn reads a
+    /// few pieces at most, as from any socket (`readiness`).
     pub(crate) async fn read_out(&self) {
-        let (mut unread, mut left) = (BytesMut::new(), UNREAD_BYTES_MAX);
+        let mut left = UNREAD_BYTES_MAX;
         while left > 0 {
+            // The buffer lives only while bytes are in it: all callers of a link that is lost wait here together.
             let received = match &self.layer {
                 Layer::WebSocket(websocket) => {
                     poll_fn(|cx| websocket.poll_below_readable(&self.socket, cx)).await;
-                    websocket.recv_below(&self.socket, &mut unread, UNREAD_READ_BYTES)
+                    websocket.recv_below(&self.socket, &mut BytesMut::new(), UNREAD_READ_BYTES)
                 }
                 Layer::Plain | Layer::Tls(_) => {
                     self.readable().await;
-                    self.recv(&mut unread, UNREAD_READ_BYTES)
+                    self.recv(&mut BytesMut::new(), UNREAD_READ_BYTES)
                 }
             };
             match received {
@@ -274,7 +276,6 @@ impl Stream {
                 Ok(Received::Nothing) => {}
                 Ok(Received::End) | Err(_) => return,
             }
-            unread.clear();
         }
     }
 
@@ -386,8 +387,9 @@ impl Stream {
         }
     }
 
-    /// Like [`Stream::cut`], and gives a WebSocket's peer time to read why, and to end its connection. Nothing on other
-    /// streams.
+    /// Like [`Stream::cut`] where a WebSocket's peer can be told of the failure, and then gives the peer time to read why
+    /// and to end its connection. Nothing on other streams, or if the peer cannot be told: then the close has yet to be
+    /// made a reset.
     pub(crate) async fn fail(&self) {
         if self.tell_failure() {
             let _ = timeout(FAILED_TIMEOUT, self.read_out()).await;
@@ -395,7 +397,7 @@ impl Stream {
     }
 
     /// Ends the sending direction of a WebSocket with a Close frame that reports a failure, unless one was sent; false if
-    /// the stream is no WebSocket or a message is not sent whole.
+    /// the stream is no WebSocket, a message is not sent whole, or the kernel has no room for the Close frame.
     fn tell_failure(&self) -> bool {
         let is_told = self.websocket().is_some_and(|it| it.fail(&self.socket));
         if is_told {

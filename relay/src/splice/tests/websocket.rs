@@ -244,6 +244,21 @@ fn a_reset_is_told_with_its_reason_behind_the_bytes_before_it() {
 }
 
 #[test]
+fn a_session_that_was_reset_does_not_count_while_its_caller_reads_why() {
+    on_each_driver(async |mut joined| {
+        assert_eq!(joined.link.sessions.count(), 1);
+        joined.link.agent.reset(joined.id, SessionEnd::TargetReset);
+        joined.link.pump_up();
+        hears(&joined.caller, b"\x88\x0e\x03\xf3target_reset", true).await;
+        // The splice waits for the caller's end.
+        assert_eq!(joined.link.sessions.count(), 0);
+        drop(joined.caller);
+        let end = timeout(PATIENCE, joined.task).await.unwrap();
+        assert_eq!(end, Some(SessionEnd::TargetReset));
+    });
+}
+
+#[test]
 fn a_caller_that_breaks_the_rules_is_told_and_its_session_reset() {
     on_each_driver(async |mut joined| {
         joined.says(&frame(0x81, b"text"));
