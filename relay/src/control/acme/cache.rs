@@ -85,6 +85,13 @@ impl Cache {
         serde_json::from_value(content).map(Some).map_err(damaged)
     }
 
+    /// URL of the account in the folder; `None` if there is none, or its file is damaged.
+    fn account_url(&self) -> Option<String> {
+        let bytes = self.folder.read(&self.account_file).ok()??;
+        let content: Value = serde_json::from_slice(&bytes).ok()?;
+        content.get("id")?.as_str().map(str::to_owned)
+    }
+
     /// Keeps the account at the CA.
     pub(super) fn keep_credentials(
         &self,
@@ -97,9 +104,13 @@ impl Cache {
             .map_err(failed)
     }
 
-    /// Puts the account aside, which the CA does not know any more: if the CA errs, the operator can put it back, and
-    /// records in DNS that name it are good again.
-    pub(super) fn forget_credentials(&self) {
+    /// Puts the account with the URL `account` aside, which the CA does not know any more: if the CA errs, the operator
+    /// can put it back, and records in DNS that name it are good again. Another account stays: another relay with the
+    /// folder has made it since.
+    pub(super) fn forget_credentials(&self, account: &str) {
+        if self.account_url().is_some_and(|kept| kept != account) {
+            return;
+        }
         let path = self.folder.path().join(&self.account_file);
         let aside = path.with_extension("gone.json");
         // The first account put aside is the one that records may name. If the file stays, the CA refuses the account
@@ -292,14 +303,24 @@ mod tests {
         };
         write(r#"{"id":"x","key_pkcs8":"AAAA","directory":"https://other.example/directory"}"#);
         assert!(cache.credentials().unwrap().is_none());
-        write(
-            r#"{"id":"x","key_pkcs8":"AAAA","directory":"https://acme-v02.api.letsencrypt.org/directory"}"#,
-        );
+        let own = |id: &str| {
+            write(&format!(
+                r#"{{"id":"{id}","key_pkcs8":"AAAA","directory":"https://acme-v02.api.letsencrypt.org/directory"}}"#,
+            ));
+        };
+        own("x");
         assert!(cache.credentials().unwrap().is_some());
-        cache.forget_credentials();
+        cache.forget_credentials("x");
         assert!(cache.credentials().unwrap().is_none());
         let aside = path.with_file_name("acme-v02.api.letsencrypt.org_directory.account.gone.json");
         assert_eq!(mode(&aside), 0o600);
+        // Another relay has made an account since, and this one learns only now that the first is gone.
+        own("y");
+        cache.forget_credentials("x");
+        assert!(cache.credentials().unwrap().is_some());
+        cache.forget_credentials("y");
+        assert!(cache.credentials().unwrap().is_none());
+        assert!(fs::read_to_string(&aside).unwrap().contains(r#""id":"x""#));
         write("{");
         assert!(cache.credentials().is_err());
     }

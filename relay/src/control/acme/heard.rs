@@ -78,9 +78,9 @@ impl Heard {
         // Certificates and pages of proxies are no JSON, and tell nothing here.
         let page = serde_json::from_slice::<Page>(answer.body()).unwrap_or_default();
         let mut facts = self.facts();
-        if let Some(pause) = pause(answer) {
-            facts.busy_until = Some(Instant::now() + pause);
-        }
+        // The longest wish counts: an answer after the one that ended the order may ask for less.
+        let wished = pause(answer).map(|pause| Instant::now() + pause);
+        facts.busy_until = facts.busy_until.max(wished);
         if page.new_order.is_some() {
             let prefix = page.meta.and_then(|meta| meta.account_hash_prefix);
             facts.hash_prefix = prefix.filter(|it| is_uri(it));
@@ -219,6 +219,9 @@ mod tests {
         let heard = Heard::default();
         assert_eq!(heard.pause(), Duration::ZERO);
         heard.hear(&answer(429, "7200", "no JSON"));
+        assert!(heard.pause() > Duration::from_secs(7000));
+        heard.hear(&answer(503, "1", ""));
+        heard.hear(&answer(200, "1", ""));
         assert!(heard.pause() > Duration::from_secs(7000));
         heard.begin();
         assert_eq!(heard.pause(), Duration::ZERO);

@@ -197,12 +197,13 @@ impl Acme {
         if let Some(wait) = self.wait_for_others(now) {
             return wait;
         }
-        let outcome = self.order().await;
-        drop(lock);
-        match outcome {
+        let pause = match self.order().await {
             Ok(()) => self.succeeded(),
             Err(error) => self.failed(&error),
-        }
+        };
+        // Only now: an account that the CA does not know is put aside under the lock.
+        drop(lock);
+        pause
     }
 
     /// Time to wait after an order of another relay with this cache, or of this one before it started: a relay that ends
@@ -404,8 +405,10 @@ impl Acme {
 
     /// Tells of an order that failed; returns the pause before the next.
     fn failed(&mut self, error: &AcmeError) -> Duration {
-        if error.is_account_gone() {
-            self.cache.forget_credentials();
+        if error.is_account_gone()
+            && let Some(account) = &self.account
+        {
+            self.cache.forget_credentials(account.id());
             self.heard.forget_account();
         }
         // The next order begins with the addresses that the CA has then.

@@ -52,11 +52,14 @@ pub(super) async fn order(account: &Account, wanted: Wanted<'_>) -> Result<Strin
             "the order was not done within {limit:?}"
         )))
     });
+    // A busy CA is left alone: it forgets checks by itself, some days later.
+    let may_ask = wanted.means.heard.pause().is_zero();
     if outcome.is_err()
+        && may_ask
         && let Some(order) = &mut begun
     {
         let giving_up = give_up(order, wanted.config.domains.len());
-        // What the CA does not learn in time it forgets by itself, some days later.
+        // What the CA does not learn in time it forgets by itself as well.
         let _ = time::timeout(GIVE_UP_TIMEOUT, giving_up).await;
     }
     for answer in answers {

@@ -90,7 +90,7 @@ pub(super) fn wait_after(failures: u32, began: i64, in_use: Option<Term>, now: i
     pause.saturating_sub(seconds(now.saturating_sub(began)))
 }
 
-/// Longest pause that a busy CA gets: half of what is left of the certificate in use.
+/// Longest pause that a busy CA gets: half of what is left of the certificate in use, and no limit once none is valid.
 pub(super) fn longest_pause(in_use: Option<Term>, now: i64) -> Duration {
     let left = in_use.map(|term| term.end.saturating_sub(now));
     left.filter(|left| *left > 0)
