@@ -18,7 +18,7 @@ pub(crate) mod tcp;
 /// Pause of an accept loop after an error that will not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Shortest time between two warnings of an accept loop about refused connections.
+/// Shortest time between two warnings about refused connections.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What happens to an accepted connection.
@@ -90,7 +90,7 @@ pub(crate) async fn accept(
     room: Room,
     mut arrived: impl FnMut(Option<Stream>, SocketAddr, Arrival),
 ) {
-    let mut warnings = AcceptWarnings::default();
+    let mut refused = Refusals::default();
     loop {
         let error = match listener.accept().await {
             Ok((stream, peer)) if room.takes(&stream) => {
@@ -99,7 +99,7 @@ pub(crate) async fn accept(
             }
             Ok((stream, peer)) => {
                 arrived(Some(stream), peer, Arrival::Refused);
-                warnings.refused(None);
+                warn_not_accepted(&mut refused, None);
                 // Connections that are being served run before the next refusal.
                 turn().await;
                 continue;
@@ -113,7 +113,7 @@ pub(crate) async fn accept(
             _ => {
                 let refuse = |peer| arrived(None, peer, Arrival::Refused);
                 let is_refused = lacks_descriptors(&error) && listener.refuse_next(refuse);
-                warnings.refused(Some(&error));
+                warn_not_accepted(&mut refused, Some(&error));
                 if is_refused {
                     turn().await;
                 } else {
@@ -124,35 +124,58 @@ pub(crate) async fn accept(
     }
 }
 
-/// Rate limit for warnings about connections that were not accepted.
+/// Connections that were refused for one reason, with the rate limit of the warning about them.
 #[derive(Debug, Default)]
-struct AcceptWarnings {
-    at: Option<Instant>,
-    refused: u64,
+pub(crate) struct Refusals {
+    warned_at: Option<Instant>,
+    /// Refused connections since the last warning.
+    count: u64,
 }
 
-impl AcceptWarnings {
-    fn refused(&mut self, error: Option<&io::Error>) {
-        self.refused += 1;
-        if self.at.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
-            return;
+impl Refusals {
+    /// Counts a connection that is refused at `now`; returns the number of those since the last warning if the next
+    /// warning is due.
+    pub(crate) fn count(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        let is_recent = |at| now.saturating_duration_since(at) < WARN_INTERVAL;
+        if self.warned_at.is_some_and(is_recent) {
+            return None;
         }
-        self.at = Some(Instant::now());
-        let refused = std::mem::take(&mut self.refused);
-        match error {
-            Some(error) => warn!(%error, refused, "cannot accept connections"),
-            None => warn!(
-                refused,
-                "cannot accept connections: the limit of open files is all but reached, see \
-                 `ulimit -n` or `LimitNOFILE=` of systemd"
-            ),
-        }
+        self.warned_at = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
+/// Counts a connection that was not accepted, and warns if a warning is due.
+fn warn_not_accepted(refusals: &mut Refusals, error: Option<&io::Error>) {
+    let Some(refused) = refusals.count(Instant::now()) else {
+        return;
+    };
+    match error {
+        Some(error) => warn!(%error, refused, "cannot accept connections"),
+        None => warn!(
+            refused,
+            "cannot accept connections: the limit of open files is all but reached, see \
+             `ulimit -n` or `LimitNOFILE=` of systemd"
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_tells_of_the_connections_since_the_last_one() {
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        assert_eq!(refusals.count(start), Some(1));
+        for _ in 0..3 {
+            assert_eq!(refusals.count(start), None);
+        }
+        let later = start + WARN_INTERVAL;
+        assert_eq!(refusals.count(later), Some(4));
+        assert_eq!(refusals.count(later), None);
+    }
 
     #[test]
     fn callers_leave_descriptors_to_agents_and_both_to_the_admin_port() {

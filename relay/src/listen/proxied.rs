@@ -14,6 +14,9 @@ const FIXED_BYTES: usize = 16;
 /// Longest header: addresses take at most 216 bytes, the rest is for the balancer's extension fields.
 const HEADER_BYTES_MAX: usize = FIXED_BYTES + 2048;
 
+/// First bytes of a header of version 1.
+const VERSION_1: &[u8] = b"PROXY ";
+
 /// Version 1 is refused: it is text of unknown length, so its end would have to be searched byte by byte.
 const CONFIG: ParseConfig = ParseConfig {
     include_tlvs: false,
@@ -29,23 +32,37 @@ pub(crate) enum Source {
     Proxy,
 }
 
-/// Reads exactly the header; `None` if it is malformed or too long, or the proxy closed the connection.
-pub(crate) async fn source(stream: &Stream) -> Option<Source> {
+/// Why a proxied connection has no source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoSource {
+    /// The connection ended before the header was whole: a balancer may only look whether the relay listens.
+    Ended,
+    /// The connection begins with a header of version 1.
+    Version1,
+    /// The connection begins with other bytes, or with a header that is malformed or too long.
+    Malformed,
+}
+
+/// Reads exactly the header.
+///
+/// # Errors
+/// There is no header of version 2.
+pub(crate) async fn source(stream: &Stream) -> Result<Source, NoSource> {
     let mut read = BytesMut::new();
     let mut wanted = FIXED_BYTES;
     loop {
         stream.readable().await;
         let missing = wanted - read.len();
-        match stream.recv(&mut read, missing).ok()? {
-            Received::Bytes(_) => {}
-            Received::Nothing => continue,
-            Received::End => return None,
+        match stream.recv(&mut read, missing) {
+            Ok(Received::Bytes(_)) => {}
+            Ok(Received::Nothing) => continue,
+            Ok(Received::End) | Err(_) => return Err(NoSource::Ended),
         }
         if read.len() < wanted {
             continue;
         }
         match parse(&read)? {
-            Parsed::Whole(source) => return Some(source),
+            Parsed::Whole(source) => return Ok(source),
             Parsed::Of(length) => wanted = length,
         }
     }
@@ -58,21 +75,27 @@ enum Parsed {
     Of(usize),
 }
 
-/// Parses the fixed part alone or the whole header; `None` if it is invalid.
-fn parse(bytes: &[u8]) -> Option<Parsed> {
+/// Parses the fixed part alone or the whole header.
+fn parse(bytes: &[u8]) -> Result<Parsed, NoSource> {
     match ProxyHeader::parse(bytes, CONFIG) {
         Ok((header, _)) => {
             let source = header.proxied_address().map(|it| it.source);
-            Some(Parsed::Whole(source.map_or(Source::Proxy, Source::Address)))
+            Ok(Parsed::Whole(source.map_or(Source::Proxy, Source::Address)))
         }
         Err(Error::BufferTooShort) => {
-            let length = bytes.get(FIXED_BYTES - 2..)?.first_chunk()?;
-            let whole = FIXED_BYTES + usize::from(u16::from_be_bytes(*length));
-            let is_more = whole > bytes.len() && whole <= HEADER_BYTES_MAX;
-            is_more.then_some(Parsed::Of(whole))
+            let whole = length(bytes).filter(|whole| *whole > bytes.len());
+            whole.map(Parsed::Of).ok_or(NoSource::Malformed)
         }
-        Err(_) => None,
+        Err(_) if bytes.starts_with(VERSION_1) => Err(NoSource::Version1),
+        Err(_) => Err(NoSource::Malformed),
     }
+}
+
+/// Length of the header that begins with the fixed part `bytes`, unless it is too long.
+fn length(bytes: &[u8]) -> Option<usize> {
+    let rest = bytes.get(FIXED_BYTES - 2..)?.first_chunk()?;
+    let whole = FIXED_BYTES + usize::from(u16::from_be_bytes(*rest));
+    (whole <= HEADER_BYTES_MAX).then_some(whole)
 }
 
 #[cfg(test)]
@@ -89,12 +112,12 @@ mod tests {
     }
 
     /// Parses a header in two steps: the fixed part, then all of it.
-    fn read(header: &[u8]) -> Option<Source> {
+    fn read(header: &[u8]) -> Result<Source, NoSource> {
         match parse(&header[..FIXED_BYTES])? {
-            Parsed::Whole(source) => Some(source),
+            Parsed::Whole(source) => Ok(source),
             Parsed::Of(length) => match parse(&header[..length])? {
-                Parsed::Whole(source) => Some(source),
-                Parsed::Of(_) => None,
+                Parsed::Whole(source) => Ok(source),
+                Parsed::Of(_) => Err(NoSource::Malformed),
             },
         }
     }
@@ -103,20 +126,20 @@ mod tests {
     fn a_proxy_says_whom_it_connects() {
         let four = [192, 0, 2, 7, 10, 0, 0, 1, 0x9c, 0x40, 0, 80];
         let address = Source::Address("192.0.2.7:40000".parse().unwrap());
-        assert_eq!(read(&header(0x21, 0x11, &four)), Some(address));
+        assert_eq!(read(&header(0x21, 0x11, &four)), Ok(address));
         let more = [&four[..], &[4, 0, 1, 0]].concat();
-        assert_eq!(read(&header(0x21, 0x11, &more)), Some(address));
+        assert_eq!(read(&header(0x21, 0x11, &more)), Ok(address));
         let mut six = [0; 36];
         (six[15], six[33]) = (1, 9);
         let address = Source::Address("[::1]:9".parse().unwrap());
-        assert_eq!(read(&header(0x21, 0x21, &six)), Some(address));
+        assert_eq!(read(&header(0x21, 0x21, &six)), Ok(address));
     }
 
     #[test]
     fn a_proxy_that_asks_for_itself_is_the_caller() {
-        assert_eq!(read(&header(0x20, 0, &[])), Some(Source::Proxy));
-        assert_eq!(read(&header(0x20, 0x11, &[0; 12])), Some(Source::Proxy));
-        assert_eq!(read(&header(0x21, 0, &[])), Some(Source::Proxy));
+        assert_eq!(read(&header(0x20, 0, &[])), Ok(Source::Proxy));
+        assert_eq!(read(&header(0x20, 0x11, &[0; 12])), Ok(Source::Proxy));
+        assert_eq!(read(&header(0x21, 0, &[])), Ok(Source::Proxy));
     }
 
     #[test]
@@ -124,12 +147,17 @@ mod tests {
         let long = header(0x21, 0x11, &[0; 2049]);
         for bad in [
             b"GET /w/maya/mcp HTTP/1.1\r\n".to_vec(),
-            b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n".to_vec(),
             header(0x31, 0x11, &[0; 12]),
             header(0x21, 0x11, &[0; 4]),
             long,
         ] {
-            assert_eq!(read(&bad), None, "{bad:?}");
+            assert_eq!(read(&bad), Err(NoSource::Malformed), "{bad:?}");
+        }
+        for first in [
+            &b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n"[..],
+            b"PROXY UNKNOWN\r\n\x16\x03\x01",
+        ] {
+            assert_eq!(read(first), Err(NoSource::Version1));
         }
     }
 

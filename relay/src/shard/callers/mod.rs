@@ -4,12 +4,14 @@
 
 mod served;
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tieline_wire::{CallerRefusal, NoSession, TunnelId};
-use tracing::debug;
+use tracing::{debug, warn};
 
 pub(super) use self::served::Caller;
 use self::served::Served;
@@ -22,8 +24,8 @@ use crate::clock::now_seconds;
 use crate::config::{Auth, CallerAuth};
 use crate::io::Stream;
 use crate::limits::{Limited, RatePass};
-use crate::listen::proxied::{self, Source};
-use crate::listen::{http, tcp};
+use crate::listen::proxied::{self, NoSource, Source};
+use crate::listen::{Refusals, http, tcp};
 use crate::session::SessionAudit;
 use crate::splice::ReadBlock;
 
@@ -35,6 +37,8 @@ pub(super) struct Callers {
     pub(super) read_block: Rc<ReadBlock>,
     pub(super) http_settings: Rc<http::Settings>,
     pub(super) mark_key: Rc<http::MarkKey>,
+    /// Connections of trusted proxies that began with something other than the header that they must send.
+    without_header: RefCell<Refusals>,
 }
 
 impl Callers {
@@ -44,6 +48,7 @@ impl Callers {
             read_block: Rc::default(),
             http_settings: Rc::new(http_settings(&kit.peers)),
             mark_key: Rc::new(kit.peers.mark_key.clone()),
+            without_header: RefCell::default(),
             kit: Rc::clone(kit),
         }
     }
@@ -111,17 +116,32 @@ impl Callers {
             return Some(peer);
         }
         let source = proxied::source(stream);
-        match self
-            .kit
-            .in_time(config.preamble_timeout, false, source)
-            .await
-        {
-            Some(Some(Source::Address(source))) => Some(source),
-            Some(Some(Source::Proxy)) => Some(peer),
-            Some(None) | None => {
-                debug!(%peer, "closed: this trusted proxy sent no PROXY protocol header of version 2, which proxy_protocol demands (version 1 is not read)");
+        let source = self.kit.in_time(config.preamble_timeout, false, source);
+        match source.await.unwrap_or(Err(NoSource::Ended)) {
+            Ok(Source::Address(source)) => Some(source),
+            Ok(Source::Proxy) => Some(peer),
+            Err(problem) => {
+                self.no_source(peer, problem);
                 None
             }
+        }
+    }
+
+    /// Logs why the trusted proxy `peer` is not told apart from its callers. A proxy that sends the wrong bytes is set up
+    /// wrong; one that sends none may only look whether the relay listens.
+    fn no_source(&self, peer: SocketAddr, problem: NoSource) {
+        let sent = match problem {
+            NoSource::Ended => {
+                debug!(%peer, "closed: this trusted proxy sent no whole PROXY protocol header, which proxy_protocol demands");
+                return;
+            }
+            NoSource::Version1 => "a PROXY protocol header of version 1",
+            NoSource::Malformed => "no valid PROXY protocol header",
+        };
+        debug!(%peer, "closed: this trusted proxy sent {sent}");
+        let due = self.without_header.borrow_mut().count(Instant::now());
+        if let Some(refused) = due {
+            warn!(%peer, refused, "a trusted proxy sent {sent}; proxy_protocol demands one of version 2 (HAProxy: send-proxy-v2)");
         }
     }
 
