@@ -3,6 +3,7 @@
 use http::Method;
 
 use super::check::Check;
+use crate::outbound::failure::Failure;
 use crate::outbound::request::Question;
 use tieline_agent::socket::CloseMode;
 use tieline_agent::targets::{CONNECT_TIMEOUT, Target, TargetFailure};
@@ -54,6 +55,13 @@ pub(super) async fn look(target: &Target) -> Check {
             "target",
             format!("{target} speaks HTTP (OPTIONS: {status})"),
         ),
+        // A server for WebSockets alone need not answer any other request.
+        Err(Failure::Closed(error)) => Check::warning(
+            "target",
+            format!("{target} takes connections, and ends them without an answer: {error}"),
+            "fine for a server that speaks WebSocket alone; else, is it another kind of server (--to host:port), or one \
+             that needs https?",
+        ),
         Err(error) => Check::failed(
             "target",
             format!("{target} takes connections, but does not speak HTTP: {error}"),
@@ -104,6 +112,13 @@ mod tests {
         let check = check("http://", "SSH-2.0-x\r\n").await;
         assert_eq!(check.outcome, Outcome::Failed);
         assert!(check.detail.contains("does not speak HTTP"), "{check}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_no_plain_request_may_speak_websocket_alone() {
+        let check = check("http://", "").await;
+        assert_eq!(check.outcome, Outcome::Warning, "{check}");
+        assert!(check.to_string().contains("WebSocket alone"), "{check}");
     }
 
     #[tokio::test]

@@ -137,7 +137,7 @@ async fn look_at(target: &Target) -> Sight {
             "not_http",
             format!(
                 "{target} takes connections, but does not speak HTTP ({why}): is it another kind of \
-                 server (--to host:port), or does it need https?"
+                 server (--to host:port), or does it need https? One that speaks WebSocket alone works"
             ),
         ),
     }

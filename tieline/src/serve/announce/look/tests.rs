@@ -144,6 +144,7 @@ async fn what_is_not_mcp_is_told_with_what_to_do() {
             "not_http",
             "does not speak HTTP",
         ),
+        ("/socket", &[""], "not_http", "WebSocket alone works"),
     ] {
         let (sight, heads) = seen(path, answer).await;
         assert_eq!(
