@@ -79,6 +79,26 @@ fn shown(relay: &Relay, ca: &Ca, name: &str) -> Option<CertificateDer<'static>> 
     stream.ok().map(|stream| certificate(&stream))
 }
 
+/// A CA whose certificates are [`Script::short_lived`], and a relay with the first of them, which is not due yet.
+fn certified(cache: &Path) -> (Ca, Relay, CertificateDer<'static>) {
+    let ca = Ca::start(Script::short_lived());
+    let relay = start(&ca, cache, |_| {});
+    let first = wait("certificate", || shown(&relay, &ca, NAME));
+    (ca, relay, first)
+}
+
+/// Waits for another certificate than `before`.
+fn renewed(
+    relay: &Relay,
+    ca: &Ca,
+    name: &str,
+    before: &CertificateDer<'static>,
+) -> CertificateDer<'static> {
+    wait("new certificate", || {
+        shown(relay, ca, name).filter(|it| it != before)
+    })
+}
+
 fn health(relay: &Relay) -> Value {
     let (status, body) = page(relay.admin_addresses()[0], "localhost", "/healthz?verbose").unwrap();
     assert_eq!(status, 200);
@@ -180,24 +200,14 @@ fn a_nonce_that_the_ca_does_not_know_any_more_is_no_failure() {
 #[test]
 fn certificates_are_renewed_when_the_ca_wants_it_and_no_connection_ends() {
     let folder = tempfile::tempdir().unwrap();
-    let ca = Ca::start(Script {
-        life: Duration::from_secs(24),
-        window: Some((40, 45)),
-        ..Script::default()
-    });
-    let relay = start(&ca, folder.path(), |_| {});
-    let mut before = wait("certificate", || shown(&relay, &ca, NAME));
+    let (ca, relay, mut before) = certified(folder.path());
     let tls = address(&relay, true);
     let mut open = shake(tls, NAME, "http/1.1", Some(ca.root())).unwrap();
     assert!(is_alive(&mut open));
-    // Every certificate is due after a quarter of its life from now on.
-    ca.order(|script| script.window = Some((-10, -5)));
+    ca.order(Script::make_due);
     for _ in 0..2 {
-        let next = wait("new certificate", || {
-            shown(&relay, &ca, NAME).filter(|it| *it != before)
-        });
+        before = renewed(&relay, &ca, NAME, &before);
         assert!(is_alive(&mut open));
-        before = next;
     }
     let asked = ca.asked();
     assert!(asked[0]["replaces"].is_null() && asked[1]["replaces"].is_string());
@@ -207,24 +217,16 @@ fn certificates_are_renewed_when_the_ca_wants_it_and_no_connection_ends() {
 #[test]
 fn an_order_that_fails_keeps_the_certificate_in_use_and_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let ca = Ca::start(Script {
-        life: Duration::from_secs(24),
-        window: Some((40, 45)),
-        ..Script::default()
-    });
-    let relay = start(&ca, folder.path(), |_| {});
-    let before = wait("certificate", || shown(&relay, &ca, NAME));
+    let (ca, relay, before) = certified(folder.path());
     ca.order(|script| {
         script.refuses = true;
-        script.window = Some((-10, -5));
+        script.make_due();
     });
     let failure = failure(&relay);
     assert!(failure.contains("refused on command"), "{failure}");
     assert_eq!(shown(&relay, &ca, NAME).unwrap(), before);
     ca.order(|script| script.refuses = false);
-    wait("new certificate", || {
-        shown(&relay, &ca, NAME).filter(|it| *it != before)
-    });
+    renewed(&relay, &ca, NAME, &before);
     assert!(health(&relay)["acme"]["last_failure"].is_null());
     // The order after the failure began with the other check.
     assert!(ca.checks().iter().any(|it| it == "http-01"));
@@ -320,9 +322,7 @@ fn a_wildcard_is_validated_by_a_record_that_stays() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::start(Script {
         offers: vec!["dns-01", "tls-alpn-01", "dns-persist-01"],
-        life: Duration::from_secs(24),
-        window: Some((40, 45)),
-        ..Script::default()
+        ..Script::short_lived()
     });
     let relay = start(&ca, folder.path(), with_wildcard);
     let lines = wait("record", || records(&relay));
@@ -334,10 +334,8 @@ fn a_wildcard_is_validated_by_a_record_that_stays() {
     let tunnel = format!("maya.{NAME}");
     let before = wait("certificate", || shown(&relay, &ca, &tunnel));
     // The next order needs no other record.
-    ca.order(|script| script.window = Some((-10, -5)));
-    wait("new certificate", || {
-        shown(&relay, &ca, &tunnel).filter(|it| *it != before)
-    });
+    ca.order(Script::make_due);
+    renewed(&relay, &ca, &tunnel, &before);
     assert!(ca.checks().iter().all(|it| it == "dns-persist-01"));
     assert_eq!((ca.accounts(), records(&relay)), (1, Some(lines)));
     assert!(ca.given_up().is_empty());
@@ -348,24 +346,20 @@ fn a_missing_record_is_told_and_looked_for_again_later() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::start(Script {
         offers: vec!["dns-persist-01"],
-        life: Duration::from_secs(24),
-        window: Some((40, 45)),
-        ..Script::default()
+        ..Script::short_lived()
     });
     let relay = start(&ca, folder.path(), with_wildcard);
     let lines = wait("record", || records(&relay));
     ca.publish(&lines);
     let before = wait("certificate", || shown(&relay, &ca, NAME));
     ca.publish(&[]);
-    ca.order(|script| script.window = Some((-10, -5)));
+    ca.order(Script::make_due);
     let failure = failure(&relay);
     assert!(failure.contains("no record of"), "{failure}");
     assert_eq!(shown(&relay, &ca, NAME).unwrap(), before);
     assert_eq!(records(&relay).as_ref(), Some(&lines));
     ca.publish(&lines);
-    wait("new certificate", || {
-        shown(&relay, &ca, NAME).filter(|it| *it != before)
-    });
+    renewed(&relay, &ca, NAME, &before);
     assert!(health(&relay)["acme"]["last_failure"].is_null());
 }
 
@@ -420,16 +414,10 @@ fn a_ca_that_would_look_for_another_record_is_not_told_to_look() {
 #[test]
 fn a_busy_ca_is_asked_again_when_it_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let ca = Ca::start(Script {
-        life: Duration::from_secs(24),
-        window: Some((40, 45)),
-        ..Script::default()
-    });
-    let relay = start(&ca, folder.path(), |_| {});
-    let before = wait("certificate", || shown(&relay, &ca, NAME));
+    let (ca, relay, before) = certified(folder.path());
     ca.order(|script| {
         script.busy_seconds = Some(5);
-        script.window = Some((-10, -5));
+        script.make_due();
     });
     let orders = wait("second order", || {
         Some(ca.turned_away()).filter(|it| it.len() > 1)
@@ -438,7 +426,5 @@ fn a_busy_ca_is_asked_again_when_it_says_so() {
     assert!(orders[1] - orders[0] >= Duration::from_secs(5));
     assert!(failure(&relay).contains("too many orders"));
     ca.order(|script| script.busy_seconds = None);
-    wait("new certificate", || {
-        shown(&relay, &ca, NAME).filter(|it| *it != before)
-    });
+    renewed(&relay, &ca, NAME, &before);
 }

@@ -32,6 +32,22 @@ pub(crate) struct Script {
     pub(crate) busy_seconds: Option<u64>,
 }
 
+impl Script {
+    /// Certificates for 24 s, which are due when a fifth of that is left, unless the CA makes them due before.
+    pub(crate) fn short_lived() -> Self {
+        Self {
+            life: Duration::from_secs(24),
+            window: Some((40, 45)),
+            ..Self::default()
+        }
+    }
+
+    /// Makes every certificate due after a quarter of its life.
+    pub(crate) const fn make_due(&mut self) {
+        self.window = Some((-10, -5));
+    }
+}
+
 impl Default for Script {
     fn default() -> Self {
         Self {
