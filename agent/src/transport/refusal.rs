@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::head::Head;
+use super::head::{Head, shown};
 use crate::address::HostPort;
 
 /// Status of a proxy that wants a login (RFC 9110, section 15.5.8).
@@ -75,7 +75,7 @@ fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
     if !schemes.iter().any(|it| it.eq_ignore_ascii_case("basic")) {
         let kinds = match schemes.is_empty() {
             true => "of a kind that it does not name".to_owned(),
-            false => format!("with {}", schemes.join(", ")),
+            false => format!("with {}", shown(&schemes.join(", "))),
         };
         return format!(
             "it wants a login {kinds}, which tieline does not speak: run a helper proxy on this machine that does \
@@ -241,5 +241,10 @@ mod tests {
             let text = refusal(&head, &to(&format!("relay:{port}")), has_user);
             assert!(text.contains(words), "{text}");
         }
+        // A proxy may name any number of schemes.
+        let schemes: Vec<_> = (0..1000).map(|number| format!("Scheme-{number}")).collect();
+        let many = login(&format!("Proxy-Authenticate: {}", schemes.join(", ")));
+        let text = refusal(&many, &to("relay:443"), false);
+        assert!(text.contains("Scheme-0, ") && text.len() < 1000, "{text}");
     }
 }

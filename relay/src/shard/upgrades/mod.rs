@@ -128,15 +128,16 @@ impl Shard {
 pub(super) async fn serve_caller(spliced: impl Future, stream: Rc<Stream>, caller: Caller) {
     let is_revoked = {
         let (mut spliced, mut unanswered) = (pin!(spliced), pin!(unanswered(&stream)));
-        let mut is_shut = false;
         poll_fn(|cx| {
             if let Poll::Ready(reason) = caller.poll_revoked(cx) {
                 // The splice is dropped unfinished, and sends no second Close frame.
                 stream.close(close_code(reason.into()), reason.word());
                 return Poll::Ready(true);
             }
-            // `unanswered` has shut the stream then, so that the splice ends by itself.
-            is_shut = is_shut || unanswered.as_mut().poll(cx).is_ready();
+            // The stream is shut then. A splice that waits for credit would not notice; dropping it resets the session.
+            if unanswered.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(false);
+            }
             spliced.as_mut().poll(cx).map(|_| false)
         })
         .await
