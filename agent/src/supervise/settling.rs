@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tieline_wire::Moment;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Agent;
 use crate::error::Error;
@@ -141,8 +141,7 @@ pub(super) async fn verdict(doubt: &mut Option<Doubt>) -> Result<Option<Stream>,
     }
 }
 
-/// Waits for a link that was pinged, and dials beside it while it is silent; only once if a proxy refuses the login,
-/// since more attempts may lock a user's account.
+/// Waits for a link that was pinged, and dials beside it while it is silent.
 async fn weigh<T, F>(is_silent: impl Fn() -> bool, dial: impl Fn() -> F) -> Result<Option<T>, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -155,20 +154,30 @@ where
         }
         match dial().await {
             Ok(stream) => break stream,
+            // More attempts may lock a user's account. The link has the time that they would have taken.
+            Err(error) if error.is_refused_login() => {
+                sleep_until(asked_at + SETTLING).await;
+                return unless_answered(is_silent, error);
+            }
             // The network may not be usable yet.
-            Err(error @ Error::Dial { .. })
-                if asked_at.elapsed() < SETTLING && !error.is_refused_login() =>
-            {
+            Err(Error::Dial { .. }) if asked_at.elapsed() < SETTLING => {
                 sleep(SETTLING_WAIT_MAX).await;
             }
-            Err(error) if is_silent() => return Err(error),
-            Err(_) => return Ok(None),
+            Err(error) => return unless_answered(is_silent, error),
         }
     };
     // TCP repeats the ping after pauses that double: if the network was down for a while, the ping is repeated within
     // about as long again.
     sleep(asked_at.elapsed().min(GRACE_MAX)).await;
     Ok(is_silent().then_some(stream))
+}
+
+/// The verdict after a dial that failed with `error`.
+fn unless_answered<T>(is_silent: impl Fn() -> bool, error: Error) -> Result<Option<T>, Error> {
+    match is_silent() {
+        true => Err(error),
+        false => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -268,14 +277,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_proxy_that_refuses_the_login_is_asked_once_beside_a_silent_link() {
-        let dials = Cell::new(0);
-        let dial = || {
-            dials.set(dials.get() + 1);
-            async { Err::<(), _>(refused_login()) }
-        };
-        let verdict = weigh(|| true, dial).await;
-        assert!(verdict.is_err_and(|error| error.is_refused_login()));
-        assert_eq!(dials.get(), 1);
+        for answers in [None, Some(Duration::from_millis(1_800))] {
+            let (began_at, dials) = (Instant::now(), Cell::new(0));
+            let is_silent = || answers.is_none_or(|answers| began_at.elapsed() < answers);
+            let dial = || {
+                dials.set(dials.get() + 1);
+                async { Err::<(), _>(refused_login()) }
+            };
+            let verdict = weigh(is_silent, dial).await;
+            assert_eq!(dials.get(), 1);
+            match answers {
+                None => assert!(verdict.is_err_and(|error| error.is_refused_login())),
+                // Nothing would replace the link.
+                Some(_) => assert!(matches!(verdict, Ok(None)), "{verdict:?}"),
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
