@@ -387,9 +387,9 @@ impl Stream {
         }
     }
 
-    /// Like [`Stream::cut`] where a WebSocket's peer can be told of the failure, and then gives the peer time to read why
-    /// and to end its connection. Nothing on other streams, or if the peer cannot be told: then the close has yet to be
-    /// made a reset.
+    /// Like [`Stream::cut`] where a WebSocket's peer can be told of the failure, and then gives the peer time to read
+    /// why and to end its connection. Nothing on other streams, or if the peer cannot be told: then the close has yet to
+    /// be made a reset.
     pub(crate) async fn fail(&self) {
         if self.tell_failure() {
             let _ = timeout(FAILED_TIMEOUT, self.read_out()).await;

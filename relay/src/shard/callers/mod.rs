@@ -127,8 +127,8 @@ impl Callers {
         }
     }
 
-    /// Logs why the trusted proxy `peer` is not told apart from its callers. A proxy that sends the wrong bytes is set up
-    /// wrong; one that sends none may only look whether the relay listens.
+    /// Logs why a connection of the trusted proxy `peer` is closed. A proxy that sends the wrong bytes is set up wrong;
+    /// one that sends none may only look whether the relay listens.
     fn no_source(&self, peer: SocketAddr, problem: NoSource) {
         let sent = match problem {
             NoSource::Ended => {
