@@ -96,8 +96,8 @@ impl Slot {
                 relay: self.agent.config.relay.to_string(),
             });
             self.agent.board.connecting(self.index);
-            // True if the relay was out of reach: a change of the network then ends the wait. Not the wait after a login
-            // that a proxy refused: on a host whose network changes all the time, an account would be locked.
+            // True if the relay was out of reach: a change of the network then ends the wait. Not so if a proxy refused
+            // the login: on a host whose network changes all the time, an account would be locked.
             let mut seeks = false;
             let left = self.run_link().await;
             self.remember(left.is_err());
