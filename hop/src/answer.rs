@@ -129,6 +129,15 @@ impl<R: Reader, L: Lend, E: EventStream> AnswerBody<R, L, E> {
         }
     }
 
+    /// Empties the body of the hop's own answer, and returns the length that it had, in bytes. Leaves the next hop's
+    /// answer as it is, of which hyper's client reads no body after HEAD.
+    pub fn empty_own(&mut self) -> usize {
+        match &mut self.content {
+            Content::Own(body) => body.take().map_or(0, |body| body.len()),
+            Content::Passed(_) | Content::Abandonable(_) => 0,
+        }
+    }
+
     /// Body of the next hop's answer. `lease` gives the connection back at the end; `events` changes an event stream;
     /// `version` is that of the request: over HTTP/1.0, an answer of unknown length ends with the connection.
     pub fn passed(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::UPGRADE;
+use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
@@ -47,6 +47,7 @@ impl<G: Gateway> Front<G> {
         state.begin(!request.body().is_end_stream());
         let (mut parts, body) = request.into_parts();
         let is_http2 = parts.version == Version::HTTP_2;
+        let is_head = parts.method == Method::HEAD;
         // The scanner holds back the bytes after a request with `Upgrade` and without a body.
         let is_held = !is_http2 && parts.headers.contains_key(UPGRADE) && body.is_end_stream();
         if is_http2 {
@@ -73,6 +74,9 @@ impl<G: Gateway> Front<G> {
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if !is_switch {
             origin::add_cors(response.headers_mut(), page);
+        }
+        if is_head {
+            leave_body_out(&mut response);
         }
         if self.gateway.is_draining() && !is_http2 && !is_switch {
             close_after(response.headers_mut());
@@ -294,4 +298,13 @@ fn own<G: Gateway>(
     state: &Rc<FrontendState>,
 ) -> Response<AnswerBody<G>> {
     response.map(|body| AnswerBody::own(body, Rc::clone(state)))
+}
+
+/// Turns an answer of the relay itself into one to HEAD: the head of GET without its body (RFC 9110, section 9.3.2).
+/// hyper leaves the body out over HTTP/1.1 only.
+fn leave_body_out<G: Gateway>(response: &mut Response<AnswerBody<G>>) {
+    let length = response.body_mut().empty_own();
+    if length > 0 {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
 }

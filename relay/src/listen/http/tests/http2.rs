@@ -3,7 +3,7 @@
 
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Channel, Empty, combinators::UnsyncBoxBody};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper::rt::Executor;
 
@@ -238,6 +238,73 @@ fn a_body_that_is_not_wanted_is_not_read_for_ever() {
             seconds(1).await;
         }
         assert!(before.elapsed() <= Duration::from_secs(40));
+    });
+}
+
+#[test]
+fn an_answer_of_the_relay_to_head_is_that_to_get_without_its_body() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.set("maya", Opens::Not(SessionEnd::TargetRefused));
+        relay.set("comfy", Opens::Not(SessionEnd::TunnelOffline));
+        let nobody = MAYA.replace("maya", "nobody");
+        let known = [
+            ("http://relay.example/health", 200),
+            ("http://relay.example/nowhere", 404),
+            (nobody.as_str(), 404),
+            (MAYA, 502),
+            (COMFY, 503),
+        ];
+        let strict = [(MAYA, 401)];
+        for (cases, wants_tokens) in [(&known[..], false), (&strict[..], true)] {
+            relay.shard.0.wants_tokens.set(wants_tokens);
+            relay.settings().takes_tokens = wants_tokens;
+            let (mut sender, _) = connect(&relay).await;
+            for (uri, status) in cases {
+                let to_get = sender.send_request(get(uri)).await.unwrap();
+                let head = request("HEAD", uri, Empty::new().boxed_unsync());
+                let to_head = sender.send_request(head).await.unwrap();
+                assert_eq!(to_head.status(), *status, "{uri}");
+                assert_eq!(to_head.status(), to_get.status(), "{uri}");
+                assert_eq!(to_head.headers(), to_get.headers(), "{uri}");
+                assert!(to_head.body().is_end_stream(), "{uri}");
+                let length = to_get.headers()["content-length"].clone();
+                let body = text(to_get).await;
+                assert_eq!(length, body.len().to_string().as_str(), "{uri}");
+                assert!(!body.is_empty(), "{uri}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_comes_behind_a_targets_answer_to_head_stays_away_from_the_caller() {
+    run(async {
+        let mut relay = Relay::new();
+        let (mut sender, _) = connect(&relay).await;
+        for (sent, status, length) in [
+            (OK, 200, Some("2")),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+                200,
+                None,
+            ),
+            ("HTTP/1.1 2x0 OK\r\n\r\nok", 502, None),
+        ] {
+            let head = request("HEAD", MAYA, Empty::new().boxed_unsync());
+            let (pending, mut target) = ask(&mut relay, &mut sender, head).await;
+            target.send(sent).await;
+            let answer = pending.await.unwrap().unwrap();
+            assert_eq!(answer.status(), status, "{sent}");
+            assert!(answer.body().is_end_stream(), "{sent}");
+            if status == 200 {
+                let told = answer.headers().get("content-length");
+                assert_eq!(told.map(|it| it.to_str().unwrap()), length, "{sent}");
+            }
+        }
+        // The bytes behind an answer end only the target's connection.
+        let (next, mut comfy) = ask(&mut relay, &mut sender, get(COMFY)).await;
+        answered(next, &mut comfy).await;
     });
 }
 
