@@ -29,13 +29,13 @@ const ABORT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// # Errors
 /// Why the link ended, unless [`Link::close`] ended it.
 pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result<(), Error> {
-    // Aborts the sessions when this future ends or is dropped.
-    let _abort = AbortOnDrop(&link);
     let lane_address = stream.lane_address().map_err(Error::lost_by)?;
     let exporter = stream.exporter();
     // What opened a WebSocket for agents is a relay, so its bytes need no explanation.
     let is_surely_relay = stream.is_websocket();
-    let (mut reads, writes) = stream.split();
+    let (reads, writes) = stream.split();
+    let mut ending = Ending { link: &link, reads };
+    let reads = &mut ending.reads;
     // Separate tasks, so that a read of the link does not poll all of them.
     let mut others = JoinSet::new();
     others.spawn(write(Arc::clone(&link), writes));
@@ -44,14 +44,14 @@ pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result
     let mut dispatch = Dispatch::new(&link, (lane_address, exporter), start);
     let end = tokio::select! {
         biased;
-        end = dispatch.read(&mut reads) => end,
+        end = dispatch.read(reads) => end,
         Some(end) = others.join_next() => {
             end.unwrap_or_else(|_| Err(Error::link_lost("a task of the link stopped")))
         }
     };
     let end = match end {
         // A write may have failed before the relay's reason was read.
-        Err(error) => Err(dispatch.last_words(&mut reads, error).await),
+        Err(error) => Err(dispatch.last_words(reads, error).await),
         Ok(()) => Ok(()),
     };
     let end = end.map_err(|error| match is_surely_relay {
@@ -63,7 +63,7 @@ pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result
             link.abort_sessions();
             let _ = timeout(ABORT_TIMEOUT, link.emptied()).await;
             let _ = timeout(FLUSH_TIMEOUT, flushed(&link)).await;
-            say_farewell(&mut reads).await;
+            say_farewell(reads).await;
         }
         // Tells the relay what it did wrong, for its log, in case the relay still reads.
         Err(Error::Link {
@@ -73,6 +73,9 @@ pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result
         }) if *reason != LinkEnd::LinkLost => {
             link.close(Instant::now(), Some(*reason));
             let _ = timeout(FAREWELL_TIMEOUT, flushed(&link)).await;
+            if *reason == LinkEnd::Stale {
+                link.fell_silent();
+            }
         }
         Err(_) => {}
     }
@@ -204,11 +207,17 @@ async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
     }
 }
 
-/// Aborts the sessions when the link's future ends or is dropped.
-struct AbortOnDrop<'a>(&'a Arc<Link>);
+/// Aborts the sessions when the link's future ends or is dropped, and resets the connection if the relay answers nothing.
+struct Ending<'a> {
+    link: &'a Arc<Link>,
+    reads: Reads,
+}
 
-impl Drop for AbortOnDrop<'_> {
+impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.0.abort_sessions();
+        self.link.abort_sessions();
+        if self.link.core().is_silent {
+            self.reads.reset_on_close();
+        }
     }
 }

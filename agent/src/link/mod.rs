@@ -108,6 +108,8 @@ struct Core {
     is_bound: bool,
     /// True once the link was given up: it takes no more input.
     is_lost: bool,
+    /// True once the relay was found to answer nothing on the link: its connection is then reset.
+    is_silent: bool,
 }
 
 /// Result of an attempt to read a target.
@@ -139,6 +141,7 @@ impl Link {
                 nonce: None,
                 is_bound: false,
                 is_lost: false,
+                is_silent: false,
             }),
             transmit: Bell::default(),
             flushed: Notify::new(),
@@ -320,6 +323,13 @@ impl Link {
         let mut core = self.core();
         core.is_lost = true;
         core.nonce.map(|nonce| core.mux.lost(nonce))
+    }
+
+    /// Notes that the relay answers nothing on the link, so that the connection is reset when the link ends. An end in
+    /// order would wait behind unacknowledged bytes for the kernel's next retransmission, many seconds after the path
+    /// works again.
+    pub(crate) fn fell_silent(&self) {
+        self.core().is_silent = true;
     }
 
     /// Aborts all sessions because the link is over.

@@ -255,13 +255,16 @@ impl Slot {
                     self.ask(&mut it, &link);
                 }
                 // Before the change of the network, as which a sleep counts too.
-                () = changed(&mut self.long_sleeps) => return Err(asleep()),
+                () = changed(&mut self.long_sleeps) => {
+                    link.fell_silent();
+                    return Err(asleep());
+                }
                 () = self.network.changed() => self.check(&link, address, &mut doubt)?,
                 judged = verdict(&mut doubt), if !stopping => {
                     doubt = None;
                     if let Some(stream) = judged? {
                         self.spare = Some(stream);
-                        return Err(silent());
+                        return Err(silent(&link));
                     }
                 }
                 () = changed(&mut self.token), if !stopping => it.token_changed(Instant::now()),
@@ -281,6 +284,7 @@ impl Slot {
         doubt: &mut Option<Doubt>,
     ) -> Result<(), Error> {
         if let Some(address) = address.filter(|address| is_gone(*address)) {
+            link.fell_silent();
             let lost = format!("this machine has lost the address {address}");
             return Err(Error::link_lost(lost));
         }
@@ -468,7 +472,8 @@ fn asleep() -> Error {
 }
 
 /// Why a link ends that a new connection replaces.
-fn silent() -> Error {
+fn silent(link: &Link) -> Error {
+    link.fell_silent();
     Error::Link {
         reason: LinkEnd::Stale,
         side: Side::Peer,

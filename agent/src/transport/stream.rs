@@ -212,6 +212,13 @@ impl Reads {
         let _ = SockRef::from(self.0.socket()).shutdown(Shutdown::Write);
     }
 
+    /// Makes the coming close of the connection a reset, without an end of TLS or of a WebSocket (`SO_LINGER` of 0 s,
+    /// socket(7)).
+    pub(crate) fn reset_on_close(&self) {
+        // Fails only on a broken connection, whose close says nothing to the relay.
+        let _ = self.0.socket().set_zero_linger();
+    }
+
     /// The socket, for tests that record its calls.
     #[cfg(test)]
     pub(crate) fn socket(&self) -> &TcpStream {

@@ -67,7 +67,8 @@ pub(crate) enum Left {
 pub(crate) struct LinkBlock(RefCell<BytesMut>);
 
 /// Moves bytes until the link ends or moves, and returns which. If the link ends, the stream is closed and every
-/// session reset before this returns. `may_move`: the link has not moved before.
+/// session reset before this returns; the stream is reset if its agent answers nothing. `may_move`: the link has not
+/// moved before.
 pub(crate) async fn run(
     stream: Stream,
     may_move: bool,
@@ -87,12 +88,22 @@ pub(crate) async fn run(
             return Left::Moved { to, stream };
         }
         Err(reason) => {
-            stream.shutdown();
+            match link.closing().is_some_and(is_of_unreached_agent) {
+                true => stream.reset(),
+                false => stream.shutdown(),
+            }
             reason
         }
     };
     link.fail_sessions(reason);
     Left::Ended(reason)
+}
+
+/// Whether a link that the relay ends for `reason` has an agent that answers nothing, or that has given the link up. Such
+/// a link is reset: an end in order would wait behind unacknowledged bytes for the kernel's next retransmission, many
+/// seconds after the path works again. A reset leaves at once, and the kernel answers every later packet with another.
+const fn is_of_unreached_agent(reason: LinkEnd) -> bool {
+    matches!(reason, LinkEnd::Stale | LinkEnd::LinkLost)
 }
 
 /// Runs reader and writer until either ends. When the reader `has_answers`, the writer waits for one poll, so that

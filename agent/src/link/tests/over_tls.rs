@@ -59,6 +59,29 @@ async fn a_link_that_is_closed_ends_with_tls_own_end() {
 }
 
 #[tokio::test]
+async fn a_link_whose_relay_answers_nothing_is_reset_when_it_is_given_up() {
+    let server = Server::relay().await;
+    let (agent, relay) = server.connected().await;
+    let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let (start, _news) = start(&state, &targets);
+    let link = Arc::new(Link::new());
+    let running = tokio::spawn(run(Arc::clone(&link), agent, start));
+    let (mut reads, _writes) = relay.split();
+    let mut heard = BytesMut::new();
+    assert_ne!(reads.read(&mut heard).await.unwrap(), 0);
+    link.fell_silent();
+    running.abort();
+    let end = loop {
+        match reads.read(&mut heard).await {
+            Ok(count) => assert_ne!(count, 0, "the link ended in order"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn a_lane_that_is_offered_over_tls_is_not_dialled() {
     let server = Server::relay().await;
     let (agent, relay) = server.connected().await;

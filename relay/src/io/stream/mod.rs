@@ -380,6 +380,12 @@ impl Stream {
         }
     }
 
+    /// Like [`Stream::abort`], but a WebSocket is reset too, without a Close frame: for a peer that answers nothing, and
+    /// would not acknowledge that frame either.
+    pub(crate) fn reset(&self) {
+        self.socket.abort();
+    }
+
     /// Like [`Stream::abort`], but a WebSocket's tasks are not woken, and its peer may go on to send until the close.
     pub(crate) fn cut(&self) {
         if !self.tell_failure() {

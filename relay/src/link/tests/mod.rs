@@ -41,6 +41,14 @@ fn streams() -> (Stream, Stream) {
     (Stream::new(one), Stream::new(other))
 }
 
+/// Two ends of a TCP connection.
+fn connected() -> (Stream, Stream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let agent = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    (Stream::new(ours.into()), Stream::new(agent.into()))
+}
+
 /// Serves an established link over `stream`.
 fn serve(link: &Rc<SharedMux>, stream: Stream) {
     let link = Rc::clone(link);
@@ -49,6 +57,49 @@ fn serve(link: &Rc<SharedMux>, stream: Stream) {
         run(stream, true, &link, &Nobody, &block).await
     })
     .detach();
+}
+
+/// How `agent`'s connection ends for it, after all bytes of the relay.
+async fn end_of(agent: &Stream) -> std::io::Result<Received> {
+    let mut heard = BytesMut::new();
+    loop {
+        agent.readable().await;
+        match agent.recv(&mut heard, 64 * 1024) {
+            Ok(Received::Bytes(_) | Received::Nothing) => {}
+            end => return end,
+        }
+    }
+}
+
+#[test]
+fn a_link_whose_agent_answers_nothing_is_reset_and_others_end_in_order() {
+    on_each_driver(async || {
+        for is_websocket in [false, true] {
+            for (reason, is_reset) in [
+                (LinkEnd::Stale, true),
+                (LinkEnd::LinkLost, true),
+                (LinkEnd::Protocol, false),
+                (LinkEnd::ShuttingDown, false),
+                (LinkEnd::Superseded, false),
+            ] {
+                let link = crate::session::tests::rig::Link::established();
+                let (mut ours, agent) = connected();
+                if is_websocket {
+                    ours = ours.over_websocket(Bytes::new());
+                }
+                link.relay.close(reason);
+                let left = run(ours, true, &link.relay, &Nobody, &LinkBlock::default()).await;
+                assert!(matches!(left, Left::Ended(it) if it == reason));
+                match end_of(&agent).await {
+                    Ok(end) => assert!(!is_reset && matches!(end, Received::End), "{reason}"),
+                    Err(error) => {
+                        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                        assert!(is_reset, "{reason}");
+                    }
+                }
+            }
+        }
+    });
 }
 
 #[test]
