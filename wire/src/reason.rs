@@ -4,6 +4,8 @@
 //! table that can occur in one place. Three types travel in frames: [`RefusalReason`] in `RegisterAck`, [`LinkEnd`] in
 //! `GoAway`, [`SessionEnd`] in `Reset`. The others are the relay's own, and stand here so that each word has one
 //! definition.
+//!
+//! Long because the conversions between the types name every variant.
 
 use std::fmt;
 
@@ -428,6 +430,39 @@ impl LinkEnd {
             | Self::Internal => LinkRefusal::Internal,
         }
     }
+
+    /// The reason for the sessions that end with the link. An end that says only how the link failed is `LinkLost` for
+    /// them: another link may carry the next session.
+    #[must_use]
+    pub const fn of_sessions(self) -> SessionEnd {
+        match self {
+            Self::Superseded => SessionEnd::Superseded,
+            Self::ShuttingDown => SessionEnd::ShuttingDown,
+            Self::BadSignature
+            | Self::Version
+            | Self::Revoked
+            | Self::RelayName
+            | Self::Unbound
+            | Self::Protocol
+            | Self::Preface
+            | Self::FrameTooLong
+            | Self::Table
+            | Self::CreditOverrun
+            | Self::UnknownSession
+            | Self::HandshakeTimeout
+            | Self::Stale
+            | Self::LinkLost
+            | Self::ClaimTimeout
+            | Self::LinkLimit
+            | Self::SessionLimit
+            | Self::Overload
+            | Self::LengthMismatch
+            | Self::AuthChanged
+            | Self::Limited
+            | Self::NoTunnel
+            | Self::Internal => SessionEnd::LinkLost,
+        }
+    }
 }
 
 impl SessionEnd {
@@ -553,6 +588,17 @@ mod tests {
                 Some(eviction) => assert_eq!(eviction.word(), expected(is_eviction)),
                 None => assert_eq!(*reason, LinkEnd::LinkLost),
             }
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_left_on_purpose_ends_its_sessions_with_the_same_word() {
+        for reason in LinkEnd::ALL {
+            let word = match reason {
+                LinkEnd::Superseded | LinkEnd::ShuttingDown => reason.word(),
+                _ => "link_lost",
+            };
+            assert_eq!(reason.of_sessions().word(), word);
         }
     }
 

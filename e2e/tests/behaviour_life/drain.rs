@@ -226,5 +226,9 @@ async fn an_agent_that_stops_in_order_is_gone_at_once_and_its_sessions_end() -> 
         })
         .await?;
     ensure!(metrics.get("relay_link_evictions_total") == 0, "{metrics}");
+    ensure!(
+        metrics.labelled("relay_session_resets_total", "shutting_down") == 1,
+        "{metrics}"
+    );
     Ok(())
 }

@@ -409,12 +409,18 @@ impl SharedMux {
         count
     }
 
-    /// Resets every session that is not over, because the link is lost.
+    /// Resets every session that is not over, because the link has ended.
     pub(crate) fn fail_sessions(&self, reason: LinkEnd) {
         let reason = self.closing.get().unwrap_or(reason);
         self.closing.set(Some(reason));
         let is_lost = matches!(reason, LinkEnd::LinkLost | LinkEnd::Stale);
-        let may_tell = is_lost && !self.is_leaving.get();
+        let is_leaving = self.is_leaving.get();
+        let may_tell = is_lost && !is_leaving;
+        let end = match reason {
+            // The agent closes a link at the deadline that it or the relay has announced.
+            LinkEnd::LinkLost if is_leaving => SessionEnd::ShuttingDown,
+            reason => reason.of_sessions(),
+        };
         let mut state = self.state.borrow_mut();
         let MuxState { sessions, mux, .. } = &mut *state;
         for (id, shared) in sessions.drain() {
@@ -422,11 +428,11 @@ impl SharedMux {
             if !mux.is_live(id) {
                 continue;
             }
-            self.metrics.session_reset(SessionEnd::LinkLost);
+            self.metrics.session_reset(end);
             if shared.lost(may_tell && !mux.has_arrived(id)) {
                 self.lost_report.want();
             }
-            shared.end(InboxEnd::Reset(SessionEnd::LinkLost), &self.metrics);
+            shared.end(InboxEnd::Reset(end), &self.metrics);
         }
         let open = std::mem::take(&mut state.counted_sessions);
         self.metrics.sessions.replace(open, 0);

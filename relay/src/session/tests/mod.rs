@@ -167,6 +167,46 @@ fn an_agent_that_stops_will_tell_nothing_and_one_that_gives_a_dead_link_up_will(
 }
 
 #[test]
+fn a_session_learns_why_its_link_was_left() {
+    use std::task::{Context, Poll, Waker};
+
+    let stops = |link: &mut Link| {
+        link.agent.go_away(&GoAway {
+            last_session: link.agent.last_session(),
+            reason: LinkEnd::ShuttingDown,
+            deadline_ms: 5_000,
+            message: String::new(),
+        });
+        link.pump_up();
+    };
+    let drains = |link: &mut Link| link.relay.drain(Duration::from_secs(5));
+    let nothing = |_: &mut Link| {};
+    let cases: [(&dyn Fn(&mut Link), _, _); 8] = [
+        (&nothing, LinkEnd::LinkLost, SessionEnd::LinkLost),
+        (&nothing, LinkEnd::Protocol, SessionEnd::LinkLost),
+        (&nothing, LinkEnd::Superseded, SessionEnd::Superseded),
+        (&nothing, LinkEnd::ShuttingDown, SessionEnd::ShuttingDown),
+        (&drains, LinkEnd::ShuttingDown, SessionEnd::ShuttingDown),
+        // The agent closes the link by its own deadline.
+        (&drains, LinkEnd::LinkLost, SessionEnd::ShuttingDown),
+        (&stops, LinkEnd::LinkLost, SessionEnd::ShuttingDown),
+        // The path died before the deadline.
+        (&stops, LinkEnd::Stale, SessionEnd::LinkLost),
+    ];
+    for (before, reason, expected) in cases {
+        let mut link = Link::established();
+        let (session, _) = link.open_to_targets(1).remove(0);
+        before(&mut link);
+        link.relay.fail_sessions(reason);
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(Incoming::Reset(end)) = session.poll_incoming(&mut cx) else {
+            panic!("no reset after {reason}");
+        };
+        assert_eq!(end, expected, "{reason}");
+    }
+}
+
+#[test]
 fn an_agent_that_goes_is_held_to_what_it_says() {
     use std::task::{Context, Poll, Waker};
 
