@@ -207,7 +207,8 @@ async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
     }
 }
 
-/// Aborts the sessions when the link's future ends or is dropped, and resets the connection if the relay answers nothing.
+/// Aborts the sessions when the link's future ends or is dropped, and resets the connection if the relay answers
+/// nothing.
 struct Ending<'a> {
     link: &'a Arc<Link>,
     reads: Reads,

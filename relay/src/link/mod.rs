@@ -99,9 +99,10 @@ pub(crate) async fn run(
     Left::Ended(reason)
 }
 
-/// Whether a link that the relay ends for `reason` has an agent that answers nothing, or that has given the link up. Such
-/// a link is reset: an end in order would wait behind unacknowledged bytes for the kernel's next retransmission, many
-/// seconds after the path works again. A reset leaves at once, and the kernel answers every later packet with another.
+/// Whether a link that the relay ends for `reason` has an agent that answers nothing, or that has given the link up.
+/// Such a link is reset: an end in order would wait behind unacknowledged bytes for the kernel's next retransmission,
+/// many seconds after the path works again. A reset leaves at once, and the kernel answers every later packet with
+/// another.
 const fn is_of_unreached_agent(reason: LinkEnd) -> bool {
     matches!(reason, LinkEnd::Stale | LinkEnd::LinkLost)
 }
