@@ -6,7 +6,6 @@ mod own;
 mod provider;
 mod snapshot;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tieline_token::{Claims, ClaimsError, Key, Scope};
@@ -94,8 +93,8 @@ pub(crate) struct Permission {
     pub(crate) expires_at_seconds: Option<u64>,
 }
 
-/// Decides on a registration by the agent with this key and machine, connected from `peer`, at `now_seconds`
-/// since 1970. Checks the name that will be routed on, requested or derived.
+/// Decides on a registration by the agent with this key and machine, which `is_local` says runs on this machine,
+/// at `now_seconds` since 1970. Checks the name that will be routed on, requested or derived.
 ///
 /// # Errors
 /// The refusal to send back; its reason says whether another try may help.
@@ -103,7 +102,7 @@ pub(crate) fn authorize(
     snapshot: &Snapshot,
     register: &Register,
     (key, machine): (&AgentKey, &MachineId),
-    peer: SocketAddr,
+    is_local: bool,
     now_seconds: u64,
 ) -> Result<Admission, Refusal> {
     let name = routed_name(register, key, machine)?;
@@ -112,8 +111,9 @@ pub(crate) fn authorize(
     }
     match &snapshot.mode {
         Mode::Open { anywhere } => {
-            if !anywhere && !peer.ip().to_canonical().is_loopback() {
-                let text = "this relay runs without authentication and takes local agents only";
+            if !anywhere && !is_local {
+                let text = "this relay runs without authentication and takes agents of its own machine only, \
+                            which dial it without a proxy";
                 return Err(Refusal::new(RefusalReason::NotLoopback, text));
             }
             Ok(Admission::Granted(Permission {

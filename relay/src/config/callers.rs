@@ -22,7 +22,7 @@ pub(super) struct CallersSettings {
     /// Origin of web pages that may use tunnels, as in https://app.example, or `*` for any; may be repeated
     #[arg(long, value_name = "ORIGIN", value_parser = expected(ORIGIN, origin))]
     allow_origin: Option<Vec<String>>,
-    /// Network of proxies whose X-Forwarded-* fields are trusted, as in 10.0.0.0/8; may be repeated
+    /// Proxy whose X-Forwarded-* fields are trusted, as in 10.0.0.5, or a network of such proxies; may be repeated
     #[arg(long, value_name = "NET", value_parser = expected(NETWORK, network))]
     trusted_proxies: Option<Vec<IpNet>>,
     /// Connections from trusted proxies begin with the PROXY protocol, version 2

@@ -24,12 +24,36 @@ const CONFIG: ParseConfig = ParseConfig {
     allow_v2: true,
 };
 
-/// Source of a proxied connection.
+/// Source of a connection, of a caller or an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    Address(SocketAddr),
-    /// The proxy itself, for example its health check, or a caller without an IP address.
-    Proxy,
+    /// The connection's own peer: no header came in front.
+    Peer(SocketAddr),
+    /// The address in the header of a trusted proxy.
+    Announced(SocketAddr),
+    /// The address of a trusted proxy whose header names none: the proxy checks the relay's health, or its caller has no
+    /// IP address. The header says nothing of who wrote the bytes behind it.
+    Hidden(SocketAddr),
+}
+
+impl Source {
+    /// Address that limits and the audit log use.
+    pub(crate) const fn address(self) -> SocketAddr {
+        match self {
+            Self::Peer(address) | Self::Announced(address) | Self::Hidden(address) => address,
+        }
+    }
+
+    /// Whether a proxy's header came in front.
+    pub(crate) const fn is_proxied(self) -> bool {
+        !matches!(self, Self::Peer(_))
+    }
+
+    /// Whether the connection was opened on this machine. A proxy's header never proves that: a loopback address in it
+    /// belongs to the proxy's machine, and the address of a proxy on this machine is not its caller's.
+    pub(crate) fn is_this_machine(self) -> bool {
+        !self.is_proxied() && self.address().ip().to_canonical().is_loopback()
+    }
 }
 
 /// Why a proxied connection has no source.
@@ -43,11 +67,11 @@ pub(crate) enum NoSource {
     Malformed,
 }
 
-/// Reads exactly the header.
+/// Reads exactly the header that `proxy` sends.
 ///
 /// # Errors
 /// There is no header of version 2.
-pub(crate) async fn source(stream: &Stream) -> Result<Source, NoSource> {
+pub(crate) async fn source(stream: &Stream, proxy: SocketAddr) -> Result<Source, NoSource> {
     let mut read = BytesMut::new();
     let mut wanted = FIXED_BYTES;
     loop {
@@ -62,7 +86,9 @@ pub(crate) async fn source(stream: &Stream) -> Result<Source, NoSource> {
             continue;
         }
         match parse(&read)? {
-            Parsed::Whole(source) => return Ok(source),
+            Parsed::Whole(address) => {
+                return Ok(address.map_or(Source::Hidden(proxy), Source::Announced));
+            }
             Parsed::Of(length) => wanted = length,
         }
     }
@@ -70,7 +96,8 @@ pub(crate) async fn source(stream: &Stream) -> Result<Source, NoSource> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
-    Whole(Source),
+    /// The source's address, if the header names one.
+    Whole(Option<SocketAddr>),
     /// More bytes are needed; the header has this length.
     Of(usize),
 }
@@ -80,7 +107,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed, NoSource> {
     match ProxyHeader::parse(bytes, CONFIG) {
         Ok((header, _)) => {
             let source = header.proxied_address().map(|it| it.source);
-            Ok(Parsed::Whole(source.map_or(Source::Proxy, Source::Address)))
+            Ok(Parsed::Whole(source))
         }
         Err(Error::BufferTooShort) => {
             let whole = length(bytes).filter(|whole| *whole > bytes.len());
@@ -112,11 +139,11 @@ mod tests {
     }
 
     /// Parses a header in two steps: the fixed part, then all of it.
-    fn read(header: &[u8]) -> Result<Source, NoSource> {
+    fn read(header: &[u8]) -> Result<Option<SocketAddr>, NoSource> {
         match parse(&header[..FIXED_BYTES])? {
-            Parsed::Whole(source) => Ok(source),
+            Parsed::Whole(address) => Ok(address),
             Parsed::Of(length) => match parse(&header[..length])? {
-                Parsed::Whole(source) => Ok(source),
+                Parsed::Whole(address) => Ok(address),
                 Parsed::Of(_) => Err(NoSource::Malformed),
             },
         }
@@ -125,21 +152,42 @@ mod tests {
     #[test]
     fn a_proxy_says_whom_it_connects() {
         let four = [192, 0, 2, 7, 10, 0, 0, 1, 0x9c, 0x40, 0, 80];
-        let address = Source::Address("192.0.2.7:40000".parse().unwrap());
+        let address = Some("192.0.2.7:40000".parse().unwrap());
         assert_eq!(read(&header(0x21, 0x11, &four)), Ok(address));
         let more = [&four[..], &[4, 0, 1, 0]].concat();
         assert_eq!(read(&header(0x21, 0x11, &more)), Ok(address));
         let mut six = [0; 36];
         (six[15], six[33]) = (1, 9);
-        let address = Source::Address("[::1]:9".parse().unwrap());
+        let address = Some("[::1]:9".parse().unwrap());
         assert_eq!(read(&header(0x21, 0x21, &six)), Ok(address));
     }
 
     #[test]
-    fn a_proxy_that_asks_for_itself_is_the_caller() {
-        assert_eq!(read(&header(0x20, 0, &[])), Ok(Source::Proxy));
-        assert_eq!(read(&header(0x20, 0x11, &[0; 12])), Ok(Source::Proxy));
-        assert_eq!(read(&header(0x21, 0, &[])), Ok(Source::Proxy));
+    fn a_header_of_the_proxy_itself_or_of_a_caller_without_an_ip_address_names_none() {
+        assert_eq!(read(&header(0x20, 0, &[])), Ok(None));
+        assert_eq!(read(&header(0x20, 0x11, &[0; 12])), Ok(None));
+        assert_eq!(read(&header(0x21, 0, &[])), Ok(None));
+        assert_eq!(read(&header(0x21, 0x31, &[0; 216])), Ok(None));
+    }
+
+    #[test]
+    fn what_a_proxy_announces_is_never_this_machine() {
+        for (ip, is_local) in [
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("192.0.2.1", false),
+            ("::ffff:10.0.0.1", false),
+            ("2001:db8::1", false),
+        ] {
+            let address = SocketAddr::new(ip.parse().unwrap(), 40_000);
+            assert_eq!(Source::Peer(address).is_this_machine(), is_local, "{ip}");
+            for source in [Source::Announced(address), Source::Hidden(address)] {
+                assert!(!source.is_this_machine(), "{source:?}");
+                assert_eq!(source.address(), address);
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::doors::OpenListener;
 use crate::certificates::HTTP2;
 use crate::error::ListenKind;
 use crate::io::{Listener, Stream, timeout};
+use crate::listen::proxied::Source;
 use crate::listen::{self, Arrival};
 use crate::metrics::FrontendKind;
 
@@ -66,7 +67,9 @@ impl Shard {
             listener,
             room,
             move |stream, peer, arrival| match (stream, arrival) {
-                (Some(stream), Arrival::Taken) => shard.connected(kind, is_tls, stream, peer),
+                (Some(stream), Arrival::Taken) => {
+                    shard.connected(kind, is_tls, stream, Source::Peer(peer));
+                }
                 (stream, _) if is_tls => shard.no_handshake(stream),
                 (stream, _) => shard.no_room(kind, stream, peer),
             },
@@ -79,13 +82,13 @@ impl Shard {
         kind: ListenKind,
         is_tls: bool,
         stream: Stream,
-        peer: SocketAddr,
+        source: Source,
     ) {
         match kind {
-            _ if is_tls => self.tls_arrived(kind, stream, peer),
-            ListenKind::Agent => self.agent_arrived(stream, peer),
-            ListenKind::Tcp => self.raw_arrived(stream, peer),
-            ListenKind::Http => self.http_arrived(stream, peer),
+            _ if is_tls => self.tls_arrived(kind, stream, source),
+            ListenKind::Agent => self.agent_arrived(stream, source),
+            ListenKind::Tcp => self.raw_arrived(stream, source),
+            ListenKind::Http => self.http_arrived(stream, source),
             ListenKind::Admin => {}
         }
     }

@@ -1,7 +1,6 @@
 //! Frontends: which shard serves a caller's connection, and how the connection is joined to its session.
 
 use std::mem;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use super::upgrades;
 use crate::auth::Identity;
 use crate::directory::{Among, Query, Resolved};
 use crate::io::{Detached, PollStream, Stream};
+use crate::listen::proxied::Source;
 use crate::listen::{http, tcp};
 use crate::metrics::{FrontendKind, HandoffKind};
 use crate::registry::{AgentTag, TunnelInfo};
@@ -26,14 +26,15 @@ use crate::splice::splice;
 
 impl Shard {
     /// Accepts a raw frontend: reads its preamble, authenticates its caller and routes it to a session.
-    pub(super) fn raw_arrived(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
+    pub(super) fn raw_arrived(self: &Rc<Self>, stream: Stream, source: Source) {
         self.kit.metrics.frontend_accepted(FrontendKind::Tcp);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
         self.kit.tasks.spawn(async move {
             let refused = |peer, reason| shard.callers.raw_refused(peer, None, None, reason);
-            let Some(peer) = shard.callers.source(&stream, peer).await else {
-                return refused(peer, CallerRefusal::Preamble);
+            let Some(source) = shard.callers.source(&stream, source).await else {
+                return refused(source.address(), CallerRefusal::Preamble);
             };
+            let peer = source.address();
             let Ok(mut pass) = shard.callers.arrive(peer.ip()) else {
                 return refused(peer, CallerRefusal::Limited);
             };
@@ -233,11 +234,11 @@ impl Shard {
     }
 
     /// Accepts an HTTP frontend: its first request hints at the shard to serve it.
-    pub(super) fn http_arrived(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
+    pub(super) fn http_arrived(self: &Rc<Self>, stream: Stream, source: Source) {
         self.kit.metrics.frontend_accepted(FrontendKind::Http);
         let (shard, arrived) = (Rc::clone(self), self.kit.peers.callers.arrived());
         self.kit.tasks.spawn(async move {
-            let Some(peer) = shard.callers.source(&stream, peer).await else {
+            let Some(source) = shard.callers.source(&stream, source).await else {
                 return shard.kit.metrics.frontend_refused(CallerRefusal::Preamble);
             };
             let deadline = shard.kit.peers.config.preamble_timeout;
@@ -246,7 +247,7 @@ impl Shard {
                 .in_time(deadline, stream.is_tls(), shard.hinted_shard(&stream))
                 .await;
             let Some(hint) = hint else {
-                debug!(%peer, "no request in time");
+                debug!(peer = %source.address(), "no request in time");
                 // The caller has sent no request, so an orderly close loses nothing.
                 stream.finish().await;
                 shard.kit.metrics.frontend_refused(CallerRefusal::Preamble);
@@ -255,7 +256,7 @@ impl Shard {
             if let Some(to) = hint {
                 let message = Message::Http {
                     stream: stream.detach(),
-                    peer,
+                    source,
                     arrived,
                 };
                 if shard.kit.mail.hand_off(to, message).await {
@@ -265,7 +266,7 @@ impl Shard {
                 }
                 return;
             }
-            shard.serve_http(stream, peer, arrived).await;
+            shard.serve_http(stream, source, arrived).await;
         });
     }
 
@@ -273,20 +274,21 @@ impl Shard {
     pub(super) fn http_moved_here(
         self: &Rc<Self>,
         stream: Detached,
-        peer: SocketAddr,
+        source: Source,
         arrived: Arrived,
     ) {
         let shard = Rc::clone(self);
         self.kit
             .tasks
-            .spawn(async move { shard.serve_http(stream.attach(), peer, arrived).await });
+            .spawn(async move { shard.serve_http(stream.attach(), source, arrived).await });
     }
 
-    async fn serve_http(self: &Rc<Self>, stream: Stream, peer: SocketAddr, arrived: Arrived) {
+    async fn serve_http(self: &Rc<Self>, stream: Stream, source: Source, arrived: Arrived) {
+        let peer = source.address();
         let here = self.callers.count(arrived);
         let gateway = ShardGateway::new(Rc::clone(self), peer.ip());
         let from = http::Peer {
-            address: peer,
+            source,
             https: stream.is_tls(),
         };
         let io = PollStream::new(stream);

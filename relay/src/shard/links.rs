@@ -1,6 +1,5 @@
 //! The task of a link: it serves an agent's connection, and passes the link on to another shard.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -13,6 +12,7 @@ use super::mail::message::Message;
 use crate::io::Stream;
 use crate::limits::AddressCount;
 use crate::link::{self, Left, NOTSENT_BYTES};
+use crate::listen::proxied::Source;
 use crate::registry::LinkId;
 
 impl Shard {
@@ -20,7 +20,7 @@ impl Shard {
     pub(super) fn serve_link(
         self: &Rc<Self>,
         stream: Stream,
-        (peer, stranger): (SocketAddr, AddressCount),
+        (source, stranger): (Source, AddressCount),
         moved: Option<[u8; 32]>,
     ) {
         let mut nonce = moved.unwrap_or_default();
@@ -30,13 +30,14 @@ impl Shard {
             self.kit.metrics.link_refused(LinkRefusal::Internal);
             return;
         }
+        let peer = source.address();
         let mux = self.agents.new_mux(nonce, &stream);
         let id = self.agents.link_arrived(&mux, peer, stranger);
         stream.tune_link(self.kit.peers.config.stale_timeout, NOTSENT_BYTES);
         let host = Host {
             agents: Rc::clone(&self.agents),
             id,
-            peer,
+            source,
             transport: transport(&stream),
             exporter: stream.exporter(),
             nonce,
@@ -64,7 +65,7 @@ impl Shard {
                         guard.end = None;
                         let message = Message::Link {
                             stream,
-                            peer,
+                            source,
                             stranger: shard.agents.take_stranger(id),
                             nonce: Some(Box::new(nonce)),
                         };

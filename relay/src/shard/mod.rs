@@ -168,10 +168,14 @@ impl Shard {
         match message {
             Message::Link {
                 stream,
-                peer,
+                source,
                 stranger,
                 nonce,
-            } => self.serve_link(stream.attach(), (peer, stranger), nonce.map(|nonce| *nonce)),
+            } => self.serve_link(
+                stream.attach(),
+                (source, stranger),
+                nonce.map(|nonce| *nonce),
+            ),
             Message::Lane { stream, nonce } => self.agents.lane_arrived(stream.attach(), &nonce),
             Message::Frontend {
                 stream,
@@ -180,9 +184,9 @@ impl Shard {
             } => self.raw_moved_here(stream, identity, raw),
             Message::Http {
                 stream,
-                peer,
+                source,
                 arrived,
-            } => self.http_moved_here(stream, peer, arrived),
+            } => self.http_moved_here(stream, source, arrived),
             Message::Crossing { fd, request, back } => self.crossing_arrived(fd, request, back),
             Message::Claim(claim) => self.decide_claim(*claim),
             Message::Release { tunnel, link, kind } => self.name_released(&tunnel, link, kind),

@@ -15,6 +15,7 @@ use super::mail::message::Message;
 use crate::io::{Stream, timeout};
 use crate::limits::AddressCount;
 use crate::listen::agent::{Opening, opening};
+use crate::listen::proxied::Source;
 use crate::metrics::HandoffKind;
 
 /// Time for the first bytes of an agent that will be refused.
@@ -26,9 +27,9 @@ const STEERINGS_MAX: usize = 16;
 
 impl Shard {
     /// Reads the first bytes of a connection on an agent listener: they open a link or a bulk lane.
-    pub(super) fn agent_arrived(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
+    pub(super) fn agent_arrived(self: &Rc<Self>, stream: Stream, source: Source) {
         let shard = Rc::clone(self);
-        let place = self.agents.count_new_link(peer);
+        let place = self.agents.count_new_link(source.address());
         let deadline = match place {
             Ok(_) => HANDSHAKE_TIMEOUT,
             Err(_) => REFUSED_TIMEOUT,
@@ -36,8 +37,8 @@ impl Shard {
         self.kit.tasks.spawn(async move {
             match timeout(deadline, opening(&stream)).await {
                 Ok(Some(Opening::Link)) => match place {
-                    Ok(place) => shard.place_link(stream, peer, place).await,
-                    Err(_) => shard.refuse_link(&stream, peer),
+                    Ok(place) => shard.place_link(stream, source, place).await,
+                    Err(_) => shard.refuse_link(&stream, source.address()),
                 },
                 Ok(Some(Opening::Lane(nonce))) => shard.agents.place_lane(stream, nonce).await,
                 Ok(None) => shard.kit.metrics.link_refused(LinkRefusal::LinkLost),
@@ -79,16 +80,16 @@ impl Shard {
     }
 
     /// Places a new link on the shard with the fewest links.
-    async fn place_link(self: &Rc<Self>, stream: Stream, peer: SocketAddr, stranger: AddressCount) {
+    async fn place_link(self: &Rc<Self>, stream: Stream, source: Source, stranger: AddressCount) {
         let to = self.least_loaded();
         self.link_expected(to);
         if to == self.kit.index {
-            self.serve_link(stream, (peer, stranger), None);
+            self.serve_link(stream, (source, stranger), None);
             return;
         }
         let message = Message::Link {
             stream: stream.detach(),
-            peer,
+            source,
             stranger,
             nonce: None,
         };

@@ -15,11 +15,12 @@ use crate::error::ListenKind;
 use crate::io::Stream;
 use crate::limits::AddressCount;
 use crate::listen::Room;
+use crate::listen::proxied::Source;
 use crate::metrics::{FrontendKind, TlsFailure};
 
 impl Shard {
     /// Completes the handshake of a connection to a TLS address, and serves the protocol that the client asked for.
-    pub(super) fn tls_arrived(self: &Rc<Self>, kind: ListenKind, stream: Stream, peer: SocketAddr) {
+    pub(super) fn tls_arrived(self: &Rc<Self>, kind: ListenKind, stream: Stream, source: Source) {
         let configs = self.kit.tls();
         let place = configs.and_then(|configs| Some((configs, self.doors.handshakes.enter()?)));
         let Some((configs, place)) = place else {
@@ -29,19 +30,20 @@ impl Shard {
         // Counted before it is known to be a caller, so that a relay that stops waits for it.
         let arrived = self.kit.peers.callers.arrived();
         self.kit.tasks.spawn(async move {
-            let accepting = shard.accept_tls(stream, peer, (configs.as_ref(), kind), &place);
+            let peer = source.address();
+            let accepting = shard.accept_tls(stream, source, (configs.as_ref(), kind), &place);
             let accepted = place.run(accepting).await;
             drop(place);
             match accepted {
                 // A CA that checks a name needs nothing but the handshake.
                 Some(Ok((stream, _, Served::Check))) => stream.shutdown(),
-                Some(Ok((stream, peer, Served::As(kind)))) => {
+                Some(Ok((stream, source, Served::As(kind)))) => {
                     stream.set_unfinished(kind.unfinished());
                     let room = Room::for_callers(shard.kit.peers.open_files_max);
                     // Agents have precedence over callers, as on listeners of their own.
                     match kind == ListenKind::Agent || room.takes(&stream) {
-                        true => shard.connected(kind, false, stream, peer),
-                        false => shard.no_room(kind, Some(stream), peer),
+                        true => shard.connected(kind, false, stream, source),
+                        false => shard.no_room(kind, Some(stream), source.address()),
                     }
                 }
                 Some(Err(Some(failure))) => {
@@ -82,13 +84,14 @@ impl Shard {
     async fn accept_tls(
         &self,
         stream: Stream,
-        peer: SocketAddr,
+        source: Source,
         (configs, listener): (&ServerConfigs, ListenKind),
         place: &Handshake,
-    ) -> Result<(Stream, SocketAddr, Served), Option<TlsFailure>> {
+    ) -> Result<(Stream, Source, Served), Option<TlsFailure>> {
         // On addresses of every kind, since callers and agents may come to each.
-        let peer = self.callers.source(&stream, peer).await.ok_or(None)?;
-        let _counted = self.count_handshake(peer).ok_or(TlsFailure::Overload)?;
+        let source = self.callers.source(&stream, source).await.ok_or(None)?;
+        let counted = self.count_handshake(source.address());
+        let _counted = counted.ok_or(TlsFailure::Overload)?;
         let deadline = self.kit.peers.config.preamble_timeout;
         let choose = |hello: &ClientHello<'_>| configs.choose(hello, listener);
         let accepting = stream.accept_tls(choose, || place.may_answer());
@@ -104,7 +107,7 @@ impl Shard {
         if let Some(agreed) = &agreed {
             self.kit.metrics.tls_accepted(agreed);
         }
-        Ok((stream, peer, served))
+        Ok((stream, source, served))
     }
 
     /// Counts a connection whose trusted proxy sent no PROXY protocol header.

@@ -1,6 +1,6 @@
 //! What a link's task asks of its shard's agents: its agent's hello, registrations and farewells.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use tieline_wire::{
@@ -13,13 +13,14 @@ use super::spread::shard_of;
 use crate::directory::ReleaseKind;
 use crate::host::{host_of, is_loopback};
 use crate::link::{LinkHost, Stay};
+use crate::listen::proxied::Source;
 use crate::registry::{Channel, LinkId};
 
 /// A link's access to its shard's agents.
 pub(in crate::shard) struct Host {
     pub(in crate::shard) agents: Rc<Agents>,
     pub(in crate::shard) id: LinkId,
-    pub(in crate::shard) peer: SocketAddr,
+    pub(in crate::shard) source: Source,
     /// What carries the link, as a stable word.
     pub(in crate::shard) transport: &'static str,
     /// Exporter of the link's TLS connection, if this relay ends it; the agent's proof may be bound to it.
@@ -32,7 +33,7 @@ impl LinkHost for Host {
     fn hello(&self, hello: AgentHello, may_move: bool) -> Result<Stay, LinkEnd> {
         let agents = &self.agents;
         let domain = agents.kit.peers.config.domain.as_deref();
-        if !is_called(domain, &hello.relay_name, self.peer.ip()) {
+        if !is_called(domain, &hello.relay_name, self.source.address().ip()) {
             return Err(LinkEnd::RelayName);
         }
         if may_move
@@ -46,7 +47,7 @@ impl LinkHost for Host {
         }
         let binding = hello.binding(&self.nonce, self.exporter.as_ref());
         if binding != ChannelBinding::Bound && agents.kit.peers.config.tls.require_binding {
-            debug!(peer = %self.peer, binding = binding.word(), "an agent's proof is not bound");
+            debug!(peer = %self.source.address(), binding = binding.word(), "an agent's proof is not bound");
             return Err(LinkEnd::Unbound);
         }
         let channel = Channel {
@@ -58,7 +59,7 @@ impl LinkHost for Host {
         if agents.may_log() {
             info!(
                 link = self.id.0,
-                peer = %self.peer,
+                peer = %self.source.address(),
                 agent = ?hello.key,
                 version = hello.agent_version,
                 transport = self.transport,
@@ -73,7 +74,7 @@ impl LinkHost for Host {
 
     fn register(&self, mux: &mut Mux, register: Register) {
         let agents = &self.agents;
-        let Err(refusal) = agents.register(self.id, self.peer, mux, &register) else {
+        let Err(refusal) = agents.register(self.id, self.source, mux, &register) else {
             return;
         };
         if refusal.reason == RefusalReason::AuthUnavailable {

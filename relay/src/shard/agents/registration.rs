@@ -12,7 +12,6 @@
 //!
 //! Steps 1, 3 and 6 are here, 2 in `provider`, 4 in `shard/home`, 5 in `shard/routing` and `shard/home`.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,6 +27,7 @@ use super::Agents;
 use crate::auth::{Admission, Identity, Permission, authorize};
 use crate::clock::now_seconds;
 use crate::directory::{Claim, ReleaseKind, home};
+use crate::listen::proxied::Source;
 use crate::registry::{Grant, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 
 /// Registrations of one link that may wait for a provider or for the home shards of their names. Without a limit, an
@@ -35,7 +35,7 @@ use crate::registry::{Grant, LinkId, LinkRef, Renewal, TunnelEntry, TunnelInfo};
 pub(super) const OPEN_REGISTRATIONS_MAX: usize = 1024;
 
 impl Agents {
-    /// Step 1: checks a registration that an agent sends over `link` from `peer`, and claims its name or asks the
+    /// Step 1: checks a registration that an agent sends over `link` from `source`, and claims its name or asks the
     /// provider. `mux` is the link's.
     ///
     /// # Errors
@@ -43,16 +43,16 @@ impl Agents {
     pub(super) fn register(
         &self,
         link: LinkId,
-        peer: SocketAddr,
+        source: Source,
         mux: &mut Mux,
         register: &Register,
     ) -> Result<(), Refusal> {
         // First, because checking a token costs more.
-        self.charge_registration(|limits| limits.register_from(peer.ip()))?;
+        self.charge_registration(|limits| limits.register_from(source.address().ip()))?;
         register
             .check()
             .map_err(|error| Refusal::new(RefusalReason::RegistrationInvalid, error.to_string()))?;
-        match self.permission(link, peer, register)? {
+        match self.permission(link, source, register)? {
             Admission::Granted(permission) => {
                 self.claim_name(link, register, permission, None)?;
                 mux.trust();
@@ -66,7 +66,7 @@ impl Agents {
     fn permission(
         &self,
         link: LinkId,
-        peer: SocketAddr,
+        source: Source,
         register: &Register,
     ) -> Result<Admission, Refusal> {
         let gone = || Refusal::standard(RefusalReason::Internal);
@@ -77,7 +77,8 @@ impl Agents {
         }
         let agent = entry.agent.as_ref().ok_or_else(gone)?;
         let who = (&agent.key, &agent.machine);
-        authorize(&self.kit.auth(), register, who, peer, now_seconds())
+        let is_local = source.is_this_machine();
+        authorize(&self.kit.auth(), register, who, is_local, now_seconds())
     }
 
     /// Step 3: adds a permitted tunnel to its link and claims its name at the home shard, also when a registration is

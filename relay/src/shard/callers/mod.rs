@@ -104,22 +104,22 @@ impl Callers {
         }
     }
 
-    /// The caller's address: where a trusted proxy must send a PROXY protocol header, the address in that header.
-    /// `None` if the proxy sends no valid header in time.
-    pub(super) async fn source(&self, stream: &Stream, peer: SocketAddr) -> Option<SocketAddr> {
-        if stream.is_tls() {
-            // The header comes in front of TLS, where it was read.
-            return Some(peer);
-        }
+    /// The source of a connection, of which `known` is known so far: where a trusted proxy must send a PROXY protocol
+    /// header, what that header says. `None` if the proxy sends no valid header in time.
+    pub(super) async fn source(&self, stream: &Stream, known: Source) -> Option<Source> {
+        let peer = known.address();
         let config = &self.kit.peers.config;
-        if !config.callers.proxy_protocol || !self.kit.is_trusted_proxy(peer.ip()) {
-            return Some(peer);
+        // Over TLS the header came in front of the handshake, where it was read.
+        if stream.is_tls()
+            || !config.callers.proxy_protocol
+            || !self.kit.is_trusted_proxy(peer.ip())
+        {
+            return Some(known);
         }
-        let source = proxied::source(stream);
+        let source = proxied::source(stream, peer);
         let source = self.kit.in_time(config.preamble_timeout, false, source);
         match source.await.unwrap_or(Err(NoSource::Ended)) {
-            Ok(Source::Address(source)) => Some(source),
-            Ok(Source::Proxy) => Some(peer),
+            Ok(source) => Some(source),
             Err(problem) => {
                 self.no_source(peer, problem);
                 None

@@ -19,6 +19,7 @@ use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
 use crate::io::Detached;
 use crate::limits::{AddressCount, RatePass};
+use crate::listen::proxied::Source;
 use crate::metrics::{Cut, FrontendKind, TunnelBatch, TunnelDetail};
 use crate::registry::{AgentTag, LinkId, LinkRef};
 
@@ -28,7 +29,7 @@ pub(crate) enum Message {
     /// `nonce` is what another shard asked the agent to sign, before the link moved here.
     Link {
         stream: Detached,
-        peer: SocketAddr,
+        source: Source,
         stranger: AddressCount,
         nonce: Option<Box<[u8; 32]>>,
     },
@@ -44,7 +45,7 @@ pub(crate) enum Message {
     /// An HTTP frontend, of which only the first bytes were read ahead.
     Http {
         stream: Detached,
-        peer: SocketAddr,
+        source: Source,
         arrived: Arrived,
     },
     /// A session of an HTTP frontend on another shard, over a socket pair.

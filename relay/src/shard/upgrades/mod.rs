@@ -40,13 +40,13 @@ impl Shard {
     ) {
         let from = |address| SocketAddr::new(address, peer.port());
         match upgraded {
-            Upgraded::Link { address } => {
+            Upgraded::Link { source } => {
                 // The connection no longer counts as a caller's: a relay that stops waits for callers, but not for
                 // agents.
                 drop(here);
                 let stream = stream.over_websocket(input);
                 stream.set_unfinished(ListenKind::Agent.unfinished());
-                self.agent_arrived(stream, from(address));
+                self.agent_arrived(stream, source);
             }
             Upgraded::Caller {
                 tunnel,

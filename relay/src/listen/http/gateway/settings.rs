@@ -1,6 +1,5 @@
 //! Settings of the HTTP front, and the facts about one connection that it starts with.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::certificates::Challenges;
 use crate::config::PublicUrl;
+use crate::listen::proxied::Source;
 
 /// Buffer limit of one connection in one direction, and therefore the longest head.
 pub(crate) const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -24,7 +24,7 @@ pub(crate) const DRAIN_GRACE_HTTP2: Duration = Duration::from_secs(1);
 /// Remote end of a frontend connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: SocketAddr,
+    pub(crate) source: Source,
     /// Whether the connection uses TLS: decides the scheme of URLs in answers.
     pub(crate) https: bool,
 }

@@ -7,11 +7,12 @@ use tieline_wire::TunnelId;
 
 use super::Gateway;
 use crate::limits::RatePass;
+use crate::listen::proxied::Source;
 
 /// What a frontend connection becomes behind `101 Switching Protocols`.
 pub(crate) enum Upgraded<G: Gateway> {
-    /// An agent's link from `address`: the bytes of binary messages are those of a link over TCP.
-    Link { address: IpAddr },
+    /// An agent's link: the bytes of binary messages are those of a link over TCP.
+    Link { source: Source },
     /// A caller from `address` of a target that takes bytes: each binary message is a payload.
     Caller {
         tunnel: TunnelId,

@@ -1,6 +1,7 @@
 //! Data about the caller for the target: `X-Forwarded-*` and `Forwarded` (RFC 7239).
 //!
-//! Values in a request are trusted only if the request comes from a trusted proxy.
+//! Values in a request are trusted only if the request comes from a trusted proxy. The header of such a proxy that names
+//! no address (PROXY protocol) says nothing of who wrote the request, so its values are not trusted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,6 +9,8 @@ use bytes::Bytes;
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
+
+use crate::listen::proxied::Source;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -24,25 +27,28 @@ pub(crate) struct Client {
     pub(crate) address: IpAddr,
     /// Whether the caller uses TLS, to the relay or to a trusted proxy in front of the relay.
     pub(crate) https: bool,
-    /// Whether the connection comes from a trusted proxy.
+    /// Whether the connection's source is a trusted proxy, whose values are believed.
     pub(crate) is_trusted: bool,
+    /// Whether the request came through a trusted proxy, believed or not.
+    pub(crate) is_proxied: bool,
 }
 
 impl Client {
-    /// Reads the caller from a request over a connection from `peer`.
+    /// Reads the caller from a request over a connection from `source`.
     pub(crate) fn of(
         headers: &HeaderMap,
-        peer: SocketAddr,
+        source: Source,
         https: bool,
         trusted_proxies: &[IpNet],
     ) -> Self {
         let is_trusted = |address: &IpAddr| trusted_proxies.iter().any(|net| net.contains(address));
-        let mut address = peer.ip().to_canonical();
-        if !is_trusted(&address) {
+        let mut address = source.address().ip().to_canonical();
+        if matches!(source, Source::Hidden(_)) || !is_trusted(&address) {
             return Self {
                 address,
                 https,
                 is_trusted: false,
+                is_proxied: source.is_proxied(),
             };
         }
         let chain = headers.get_all(FOR).iter().rev().flat_map(|value| {
@@ -61,12 +67,13 @@ impl Client {
             address,
             https: proto.map_or(https, |proto| proto.eq_ignore_ascii_case(b"https")),
             is_trusted: true,
+            is_proxied: true,
         }
     }
 
     /// True if the caller runs on this machine and did not come through a trusted proxy.
     pub(crate) fn is_this_machine(&self) -> bool {
-        !self.is_trusted && self.address.is_loopback()
+        !self.is_proxied && self.address.is_loopback()
     }
 
     /// The authority that the caller requested, if a trusted proxy reports it.
@@ -190,18 +197,25 @@ mod tests {
     const PEER: &str = "192.0.2.7:40000";
 
     fn forwarded(lines: &[(&'static str, &str)], trusted: &[&str]) -> (Client, HeaderMap) {
+        forwarded_from(Source::Peer(PEER.parse().unwrap()), lines, trusted)
+    }
+
+    fn forwarded_from(
+        source: Source,
+        lines: &[(&'static str, &str)],
+        trusted: &[&str],
+    ) -> (Client, HeaderMap) {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
         }
         let trusted: Vec<_> = trusted.iter().map(|net| net.parse().unwrap()).collect();
-        let peer = PEER.parse().unwrap();
-        let client = Client::of(&headers, peer, false, &trusted);
+        let client = Client::of(&headers, source, false, &trusted);
         drop_from_request(&mut headers, client.is_trusted, None);
         let host = Bytes::from_static(b"relay.example:9080");
         client.add_to(
             &mut headers,
-            &PeerName::of(peer),
+            &PeerName::of(source.address()),
             Some(host),
             "/w/maya".to_owned(),
         );
@@ -261,6 +275,44 @@ mod tests {
         assert_eq!(headers["x-forwarded-host"], "public.example");
         assert_eq!(client.host(&headers), Some(&b"public.example"[..]));
         assert_eq!(headers["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn behind_a_header_without_an_address_the_callers_own_word_is_not_believed() {
+        let lines = &[
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.example"),
+        ];
+        let peer: SocketAddr = PEER.parse().unwrap();
+        let trusted = &["192.0.2.0/24"];
+        let (client, headers) = forwarded_from(Source::Hidden(peer), lines, trusted);
+        assert_eq!(client.address, peer.ip());
+        assert!(!client.https && !client.is_trusted && client.is_proxied);
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(headers["x-forwarded-host"], "relay.example:9080");
+        // A proxy behind the balancer, which `trusted_proxies` names, too.
+        let (client, _) = forwarded_from(Source::Announced(peer), lines, trusted);
+        assert_eq!(client.address, "203.0.113.9".parse::<IpAddr>().unwrap());
+        // A caller behind the balancer.
+        let (client, headers) = forwarded_from(Source::Announced(peer), lines, &["10.0.0.1/32"]);
+        assert_eq!(client.address, peer.ip());
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
+    }
+
+    #[test]
+    fn a_caller_behind_a_proxy_is_not_on_this_machine() {
+        let here = "127.0.0.1:40000".parse().unwrap();
+        for (source, trusted, expected) in [
+            (Source::Peer(here), "10.0.0.1/32", true),
+            (Source::Peer(here), "127.0.0.1/32", false),
+            (Source::Announced(here), "10.0.0.1/32", false),
+            (Source::Announced(here), "127.0.0.1/32", false),
+            (Source::Hidden(here), "127.0.0.1/32", false),
+        ] {
+            let (client, _) = forwarded_from(source, &[], &[trusted]);
+            assert_eq!(client.is_this_machine(), expected, "{source:?} {trusted:?}");
+        }
     }
 
     #[test]

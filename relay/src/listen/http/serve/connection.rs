@@ -168,7 +168,7 @@ impl<G: Gateway> Front<G> {
     fn note_refused(&self, state: &FrontendState) {
         for _ in 0..state.refused.take() {
             if self.gateway.is_audited() {
-                let call = Call::with_refused_head(self.peer.address.ip());
+                let call = Call::with_refused_head(self.peer.source.address().ip());
                 self.gateway.note(call, None, None, Some("bad_request"));
             }
         }

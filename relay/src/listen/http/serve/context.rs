@@ -35,8 +35,8 @@ impl<G: Gateway> Front<G> {
             },
         };
         let settings = &self.settings;
-        let Peer { address, https } = self.peer;
-        let client = Client::of(&parts.headers, address, https, &settings.trusted_proxies);
+        let Peer { source, https } = self.peer;
+        let client = Client::of(&parts.headers, source, https, &settings.trusted_proxies);
         let domain = settings.domain.as_deref();
         let is_local = client.is_this_machine();
         let host_meaning = match host_meaning(authority.unwrap_or_default(), domain, is_local) {

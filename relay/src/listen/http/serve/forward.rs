@@ -62,7 +62,8 @@ impl<G: Gateway> Front<G> {
         }
         let body = RequestBody::new(Some(body), progress);
         let mut page = Page::Own;
-        let mut audit_record = AuditRecord::begin(&self.gateway, &parts, self.peer.address.ip());
+        let mut audit_record =
+            AuditRecord::begin(&self.gateway, &parts, self.peer.source.address().ip());
         let served = self.serve(parts, body, &state, &mut page, &mut audit_record);
         let (mut response, word) = match served.await {
             Ok(response) => (response, None),

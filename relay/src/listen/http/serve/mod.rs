@@ -80,7 +80,7 @@ where
                 gateway: gateway.clone(),
                 callers: Callers::new(),
                 settings,
-                peer_name: PeerName::of(peer.address),
+                peer_name: PeerName::of(peer.source.address()),
                 peer,
                 upgraded: RefCell::default(),
             });

@@ -4,6 +4,7 @@
 //! Behind a `101` the connection leaves HTTP. What it becomes is kept in the [`Front`] until hyper has written the
 //! answer.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -32,6 +33,7 @@ use crate::listen::http::mapping::rewrite::Mapping;
 use crate::listen::http::outbound::pool::Connection;
 use crate::listen::http::policy::callers::AdmittedCaller;
 use crate::listen::http::problem::Problem;
+use crate::listen::proxied::Source;
 
 impl<G: Gateway> Front<G> {
     /// Takes the caller's token out of a request for a WebSocket, where the relay takes tokens.
@@ -76,11 +78,16 @@ impl<G: Gateway> Front<G> {
         // Every agent behind an unknown proxy on this machine would look local, and so would agents behind a trusted
         // proxy that does not tell their address.
         let client = context.client;
-        let came_by_proxy = client.is_trusted || proxy_fields::is_forwarded(headers);
-        let is_hidden = client.address.is_loopback() && came_by_proxy;
+        let address = SocketAddr::new(client.address, self.peer.source.address().port());
+        let source = match client.is_proxied || proxy_fields::is_forwarded(headers) {
+            true => Source::Announced(address),
+            false => Source::Peer(address),
+        };
+        let is_hidden = client.address.is_loopback() && !source.is_this_machine();
         if is_hidden && self.settings.trusts_this_machine {
             let why = "this relay takes agents of its own machine only, and this request came through a proxy: its operator \
-                       names the proxy in trusted_proxies, and the proxy tells the agent's address in X-Forwarded-For; \
+                       names the proxy in trusted_proxies, and the proxy tells the agent's address in X-Forwarded-For or in \
+                       its PROXY protocol header; \
                        agents of this machine dial the relay itself";
             return Err(Problem::forbidden("unknown_proxy", why));
         }
@@ -89,8 +96,7 @@ impl<G: Gateway> Front<G> {
             let why = "the link of an agent has the subprotocol `tieline.v1`, which this request does not offer";
             return Err(Problem::bad_request(why));
         }
-        let address = context.client.address;
-        self.upgraded.replace(Some(Upgraded::Link { address }));
+        self.upgraded.replace(Some(Upgraded::Link { source }));
         let protocol = HeaderValue::from_static(SUBPROTOCOL_AGENT);
         Ok(switching(accept, Some(protocol)))
     }

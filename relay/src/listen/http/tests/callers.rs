@@ -225,7 +225,7 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
         // Without tokens, only callers on this machine may list tunnels.
         let mut open = Relay::new();
         for (address, status) in [("192.0.2.7:1", 404), ("127.0.0.1:1", 200)] {
-            open.peer.address = address.parse().unwrap();
+            open.peer.source = Source::Peer(address.parse().unwrap());
             let mut caller = open.caller();
             caller
                 .send(list("", "").replace("Host: r", "Host: localhost"))

@@ -45,6 +45,7 @@ use super::*;
 use crate::audit::Call;
 use crate::auth::{OwnTokens, Snapshot, TokenRefusal};
 use crate::directory::{Served, TunnelSelector};
+use crate::listen::proxied::Source;
 use crate::registry::{AgentTag, TunnelInfo};
 
 /// Capacity of a simulated socket in each direction.
@@ -379,7 +380,7 @@ impl Relay {
             })),
             settings: Rc::default(),
             peer: super::Peer {
-                address: "192.0.2.7:40000".parse().unwrap(),
+                source: Source::Peer("192.0.2.7:40000".parse().unwrap()),
                 https: false,
             },
             opened: receiver,

@@ -150,7 +150,7 @@ fn a_page_of_another_site_asks_nothing_blindly_of_a_relay_on_its_own_machine() {
         let picture = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n";
         let link = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n";
         for address in ["127.0.0.1:40000", "192.0.2.7:40000"] {
-            relay.peer.address = address.parse().unwrap();
+            relay.peer.source = Source::Peer(address.parse().unwrap());
             for path in ["/w/maya/mcp", "/tunnels"] {
                 let mut caller = relay.caller();
                 caller.send(get(path, picture)).await;

@@ -84,7 +84,7 @@ fn the_host_of_the_public_url_is_the_relays_for_a_caller_of_this_machine_and_oth
     run(async {
         let mut relay = Relay::new();
         relay.settings().public_url = PublicUrl::parse("https://proxy.example").ok();
-        relay.peer.address = "127.0.0.1:40000".parse().unwrap();
+        relay.peer.source = Source::Peer("127.0.0.1:40000".parse().unwrap());
         for domain in [None, Some("relay.example".to_owned())] {
             relay.settings().domain = domain;
             let line = request_line(&mut relay, &get("/w/maya/mcp", "Proxy.example:81")).await;

@@ -222,7 +222,7 @@ fn a_target_of_bytes_takes_a_websocket_at_its_tunnels_own_url() {
                 panic!("{path} leads to no payload");
             };
             assert_eq!((tunnel.as_str(), &input[..]), ("maya", &b"\x02in"[..]));
-            assert_eq!(address, relay.peer.address.ip());
+            assert_eq!(address, relay.peer.source.address().ip());
         }
         assert!(!relay.has_opened());
         // Another path is one of the target's own.
@@ -381,7 +381,7 @@ fn an_agents_link_needs_no_token_and_comes_from_no_page() {
 fn a_relay_for_agents_of_its_machine_takes_none_from_a_proxy_that_it_does_not_know() {
     run(async {
         let mut relay = Relay::new();
-        relay.peer.address = "127.0.0.1:40000".parse().unwrap();
+        relay.peer.source = Source::Peer("127.0.0.1:40000".parse().unwrap());
         relay.settings().trusts_this_machine = true;
         let v1 = "Sec-WebSocket-Protocol: tieline.v1\r\n";
         let forwarded = "X-Forwarded-For: 192.0.2.9\r\n".to_owned() + v1;
@@ -401,7 +401,7 @@ fn a_relay_for_agents_of_its_machine_takes_none_from_a_proxy_that_it_does_not_kn
 fn a_trusted_proxy_that_does_not_tell_an_agents_address_makes_no_agent_local() {
     run(async {
         let mut relay = Relay::new();
-        relay.peer.address = "127.0.0.1:40000".parse().unwrap();
+        relay.peer.source = Source::Peer("127.0.0.1:40000".parse().unwrap());
         relay.settings().trusts_this_machine = true;
         relay.settings().trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         let v1 = "Sec-WebSocket-Protocol: tieline.v1\r\n";
@@ -413,10 +413,28 @@ fn a_trusted_proxy_that_does_not_tell_an_agents_address_makes_no_agent_local() {
         let (mut caller, became) = connect(&relay);
         caller.send(request("X-Forwarded-For: 192.0.2.9\r\n")).await;
         assert!(caller.head().await.starts_with("HTTP/1.1 101 "));
-        let Some((Upgraded::Link { address }, _)) = became.await.unwrap() else {
+        let Some((Upgraded::Link { source }, _)) = became.await.unwrap() else {
             panic!("the connection is no link");
         };
-        assert_eq!(address.to_string(), "192.0.2.9");
+        assert_eq!(source.address().ip().to_string(), "192.0.2.9");
+    });
+}
+
+#[test]
+fn a_header_in_front_of_a_connection_makes_no_agent_local() {
+    run(async {
+        let mut relay = Relay::new();
+        relay.settings().trusts_this_machine = true;
+        let here = "127.0.0.1:40000".parse().unwrap();
+        let v1 = "Sec-WebSocket-Protocol: tieline.v1\r\n";
+        for trusted in ["127.0.0.1/32", "10.0.0.1/32"] {
+            relay.settings().trusted_proxies = vec![trusted.parse().unwrap()];
+            for source in [Source::Hidden(here), Source::Announced(here)] {
+                relay.peer.source = source;
+                let (status, word, _) = refusal(&relay, &upgrade("/agent", v1)).await;
+                assert_eq!((status, &*word), (403, "unknown_proxy"), "{source:?}");
+            }
+        }
     });
 }
 
