@@ -11,8 +11,11 @@ use crate::io::{Received, Stream};
 /// Size of the fixed part: signature, version, family and length.
 const FIXED_BYTES: usize = 16;
 
-/// Longest header: addresses take at most 216 bytes, the rest is for the balancer's extension fields.
-const HEADER_BYTES_MAX: usize = FIXED_BYTES + 2048;
+/// Most bytes behind the fixed part: addresses take at most 216, the rest is for the balancer's extension fields.
+const BODY_BYTES_MAX: usize = 2048;
+
+/// First bytes of a header of version 2, and of later ones.
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// First bytes of a header of version 1.
 const VERSION_1: &[u8] = b"PROXY ";
@@ -63,8 +66,32 @@ pub(crate) enum NoSource {
     Ended,
     /// The connection begins with a header of version 1.
     Version1,
-    /// The connection begins with other bytes, or with a header that is malformed or too long.
+    /// The connection begins with other bytes.
+    NoHeader,
+    /// The header has more than [`BODY_BYTES_MAX`] behind its fixed part.
+    TooLong,
+    /// The header's version, command, address family or length is wrong.
     Malformed,
+}
+
+impl NoSource {
+    /// What the proxy sent, and what to change there, for the log.
+    pub(crate) const fn texts(self) -> (&'static str, &'static str) {
+        let other = "proxy_protocol demands one of version 2 (HAProxy: send-proxy-v2)";
+        match self {
+            Self::Ended => ("no whole PROXY protocol header", other),
+            Self::Version1 => ("a PROXY protocol header of version 1", other),
+            Self::NoHeader => ("no PROXY protocol header", other),
+            Self::TooLong => (
+                "a PROXY protocol header with more than 2048 bytes behind its first 16",
+                "let it send fewer extension fields (TLVs)",
+            ),
+            Self::Malformed => (
+                "a PROXY protocol header that is not understood",
+                "its version, command, address family or length is not one of version 2",
+            ),
+        }
+    }
 }
 
 /// Reads exactly the header that `proxy` sends.
@@ -109,20 +136,21 @@ fn parse(bytes: &[u8]) -> Result<Parsed, NoSource> {
             let source = header.proxied_address().map(|it| it.source);
             Ok(Parsed::Whole(source))
         }
-        Err(Error::BufferTooShort) => {
-            let whole = length(bytes).filter(|whole| *whole > bytes.len());
-            whole.map(Parsed::Of).ok_or(NoSource::Malformed)
-        }
+        Err(Error::BufferTooShort) => match body_length(bytes) {
+            Some(body) if body > BODY_BYTES_MAX => Err(NoSource::TooLong),
+            Some(body) if FIXED_BYTES + body > bytes.len() => Ok(Parsed::Of(FIXED_BYTES + body)),
+            _ => Err(NoSource::Malformed),
+        },
         Err(_) if bytes.starts_with(VERSION_1) => Err(NoSource::Version1),
-        Err(_) => Err(NoSource::Malformed),
+        Err(_) if bytes.starts_with(SIGNATURE) => Err(NoSource::Malformed),
+        Err(_) => Err(NoSource::NoHeader),
     }
 }
 
-/// Length of the header that begins with the fixed part `bytes`, unless it is too long.
-fn length(bytes: &[u8]) -> Option<usize> {
-    let rest = bytes.get(FIXED_BYTES - 2..)?.first_chunk()?;
-    let whole = FIXED_BYTES + usize::from(u16::from_be_bytes(*rest));
-    (whole <= HEADER_BYTES_MAX).then_some(whole)
+/// Number of bytes behind the fixed part, which `bytes` begins with.
+fn body_length(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.get(FIXED_BYTES - 2..)?.first_chunk()?;
+    Some(usize::from(u16::from_be_bytes(*length)))
 }
 
 #[cfg(test)]
@@ -130,8 +158,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
     fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
@@ -192,15 +218,18 @@ mod tests {
 
     #[test]
     fn what_is_no_header_is_refused_with_its_first_bytes() {
-        let long = header(0x21, 0x11, &[0; 2049]);
-        for bad in [
-            b"GET /w/maya/mcp HTTP/1.1\r\n".to_vec(),
-            header(0x31, 0x11, &[0; 12]),
-            header(0x21, 0x11, &[0; 4]),
-            long,
+        for (bad, why) in [
+            (b"GET /w/maya/mcp HTTP/1.1\r\n".to_vec(), NoSource::NoHeader),
+            // Another version, command or family, or a length too small for its addresses.
+            (header(0x31, 0x11, &[0; 12]), NoSource::Malformed),
+            (header(0x22, 0x11, &[0; 12]), NoSource::Malformed),
+            (header(0x21, 0x41, &[0; 12]), NoSource::Malformed),
+            (header(0x21, 0x11, &[0; 4]), NoSource::Malformed),
+            (header(0x21, 0x11, &[0; 2049]), NoSource::TooLong),
         ] {
-            assert_eq!(read(&bad), Err(NoSource::Malformed), "{bad:?}");
+            assert_eq!(read(&bad), Err(why), "{bad:?}");
         }
+        assert!(read(&header(0x21, 0x11, &[0; 2048])).is_ok());
         for first in [
             &b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n"[..],
             b"PROXY UNKNOWN\r\n\x16\x03\x01",

@@ -130,18 +130,14 @@ impl Callers {
     /// Logs why a connection of the trusted proxy `peer` is closed. A proxy that sends the wrong bytes is set up wrong;
     /// one that sends none may only look whether the relay listens.
     fn no_source(&self, peer: SocketAddr, problem: NoSource) {
-        let sent = match problem {
-            NoSource::Ended => {
-                debug!(%peer, "closed: this trusted proxy sent no whole PROXY protocol header, which proxy_protocol demands");
-                return;
-            }
-            NoSource::Version1 => "a PROXY protocol header of version 1",
-            NoSource::Malformed => "no valid PROXY protocol header",
-        };
-        debug!(%peer, "closed: this trusted proxy sent {sent}");
+        let (sent, remedy) = problem.texts();
+        debug!(%peer, "closed: this trusted proxy sent {sent}; {remedy}");
+        if problem == NoSource::Ended {
+            return;
+        }
         let due = self.without_header.borrow_mut().count(Instant::now());
         if let Some(refused) = due {
-            warn!(%peer, refused, "a trusted proxy sent {sent}; proxy_protocol demands one of version 2 (HAProxy: send-proxy-v2)");
+            warn!(%peer, refused, "a trusted proxy sent {sent}; {remedy}");
         }
     }
 
