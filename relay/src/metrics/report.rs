@@ -186,7 +186,8 @@ pub(crate) struct ShownCertificate {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct AcmeReport {
     pub(crate) domains: Vec<String>,
-    /// Second since 1970 at which the next certificate is ordered, or was to be ordered; absent before the first order.
+    /// Second since 1970 at which the next order begins, or began if it runs; after a failure that is the end of the
+    /// pause. Absent until the relay serves.
     pub(crate) renewal_epoch_seconds: Option<i64>,
     /// Orders that brought a certificate.
     pub(crate) orders_issued: u64,

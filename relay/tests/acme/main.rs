@@ -11,7 +11,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::BASE64URL_NOPAD;
 use rustls::pki_types::CertificateDer;
@@ -111,6 +111,11 @@ fn failure(relay: &Relay) -> String {
         let failure = health(relay)["acme"]["last_failure"].clone();
         failure.as_str().map(str::to_owned)
     })
+}
+
+fn now_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap().as_secs()
 }
 
 /// Records that the operator has to put into DNS, once the relay knows them.
@@ -252,6 +257,12 @@ fn without_a_certificate_clients_are_refused_and_counted_and_the_relay_runs() {
     });
     let (status, _) = page(address(&relay, false), "127.0.0.1", "/health").unwrap();
     assert_eq!(status, 200);
+    // The pause after the first failure is 45 to 60 s.
+    let at = wait("next order", || {
+        let at = health(&relay)["acme"]["renewal_epoch_seconds"].as_u64();
+        at.filter(|at| *at > now_seconds() + 30)
+    });
+    assert!(at <= now_seconds() + 61);
 }
 
 #[test]

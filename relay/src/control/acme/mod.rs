@@ -167,13 +167,29 @@ impl Acme {
         }
     }
 
-    /// Does what is due; returns the time until the next step.
+    /// Does what is due, and shows when the next order is; returns the time until the next step.
     async fn step(&mut self) -> Duration {
+        let pause = self.advance().await;
+        self.show_next();
+        pause
+    }
+
+    /// Shows when the next order is.
+    fn show_next(&self) {
+        let now = now();
+        let wait = self.not_before.saturating_duration_since(Instant::now());
+        let may_begin = now.saturating_add(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX));
+        let due = self.due_at().unwrap_or(now);
+        self.report().renewal_epoch_seconds = Some(due.max(may_begin));
+    }
+
+    /// Does what is due; returns the time until the next step.
+    async fn advance(&mut self) -> Duration {
         self.look();
         let now = now();
         self.ask_window(now).await;
+        self.show_next();
         let due = self.due_at();
-        self.report().renewal_epoch_seconds = due;
         if let Some(due) = due
             && now < due
         {
