@@ -311,7 +311,9 @@ impl Shared {
             Some(kid) => {
                 let index: usize = kid.rsplit('/').next().unwrap().parse().unwrap();
                 let gone = || problem(400, "accountDoesNotExist", "unknown");
-                state.accounts.get(index).cloned().ok_or_else(gone)?
+                let known = state.accounts.get(index);
+                let known = known.filter(|_| index >= state.script.known_from);
+                known.cloned().ok_or_else(gone)?
             }
             None => header["jwk"].clone(),
         };

@@ -439,3 +439,32 @@ fn a_busy_ca_is_asked_again_when_it_says_so() {
     ca.order(|script| script.busy_seconds = None);
     renewed(&relay, &ca, NAME, &before);
 }
+
+#[test]
+fn an_account_that_the_ca_forgot_is_made_again_within_the_same_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, relay, before) = certified(folder.path());
+    ca.order(|script| {
+        script.known_from = 1;
+        script.make_due();
+    });
+    renewed(&relay, &ca, NAME, &before);
+    assert_eq!(health(&relay)["acme"]["orders_failed"], 0);
+    assert_eq!(ca.accounts(), 2);
+    // The new account names no certificate of the old one.
+    assert!(ca.asked()[1]["replaces"].is_null());
+}
+
+#[test]
+fn a_ca_that_forgets_every_account_is_not_asked_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        known_from: usize::MAX,
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |_| {});
+    let failure = failure(&relay);
+    assert!(failure.contains("accountDoesNotExist"), "{failure}");
+    assert_eq!(health(&relay)["acme"]["orders_failed"], 1);
+    assert_eq!(ca.accounts(), 2);
+}

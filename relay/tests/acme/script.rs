@@ -30,6 +30,8 @@ pub(crate) struct Script {
     pub(crate) hash_prefix: Option<&'static str>,
     /// Takes no order for so many seconds.
     pub(crate) busy_seconds: Option<u64>,
+    /// Number of the first account that the CA knows.
+    pub(crate) known_from: usize,
 }
 
 impl Script {
@@ -63,6 +65,7 @@ impl Default for Script {
             issuers: vec!["ca.example"],
             hash_prefix: None,
             busy_seconds: None,
+            known_from: 0,
         }
     }
 }

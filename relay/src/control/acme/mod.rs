@@ -213,7 +213,16 @@ impl Acme {
         if let Some(wait) = self.wait_for_others(now) {
             return wait;
         }
-        let pause = match self.order().await {
+        let mut outcome = self.order(true).await;
+        if let Err(error) = &outcome
+            && self.forgets_account(error)
+        {
+            // With an account of its own making, once: the pause holds for all other failures. An account can replace
+            // no certificate of another.
+            info!("the CA does not know this relay's account any more; a new one is made");
+            outcome = self.order(false).await;
+        }
+        let pause = match outcome {
             Ok(()) => self.succeeded(),
             Err(error) => self.failed(&error),
         };
@@ -362,8 +371,9 @@ impl Acme {
         }
     }
 
-    /// Orders a certificate, and puts it into the cache.
-    async fn order(&mut self) -> Result<(), AcmeError> {
+    /// Orders a certificate, and puts it into the cache. `may_replace` says whether the order may name the certificate in
+    /// use as the one that it replaces.
+    async fn order(&mut self, may_replace: bool) -> Result<(), AcmeError> {
         self.cache.check()?;
         self.heard.begin();
         let began = now();
@@ -387,7 +397,7 @@ impl Acme {
             // After a failure without, since some CAs do not know what it means.
             replaces: held
                 .and_then(|held| held.identifier.as_ref())
-                .filter(|_| self.failures == 0),
+                .filter(|_| may_replace && self.failures == 0),
         };
         let outcome = order(&account, wanted).await;
         // The CA may have told another name of the account.
@@ -419,14 +429,22 @@ impl Acme {
         Duration::ZERO
     }
 
+    /// Puts the account aside if the CA does not know it any more; whether it did.
+    fn forgets_account(&mut self, error: &AcmeError) -> bool {
+        if !error.is_account_gone() {
+            return false;
+        }
+        let Some(account) = self.account.take() else {
+            return false;
+        };
+        self.cache.forget_credentials(account.id());
+        self.heard.forget_account();
+        true
+    }
+
     /// Tells of an order that failed; returns the pause before the next.
     fn failed(&mut self, error: &AcmeError) -> Duration {
-        if error.is_account_gone()
-            && let Some(account) = &self.account
-        {
-            self.cache.forget_credentials(account.id());
-            self.heard.forget_account();
-        }
+        self.forgets_account(error);
         // The next order begins with the addresses that the CA has then.
         self.account = None;
         self.failures = self.failures.saturating_add(1);
