@@ -133,7 +133,7 @@ pub(crate) fn splice(
         drop(session);
         frontend.over.set(false);
         frontend.stream.close(close::code(reason), reason.word());
-        Box::pin(flush(&frontend.stream)).await;
+        Box::pin(flush(&frontend.stream, reason)).await;
         Box::pin(frontend.stream.fail()).await;
         Some(reason)
     }
@@ -338,13 +338,16 @@ fn frontend_failed(error: io::Error) -> Failure {
     })
 }
 
-/// Lets the kernel deliver the bytes that it accepted: a reset discards the rest (`SO_LINGER`, socket(7)).
-async fn flush(stream: &Stream) {
+/// Lets the kernel deliver the bytes that it accepted, and the Close frame of a WebSocket with `reason`: a reset discards
+/// the rest (`SO_LINGER`, socket(7)).
+async fn flush(stream: &Stream, reason: SessionEnd) {
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;
     while stream.has_unsent() && waited < FLUSH_TIMEOUT {
         // The kernel reports no event for an empty send queue.
         sleep(pause).await;
+        // A frame that found no room before fits once the peer has read some.
+        stream.close(close::code(reason), reason.word());
         waited += pause;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
