@@ -34,8 +34,8 @@ pub(crate) enum Source {
     Peer(SocketAddr),
     /// The address in the header of a trusted proxy.
     Announced(SocketAddr),
-    /// The address of a trusted proxy whose header names none: the proxy checks the relay's health, or its caller has no
-    /// IP address. The header says nothing of who wrote the bytes behind it.
+    /// The address of a trusted proxy whose header names none: the proxy checks the relay's health, or its caller has
+    /// no IP address. The header says nothing of who wrote the bytes behind it.
     Hidden(SocketAddr),
 }
 

@@ -338,8 +338,8 @@ fn frontend_failed(error: io::Error) -> Failure {
     })
 }
 
-/// Lets the kernel deliver the bytes that it accepted, and the Close frame of a WebSocket with `reason`: a reset discards
-/// the rest (`SO_LINGER`, socket(7)).
+/// Lets the kernel deliver the bytes that it accepted, and the Close frame of a WebSocket with `reason`: a reset
+/// discards the rest (`SO_LINGER`, socket(7)).
 async fn flush(stream: &Stream, reason: SessionEnd) {
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;

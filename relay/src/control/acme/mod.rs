@@ -371,8 +371,8 @@ impl Acme {
         }
     }
 
-    /// Orders a certificate, and puts it into the cache. `may_replace` says whether the order may name the certificate in
-    /// use as the one that it replaces.
+    /// Orders a certificate, and puts it into the cache. `may_replace` says whether the order may name the certificate
+    /// in use as the one that it replaces.
     async fn order(&mut self, may_replace: bool) -> Result<(), AcmeError> {
         self.cache.check()?;
         self.heard.begin();

@@ -1,7 +1,7 @@
 //! Data about the caller for the target: `X-Forwarded-*` and `Forwarded` (RFC 7239).
 //!
-//! Values in a request are trusted only if the request comes from a trusted proxy. The header of such a proxy that names
-//! no address (PROXY protocol) says nothing of who wrote the request, so its values are not trusted.
+//! Values in a request are trusted only if the request comes from a trusted proxy. The header of such a proxy that
+//! names no address (PROXY protocol) says nothing of who wrote the request, so its values are not trusted.
 
 use std::net::{IpAddr, SocketAddr};
 

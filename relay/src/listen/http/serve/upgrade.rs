@@ -86,9 +86,8 @@ impl<G: Gateway> Front<G> {
         let is_hidden = client.address.is_loopback() && !source.is_this_machine();
         if is_hidden && self.settings.trusts_this_machine {
             let why = "this relay takes agents of its own machine only, and this request came through a proxy: its operator \
-                       names the proxy in trusted_proxies, and the proxy tells the agent's address in X-Forwarded-For or in \
-                       its PROXY protocol header; \
-                       agents of this machine dial the relay itself";
+                       names the proxy in trusted_proxies, and the proxy tells the agent's address in X-Forwarded-For \
+                       or in its PROXY protocol header; agents of this machine dial the relay itself";
             return Err(Problem::forbidden("unknown_proxy", why));
         }
         let accept = websocket::accept(headers).map_err(bad_handshake)?;
