@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tieline_wire::{FieldError, LinkEnd, NameError, Refusal, RefusalReason, Side};
 
@@ -164,13 +165,19 @@ impl Error {
         }
     }
 
-    /// True if a proxy on the way to the relay refused the login. An error of the system has no such source, also if
-    /// its kind is [`io::ErrorKind::PermissionDenied`]: a firewall of this machine may stop dials for a moment.
-    pub(crate) fn is_refused_login(&self) -> bool {
+    /// The refusal of the login by a proxy on the way to the relay, if that is the error. An error of the system has no
+    /// such source, also if its kind is [`io::ErrorKind::PermissionDenied`]: a firewall of this machine may stop dials
+    /// for a moment.
+    pub(crate) fn refused_login(&self) -> Option<&RefusedLogin> {
         match self {
-            Self::Dial { source, .. } => source.get_ref().is_some_and(|it| it.is::<RefusedLogin>()),
-            _ => false,
+            Self::Dial { source, .. } => RefusedLogin::of(source),
+            _ => None,
         }
+    }
+
+    /// True if a proxy on the way to the relay refused the login.
+    pub(crate) fn is_refused_login(&self) -> bool {
+        self.refused_login().is_some()
     }
 
     /// True if another attempt cannot succeed.
@@ -468,11 +475,32 @@ pub enum ProxyError {
     },
 }
 
-/// A proxy's refusal of the login, or of a connection without one, in words that name the proxy. It is the inner error
-/// of an [`io::Error`].
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct RefusedLogin(pub(crate) String);
+/// A proxy's refusal of the login, or of a connection without one. It is the inner error of an [`io::Error`].
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}; the proxy is asked again in {}, or after a restart", in_words(.again))]
+pub struct RefusedLogin {
+    /// What the proxy refuses, and what to do about it, in words that name it.
+    pub(crate) text: String,
+    /// Time until the proxy may be asked again: many attempts may lock an account.
+    pub(crate) again: Duration,
+}
+
+impl RefusedLogin {
+    /// The refusal that `error` has as its inner error, if any.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+/// A wait in seconds up to two minutes, and else in minutes, rounded up.
+fn in_words(wait: &Duration) -> String {
+    let seconds = wait.as_millis().div_ceil(1000);
+    match seconds {
+        0..=120 => format!("{seconds} s"),
+        _ => format!("{} min", seconds.div_ceil(60)),
+    }
+}
 
 impl From<RefusedLogin> for io::Error {
     fn from(refused: RefusedLogin) -> Self {

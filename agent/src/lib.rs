@@ -37,7 +37,9 @@ mod supervise;
 
 pub use address::HostPort;
 pub use config::{Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, TARGETS_MAX, TargetConfig};
-pub use error::{ConfigError, Error, IdentityError, ProxyError, TokenError, TrustError};
+pub use error::{
+    ConfigError, Error, IdentityError, ProxyError, RefusedLogin, TokenError, TrustError,
+};
 pub use event::{AgentEvent, CallerToken};
 pub use identity::{Identity, default_state_dir};
 pub use reconnect::{

@@ -42,7 +42,7 @@ pub const NAME_WAIT: Duration = Duration::from_secs(60);
 /// Waits are drawn evenly from a range, so that the agents of a restarted relay do not arrive together: from
 /// [`BACKOFF_MIN`] to [`QUICK_WAIT_MAX`] at first, then from [`BACKOFF_MIN`] to a ceiling that doubles up to
 /// [`BACKOFF_MAX`]. While this machine's network settles, they go up to half a second. An error that a quick
-/// retry would worsen, or could not change, skips the short waits.
+/// retry would worsen, or could not change, skips the short waits. A login that a proxy refused has waits of its own.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     /// Number of failures after the quick phase; sets the ceiling.
@@ -72,6 +72,10 @@ impl Backoff {
         if matches!(error, Error::NameHeld { .. }) {
             return Some(NAME_WAIT.mul_f64(0.75 + random.f64() / 2.0));
         }
+        // The dialler counts the refusals, so that all links of an agent have one wait.
+        if let Some(refused) = error.refused_login() {
+            return Some(refused.again.max(BACKOFF_MIN));
+        }
         let settles = settles && may_be_own_network(error);
         let is_quick = (settles || self.waited < QUICK_PHASE) && !backs_off_at_once(error);
         let ceiling = if is_quick && settles {
@@ -94,19 +98,17 @@ impl Backoff {
 }
 
 /// True for an error that an unusable network of this machine may cause. A relay that refuses a connection, or that ends
-/// a link with a reason, is reachable; so is a proxy that refuses a login.
+/// a link with a reason, is reachable.
 fn may_be_own_network(error: &Error) -> bool {
     match error {
-        Error::Dial { source, .. } => {
-            source.kind() != io::ErrorKind::ConnectionRefused && !error.is_refused_login()
-        }
+        Error::Dial { source, .. } => source.kind() != io::ErrorKind::ConnectionRefused,
         Error::Link { reason, .. } => matches!(reason, LinkEnd::LinkLost | LinkEnd::Stale),
         _ => false,
     }
 }
 
-/// True for an error that skips the quick phase: the relay is busy or at a limit, a login is refused, or the token file
-/// must change first, and a change of that file triggers a dial anyway.
+/// True for an error that skips the quick phase: the relay is busy or at a limit, or the token file must change first,
+/// and a change of that file triggers a dial anyway.
 fn backs_off_at_once(error: &Error) -> bool {
     match error {
         Error::Link { reason, .. } => matches!(
@@ -129,8 +131,7 @@ fn backs_off_at_once(error: &Error) -> bool {
         ),
         Error::Upgrade { is_busy, .. } => *is_busy,
         Error::Token(_) => true,
-        // Too many attempts may lock a user's account.
-        error => error.is_refused_login(),
+        _ => false,
     }
 }
 
@@ -238,11 +239,7 @@ mod tests {
             LinkEnd::SessionLimit,
         ];
         let of_link = |reason| Error::of_farewell(reason, String::new());
-        let login = Error::Dial {
-            relay: "https://relay.test".to_owned(),
-            source: RefusedLogin("the proxy wants a login".to_owned()).into(),
-        };
-        let errors = refusals.map(refused).into_iter().chain([login]);
+        let errors = refusals.map(refused).into_iter();
         for error in errors.chain(ends.map(of_link)) {
             let mut random = fastrand::Rng::with_seed(7);
             let mut backoff = Backoff::default();
@@ -256,6 +253,22 @@ mod tests {
             }
             assert!(longest > BACKOFF_MAX / 2, "{error}: {longest:?}");
         }
+    }
+
+    #[test]
+    fn a_refused_login_waits_until_the_proxy_may_be_asked_again_and_is_no_failure_of_the_relay() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut backoff = Backoff::default();
+        for seconds in [30, 300, 900] {
+            let again = Duration::from_secs(seconds);
+            let text = "the proxy wants a login".to_owned();
+            let login = Error::Dial {
+                relay: "https://relay.test".to_owned(),
+                source: RefusedLogin { text, again }.into(),
+            };
+            assert_eq!(backoff.after(&login, true, &mut random), Some(again));
+        }
+        assert!(wait_after(&lost(), &mut backoff, &mut random) <= QUICK_WAIT_MAX);
     }
 
     #[test]

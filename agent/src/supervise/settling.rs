@@ -203,7 +203,9 @@ mod tests {
     }
 
     fn refused_login() -> Error {
-        dial_failed(RefusedLogin("the proxy wants a login".to_owned()).into())
+        let text = "the proxy wants a login".to_owned();
+        let again = Duration::from_secs(30);
+        dial_failed(RefusedLogin { text, again }.into())
     }
 
     /// The verdict on a link that answers after `answers_ms`, if ever, while dials fail until `usable_ms`; with the time

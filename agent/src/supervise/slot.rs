@@ -97,8 +97,8 @@ impl Slot {
             });
             self.agent.board.connecting(self.index);
             // True if the relay was out of reach: a change of the network then ends the wait. Not so if a proxy refused
-            // the login: on a host whose network changes all the time, an account would be locked.
-            let mut seeks = false;
+            // the login, which it is not asked about before the wait is over.
+            let (mut seeks, mut is_barred) = (false, false);
             let left = self.run_link().await;
             self.remember(left.is_err());
             let wait = match left {
@@ -115,7 +115,8 @@ impl Slot {
                     if self.spare.is_some() {
                         wait = Duration::ZERO;
                     }
-                    seeks = !error.is_refused_login()
+                    is_barred = error.is_refused_login();
+                    seeks = !is_barred
                         && matches!(
                             error,
                             Error::Dial { .. }
@@ -139,6 +140,8 @@ impl Slot {
                 () = changed(&mut self.token) => {}
                 // The relay may be reachable again.
                 () = self.network.changed(), if seeks => {}
+                // Another way may lead to the relay.
+                () = self.agent.dialler.not_barred(), if is_barred => {}
                 () = stopped(&mut self.stop) => break,
             }
         }

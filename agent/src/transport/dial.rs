@@ -14,10 +14,11 @@ use tieline_transport::{Received, Socket, Tls};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::client_certificate;
 use super::hello::{Hellos, Try};
+use super::logins::Logins;
 use super::proxy::{Proxies, Way};
 use super::server_kind;
 use super::stream::{Stream, TlsDetails};
@@ -31,6 +32,9 @@ use crate::error::{ConfigError, Error, ProxyError, TrustError};
 /// Time limit for dialling the relay: name lookup, connection, and the handshakes with a proxy, of TLS and of a
 /// WebSocket together.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Interval between two looks whether another way leads to the relay than through a proxy that refuses the login.
+const WAY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Protocol that agents ask for in a TLS handshake (ALPN, RFC 7301).
 const AGENT_PROTOCOL: &[u8] = b"tieline-agent/1";
@@ -50,6 +54,7 @@ const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
 pub struct Dialler {
     relay: RelayUrl,
     proxies: Proxies,
+    logins: Logins,
     /// `None` for a relay without TLS.
     tls: Option<TlsClient>,
 }
@@ -134,6 +139,7 @@ impl Dialler {
         Ok(Self {
             relay,
             proxies: proxies.clone(),
+            logins: Logins::default(),
             tls,
         })
     }
@@ -159,7 +165,16 @@ impl Dialler {
     /// # Errors
     /// [`ProxyError`] if the system's settings now name a proxy of a kind that is not supported.
     pub fn way(&self) -> Result<Way, ProxyError> {
-        self.proxies.way(self.relay.address())
+        let way = self.proxies.way(self.relay.address())?;
+        Ok(way.with_logins(&self.logins))
+    }
+
+    /// Ready once no proxy on the way has refused the login so shortly before that it must not be asked; the system may
+    /// also name another proxy by then, or none.
+    pub(crate) async fn not_barred(&self) {
+        while self.way().is_ok_and(|way| way.is_barred()) {
+            sleep(WAY_INTERVAL).await;
+        }
     }
 
     /// Connects to the relay, with the layers that its URL names.

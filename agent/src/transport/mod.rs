@@ -8,8 +8,10 @@
 mod client_certificate;
 mod dial;
 mod head;
+mod heard;
 mod hello;
 mod lane;
+mod logins;
 mod proxy;
 mod refusal;
 pub mod server_kind;
@@ -26,6 +28,7 @@ pub use self::client_certificate::client_certificate_problem;
 pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler, Secured};
 pub use self::hello::{Hellos, Try};
 pub(crate) use self::lane::{Lane, dial_lane};
+pub use self::logins::Logins;
 pub use self::proxy::{Proxies, Proxy, Way};
 pub use self::stream::{Reads, Stream, TlsDetails, Writes};
 pub use self::tls::{Trust, certificate_problem};

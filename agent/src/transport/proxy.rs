@@ -14,10 +14,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_socks::tcp::Socks5Stream;
 
 use super::head::{Head, INTERIM_MAX, NoHead};
+use super::heard::Heard;
+use super::logins::{Login, Logins};
 use super::refusal::Problem;
 use super::variables::{self, breaks_user};
 use crate::address::HostPort;
-use crate::error::{ProxyError, RefusedLogin};
+use crate::error::ProxyError;
 use crate::plain::address_without_user;
 
 /// Text of the setting for no proxy.
@@ -83,6 +85,7 @@ impl Proxies {
         Ok(Way {
             to: to.clone(),
             proxy,
+            logins: Logins::default(),
         })
     }
 }
@@ -173,6 +176,16 @@ impl Proxy {
         &self.address
     }
 
+    fn login(&self) -> Login {
+        let basic = self.basic.as_ref().map(|it| it.as_bytes().to_vec());
+        let user = self.user.as_ref();
+        let user = user.map(|(user, password)| format!("{user}\0{password}").into_bytes());
+        Login {
+            proxy: self.to_string(),
+            user: basic.or(user),
+        }
+    }
+
     /// Asks the proxy at the other end of `socket` for a connection to `to`.
     async fn open(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), Problem> {
         match self.kind {
@@ -208,16 +221,23 @@ impl Proxy {
             Kind::Http | Kind::Socks5h => to.host(),
         };
         let target = (host.as_str(), to.port());
+        let mut socket = Heard {
+            socket,
+            bytes: Vec::new(),
+        };
+        let through = &mut socket;
         let opened = match &self.user {
             Some((user, password)) => {
-                Socks5Stream::connect_with_password_and_socket(socket, target, user, password).await
+                Socks5Stream::connect_with_password_and_socket(through, target, user, password)
+                    .await
+                    .map(drop)
             }
-            None => Socks5Stream::connect_with_socket(socket, target).await,
+            None => Socks5Stream::connect_with_socket(through, target)
+                .await
+                .map(drop),
         };
         let has_user = self.user.is_some();
-        opened
-            .map(drop)
-            .map_err(|error| Problem::of_socks(&error, to, has_user))
+        opened.map_err(|error| Problem::of_socks(&error, &socket.bytes, to, has_user))
     }
 }
 
@@ -244,9 +264,25 @@ impl fmt::Debug for Proxy {
 pub struct Way {
     to: HostPort,
     proxy: Option<Proxy>,
+    logins: Logins,
 }
 
 impl Way {
+    /// The same way, whose dials heed the refusals that `logins` knows, and add theirs to it.
+    #[must_use]
+    pub fn with_logins(self, logins: &Logins) -> Self {
+        Self {
+            logins: logins.clone(),
+            ..self
+        }
+    }
+
+    /// True if the proxy has refused the login, and must not be asked yet.
+    pub(crate) fn is_barred(&self) -> bool {
+        let login = self.proxy.as_ref().map(Proxy::login);
+        login.is_some_and(|login| self.logins.refusal(&login).is_some())
+    }
+
     /// The proxy on the way, if there is one.
     #[must_use]
     pub const fn proxy(&self) -> Option<&Proxy> {
@@ -256,20 +292,35 @@ impl Way {
     /// Connects to the server, before `deadline`.
     ///
     /// # Errors
-    /// The system's error; with a proxy also what the proxy says, in words that name it: of kind
-    /// [`io::ErrorKind::PermissionDenied`] if it does not accept the login.
+    /// The system's error; with a proxy also what the proxy says, in words that name it: a [`RefusedLogin`] if it does
+    /// not accept the login, also without a connection if it has refused the login a short time ago.
+    ///
+    /// [`RefusedLogin`]: crate::RefusedLogin
     pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
         let Some(proxy) = &self.proxy else {
             return self.to.connect(deadline).await;
         };
+        let login = proxy.login();
+        if let Some(refusal) = self.logins.refusal(&login) {
+            return Err(refusal.into());
+        }
         let words = |problem: &dyn fmt::Display| format!("the proxy {proxy}: {problem}");
         let named = |kind, problem: &dyn fmt::Display| io::Error::new(kind, words(problem));
         let connected = proxy.address.connect(deadline).await;
         let mut socket = connected.map_err(|error| named(error.kind(), &error))?;
+        // After the connection, so that one whose packets are lost holds up no other dial.
+        let turn = self.logins.turn(&login, deadline).await;
+        let turn = turn.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => named(error.kind(), &"no answer in time"),
+            _ => error,
+        })?;
         match timeout_at(deadline, proxy.open(&mut socket, &self.to)).await {
-            Ok(Ok(())) => Ok(socket),
+            Ok(Ok(())) => {
+                turn.accepted();
+                Ok(socket)
+            }
             Ok(Err(problem)) if problem.wants_login => {
-                Err(RefusedLogin(words(&problem.text)).into())
+                Err(turn.refused(words(&problem.text)).into())
             }
             Ok(Err(problem)) => Err(named(io::ErrorKind::Other, &problem.text)),
             Err(_) => Err(named(io::ErrorKind::TimedOut, &"no answer in time")),

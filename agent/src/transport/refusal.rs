@@ -8,6 +8,9 @@ use crate::address::HostPort;
 /// Status of a proxy that wants a login (RFC 9110, section 15.5.8).
 const LOGIN_REQUIRED: u16 = 407;
 
+/// First answer of a SOCKS proxy that wants a user name and password (RFC 1928, section 3).
+const SOCKS_WANTS_LOGIN: [u8; 2] = [5, 2];
+
 /// Why a proxy opened no connection.
 pub(super) struct Problem {
     /// What is wrong, and what to do about it.
@@ -26,12 +29,26 @@ impl Problem {
         }
     }
 
-    /// From the failure of a SOCKS proxy to connect to `to`; `has_user` is true if it was given a user name and password.
-    pub(super) fn of_socks(error: &tokio_socks::Error, to: &HostPort, has_user: bool) -> Self {
+    /// From the failure of a SOCKS proxy to connect to `to`, after it has sent `heard`; `has_user` is true if it was given
+    /// a user name and password.
+    pub(super) fn of_socks(
+        error: &tokio_socks::Error,
+        heard: &[u8],
+        to: &HostPort,
+        has_user: bool,
+    ) -> Self {
         use tokio_socks::Error;
 
+        if closes_after_login(error, heard) {
+            return Self {
+                text: "it closed the connection when it was sent the user name and password in its URL: it does not \
+                       accept them"
+                    .to_owned(),
+                wants_login: true,
+            };
+        }
         Self {
-            text: socks_problem(error, to, has_user),
+            text: socks_problem(error, heard, to, has_user),
             wants_login: matches!(
                 error,
                 Error::PasswordAuthFailure(_)
@@ -40,6 +57,23 @@ impl Problem {
             ),
         }
     }
+}
+
+/// True if the connection ended in place of an answer to the user name and password (RFC 1929, section 2), which a proxy
+/// has asked for that has sent no more than `heard`.
+fn closes_after_login(error: &tokio_socks::Error, heard: &[u8]) -> bool {
+    let is_end = |kind| {
+        matches!(
+            kind,
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+        )
+    };
+    let is_asked =
+        heard.starts_with(&SOCKS_WANTS_LOGIN) && heard.len() < SOCKS_WANTS_LOGIN.len() + 2;
+    is_asked && matches!(error, tokio_socks::Error::Io(error) if is_end(error.kind()))
 }
 
 impl From<String> for Problem {
@@ -90,8 +124,14 @@ fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
     }
 }
 
-/// What the failure of a SOCKS proxy to connect to `to` means; `has_user` is true if it was given a user name and password.
-fn socks_problem(error: &tokio_socks::Error, to: &HostPort, has_user: bool) -> String {
+/// What the failure of a SOCKS proxy to connect to `to` means, after it has sent `heard`; `has_user` is true if it was
+/// given a user name and password.
+fn socks_problem(
+    error: &tokio_socks::Error,
+    heard: &[u8],
+    to: &HostPort,
+    has_user: bool,
+) -> String {
     use tokio_socks::Error;
 
     match error {
@@ -118,8 +158,25 @@ fn socks_problem(error: &tokio_socks::Error, to: &HostPort, has_user: bool) -> S
         Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             "it closed the connection in place of an answer".to_owned()
         }
+        Error::UnknownAuthMethod => unknown_code(heard, to),
         other => format!("it does not connect to {to}: {other}"),
     }
+}
+
+/// What a code in `heard` means that `tokio-socks` does not know: one error stands for those of two answers.
+fn unknown_code(heard: &[u8], to: &HostPort) -> String {
+    let reply = match heard {
+        [_, method] => {
+            return format!(
+                "it wants a kind of login that tieline does not speak (method {method} of SOCKS5)"
+            );
+        }
+        // The answer to the login comes before the reply.
+        _ if heard.starts_with(&SOCKS_WANTS_LOGIN) => heard.get(5),
+        _ => heard.get(3),
+    };
+    let code = reply.map_or_else(String::new, |code| format!("reply code {code}, "));
+    format!("it does not connect to {to}: {code}unknown")
 }
 
 /// Authentication schemes that the proxy offers (RFC 9110, section 11.3), in order.
@@ -158,7 +215,7 @@ mod tests {
             (Error::AuthorizationRequired, false, "USER:PASSWORD@"),
             (Error::PasswordAuthFailure(1), true, "does not accept the"),
         ] {
-            let problem = Problem::of_socks(&error, &to("relay:1"), has_user);
+            let problem = Problem::of_socks(&error, &[], &to("relay:1"), has_user);
             assert!(problem.text.contains(words), "{}", problem.text);
             assert!(problem.wants_login, "{}", problem.text);
         }
@@ -173,9 +230,43 @@ mod tests {
                 "closed the connection",
             ),
         ] {
-            let problem = Problem::of_socks(&error, &to("relay:1"), has_user);
+            let problem = Problem::of_socks(&error, &[], &to("relay:1"), has_user);
             assert!(problem.text.contains(words), "{}", problem.text);
             assert!(!problem.wants_login, "{}", problem.text);
+        }
+    }
+
+    #[test]
+    fn a_socks_proxy_that_closes_the_connection_after_the_login_refuses_it() {
+        for (kind, heard, is_login) in [
+            (io::ErrorKind::UnexpectedEof, &[5, 2][..], true),
+            (io::ErrorKind::ConnectionReset, &[5, 2, 1], true),
+            (io::ErrorKind::TimedOut, &[5, 2], false),
+            (io::ErrorKind::UnexpectedEof, &[], false),
+            (io::ErrorKind::UnexpectedEof, &[5, 0], false),
+            (io::ErrorKind::UnexpectedEof, &[5, 2, 1, 0], false),
+        ] {
+            let error = tokio_socks::Error::Io(kind.into());
+            let problem = Problem::of_socks(&error, heard, &to("relay:1"), true);
+            assert_eq!(problem.wants_login, is_login, "{kind} {heard:?}");
+            let is_told = problem.text.contains("does not accept them");
+            assert_eq!(is_told, is_login, "{}", problem.text);
+        }
+    }
+
+    #[test]
+    fn an_unknown_code_of_a_socks_proxy_is_shown() {
+        for (heard, words) in [
+            (&[5, 1][..], "method 1 of SOCKS5"),
+            (&[5, 0, 5, 99, 0, 1], "relay:1: reply code 99, unknown"),
+            (
+                &[5, 2, 1, 0, 5, 99, 0, 1],
+                "relay:1: reply code 99, unknown",
+            ),
+        ] {
+            let error = tokio_socks::Error::UnknownAuthMethod;
+            let problem = Problem::of_socks(&error, heard, &to("relay:1"), true);
+            assert!(problem.text.contains(words), "{}", problem.text);
         }
     }
 

@@ -310,7 +310,66 @@ fn print(event: &ConnectEvent, json: bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_wrong_password_is_sent_to_a_proxy_once_for_the_probe_and_all_requests() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = format!("http://ada:wrong@{}", listener.local_addr().unwrap());
+        let logins = Cell::new(0);
+        let refusing = async {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                logins.set(logins.get() + 1);
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(socket.read_u8().await.unwrap());
+                }
+                let answer = b"HTTP/1.1 407 Login\r\nProxy-Authenticate: Basic realm=\"p\"\r\n\r\n";
+                socket.write_all(answer).await.unwrap();
+            }
+        };
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut connect = Connect::new("http://relay.test:9080")
+            .unwrap()
+            .with_proxies(Proxies::parse(&proxy).unwrap())
+            .with_listen("127.0.0.1:0", false)
+            .unwrap()
+            .with_event_hook(move |event| drop(tell.send(event.clone())));
+        connect.look = true;
+        let asking = async {
+            let Some(ConnectEvent::Listening { address, .. }) = told.recv().await else {
+                panic!("the first event is the address");
+            };
+            let words = "does not accept the user name and password in its URL";
+            let Some(ConnectEvent::Relay { message, .. }) = told.recv().await else {
+                panic!("the second event is the probe's");
+            };
+            assert!(message.contains(words), "{message}");
+            for _ in 0..3 {
+                let mut caller = TcpStream::connect(address).await.unwrap();
+                let request = format!(
+                    "GET /w/maya/mcp HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+                );
+                caller.write_all(request.as_bytes()).await.unwrap();
+                let mut answer = String::new();
+                caller.read_to_string(&mut answer).await.unwrap();
+                assert!(answer.contains("\"proxy_login\""), "{answer}");
+                assert!(answer.contains(words), "{answer}");
+            }
+        };
+        tokio::select! {
+            () = asking => {}
+            () = refusing => panic!("the proxy stopped"),
+            ended = connect.run(std::future::pending()) => panic!("{ended:?}"),
+        }
+        assert_eq!(logins.get(), 1);
+    }
 
     #[test]
     fn an_address_that_others_reach_needs_a_second_word() {

@@ -71,6 +71,11 @@ impl Problem {
             .delivered(Delivery::NotSent)
     }
 
+    /// A proxy on the way to the relay refuses the login.
+    pub(super) fn proxy_login(message: String) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "proxy_login", message).delivered(Delivery::NotSent)
+    }
+
     /// The TLS handshake with the relay failed, for example because its certificate is not trusted.
     pub(super) fn relay_tls(message: String) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "relay_tls", message).delivered(Delivery::NotSent)
@@ -96,7 +101,7 @@ impl Problem {
 
     /// True if the relay could not be reached, or could not be trusted.
     pub(super) fn is_relay_away(&self) -> bool {
-        matches!(self.word, "relay_unreachable" | "relay_tls")
+        matches!(self.word, "relay_unreachable" | "relay_tls" | "proxy_login")
     }
 
     /// The answer's body.

@@ -3,8 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use tieline_agent::Proxies;
 use tieline_agent::address::HostPort;
+use tieline_agent::transport::Logins;
+use tieline_agent::{Proxies, RefusedLogin};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -34,11 +35,12 @@ impl Stream for TlsStream<Watched> {
     }
 }
 
-/// Connects to one relay's HTTP port.
+/// Connects to one relay's HTTP port. Clones share what is known about the login at a proxy.
 #[derive(Clone)]
 pub(crate) struct Dial {
     relay: HostPort,
     proxies: Proxies,
+    logins: Logins,
     tls: Option<Tls>,
 }
 
@@ -55,6 +57,7 @@ impl Dial {
         Ok(Self {
             relay: relay.address.clone(),
             proxies: proxies.clone(),
+            logins: Logins::default(),
             tls: Tls::of(relay, ca)?,
         })
     }
@@ -63,8 +66,12 @@ impl Dial {
     pub(crate) async fn connect(&self, deadline: Instant) -> Result<Box<dyn Stream>, Failure> {
         let way = self.proxies.way(&self.relay);
         let way = way.map_err(|error| Failure::Away(error.to_string()))?;
+        let way = way.with_logins(&self.logins);
         let connected = way.connect(deadline).await;
-        let stream = connected.map_err(|error| Failure::Away(error.to_string()))?;
+        let stream = connected.map_err(|error| match RefusedLogin::of(&error) {
+            Some(refused) => Failure::Login(refused.to_string()),
+            None => Failure::Away(error.to_string()),
+        })?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };

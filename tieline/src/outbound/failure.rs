@@ -8,6 +8,9 @@ pub(crate) enum Failure {
     /// The connection failed.
     #[error("{0}")]
     Away(String),
+    /// A proxy on the way refuses the login; more attempts may lock an account.
+    #[error("{0}")]
+    Login(String),
     /// The server's certificate is not trusted.
     #[error("{0}")]
     Untrusted(String),

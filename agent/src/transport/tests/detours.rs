@@ -133,6 +133,72 @@ async fn what_a_proxy_refuses_is_told_in_its_name() {
 }
 
 #[tokio::test]
+async fn a_wrong_password_is_sent_once_by_all_the_links_of_an_agent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialler = through(&listener, "http://ada:wrong@", "tcp://relay.test:9001");
+    let refuses = async {
+        let mut open = Vec::new();
+        let mut logins = 0;
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            // A dial that waits for the answer of another closes its connection without a byte.
+            let mut first = [0; 1];
+            open.push(tokio::spawn(async move {
+                if socket.read(&mut first).await.is_ok_and(|count| count > 0) {
+                    request(&mut socket).await;
+                    let answer =
+                        b"HTTP/1.1 407 Login\r\nProxy-Authenticate: Basic realm=\"p\"\r\n\r\n";
+                    socket.write_all(answer).await.unwrap();
+                    return 1;
+                }
+                0
+            }));
+            if open.len() == 4 {
+                for ended in open.drain(..) {
+                    logins += ended.await.unwrap();
+                }
+                return logins;
+            }
+        }
+    };
+    let dial = || async { dialler.clone().dial().await.err().unwrap() };
+    let links = async { tokio::join!(dial(), dial(), dial(), dial()) };
+    let (logins, told) = tokio::join!(refuses, links);
+    assert_eq!(logins, 1);
+    for error in [told.0, told.1, told.2, told.3, dial().await] {
+        assert!(error.is_refused_login(), "{error}");
+        let message = error.to_string();
+        let words =
+            "does not accept the user name and password in its URL; the proxy is asked again";
+        assert!(message.contains(words), "{message}");
+    }
+    // The dial afterwards was answered from memory.
+    let is_alone = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx).is_pending())).await;
+    assert!(is_alone, "a connection came though the login was refused");
+}
+
+#[tokio::test]
+async fn a_socks_proxy_that_closes_the_connection_after_the_login_is_asked_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialler = through(&listener, "socks5h://ada:wrong@", "tcp://relay.test:9001");
+    let proxy = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.read_exact(&mut [0; 4]).await.unwrap();
+        socket.write_all(&[5, 2]).await.unwrap();
+        socket.read_exact(&mut [0; 11]).await.unwrap();
+    };
+    let ((), dialled) = tokio::join!(proxy, dialler.dial());
+    for error in [dialled.err(), dialler.dial().await.err()] {
+        let error = error.unwrap();
+        assert!(error.is_refused_login(), "{error}");
+        assert!(
+            error.to_string().contains("does not accept them"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn tls_goes_through_the_tunnel_of_a_proxy_to_the_relay() {
     let server = Server::relay().await;
     let proxy = Proxies::parse(&format!("http://{}", server.listener.local_addr().unwrap()));

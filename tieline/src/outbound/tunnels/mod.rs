@@ -298,7 +298,9 @@ impl RelayHttp {
                 ListErrorKind::Away,
                 &format!("{why}; is the relay up, and is this its address?"),
             ),
-            Failure::Untrusted(why) => self.problem(ListErrorKind::Away, why),
+            Failure::Login(why) | Failure::Untrusted(why) => {
+                self.problem(ListErrorKind::Away, why)
+            }
             Failure::Closed(_) => self.problem(
                 ListErrorKind::NoRelay,
                 &format!(

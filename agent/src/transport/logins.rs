@@ -1,0 +1,327 @@
+//! Remembers that a proxy refused the login, and lets no dial send it again before a growing wait: directories lock an
+//! account after some wrong passwords.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::RefusedLogin;
+
+/// Wait after the first refusal. A login that failed because the proxy's directory was away for a moment works then.
+const WAIT_FIRST: Duration = Duration::from_secs(30);
+
+/// How many times longer each further wait is.
+///
+/// With 30 s, 5 min and then 15 min, a wrong password is sent three times in the first 10 minutes and four times in the
+/// first half hour, then at most twice in half an hour. Accounts are usually locked after 3 to 10 wrong passwords in 10
+/// to 30 minutes.
+const GROWTH: u32 = 10;
+
+/// Longest wait, before the random part.
+const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Longest wait if no user name is sent: then no account can be locked, and the proxy may soon let this machine pass.
+const WAIT_WITHOUT_USER_MAX: Duration = Duration::from_secs(60);
+
+/// Largest random part of a wait, as a fraction of it: machines that share a proxy do not come back together.
+const SPREAD: f64 = 0.25;
+
+/// Time for which an accepted login is taken to be accepted again, so that dials need not wait for each other.
+const ACCEPTED_FOR: Duration = Duration::from_secs(60);
+
+/// A proxy, with the user name and password that it is sent.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Login {
+    /// URL of the proxy without user name and password.
+    pub(super) proxy: String,
+    /// User name and password, in the form in which they are sent; `None` if the proxy is sent none.
+    pub(super) user: Option<Vec<u8>>,
+}
+
+/// Without user name and password.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Login({})", self.proxy)
+    }
+}
+
+/// What the dials of one dialler know about the login at their proxy; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Logins(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Held by the dial that finds out whether the proxy accepts the login.
+    turn: sync::Mutex<()>,
+    /// The last login that a proxy accepted or refused. A dialler has one proxy at a time.
+    known: Mutex<Option<Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    login: Login,
+    standing: Standing,
+}
+
+#[derive(Debug)]
+enum Standing {
+    AcceptedAt(Instant),
+    Refused(Refusal),
+}
+
+#[derive(Debug)]
+struct Refusal {
+    /// What the proxy refuses, in words that name it.
+    text: String,
+    /// Refusals in a row.
+    count: u32,
+    again_at: Instant,
+}
+
+impl Refusal {
+    /// The refusal as an error, if the proxy must not be asked yet.
+    fn error(&self) -> Option<RefusedLogin> {
+        let again = self.again_at.saturating_duration_since(Instant::now());
+        (!again.is_zero()).then(|| RefusedLogin {
+            text: self.text.clone(),
+            again,
+        })
+    }
+}
+
+/// A dial's permission to send the login to the proxy.
+pub(super) struct Turn<'a> {
+    logins: &'a Logins,
+    login: &'a Login,
+    /// Makes the other dials wait for the answer; `None` if the login was accepted a short time ago, or there is none.
+    _alone: Option<sync::MutexGuard<'a, ()>>,
+}
+
+impl Turn<'_> {
+    /// Notes that the proxy has accepted the login.
+    pub(super) fn accepted(self) {
+        *self.logins.known() = Some(Known {
+            login: self.login.clone(),
+            standing: Standing::AcceptedAt(Instant::now()),
+        });
+    }
+
+    /// Notes that the proxy has refused the login, with `text` for people, and says when it may be asked again.
+    pub(super) fn refused(self, text: String) -> RefusedLogin {
+        let mut known = self.logins.known();
+        let before = match &*known {
+            Some(Known {
+                login,
+                standing: Standing::Refused(refusal),
+            }) if login == self.login => {
+                // Another dial was refused in the meantime; its wait holds for both.
+                if let Some(error) = refusal.error() {
+                    return error;
+                }
+                refusal.count
+            }
+            _ => 0,
+        };
+        let again = wait(before, self.login.user.is_some()).mul_f64(1.0 + SPREAD * fastrand::f64());
+        *known = Some(Known {
+            login: self.login.clone(),
+            standing: Standing::Refused(Refusal {
+                text: text.clone(),
+                count: before.saturating_add(1),
+                again_at: Instant::now() + again,
+            }),
+        });
+        RefusedLogin { text, again }
+    }
+}
+
+/// Wait after a refusal that follows `before` others, without the random part.
+fn wait(before: u32, has_user: bool) -> Duration {
+    let longest = match has_user {
+        true => WAIT_MAX,
+        false => WAIT_WITHOUT_USER_MAX,
+    };
+    let growth = GROWTH.saturating_pow(before);
+    WAIT_FIRST.saturating_mul(growth).min(longest)
+}
+
+impl Logins {
+    /// The refusal of `login`, if the proxy must not be asked yet.
+    pub(super) fn refusal(&self, login: &Login) -> Option<RefusedLogin> {
+        match &*self.known() {
+            Some(Known {
+                login: known,
+                standing: Standing::Refused(refusal),
+            }) if known == login => refusal.error(),
+            _ => None,
+        }
+    }
+
+    /// Waits, until `deadline`, for the permission to send `login`: until the login is known to be accepted, one
+    /// dial at a time has it.
+    ///
+    /// # Errors
+    /// The refusal, if the proxy has refused the login and must not be asked yet; else [`io::ErrorKind::TimedOut`].
+    pub(super) async fn turn<'a>(
+        &'a self,
+        login: &'a Login,
+        deadline: Instant,
+    ) -> io::Result<Turn<'a>> {
+        let alone = match login.user.is_some() && !self.is_accepted(login) {
+            true => Some(timeout_at(deadline, self.0.turn.lock()).await?),
+            false => None,
+        };
+        if let Some(refusal) = self.refusal(login) {
+            return Err(refusal.into());
+        }
+        // The dial before this one may have had the login accepted.
+        let alone = alone.filter(|_| !self.is_accepted(login));
+        Ok(Turn {
+            logins: self,
+            login,
+            _alone: alone,
+        })
+    }
+
+    fn is_accepted(&self, login: &Login) -> bool {
+        match &*self.known() {
+            Some(Known {
+                login: known,
+                standing: Standing::AcceptedAt(at),
+            }) => known == login && at.elapsed() < ACCEPTED_FOR,
+            _ => false,
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn login(proxy: &str, user: &str) -> Login {
+        Login {
+            proxy: format!("http://{proxy}:3128"),
+            user: Some(user.into()),
+        }
+    }
+
+    fn far() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    /// Sends `login` to a proxy that takes a second to refuse it; true if the login was sent.
+    async fn refused(logins: &Logins, login: &Login) -> bool {
+        let Ok(turn) = logins.turn(login, far()).await else {
+            return false;
+        };
+        sleep(Duration::from_secs(1)).await;
+        turn.refused("no".to_owned());
+        true
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_password_is_sent_three_times_in_ten_minutes_and_four_times_in_half_an_hour() {
+        let login = login("proxy", "ada:wrong");
+        for seed in 0..20 {
+            fastrand::seed(seed);
+            let (logins, began_at) = (Logins::default(), Instant::now());
+            let mut sent = Vec::new();
+            while began_at.elapsed() < Duration::from_secs(3600) {
+                if refused(&logins, &login).await {
+                    sent.push(began_at.elapsed().as_secs() / 60);
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+            let before = |minutes| sent.iter().filter(|at| **at < minutes).count();
+            assert_eq!(before(10), 3, "seed {seed}: {sent:?}");
+            assert!(before(30) <= 4, "seed {seed}: {sent:?}");
+            assert!((5..=6).contains(&before(60)), "seed {seed}: {sent:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_dials_at_the_same_time_one_sends_a_wrong_password() {
+        let (logins, login) = (Logins::default(), login("proxy", "ada:wrong"));
+        let sent = tokio::join!(
+            refused(&logins, &login),
+            refused(&logins, &login),
+            refused(&logins, &login),
+            refused(&logins, &login),
+        );
+        assert_eq!(sent, (true, false, false, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dials_do_not_wait_for_each_other_once_the_login_is_accepted() {
+        let (logins, login) = (Logins::default(), login("proxy", "ada:secret"));
+        let at_once = Cell::new(0);
+        let most = Cell::new(0);
+        let dial = || async {
+            let turn = logins.turn(&login, far()).await.unwrap();
+            at_once.set(at_once.get() + 1);
+            most.set(most.get().max(at_once.get()));
+            sleep(Duration::from_secs(1)).await;
+            at_once.set(at_once.get() - 1);
+            turn.accepted();
+        };
+        tokio::join!(dial(), dial(), dial(), dial());
+        assert_eq!(most.get(), 3, "the first alone, then the others together");
+        // After a while the password may be another one.
+        sleep(ACCEPTED_FOR).await;
+        most.set(0);
+        tokio::join!(dial(), dial());
+        assert_eq!(most.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_of_one_moment_count_once_and_an_accepted_login_starts_the_count_over() {
+        let (logins, login) = (Logins::default(), login("proxy", "ada:secret"));
+        logins.turn(&login, far()).await.unwrap().accepted();
+        let turns = [
+            logins.turn(&login, far()).await.unwrap(),
+            logins.turn(&login, far()).await.unwrap(),
+        ];
+        let first = WAIT_FIRST..=WAIT_FIRST.mul_f64(1.0 + SPREAD);
+        for turn in turns {
+            let again = turn.refused("no".to_owned()).again;
+            assert!(first.contains(&again), "{again:?}");
+        }
+        sleep(WAIT_FIRST.mul_f64(1.0 + SPREAD)).await;
+        logins.turn(&login, far()).await.unwrap().accepted();
+        let turn = logins.turn(&login, far()).await.unwrap();
+        let again = turn.refused("no".to_owned()).again;
+        assert!(first.contains(&again), "{again:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_proxy_or_password_is_tried_at_once() {
+        let logins = Logins::default();
+        let wrong = login("proxy", "ada:wrong");
+        assert!(refused(&logins, &wrong).await);
+        let told = logins.turn(&wrong, far()).await.err().unwrap().to_string();
+        assert!(told.starts_with("no; "), "{told}");
+        for other in [login("proxy", "ada:right"), login("other", "ada:wrong")] {
+            assert!(logins.refusal(&other).is_none());
+            assert!(logins.turn(&other, far()).await.is_ok());
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_is_sent_no_user_name_is_asked_again_once_a_minute() {
+        let waits = |has_user| [0, 1, 2, 3, u32::MAX].map(|it| wait(it, has_user).as_secs());
+        assert_eq!(waits(true), [30, 300, 900, 900, 900]);
+        assert_eq!(waits(false), [30, 60, 60, 60, 60]);
+    }
+}
