@@ -458,7 +458,7 @@ pub enum ProxyError {
     /// The text is not the URL of a proxy.
     #[error(
         "proxy {text:?}: expected http://HOST:PORT or socks5h://HOST:PORT, with USER:PASSWORD@ in front of the host if \
-         the proxy asks for them (/ ? # @ : % in them percent-encoded, @ as %40), or none"
+         the proxy asks for them (/ ? # @ : % and characters outside ASCII in them percent-encoded, @ as %40), or none"
     )]
     Url {
         /// The given text, without a user name and password.
@@ -466,8 +466,8 @@ pub enum ProxyError {
     },
     /// The kind of proxy is not supported.
     #[error(
-        "a proxy that is reached over {scheme}:// is not supported: name one with http:// or socks5h:// (--proxy or \
-         TIELINE_PROXY, else HTTPS_PROXY or ALL_PROXY), or write --proxy none to go without"
+        "a proxy that is reached over {scheme}:// is not supported: name one with http://, socks5:// or socks5h:// \
+         (--proxy or TIELINE_PROXY, else HTTPS_PROXY or ALL_PROXY), or write --proxy none to go without"
     )]
     Kind {
         /// Scheme of the proxy's URL.

@@ -225,9 +225,18 @@ impl Dialler {
                 let again = connect(&way, deadline);
                 let shake = |attempt: Try| handshake(client.name.clone(), attempt);
                 let shaken = client.hellos.shake(socket, again, deadline, shake).await;
-                shaken.map_err(|error| Error::Tls {
-                    relay: self.relay.to_string(),
-                    problem: server_kind::of_handshake(&error, &self.relay, client.has_own_ca),
+                shaken.map_err(|error| {
+                    let proxy = way.proxy().map(ToString::to_string);
+                    let (relay, has_own_ca) = (&self.relay, client.has_own_ca);
+                    Error::Tls {
+                        relay: relay.to_string(),
+                        problem: server_kind::of_handshake(
+                            &error,
+                            relay,
+                            has_own_ca,
+                            proxy.as_deref(),
+                        ),
+                    }
                 })?
             }
         };

@@ -17,7 +17,7 @@ use super::head::{Head, INTERIM_MAX, NoHead};
 use super::heard::Heard;
 use super::logins::{Login, Logins};
 use super::refusal::Problem;
-use super::variables::{self, breaks_user};
+use super::variables::{self, breaks_user, unknown_scheme};
 use crate::address::HostPort;
 use crate::error::ProxyError;
 use crate::plain::address_without_user;
@@ -57,6 +57,9 @@ impl Proxies {
     pub fn parse(text: &str) -> Result<Self, ProxyError> {
         if text.eq_ignore_ascii_case(NONE) {
             return Ok(Self::Never);
+        }
+        if let Some(scheme) = unknown_scheme(text) {
+            return Err(ProxyError::Kind { scheme });
         }
         let matcher = Matcher::builder().all(text).build();
         let found = matcher.intercept(&Uri::from_static("https://relay.invalid"));
@@ -99,17 +102,32 @@ fn of_system(to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
     TOLD.call_once(|| {
         for name in &wrong.passed_over {
             tracing::warn!(
-                "{name} is not used: its value is not the URL of a proxy (http://, socks5:// or socks5h://; / ? # @ : % in a \
-                 password percent-encoded)"
+                "{name} is not used: its value is not the URL of a proxy (http://, socks5:// or socks5h://; / ? # @ : % \
+                 and characters outside ASCII in a password percent-encoded)"
             );
         }
     });
+    if let Some(scheme) = wrong.scheme
+        && !is_exempt(to)
+    {
+        return Err(ProxyError::Kind { scheme });
+    }
     match named_by(&Matcher::from_system(), to)? {
         Some(_) if wrong.is_broken => Err(ProxyError::Url {
             text: UNKNOWN.to_owned(),
         }),
         named => Ok(named),
     }
+}
+
+/// True if `NO_PROXY` exempts `to`, as [`Matcher`] reads it.
+fn is_exempt(to: &HostPort) -> bool {
+    let exempt = variables::no_proxy(|name| env::var_os(name)).unwrap_or_default();
+    let matcher = Matcher::builder()
+        .all("http://proxy.invalid")
+        .no(exempt)
+        .build();
+    named_by(&matcher, to).is_ok_and(|named| named.is_none())
 }
 
 /// The proxy that `matcher` names for `to`. Links of all transports go through a tunnel of the proxy, so the proxy is that
@@ -422,7 +440,11 @@ mod tests {
         for (text, words) in [
             ("https://proxy:3128", "https://"),
             ("socks4://proxy", "socks4://"),
-            ("ftp://ada:secret@proxy", "expected http://"),
+            (
+                "socks://ada:secret@proxy",
+                "http://, socks5:// or socks5h://",
+            ),
+            ("http://ada:sécret@proxy", "outside ASCII"),
             ("", "expected http://"),
             ("http://a b", "expected http://"),
             // Characters that must be percent-encoded.

@@ -111,8 +111,13 @@ pub(super) fn closed(relay: &RelayUrl) -> String {
 }
 
 /// Says why the TLS handshake with the server of `relay` failed, and what to do; `has_own_ca` is true if the
-/// certificates of `--ca` are trusted.
-pub(super) fn of_handshake(error: &io::Error, relay: &RelayUrl, has_own_ca: bool) -> String {
+/// certificates of `--ca` are trusted, and `proxy` is the URL of the proxy on the way, if there is one.
+pub(super) fn of_handshake(
+    error: &io::Error,
+    relay: &RelayUrl,
+    has_own_ca: bool,
+    proxy: Option<&str>,
+) -> String {
     if let Some(problem) = client_certificate_problem(error) {
         return problem;
     }
@@ -122,7 +127,7 @@ pub(super) fn of_handshake(error: &io::Error, relay: &RelayUrl, has_own_ca: bool
     let Some(inner) = error.get_ref() else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => {
-                format!("the server closed the connection; {}", no_tls(relay))
+                format!("the server closed the connection; {}", no_tls(relay, proxy))
             }
             _ => error.to_string(),
         };
@@ -130,7 +135,7 @@ pub(super) fn of_handshake(error: &io::Error, relay: &RelayUrl, has_own_ca: bool
     match inner.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(error)) => certificate_problem(error, has_own_ca),
         Some(rustls::Error::InvalidMessage(_)) => {
-            format!("this port does not speak TLS; {}", no_tls(relay))
+            format!("this port does not speak TLS; {}", no_tls(relay, proxy))
         }
         Some(
             rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)
@@ -152,7 +157,10 @@ pub(super) fn of_handshake(error: &io::Error, relay: &RelayUrl, has_own_ca: bool
 }
 
 /// Hint for a port where TLS was expected.
-fn no_tls(relay: &RelayUrl) -> String {
+fn no_tls(relay: &RelayUrl, proxy: Option<&str>) -> String {
+    if let Some(proxy) = proxy {
+        return in_place_of_relay(proxy);
+    }
     let address = relay.address();
     match relay.transport().is_websocket() {
         true => format!("dial ws://{address} if this is the relay's HTTP port and has no TLS"),
@@ -162,9 +170,39 @@ fn no_tls(relay: &RelayUrl) -> String {
     }
 }
 
+/// What to do about a server without TLS behind the proxy at the URL `proxy`. No URL without TLS is proposed: a page of
+/// the proxy, as for a login, would lead a user to send a token in clear text.
+#[must_use]
+pub fn in_place_of_relay(proxy: &str) -> String {
+    format!(
+        "the proxy {proxy} may answer in the relay's place, with a page that asks for a login or says what it blocks: \
+         open the relay's https:// URL in a browser that uses this proxy, or ask its operator to let the connection pass"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_of_a_proxy_in_the_relays_place_is_no_reason_to_dial_without_tls() {
+        let page = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let page = io::Error::new(io::ErrorKind::InvalidData, page);
+        for error in [page, io::ErrorKind::UnexpectedEof.into()] {
+            for relay in ["https://relay.test", "tls://relay.test"] {
+                let relay = RelayUrl::parse(relay).unwrap();
+                let text = of_handshake(&error, &relay, false, Some("http://proxy:3128"));
+                assert!(
+                    text.contains("the proxy http://proxy:3128 may answer"),
+                    "{text}"
+                );
+                assert!(
+                    !text.contains("ws://") && !text.contains("tcp://"),
+                    "{text}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn a_server_is_recognised_by_its_first_bytes() {
@@ -213,7 +251,7 @@ mod tests {
             (io::ErrorKind::ConnectionReset.into(), "reset"),
             (io::ErrorKind::TimedOut.into(), "no answer in time"),
         ] {
-            let text = of_handshake(&error, &relay, false);
+            let text = of_handshake(&error, &relay, false, None);
             assert!(text.contains(words), "{error:?}: {text}");
         }
     }
@@ -244,9 +282,9 @@ mod tests {
         assert!(closed(&secure).contains("is this the relay's HTTP port"));
         let refused = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
         let refused = io::Error::new(io::ErrorKind::InvalidData, refused);
-        let text = of_handshake(&refused, &secure, false);
+        let text = of_handshake(&refused, &secure, false, None);
         assert!(text.contains("dial tls://relay:443"), "{text}");
-        let text = of_handshake(&io::ErrorKind::UnexpectedEof.into(), &secure, false);
+        let text = of_handshake(&io::ErrorKind::UnexpectedEof.into(), &secure, false, None);
         assert!(text.contains("dial ws://relay:443"), "{text}");
     }
 }

@@ -8,6 +8,15 @@ use hyper_util::client::proxy::matcher::Matcher;
 /// Names of the variables, each in upper and lower case; the first variable whose value is a proxy's URL counts.
 const VARIABLES: [[&str; 2]; 2] = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY", "all_proxy"]];
 
+/// Names of the variable for hosts that are reached without a proxy.
+const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
+/// Schemes of proxies that [`Matcher`] knows.
+const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+
+/// Longest text that is taken for a scheme, in bytes: it is shown, and longer text may be a part of a password.
+const SCHEME_LEN_MAX: usize = 16;
+
 /// What is wrong with the variables.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Wrong {
@@ -16,6 +25,8 @@ pub(super) struct Wrong {
     /// Whether the variable that counts has a user name or password of which a part would be taken for the proxy's
     /// host.
     pub(super) is_broken: bool,
+    /// Scheme of the first variable that names a proxy of an unknown kind, which does not lead to a dial without one.
+    pub(super) scheme: Option<String>,
 }
 
 /// Checks the variables in the order in which [`Matcher::from_system`] reads them.
@@ -32,10 +43,35 @@ pub(super) fn wrong(variable: impl Fn(&str) -> Option<OsString>) -> Wrong {
                 wrong.is_broken = breaks_user(text);
                 break;
             }
-            _ => wrong.passed_over.push(name),
+            text => match text.and_then(unknown_scheme) {
+                Some(scheme) => {
+                    wrong.scheme = Some(scheme);
+                    break;
+                }
+                None => wrong.passed_over.push(name),
+            },
         }
     }
     wrong
+}
+
+/// Value of the variable for hosts that are reached without a proxy: that in upper case, if both are set.
+pub(super) fn no_proxy(variable: impl Fn(&str) -> Option<OsString>) -> Option<String> {
+    let mut set = NO_PROXY.into_iter().filter_map(variable);
+    set.find_map(|value| value.into_string().ok())
+}
+
+/// Scheme of the URL `text` if no proxy has such a URL. [`Matcher`] knows the schemes of proxies that are not supported,
+/// such as `https` and `socks4`, and takes a URL with another one for none.
+pub(super) fn unknown_scheme(text: &str) -> Option<String> {
+    let (scheme, _) = text.split_once("://")?;
+    let is_scheme = !scheme.is_empty()
+        && scheme.len() <= SCHEME_LEN_MAX
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let scheme = scheme.to_ascii_lowercase();
+    (is_scheme && !SCHEMES.contains(&&*scheme)).then_some(scheme)
 }
 
 /// True if [`Matcher`] reads `text` as a proxy's URL.
@@ -57,11 +93,13 @@ pub(super) fn breaks_user(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Variables that are set, the names of those that are passed over, and whether the one that counts is broken.
+    /// Variables that are set, the names of those that are passed over, whether the one that counts is broken, and its
+    /// scheme if that is unknown.
     type Case = (
         &'static [(&'static str, &'static str)],
         &'static [&'static str],
         bool,
+        Option<&'static str>,
     );
 
     #[test]
@@ -72,15 +110,32 @@ mod tests {
                 found.map(|(_, value)| (*value).into())
             })
         };
-        let cases: [Case; 8] = [
-            (&[], &[], false),
-            (&[("HTTPS_PROXY", "")], &[], false),
-            (&[("HTTPS_PROXY", "http://proxy:3128")], &[], false),
-            (&[("HTTPS_PROXY", "socks://proxy")], &["HTTPS_PROXY"], false),
+        let cases: [Case; 10] = [
+            (&[], &[], false, None),
+            (&[("HTTPS_PROXY", "")], &[], false, None),
+            (&[("HTTPS_PROXY", "http://proxy:3128")], &[], false, None),
+            (&[("HTTPS_PROXY", "socks4://proxy")], &[], false, None),
             (
-                &[("https_proxy", "http://a b"), ("all_proxy", "ftp://proxy")],
-                &["https_proxy", "all_proxy"],
+                &[("HTTPS_PROXY", "SOCKS://proxy")],
+                &[],
                 false,
+                Some("socks"),
+            ),
+            // No dial goes without a proxy of an unknown kind, nor through another one.
+            (
+                &[("https_proxy", "ftp://proxy"), ("all_proxy", "proxy:3128")],
+                &[],
+                false,
+                Some("ftp"),
+            ),
+            (
+                &[
+                    ("https_proxy", "http://a b"),
+                    ("all_proxy", "socks://proxy"),
+                ],
+                &["https_proxy"],
+                false,
+                Some("socks"),
             ),
             // A variable after one with a proxy's URL does not count.
             (
@@ -90,19 +145,27 @@ mod tests {
                 ],
                 &[],
                 false,
+                None,
             ),
             (
-                &[("HTTPS_PROXY", ""), ("ALL_PROXY", "socks://proxy")],
-                &["ALL_PROXY"],
+                &[("HTTPS_PROXY", "ada:secret+12345678901234://proxy")],
+                &["HTTPS_PROXY"],
                 false,
+                None,
             ),
             // The matcher takes `ada:1234` for the host.
-            (&[("HTTPS_PROXY", "http://ada:1234/x@proxy")], &[], true),
+            (
+                &[("HTTPS_PROXY", "http://ada:1234/x@proxy")],
+                &[],
+                true,
+                None,
+            ),
         ];
-        for (all, passed_over, is_broken) in cases {
+        for (all, passed_over, is_broken, scheme) in cases {
             let wanted = Wrong {
                 passed_over: passed_over.to_vec(),
                 is_broken,
+                scheme: scheme.map(str::to_owned),
             };
             assert_eq!(set(all), wanted, "{all:?}");
         }

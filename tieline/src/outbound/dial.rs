@@ -78,7 +78,7 @@ impl Dial {
         let again = way.connect(deadline);
         match tls.connect(stream, again, deadline).await {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => Err(match tls.explain(&error) {
+            Err(error) => Err(match tls.explain(&error, way.proxy()) {
                 Some(why) => Failure::Untrusted(why),
                 None if error.kind() == io::ErrorKind::TimedOut => {
                     Failure::Silent("the TLS handshake did not end in time".to_owned())

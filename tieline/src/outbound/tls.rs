@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustls::pki_types::ServerName;
 use tieline_agent::TrustError;
-use tieline_agent::transport::{Hellos, Trust, Try, certificate_problem};
+use tieline_agent::transport::{Hellos, Proxy, Trust, Try, certificate_problem, server_kind};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -65,15 +65,21 @@ impl Tls {
         shaking.await
     }
 
-    /// Explains a failed handshake and names a remedy; `None` if the connection failed below TLS.
-    pub(crate) fn explain(&self, error: &io::Error) -> Option<String> {
+    /// Explains a failed handshake by way of `proxy` and names a remedy; `None` if the connection failed below TLS.
+    pub(crate) fn explain(&self, error: &io::Error, proxy: Option<&Proxy>) -> Option<String> {
         let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-        let text = match error {
-            rustls::Error::InvalidCertificate(error) => certificate_problem(error, self.has_own_ca),
-            rustls::Error::InvalidMessage(_) => {
+        let text = match (error, proxy) {
+            (rustls::Error::InvalidCertificate(error), _) => {
+                certificate_problem(error, self.has_own_ca)
+            }
+            (rustls::Error::InvalidMessage(_), Some(proxy)) => format!(
+                "this port does not speak TLS; {}",
+                server_kind::in_place_of_relay(&proxy.to_string())
+            ),
+            (rustls::Error::InvalidMessage(_), None) => {
                 "the server there does not speak TLS; should the relay's URL be http://?".to_owned()
             }
-            other => format!("the TLS handshake failed: {other}"),
+            (other, _) => format!("the TLS handshake failed: {other}"),
         };
         Some(text)
     }
