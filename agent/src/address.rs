@@ -92,12 +92,15 @@ impl HostPort {
         }
     }
 
-    /// True for a loopback address, `localhost` and the names below it.
+    /// True for a loopback address, `localhost` and the names below it, also with a dot at the end (RFC 6761, section 6.3).
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         match &self.host {
             Host::Ip(ip) => ip.to_canonical().is_loopback(),
-            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+            Host::Name(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                name == "localhost" || name.ends_with(".localhost")
+            }
         }
     }
 
@@ -315,6 +318,9 @@ mod tests {
             ("127.9.9.9:1", true),
             ("[::1]:1", true),
             ("10.0.0.1:1", false),
+            ("localhost.:1", true),
+            ("relay.localhost.:1", true),
+            ("notlocalhost.:1", false),
         ] {
             assert_eq!(
                 HostPort::parse(text, None).unwrap().is_loopback(),

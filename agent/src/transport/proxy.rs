@@ -116,8 +116,24 @@ fn of_system(to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
         Some(_) if wrong.is_broken => Err(ProxyError::Url {
             text: UNKNOWN.to_owned(),
         }),
-        named => Ok(named),
+        Some(proxy) => {
+            tell_misspelt();
+            Ok(Some(proxy))
+        }
+        None => Ok(None),
     }
+}
+
+/// Tells once of entries in `NO_PROXY` that match no host, and may have been meant for a relay that a proxy leads to.
+fn tell_misspelt() {
+    static TOLD: Once = Once::new();
+
+    TOLD.call_once(|| {
+        let exempt = variables::no_proxy(|name| env::var_os(name)).unwrap_or_default();
+        for (entry, right) in variables::misspelt(&exempt) {
+            tracing::warn!("NO_PROXY: the entry {entry:?} matches no host: write {right}");
+        }
+    });
 }
 
 /// True if `NO_PROXY` exempts `to`, as [`Matcher`] reads it.

@@ -11,6 +11,12 @@ const VARIABLES: [[&str; 2]; 2] = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY",
 /// Names of the variable for hosts that are reached without a proxy.
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
+/// Largest number of misspelt entries that are told.
+const MISSPELT_MAX: usize = 8;
+
+/// Stands for the right spelling of an entry that does not tell what is meant.
+const PLAIN_ENTRY: &str = "a name, .suffix, an address or a network such as 10.0.0.0/8";
+
 /// Schemes of proxies that [`Matcher`] knows.
 const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
 
@@ -61,6 +67,47 @@ pub(super) fn no_proxy(variable: impl Fn(&str) -> Option<OsString>) -> Option<St
     set.find_map(|value| value.into_string().ok())
 }
 
+/// The entries of `NO_PROXY` that match no host because of their spelling, each with a right one; [`MISSPELT_MAX`] at most.
+pub(super) fn misspelt(no_proxy: &str) -> Vec<(String, String)> {
+    let entries = no_proxy.split(',').map(str::trim);
+    let wrong = entries.filter_map(|entry| Some((entry.to_owned(), right_spelling(entry)?)));
+    wrong.take(MISSPELT_MAX).collect()
+}
+
+/// How to write an entry that [`Matcher`] takes for the name of no host; `None` if it is right.
+fn right_spelling(entry: &str) -> Option<String> {
+    let words: Vec<&str> = entry.split_whitespace().collect();
+    if words.len() > 1 {
+        return Some(words.join(","));
+    }
+    if entry.contains("://") {
+        return Some("the host alone".to_owned());
+    }
+    if entry == "*" {
+        return None;
+    }
+    if let Some(suffix) = entry.strip_prefix('*') {
+        return match suffix.contains('*') {
+            true => Some(PLAIN_ENTRY.to_owned()),
+            false => Some(suffix.to_owned()),
+        };
+    }
+    if entry.contains('*') {
+        return Some(PLAIN_ENTRY.to_owned());
+    }
+    if let Some(inner) = entry.strip_prefix('[') {
+        let (address, _) = inner.split_once(']').unwrap_or((inner, ""));
+        return Some(address.to_owned());
+    }
+    // An IPv6 address has more than one colon.
+    if let Some((host, port)) = entry.split_once(':')
+        && !port.contains(':')
+    {
+        return Some(host.to_owned());
+    }
+    entry.strip_suffix('.').map(str::to_owned)
+}
+
 /// Scheme of the URL `text` if no proxy has such a URL. [`Matcher`] knows the schemes of proxies that are not supported,
 /// such as `https` and `socks4`, and takes a URL with another one for none.
 pub(super) fn unknown_scheme(text: &str) -> Option<String> {
@@ -101,6 +148,27 @@ mod tests {
         bool,
         Option<&'static str>,
     );
+
+    #[test]
+    fn an_entry_of_no_proxy_that_matches_nothing_is_told_with_the_right_spelling() {
+        for (entry, right) in [
+            ("*.test", ".test"),
+            ("relay.test.", "relay.test"),
+            ("relay.test:443", "relay.test"),
+            ("10.9.8.7:443", "10.9.8.7"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("a.test b.test", "a.test,b.test"),
+            ("https://relay.test", "the host alone"),
+            ("10.*", PLAIN_ENTRY),
+        ] {
+            let told = misspelt(&format!("one.test, {entry} ,.two.test"));
+            assert_eq!(told, [(entry.to_owned(), right.to_owned())]);
+        }
+        let right = "*, Relay.TEST,.test,,10.0.0.0/8,10.9.8.7,2001:db8::1,2001:db8::/32,::1";
+        assert!(misspelt(right).is_empty());
+        assert_eq!(misspelt(&"a:1,".repeat(100)).len(), MISSPELT_MAX);
+    }
 
     #[test]
     fn a_value_that_is_no_proxys_url_is_named() {
