@@ -15,6 +15,7 @@ use super::mail::OpenMailbox;
 use super::mail::message::Stop;
 use crate::io::{sleep, timeout};
 use crate::listen::http::DRAIN_GRACE;
+use crate::listen::proxied::Source;
 
 /// Time for a shard's tasks to be dropped at its end.
 const REAP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -95,7 +96,7 @@ impl Shard {
         }
         for it in listeners {
             while let Some((stream, peer)) = it.listener.accept_waiting() {
-                self.connected(it.kind, it.is_tls, stream, peer);
+                self.connected(it.kind, it.is_tls, stream, Source::Peer(peer));
             }
             it.listener.shut();
         }
