@@ -170,6 +170,8 @@ fn an_agent_that_stops_will_tell_nothing_and_one_that_gives_a_dead_link_up_will(
 fn a_session_learns_why_its_link_was_left() {
     use std::task::{Context, Poll, Waker};
 
+    type Before<'a> = &'a dyn Fn(&mut Link);
+
     let stops = |link: &mut Link| {
         link.agent.go_away(&GoAway {
             last_session: link.agent.last_session(),
@@ -181,7 +183,7 @@ fn a_session_learns_why_its_link_was_left() {
     };
     let drains = |link: &mut Link| link.relay.drain(Duration::from_secs(5));
     let nothing = |_: &mut Link| {};
-    let cases: [(&dyn Fn(&mut Link), _, _); 8] = [
+    let cases: [(Before<'_>, _, _); 8] = [
         (&nothing, LinkEnd::LinkLost, SessionEnd::LinkLost),
         (&nothing, LinkEnd::Protocol, SessionEnd::LinkLost),
         (&nothing, LinkEnd::Superseded, SessionEnd::Superseded),

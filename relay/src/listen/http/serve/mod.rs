@@ -101,7 +101,8 @@ where
     }
     if !held.bytes.is_empty() {
         let ended = (ended, state.head_error.take());
-        refused_head::write_answer(&mut io, &gateway, peer.source.address().ip(), held, ended).await;
+        refused_head::write_answer(&mut io, &gateway, peer.source.address().ip(), held, ended)
+            .await;
     }
     let has_unread_bytes =
         ended == Ended::Malformed || (ended == Ended::Closed && state.is_body_unread());
