@@ -258,10 +258,7 @@ impl Slot {
                     self.ask(&mut it, &link);
                 }
                 // Before the change of the network, as which a sleep counts too.
-                () = changed(&mut self.long_sleeps) => {
-                    link.fell_silent();
-                    return Err(asleep());
-                }
+                () = changed(&mut self.long_sleeps) => return Err(slept(&link)),
                 () = self.network.changed() => self.check(&link, address, &mut doubt)?,
                 judged = verdict(&mut doubt), if !stopping => {
                     doubt = None;
@@ -469,9 +466,15 @@ fn move_wait(left: Duration, is_up: bool, random: f64) -> Duration {
     }
 }
 
-/// Why a link ends, or a dial, that was under way while this machine was asleep.
+/// Why a dial ends, or a link, during which this machine was asleep.
 fn asleep() -> Error {
     Error::link_lost("this machine was asleep for longer than the relay keeps a link")
+}
+
+/// Why a link ends that was up while this machine was asleep: the relay has given it up.
+fn slept(link: &Link) -> Error {
+    link.fell_silent();
+    asleep()
 }
 
 /// Why a link ends that a new connection replaces.
