@@ -128,7 +128,7 @@ impl Limits {
 
 /// The part of an address that is counted. IPv6 counts by the first 64 bits, because a machine can have any number of
 /// addresses in its /64.
-fn counted_part(address: IpAddr) -> IpAddr {
+pub(crate) fn counted_part(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();

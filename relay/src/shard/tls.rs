@@ -22,7 +22,10 @@ impl Shard {
     /// Completes the handshake of a connection to a TLS address, and serves the protocol that the client asked for.
     pub(super) fn tls_arrived(self: &Rc<Self>, kind: ListenKind, stream: Stream, source: Source) {
         let configs = self.kit.tls();
-        let place = configs.and_then(|configs| Some((configs, self.doors.handshakes.enter()?)));
+        let place = configs.and_then(|configs| {
+            let place = self.doors.handshakes.enter(source.address().ip())?;
+            Some((configs, place))
+        });
         let Some((configs, place)) = place else {
             return self.no_handshake(Some(stream));
         };
@@ -90,6 +93,7 @@ impl Shard {
     ) -> Result<(Stream, Source, Served), Option<TlsFailure>> {
         // On addresses of every kind, since callers and agents may come to each.
         let source = self.callers.source(&stream, source).await.ok_or(None)?;
+        place.is_from(source.address().ip());
         let counted = self.count_handshake(source.address());
         let _counted = counted.ok_or(TlsFailure::Overload)?;
         let deadline = self.kit.peers.config.preamble_timeout;
