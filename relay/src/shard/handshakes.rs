@@ -73,20 +73,20 @@ impl Places {
 
     /// The handshake that loses its place to a new client at `address`, if one does.
     ///
-    /// It is one of an address with the most places, if the new client's address has none, or still has fewer than the
-    /// other with one more; else a silent one of the new client's own address. Of these, the silent ones come first,
-    /// then the oldest. Without the difference of two, addresses of one flood would replace each other, and each
-    /// handshake that is begun costs a signature.
+    /// It is the oldest of an address with the most places, if the new client's address has none, or still has fewer
+    /// than the other with one more; else the oldest silent one of the new client's own address. Without the difference
+    /// of two, addresses of one flood would replace each other, and each handshake that is begun costs a signature. Silent
+    /// ones of other addresses do not go first: each client is silent until its hello has crossed the network, and in a
+    /// flood from many addresses a newer client would take its place before.
     fn loser(&self, address: IpAddr) -> Option<u64> {
         let count = |address| self.of_address.get(address).copied().unwrap_or(0);
         let own = count(&address);
         let most = self.of_address.values().copied().max()?;
-        if own == 0 || own + 1 < most {
-            let of_most = || self.taken.iter().filter(|it| count(&it.1.address) == most);
-            let silent = of_most().find(|(_, place)| place.is_silent);
-            return silent.or_else(|| of_most().next()).map(|it| *it.0);
-        }
         let mut taken = self.taken.iter();
+        if own == 0 || own + 1 < most {
+            let oldest = taken.find(|(_, place)| count(&place.address) == most);
+            return oldest.map(|(number, _)| *number);
+        }
         let silent = taken.find(|(_, place)| place.is_silent && place.address == address);
         silent.map(|(number, _)| *number)
     }
