@@ -115,6 +115,11 @@ sim:
 loom preemptions='4':
     LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test -p tieline-relay --lib -- mailbox::tests::model limits::tests::model
 
+# Tests of the emulated path, 1 minute, on a machine with nothing else to do; needs root, TUN devices and nft, and fails where one is missing
+[group('test')]
+emulated *arguments:
+    TIELINE_INTEROP=require cargo test -p tieline-loadgen --test emulator -- {{ arguments }}
+
 # Cost of SIZE concurrent links, names and frontends; `ulimit -n` must be twice SIZE
 [group('test')]
 fanout size='10000':

@@ -10,6 +10,7 @@ compile_error!("tieline-loadgen drives epoll and reads /proc, so it runs on Linu
 mod blocks;
 mod cli;
 mod cpu;
+mod emulator;
 mod exchange;
 mod histogram;
 mod instructions;
@@ -38,7 +39,7 @@ use settings::UsageError;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.is::<UsageError>() => {
             eprintln!("error: {error}\n\nFor more information, try '--help'.");
             ExitCode::from(2)
@@ -59,8 +60,8 @@ fn single(scenario: Scenario, flags: &SingleFlags) -> anyhow::Result<()> {
     scenario::single::run(scenario, flags, &Interrupt::listen()?)
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
-    match command {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let done = match command {
         Command::Rtt(flags) => single(flags.scenario()?, &flags.single),
         Command::Bulk(flags) => single(flags.scenario()?, &flags.single),
         Command::Connect(flags) => single(flags.scenario()?, &flags.single),
@@ -70,8 +71,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(flags) => scenario::bench::run(&flags, &Interrupt::listen()?),
         Command::Instructions(flags) => instructions::run(&flags, &Interrupt::listen()?),
         Command::Scaling(flags) => scenario::scaling::run(&flags, &Interrupt::listen()?),
+        Command::Path(flags) => return emulator::run(&flags, &Interrupt::listen()?),
         Command::Target(flags) => targets::run(&flags),
         Command::Forwarder(flags) => path::forwarder::run(&flags),
         Command::Child(flags) => process::become_child(&flags),
-    }
+        Command::PathGuard(flags) => emulator::guard::run(&flags),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

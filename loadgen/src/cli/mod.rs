@@ -1,5 +1,6 @@
 //! Command line as parsed by clap, unchecked; `settings` checks the values.
 
+mod emulator;
 mod flags;
 mod scaling;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::scenario::Scenario;
 
+pub(crate) use emulator::{EmulatorFlags, GuardFlags};
 pub(crate) use flags::{
     MethodFlags, OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, SingleFlags,
 };
@@ -49,6 +51,12 @@ pub(crate) enum Command {
     /// and target for each number and writes a report
     #[command(args_override_self = true)]
     Scaling(ScalingFlags),
+    /// Run a command at each end of a path with delay, loss and a rate; needs root and Linux's TUN devices
+    ///
+    /// The ends are two network namespaces, which exist as long as this program runs. Both commands find the
+    /// addresses in TIELINE_PATH_NEAR and TIELINE_PATH_FAR, and their own end, near or far, in TIELINE_PATH_END.
+    /// The counters of both directions are printed at the end.
+    Path(EmulatorFlags),
     /// Run a target server; prints its address as one JSON line
     Target(TargetFlags),
     /// Run one hop of the bare forwarder; prints its address as one JSON line
@@ -56,6 +64,10 @@ pub(crate) enum Command {
     /// Set up this child process and replace it with another program; for internal use
     #[command(hide = true)]
     Child(ChildFlags),
+    /// Wait for the end of standard input, then end all other processes of this network namespace; for
+    /// internal use
+    #[command(hide = true)]
+    PathGuard(GuardFlags),
 }
 
 #[derive(Args, Debug)]

@@ -11,6 +11,7 @@ use crate::cli::{
     BulkFlags, ConnectFlags, DirectionFlag, FanoutFlags, IdleFlags, MethodFlags, MixedFlags,
     OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, RttFlags, SingleFlags,
 };
+use crate::emulator::settings::SettingsError;
 use crate::path::peer::{PeerPid, PeerSpec};
 use crate::path::relay::Binaries;
 use crate::path::set::{ExternalRelay, ExternalTarget, PathsWanted, RelaySource};
@@ -36,6 +37,9 @@ pub(crate) enum UsageError {
     /// Invalid scenario.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
+    /// Invalid flag of `path`.
+    #[error(transparent)]
+    Emulator(#[from] SettingsError),
     /// A number is out of range.
     #[error("{flag} must be {range}")]
     Range {

@@ -323,6 +323,14 @@ fn unsafe_outside_its_doors_is_caught() {
         &[1],
     );
     passes(rule, "relay/src/io/send.rs", "unsafe fn f() {}\n");
+    let emulator = "loadgen/src/emulator";
+    passes(rule, &format!("{emulator}/kernel.rs"), "unsafe { g() }\n");
+    catches(
+        rule,
+        &format!("{emulator}/device.rs"),
+        "unsafe { g() }\n",
+        &[1],
+    );
     let allocator = "unsafe impl GlobalAlloc for A {}\n";
     for folder in ["relay/tests/memory", "wire/benches/state"] {
         passes(rule, &format!("{folder}/counting_allocator.rs"), allocator);
