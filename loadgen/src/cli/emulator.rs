@@ -74,7 +74,7 @@ pub(crate) struct EmulatorFlags {
 /// Flags of the process that ends the programs of a namespace.
 #[derive(Args, Debug)]
 pub(crate) struct GuardFlags {
-    /// Network namespace of the machine, such as net:[4026531840]; the guard refuses to work in it
+    /// Network namespace of the machine, such as `net:[4026531840]`; the guard refuses to work in it
     #[arg(long)]
     pub(crate) outside: OsString,
 }
