@@ -1,5 +1,5 @@
 //! Places of the TLS handshakes on a shard. When all are taken, an address that has few of them gets one of an address
-//! that has many, so that a flood of begun handshakes keeps nobody else out.
+//! that has many, so that a flood of begun handshakes keeps no other client out.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};

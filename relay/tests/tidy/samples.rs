@@ -1,4 +1,6 @@
 //! Samples for each rule: lines that break it, and similar lines that do not.
+//!
+//! Long because a rule's samples stand together, and the rules are many.
 
 use crate::circles::folders_have_no_circles;
 use crate::documents::guides_name_what_exists;
