@@ -452,6 +452,9 @@ mod tests {
             ("10.9.8.7:1", true),
             ("10.9.8.7:2", false),
             ("any.test:7", true),
+            ("10.1.1.1:7", true),
+            ("[2001:db8::2]:7", true),
+            ("10.1.1.1:8", false),
             ("a.plain.test:443", true),
         ] {
             assert_eq!(exempts(exempt, &to(host)), is_exempt, "{host}");

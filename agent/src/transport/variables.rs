@@ -11,6 +11,9 @@ const VARIABLES: [[&str; 2]; 2] = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY",
 /// Names of the variable for hosts that are reached without a proxy.
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
+/// What the entry `*` stands for: [`Matcher`] takes it for names alone.
+const ALL: &str = "*,0.0.0.0/0,::/0";
+
 /// Largest number of misspelt entries that are told.
 const MISSPELT_MAX: usize = 8;
 
@@ -75,6 +78,7 @@ pub(super) fn at_port(no_proxy: &str, port: u16) -> String {
         Some((host, at)) if at == port => host,
         _ => entry,
     });
+    let entries = entries.map(|host| if host == "*" { ALL } else { host });
     entries.collect::<Vec<_>>().join(",")
 }
 
