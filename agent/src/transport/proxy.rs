@@ -286,7 +286,7 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// Without user name and password.
+/// Shows the proxy's URL without user name and password.
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Proxy({self})")

@@ -17,7 +17,7 @@ const ALL: &str = "*,0.0.0.0/0,::/0";
 /// Largest number of misspelt entries that are told.
 const MISSPELT_MAX: usize = 8;
 
-/// Stands for the right spelling of an entry that does not tell what is meant.
+/// Proposal for an entry that does not show which hosts it means.
 const PLAIN_ENTRY: &str = "a name, .suffix, an address or a network such as 10.0.0.0/8";
 
 /// Schemes of proxies that [`Matcher`] knows.
@@ -70,8 +70,8 @@ pub(super) fn no_proxy(variable: impl Fn(&str) -> Option<OsString>) -> Option<St
     set.find_map(|value| value.into_string().ok())
 }
 
-/// The entries of `NO_PROXY` for a server at `port`, as [`Matcher`] reads them: it knows no ports, so those with this port
-/// are without it, and those with another one match nothing.
+/// The entries of `NO_PROXY` for a server at `port`, as [`Matcher`] reads them: it knows no ports, so those with this
+/// port are without it, and those with another one match nothing.
 pub(super) fn at_port(no_proxy: &str, port: u16) -> String {
     let entries = no_proxy.split(',').map(str::trim);
     let entries = entries.map(|entry| match with_port(entry) {

@@ -60,8 +60,8 @@ impl AcmeError {
         is_ignored || self.is_unsupported() || self.is_of_type("alreadyReplaced")
     }
 
-    /// Whether the order would have failed just as well without saying which certificate it replaces: the CA is busy, or
-    /// has taken the order and checked its names.
+    /// Whether the order would have failed just as well without saying which certificate it replaces: the CA is busy,
+    /// or has taken the order and checked its names.
     pub(super) fn is_about_other_than_replacing(&self) -> bool {
         matches!(self, Self::Refused(_)) || self.is_of_type("rateLimited")
     }

@@ -75,7 +75,7 @@ pub(super) struct Acme {
     asks_in_vain: bool,
     /// What this relay has noted in the cache about its orders.
     noted: Option<Tries>,
-    /// No order begins before.
+    /// Earliest time of the next order.
     not_before: Instant,
 }
 
@@ -450,8 +450,8 @@ impl Acme {
         true
     }
 
-    /// Has the next order replace no certificate if the last one failed only because it said which it replaces; whether it
-    /// did.
+    /// Has the next order replace no certificate if the last one failed only because it said which it replaces; whether
+    /// it did.
     fn forgets_replaced(&mut self, error: &AcmeError) -> bool {
         let did = error.is_about_replacing() && self.replaced().is_some();
         self.may_replace &= !did;

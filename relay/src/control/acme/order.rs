@@ -59,7 +59,7 @@ pub(super) async fn order(account: &Account, wanted: Wanted<'_>) -> Result<Strin
         && let Some(order) = &mut begun
     {
         let giving_up = give_up(order, wanted.config.domains.len());
-        // What the CA does not learn in time it forgets by itself as well.
+        // A check that is not given up in time stays at the CA for some days.
         let _ = time::timeout(GIVE_UP_TIMEOUT, giving_up).await;
     }
     for answer in answers {
@@ -95,8 +95,8 @@ fn limit(wanted: Wanted<'_>) -> Duration {
     }
 }
 
-/// Takes an order through all its steps. `answers` gets what the CA looks at, to be closed afterwards, and `begun` the
-/// order itself.
+/// Takes an order through all its steps. Puts the open answers to the CA's checks into `answers`, for the caller to
+/// close, and the order at the CA into `begun`.
 async fn through<'a>(
     account: &Account,
     wanted: Wanted<'a>,
