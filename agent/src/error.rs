@@ -165,9 +165,9 @@ impl Error {
         }
     }
 
-    /// The refusal of the login by a proxy on the way to the relay, if that is the error. An error of the system has no
-    /// such source, also if its kind is [`io::ErrorKind::PermissionDenied`]: a firewall of this machine may stop dials
-    /// for a moment.
+    /// The refusal of the login by a proxy on the way to the relay, if that is the error. An error of the system is
+    /// none, not even [`io::ErrorKind::PermissionDenied`], with which a firewall of this machine may stop dials for a
+    /// moment.
     pub(crate) fn refused_login(&self) -> Option<&RefusedLogin> {
         match self {
             Self::Dial { source, .. } => RefusedLogin::of(source),

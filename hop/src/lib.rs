@@ -38,6 +38,6 @@ pub use connection::Connection;
 pub use escape::escape_path;
 pub use failure::{Delivery, Failure, Fault, copy_head};
 pub use pool::{Keeper, Lease, Pool, PooledConnection, Usable};
-pub use refusal::{Refusal, close_after, json_answer};
+pub use refusal::{REQUEST_START_BYTES, Refusal, answer_to, close_after, json_answer};
 pub use scanner::Intake;
 pub use tries::{Answered, FailureOf, Sent, Tries, Unanswered, exchange};

@@ -298,61 +298,72 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_login_ends_a_dial_though_another_attempt_hangs() {
+        let (_watch, network) = changed();
+        let attempt = |number: u32| async move {
+            if number == 1 {
+                std::future::pending::<()>().await;
+            }
+            Err(refused_login())
+        };
+        let (raced, begun) = numbered(network, attempt).await;
+        assert!(raced.is_some_and(|raced| raced.is_err_and(|error| error.is_refused_login())));
+        assert_eq!(begun, 2);
+    }
+
+    /// A watch of a network that has just changed, and a view of it that has not seen the change yet.
+    fn changed() -> (NetworkWatch, NetworkChanges) {
         let watch = NetworkWatch::default();
         let network = watch.changes();
         watch.changed();
+        (watch, network)
+    }
+
+    /// Races attempts with numbers from 1 on; returns the outcome, if there is one within a minute, and the number of
+    /// attempts that began.
+    async fn numbered<F>(
+        network: NetworkChanges,
+        attempt: impl Fn(u32) -> F,
+    ) -> (Option<Result<(), Error>>, u32)
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
         let begun = Cell::new(0);
-        let attempt = || {
+        let next = || {
             begun.set(begun.get() + 1);
-            let is_first = begun.get() == 1;
-            async move {
-                if is_first {
-                    std::future::pending::<()>().await;
-                }
-                Err::<(), _>(refused_login())
-            }
+            attempt(begun.get())
         };
-        let raced = timeout(Duration::from_secs(60), race(network, attempt)).await;
-        assert!(raced.is_ok_and(|raced| raced.is_err_and(|error| error.is_refused_login())));
-        assert_eq!(begun.get(), 2);
+        let raced = timeout(Duration::from_secs(60), race(network, next)).await;
+        (raced.ok(), begun.get())
     }
 
     /// Races attempts of which only the one with the number `winner` gets through, and the others hang; returns the
     /// number of attempts that began.
-    async fn raced(network: NetworkChanges, winner: usize) -> usize {
-        let begun = Cell::new(0);
-        let attempt = || {
-            let number = begun.get() + 1;
-            begun.set(number);
-            async move {
-                if number != winner {
-                    std::future::pending::<()>().await;
-                }
-                Ok::<_, Error>(())
+    async fn raced(network: NetworkChanges, winner: u32) -> u32 {
+        let attempt = |number: u32| async move {
+            if number != winner {
+                std::future::pending::<()>().await;
             }
+            Ok(())
         };
-        let raced = timeout(Duration::from_secs(60), race(network, attempt)).await;
-        assert_eq!(raced.is_ok(), begun.get() == winner);
-        begun.get()
+        let (raced, begun) = numbered(network, attempt).await;
+        assert_eq!(raced.is_some(), begun == winner);
+        begun
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_hangs_while_the_network_settles_gets_company() {
-        let watch = NetworkWatch::default();
-        let mut network = watch.changes();
-        watch.changed();
+        let (_watch, mut network) = changed();
         network.mark_seen();
         let began_at = Instant::now();
         assert_eq!(raced(network.clone(), 2).await, 2);
         assert!(began_at.elapsed() >= ATTEMPT_PAUSE);
-        assert_eq!(raced(network, usize::MAX).await, ATTEMPTS_MAX);
+        let begun = raced(network, u32::MAX).await;
+        assert_eq!(usize::try_from(begun).unwrap(), ATTEMPTS_MAX);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_change_of_the_network_starts_another_attempt_at_once() {
-        let watch = NetworkWatch::default();
-        let network = watch.changes();
-        watch.changed();
+        let (_watch, network) = changed();
         let began_at = Instant::now();
         assert_eq!(raced(network, 2).await, 2);
         assert!(began_at.elapsed() < ATTEMPT_PAUSE);
@@ -361,7 +372,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_dial_stays_alone_while_the_network_is_quiet() {
         let watch = NetworkWatch::default();
-        assert_eq!(raced(watch.changes(), usize::MAX).await, 1);
+        assert_eq!(raced(watch.changes(), u32::MAX).await, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -397,27 +408,20 @@ mod tests {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            begun = raced(network, usize::MAX) => assert_eq!(begun, 1),
+            begun = raced(network, u32::MAX) => assert_eq!(begun, 1),
             () = changing => {}
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_dial_fails_once_all_attempts_have_failed() {
-        let watch = NetworkWatch::default();
-        let network = watch.changes();
-        watch.changed();
-        let begun = Cell::new(0);
-        let attempt = || {
-            begun.set(begun.get() + 1);
-            let takes = Duration::from_millis(100) * begun.get();
-            async move {
-                sleep(takes).await;
-                Err::<(), _>(unreachable())
-            }
+        let (_watch, network) = changed();
+        let attempt = |number: u32| async move {
+            sleep(Duration::from_millis(100) * number).await;
+            Err(unreachable())
         };
-        let raced = race(network, attempt).await;
-        assert!(matches!(raced, Err(Error::Dial { .. })), "{raced:?}");
-        assert_eq!(begun.get(), 2);
+        let (raced, begun) = numbered(network, attempt).await;
+        assert!(matches!(raced, Some(Err(Error::Dial { .. }))), "{raced:?}");
+        assert_eq!(begun, 2);
     }
 }

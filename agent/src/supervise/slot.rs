@@ -96,8 +96,8 @@ impl Slot {
                 relay: self.agent.config.relay.to_string(),
             });
             self.agent.board.connecting(self.index);
-            // True if the relay was out of reach: a change of the network then ends the wait. Not so if a proxy refused
-            // the login, which it is not asked about before the wait is over.
+            // `seeks`: the relay was out of reach, and a change of the network ends the wait. `is_barred`: a proxy
+            // refused the login, and is not asked again before its own wait is over.
             let (mut seeks, mut is_barred) = (false, false);
             let left = self.run_link().await;
             self.remember(left.is_err());
@@ -140,7 +140,7 @@ impl Slot {
                 () = changed(&mut self.token) => {}
                 // The relay may be reachable again.
                 () = self.network.changed(), if seeks => {}
-                // Another way may lead to the relay.
+                // The proxy may be asked again, or is not on the way any more.
                 () = self.agent.dialler.not_barred(), if is_barred => {}
                 () = stopped(&mut self.stop) => break,
             }
@@ -160,7 +160,8 @@ impl Slot {
 
     /// Dials the relay and starts a link; `None` if the agent is asked to stop meanwhile.
     async fn dial(&mut self) -> Result<Option<Dialled>, Error> {
-        // Taken first: after an error it would be too old for the relay, which waits 5 s for the first frame.
+        // Taken even if a step below fails: the relay waits 5 s for a connection's first frame, so a spare one is of no
+        // use to a later dial.
         let spare = self.spare.take();
         let agent = Arc::clone(&self.agent);
         let config = &agent.config;

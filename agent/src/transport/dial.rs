@@ -33,7 +33,7 @@ use crate::error::{ConfigError, Error, ProxyError, TrustError};
 /// WebSocket together.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Interval between two looks whether another way leads to the relay than through a proxy that refuses the login.
+/// Interval of the checks whether the system still names the proxy that refuses the login.
 const WAY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Protocol that agents ask for in a TLS handshake (ALPN, RFC 7301).
@@ -169,8 +169,7 @@ impl Dialler {
         Ok(way.with_logins(&self.logins))
     }
 
-    /// Ready once no proxy on the way has refused the login so shortly before that it must not be asked; the system may
-    /// also name another proxy by then, or none.
+    /// Ready once a proxy that has refused the login may be asked again, or the system names another proxy or none.
     pub(crate) async fn not_barred(&self) {
         while self.way().is_ok_and(|way| way.is_barred()) {
             sleep(WAY_INTERVAL).await;

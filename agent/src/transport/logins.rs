@@ -14,7 +14,7 @@ use crate::error::RefusedLogin;
 /// Wait after the first refusal. A login that failed because the proxy's directory was away for a moment works then.
 const WAIT_FIRST: Duration = Duration::from_secs(30);
 
-/// How many times longer each further wait is.
+/// Factor by which each wait is longer than the one before.
 ///
 /// With 30 s, 5 min and then 15 min, a wrong password is sent three times in the first 10 minutes and four times in the
 /// first half hour, then at most twice in half an hour. Accounts are usually locked after 3 to 10 wrong passwords in 10
@@ -42,7 +42,7 @@ pub(super) struct Login {
     pub(super) user: Option<Vec<u8>>,
 }
 
-/// Without user name and password.
+/// Shows the proxy's URL without user name and password.
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Login({})", self.proxy)

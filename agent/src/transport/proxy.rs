@@ -107,9 +107,11 @@ fn of_system(to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
             );
         }
     });
-    if let Some(scheme) = wrong.scheme
-        && !is_exempt(to)
-    {
+    let exempt = variables::no_proxy(|name| env::var_os(name)).unwrap_or_default();
+    if exempts(&exempt, to) {
+        return Ok(None);
+    }
+    if let Some(scheme) = wrong.scheme {
         return Err(ProxyError::Kind { scheme });
     }
     match named_by(&Matcher::from_system(), to)? {
@@ -117,7 +119,7 @@ fn of_system(to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
             text: UNKNOWN.to_owned(),
         }),
         Some(proxy) => {
-            tell_misspelt();
+            tell_misspelt(&exempt);
             Ok(Some(proxy))
         }
         None => Ok(None),
@@ -125,23 +127,21 @@ fn of_system(to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
 }
 
 /// Tells once of entries in `NO_PROXY` that match no host, and may have been meant for a relay that a proxy leads to.
-fn tell_misspelt() {
+fn tell_misspelt(no_proxy: &str) {
     static TOLD: Once = Once::new();
 
     TOLD.call_once(|| {
-        let exempt = variables::no_proxy(|name| env::var_os(name)).unwrap_or_default();
-        for (entry, right) in variables::misspelt(&exempt) {
+        for (entry, right) in variables::misspelt(no_proxy) {
             tracing::warn!("NO_PROXY: the entry {entry:?} matches no host: write {right}");
         }
     });
 }
 
-/// True if `NO_PROXY` exempts `to`, as [`Matcher`] reads it.
-fn is_exempt(to: &HostPort) -> bool {
-    let exempt = variables::no_proxy(|name| env::var_os(name)).unwrap_or_default();
+/// True if `no_proxy` exempts `to`, as [`Matcher`] reads it, or one of its entries with a port.
+fn exempts(no_proxy: &str, to: &HostPort) -> bool {
     let matcher = Matcher::builder()
         .all("http://proxy.invalid")
-        .no(exempt)
+        .no(variables::at_port(no_proxy, to.port()))
         .build();
     named_by(&matcher, to).is_ok_and(|named| named.is_none())
 }
@@ -286,7 +286,7 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// Without user name and password.
+/// Shows the proxy's URL without user name and password.
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Proxy({self})")
@@ -437,6 +437,28 @@ mod tests {
         let all = Matcher::builder().all("socks5h://proxy").build();
         let found = named_by(&all, &to("relay:1")).unwrap().unwrap();
         assert_eq!(found.to_string(), "socks5h://proxy:1080");
+    }
+
+    #[test]
+    fn an_exception_with_a_port_is_for_that_port_alone() {
+        let exempt = "relay.test:8443,[2001:db8::1]:443,10.9.8.7:1,*:7,.plain.test";
+        for (host, is_exempt) in [
+            ("relay.test:8443", true),
+            ("below.relay.test:8443", true),
+            ("relay.test:443", false),
+            ("otherrelay.test:8443", false),
+            ("[2001:db8::1]:443", true),
+            ("[2001:db8::1]:8443", false),
+            ("10.9.8.7:1", true),
+            ("10.9.8.7:2", false),
+            ("any.test:7", true),
+            ("10.1.1.1:7", true),
+            ("[2001:db8::2]:7", true),
+            ("10.1.1.1:8", false),
+            ("a.plain.test:443", true),
+        ] {
+            assert_eq!(exempts(exempt, &to(host)), is_exempt, "{host}");
+        }
     }
 
     #[test]

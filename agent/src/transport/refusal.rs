@@ -59,8 +59,8 @@ impl Problem {
     }
 }
 
-/// True if the connection ended in place of an answer to the user name and password (RFC 1929, section 2), which a proxy
-/// has asked for that has sent no more than `heard`.
+/// True if the connection ended where the proxy's answer to the user name and password was due (RFC 1929, section 2):
+/// `heard`, all that the proxy has sent, asks for them.
 fn closes_after_login(error: &tokio_socks::Error, heard: &[u8]) -> bool {
     let is_end = |kind| {
         matches!(
@@ -163,7 +163,8 @@ fn socks_problem(
     }
 }
 
-/// What a code in `heard` means that `tokio-socks` does not know: one error stands for those of two answers.
+/// What to tell of a code that `tokio-socks` does not know: `heard`, all that the proxy has sent, shows whether the
+/// code is that of a login method or of a reply, for which the crate has one error.
 fn unknown_code(heard: &[u8], to: &HostPort) -> String {
     let reply = match heard {
         [_, method] => {

@@ -11,10 +11,13 @@ const VARIABLES: [[&str; 2]; 2] = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY",
 /// Names of the variable for hosts that are reached without a proxy.
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
+/// What the entry `*` stands for: [`Matcher`] takes it for names alone.
+const ALL: &str = "*,0.0.0.0/0,::/0";
+
 /// Largest number of misspelt entries that are told.
 const MISSPELT_MAX: usize = 8;
 
-/// Stands for the right spelling of an entry that does not tell what is meant.
+/// Proposal for an entry that does not show which hosts it means.
 const PLAIN_ENTRY: &str = "a name, .suffix, an address or a network such as 10.0.0.0/8";
 
 /// Schemes of proxies that [`Matcher`] knows.
@@ -67,6 +70,28 @@ pub(super) fn no_proxy(variable: impl Fn(&str) -> Option<OsString>) -> Option<St
     set.find_map(|value| value.into_string().ok())
 }
 
+/// The entries of `NO_PROXY` for a server at `port`, as [`Matcher`] reads them: it knows no ports, so those with this
+/// port are without it, and those with another one match nothing.
+pub(super) fn at_port(no_proxy: &str, port: u16) -> String {
+    let entries = no_proxy.split(',').map(str::trim);
+    let entries = entries.map(|entry| match with_port(entry) {
+        Some((host, at)) if at == port => host,
+        _ => entry,
+    });
+    let entries = entries.map(|host| if host == "*" { ALL } else { host });
+    entries.collect::<Vec<_>>().join(",")
+}
+
+/// Host and port of an entry that has both; an IPv6 address is in brackets then.
+fn with_port(entry: &str) -> Option<(&str, u16)> {
+    let (host, port) = match entry.strip_prefix('[') {
+        Some(inner) => inner.split_once("]:")?,
+        // An IPv6 address has more than one colon.
+        None => entry.split_once(':')?,
+    };
+    Some((host, port.parse().ok()?)).filter(|_| !host.is_empty())
+}
+
 /// The entries of `NO_PROXY` that match no host because of their spelling, each with a right one; [`MISSPELT_MAX`] at most.
 pub(super) fn misspelt(no_proxy: &str) -> Vec<(String, String)> {
     let entries = no_proxy.split(',').map(str::trim);
@@ -82,6 +107,13 @@ fn right_spelling(entry: &str) -> Option<String> {
     }
     if entry.contains("://") {
         return Some("the host alone".to_owned());
+    }
+    if let Some((host, port)) = with_port(entry) {
+        let right = right_spelling(host)?;
+        return Some(match right == PLAIN_ENTRY {
+            true => right,
+            false => format!("{right}:{port}"),
+        });
     }
     if entry == "*" {
         return None;
@@ -99,9 +131,9 @@ fn right_spelling(entry: &str) -> Option<String> {
         let (address, _) = inner.split_once(']').unwrap_or((inner, ""));
         return Some(address.to_owned());
     }
-    // An IPv6 address has more than one colon.
-    if let Some((host, port)) = entry.split_once(':')
-        && !port.contains(':')
+    // What is behind the only colon is no port.
+    if let Some((host, rest)) = entry.split_once(':')
+        && !rest.contains(':')
     {
         return Some(host.to_owned());
     }
@@ -154,10 +186,14 @@ mod tests {
         for (entry, right) in [
             ("*.test", ".test"),
             ("relay.test.", "relay.test"),
-            ("relay.test:443", "relay.test"),
-            ("10.9.8.7:443", "10.9.8.7"),
+            ("relay.test.:443", "relay.test:443"),
+            ("*.test:443", ".test:443"),
+            ("10.*:443", PLAIN_ENTRY),
+            ("relay.test:", "relay.test"),
+            ("relay.test:https", "relay.test"),
+            ("10.9.8.7:65536", "10.9.8.7"),
             ("[2001:db8::1]", "2001:db8::1"),
-            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("[2001:db8::1]:x", "2001:db8::1"),
             ("a.test b.test", "a.test,b.test"),
             ("https://relay.test", "the host alone"),
             ("10.*", PLAIN_ENTRY),
@@ -167,7 +203,22 @@ mod tests {
         }
         let right = "*, Relay.TEST,.test,,10.0.0.0/8,10.9.8.7,2001:db8::1,2001:db8::/32,::1";
         assert!(misspelt(right).is_empty());
-        assert_eq!(misspelt(&"a:1,".repeat(100)).len(), MISSPELT_MAX);
+        let right = "*:443, relay.test:443,.test:1,10.9.8.7:443,[2001:db8::1]:65535";
+        assert!(misspelt(right).is_empty());
+        assert_eq!(misspelt(&"a.,".repeat(100)).len(), MISSPELT_MAX);
+    }
+
+    #[test]
+    fn an_entry_with_a_port_is_for_that_port_alone() {
+        let entries = "a.test, b.test:8443 ,[::1]:443,2001:db8::1,c:x";
+        for (port, expected) in [
+            (443, "a.test,b.test:8443,::1,2001:db8::1,c:x"),
+            (8443, "a.test,b.test,[::1]:443,2001:db8::1,c:x"),
+            (1, "a.test,b.test:8443,[::1]:443,2001:db8::1,c:x"),
+        ] {
+            assert_eq!(at_port(entries, port), expected);
+        }
+        assert_eq!(at_port("", 443), "");
     }
 
     #[test]

@@ -4,9 +4,36 @@ use memchr::memchr;
 
 use super::{BARE_LINE_FEED, Step};
 use crate::escape::is_escaped;
+use crate::refusal::REQUEST_START_BYTES;
 
 /// The broken rule: a Content-Length is a number.
 const NO_LENGTH: &str = "its Content-Length is not a number";
+
+/// What is kept of a request line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RequestLine {
+    /// Bytes of method and URL.
+    pub(super) target_bytes: usize,
+    /// First bytes of the line, with zeros behind a shorter one.
+    pub(super) start: [u8; REQUEST_START_BYTES],
+}
+
+impl RequestLine {
+    /// A request line that has not begun.
+    pub(super) const EMPTY: Self = Self {
+        target_bytes: 0,
+        start: [0; REQUEST_START_BYTES],
+    };
+
+    /// Takes the next bytes of method and URL.
+    fn take(&mut self, bytes: &[u8]) {
+        let places = self.start.iter_mut().skip(self.target_bytes);
+        for (place, byte) in places.zip(bytes) {
+            *place = *byte;
+        }
+        self.target_bytes += bytes.len();
+    }
+}
 
 /// State of the scan of one head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +42,7 @@ pub(super) struct Head {
     is_begun: bool,
     framing: Framing,
     line: Line,
-    target_bytes: usize,
+    request_line: RequestLine,
     /// The head has an `Upgrade`.
     is_upgrade: bool,
 }
@@ -78,7 +105,7 @@ impl Head {
             is_begun: false,
             framing: Framing::None,
             line: Line::Start,
-            target_bytes: 0,
+            request_line: RequestLine::EMPTY,
             is_upgrade: false,
         }
     }
@@ -94,9 +121,9 @@ impl Head {
         self.is_upgrade && matches!(self.framing, Framing::None | Framing::Length(0))
     }
 
-    /// Bytes of method and URL so far.
-    pub(super) const fn target_bytes(&self) -> usize {
-        self.target_bytes
+    /// The request line so far.
+    pub(super) const fn request_line(&self) -> RequestLine {
+        self.request_line
     }
 
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Step {
@@ -120,7 +147,7 @@ impl Head {
                 let plain = bytes[at..].iter().take_while(|byte| is_plain(**byte));
                 let count = plain.count();
                 if count > 0 {
-                    self.target_bytes += count;
+                    self.request_line.take(&bytes[at..at + count]);
                     at += count;
                     continue;
                 }
@@ -130,7 +157,9 @@ impl Head {
             }
             match self.next(byte) {
                 Next::Line(line) => {
-                    self.target_bytes += usize::from(matches!(line, Line::Method | Line::Target));
+                    if matches!(line, Line::Method | Line::Target) {
+                        self.request_line.take(&[byte]);
+                    }
                     self.line = line;
                     at += 1;
                 }

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::Scanner;
+use crate::refusal::REQUEST_START_BYTES;
 
 /// The bytes of one caller, on their way to hyper's server.
 #[derive(Debug)]
@@ -61,7 +62,16 @@ impl Intake {
     /// Bytes of method and URL in the head that hyper reads, or else in the last one.
     #[must_use]
     pub fn target_bytes(&self) -> usize {
-        self.scanner.as_ref().map_or(0, Scanner::target_bytes)
+        let scanner = self.scanner.as_ref();
+        scanner.map_or(0, |it| it.request_line().target_bytes)
+    }
+
+    /// First bytes of the request line in the head that hyper reads, or else in the last one, with zeros behind a
+    /// shorter one; all zeros over HTTP/2.
+    #[must_use]
+    pub fn request_start(&self) -> [u8; REQUEST_START_BYTES] {
+        let scanner = self.scanner.as_ref();
+        scanner.map_or([0; REQUEST_START_BYTES], |it| it.request_line().start)
     }
 
     /// The rule broken by the head or trailers that the scanner made hyper refuse.

@@ -18,7 +18,7 @@ mod intake;
 mod tests;
 
 use chunks::Chunks;
-use head::{Framing, Head};
+use head::{Framing, Head, RequestLine};
 pub use intake::Intake;
 
 use crate::escape::escape;
@@ -35,8 +35,8 @@ const BARE_LINE_FEED: &str = "a line ends in a line feed without a carriage retu
 struct Scanner {
     part: Part,
     escape: Escape,
-    /// Bytes of method and URL in the last complete head.
-    last_target_bytes: usize,
+    /// Request line of the last head that was scanned to its end, or refused.
+    last_request_line: RequestLine,
     /// The rule that the last head or its trailers broke.
     broken_rule: Option<&'static str>,
     /// Whether bytes behind a request to upgrade wait for its answer.
@@ -102,7 +102,7 @@ impl Scanner {
                 bytes: [0; 3],
                 left: 0,
             },
-            last_target_bytes: 0,
+            last_request_line: RequestLine::EMPTY,
             broken_rule: None,
             holds_upgrades: false,
         }
@@ -125,12 +125,15 @@ impl Scanner {
                 Step::Inside => return passed(all, all),
                 Step::Ended(count) => {
                     at += count;
-                    self.last_target_bytes = self.target_bytes();
+                    self.last_request_line = self.request_line();
                     self.part = self.part.next(self.holds_upgrades);
                 }
                 Step::Doubtful(index, rule) => {
                     bytes[at + index] = 0;
                     self.broken_rule = Some(rule);
+                    if let Part::Head(head) = &self.part {
+                        self.last_request_line = head.request_line();
+                    }
                     self.part = Part::Refused(END);
                     return passed(at + index + 1, all);
                 }
@@ -157,11 +160,11 @@ impl Scanner {
         self.escape.take(room)
     }
 
-    /// Bytes of method and URL in the current head, or else in the last one.
-    const fn target_bytes(&self) -> usize {
+    /// Request line of the current head, or else of the last one.
+    const fn request_line(&self) -> RequestLine {
         match &self.part {
-            Part::Head(head) if head.target_bytes() > 0 => head.target_bytes(),
-            _ => self.last_target_bytes,
+            Part::Head(head) if head.request_line().target_bytes > 0 => head.request_line(),
+            _ => self.last_request_line,
         }
     }
 

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use tieline_hop::{REQUEST_START_BYTES, answer_to};
 use tieline_wire::{CallerRefusal, LinkRefusal};
 use tracing::error;
 
@@ -11,12 +13,12 @@ use super::Shard;
 use super::doors::OpenListener;
 use crate::certificates::HTTP2;
 use crate::error::ListenKind;
-use crate::io::{Listener, Stream, timeout};
+use crate::io::{Listener, Received, Stream, timeout};
 use crate::listen::proxied::Source;
 use crate::listen::{self, Arrival};
 use crate::metrics::FrontendKind;
 
-/// Sent to an HTTP/1.1 caller that is refused for lack of descriptors, before its request is read.
+/// Answer to an HTTP/1.1 caller that is refused for lack of descriptors; a HEAD request gets its head alone.
 const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: application/json\r\n\
     Content-Length: 93\r\n\
@@ -33,6 +35,9 @@ const OVERLOAD_ANSWERS_MAX: usize = 4;
 
 /// Time for a refused caller to send its request and to close.
 const TOLD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Part of [`TOLD_TIMEOUT`] for the method of the request; without one the answer is that to GET.
+const METHOD_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl Shard {
     /// Accepts connections on `socket`, one of `sockets` listening sockets of its address; with `is_tls` they begin with
@@ -135,16 +140,63 @@ fn is_http2(stream: &Stream) -> bool {
 }
 
 async fn tell(stream: Stream) {
+    let mut start = BytesMut::new();
+    let _ = timeout(METHOD_TIMEOUT, read_method(&stream, &mut start)).await;
+    let answer = answer_to(&start, ANSWER);
     // The send buffer of a new connection has room for the whole answer.
-    if stream.send(ANSWER).is_ok_and(|taken| taken == ANSWER.len()) {
+    if stream.send(answer).is_ok_and(|taken| taken == answer.len()) {
         stream.finish().await;
     }
     stream.read_out().await;
 }
 
+/// Reads the first bytes of a request into `start`, enough to know HEAD; fewer if the caller ends.
+async fn read_method(stream: &Stream, start: &mut BytesMut) {
+    while start.len() < REQUEST_START_BYTES {
+        stream.readable().await;
+        match stream.recv(start, REQUEST_START_BYTES - start.len()) {
+            Ok(Received::Bytes(_) | Received::Nothing) => {}
+            Ok(Received::End) | Err(_) => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::{Chosen, pair, run};
+
+    /// Bytes that a refused caller gets which sends these `pieces` and ends.
+    async fn told(pieces: &[&str]) -> Vec<u8> {
+        let (ours, theirs) = pair().unwrap();
+        let (ours, theirs) = (Stream::new(ours), Stream::new(theirs));
+        for piece in pieces {
+            assert_eq!(theirs.send(piece.as_bytes()).unwrap(), piece.len());
+        }
+        theirs.finish().await;
+        tell(ours).await;
+        let mut all = BytesMut::new();
+        loop {
+            theirs.readable().await;
+            if theirs.recv(&mut all, 1024).unwrap() == Received::End {
+                return all.to_vec();
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_request_gets_the_head_of_the_answer_to_others() {
+        run(Chosen::Epoll, async {
+            let end = ANSWER.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+            let head = &ANSWER[..end];
+            assert_eq!(told(&["HEAD / HTTP/1.1\r\n\r\n"]).await, head);
+            assert_eq!(told(&["H", "EAD", " "]).await, head);
+            for other in [&["GET / HTTP/1.1\r\n\r\n"][..], &["HEAD"], &[]] {
+                assert_eq!(told(other).await, ANSWER, "{other:?}");
+            }
+        })
+        .unwrap();
+    }
 
     #[test]
     fn the_answer_is_as_long_as_it_says_and_the_target_had_no_request() {

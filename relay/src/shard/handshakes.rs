@@ -39,9 +39,9 @@ impl Default for Handshakes {
 /// The places that are taken, at most [`HANDSHAKES_MAX`].
 #[derive(Default)]
 struct Places {
-    /// By number, so the oldest first.
+    /// Places by the number of their handshake: the oldest comes first.
     taken: BTreeMap<u64, Place>,
-    /// How many each address has; none has 0.
+    /// Number of places of each address that has any.
     of_address: HashMap<IpAddr, usize>,
 }
 
@@ -73,11 +73,11 @@ impl Places {
 
     /// The handshake that loses its place to a new client at `address`, if one does.
     ///
-    /// It is the oldest of an address with the most places, if the new client's address has none, or still has fewer
-    /// than the other with one more; else the oldest silent one of the new client's own address. Without the difference
-    /// of two, addresses of one flood would replace each other, and each handshake that is begun costs a signature. Silent
-    /// ones of other addresses do not go first: each client is silent until its hello has crossed the network, and in a
-    /// flood from many addresses a newer client would take its place before.
+    /// If the new client's address has no place, or at least two fewer than another address, the oldest handshake of
+    /// the address with the most places loses; else the oldest silent handshake of the new client's own address. With a
+    /// difference of one, the addresses of one flood would replace each other's handshakes without end, and each that
+    /// is begun costs a signature. Silence alone makes no handshake of another address lose: each client is silent
+    /// until its hello has crossed the network, and a flood from many addresses would replace it before.
     fn loser(&self, address: IpAddr) -> Option<u64> {
         let count = |address| self.of_address.get(address).copied().unwrap_or(0);
         let own = count(&address);
@@ -237,14 +237,14 @@ mod tests {
             let all = Rc::new(Handshakes::default());
             let flood = |at: usize| all.enter(address(u8::try_from(at % 8).unwrap()));
             let places: Vec<_> = (0..HANDSHAKES_MAX).map(|at| flood(at).unwrap()).collect();
-            // Begun by all: none is silent.
+            // Every client has sent its hello, so no handshake is silent.
             let answers = speak(&places);
             assert!((0..8).all(|at| flood(at).is_none()));
             let others: Vec<_> = (0..3).map(|_| all.enter(address(100)).unwrap()).collect();
-            // The oldest of the addresses with the most.
+            // The oldest handshakes of the addresses with the most places have lost theirs.
             let lost: Vec<_> = (0..).zip(&places).filter(|it| has_lost(it.1)).collect();
             assert!(lost.iter().map(|it| it.0).eq(0..3));
-            // Those that lost one have 63 now, and one more would be as many as the others have.
+            // An address that lost a place has 63, only one fewer than the others, and gets none of theirs.
             assert!(flood(0).is_none());
             assert!(others.iter().all(|it| !has_lost(it)));
             drop(answers);

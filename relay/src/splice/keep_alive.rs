@@ -17,9 +17,9 @@ const INTERVAL_LOOKS: u32 = 5;
 /// Silent intervals after which the caller counts as gone.
 const SILENT_INTERVALS_MAX: u32 = 3;
 
-/// Ready once the caller over a WebSocket has not answered for [`SILENT_INTERVALS_MAX`] times [`PING_INTERVAL`]. The
-/// stream is shut then; the session has yet to be ended with [`SessionEnd::FrontendGone`], which dropping its splice
-/// does. Never ready on other streams.
+/// Shuts the stream once the caller over a WebSocket has not answered for [`SILENT_INTERVALS_MAX`] times
+/// [`PING_INTERVAL`], and is ready then. The session goes on until its splice is dropped, which ends it with
+/// [`SessionEnd::FrontendGone`]. Never ready on other streams.
 pub(crate) async fn unanswered(stream: &Stream) {
     if stream.is_websocket() {
         silent(stream, PING_INTERVAL).await;

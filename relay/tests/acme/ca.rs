@@ -67,6 +67,8 @@ struct Known {
     given_up: Vec<(usize, usize)>,
     /// Orders that the CA was too busy for.
     turned_away: Vec<Instant>,
+    /// Orders refused because of the certificate that they replace.
+    already_replaced: usize,
 }
 
 struct Order {
@@ -169,6 +171,11 @@ impl Ca {
     /// Orders that the CA was too busy for.
     pub(crate) fn turned_away(&self) -> Vec<Instant> {
         self.shared.state().turned_away.clone()
+    }
+
+    /// Orders refused because of the certificate that they replace.
+    pub(crate) fn already_replaced(&self) -> usize {
+        self.shared.state().already_replaced
     }
 
     /// What was asked for in each order.
@@ -389,6 +396,10 @@ impl Shared {
     }
 
     fn new_order(&self, payload: &Value) -> Reply {
+        if self.state().script.is_replaced && !payload["replaces"].is_null() {
+            self.state().already_replaced += 1;
+            return problem(409, "alreadyReplaced", "by another order");
+        }
         if self.state().script.busy_seconds.is_some() {
             self.state().turned_away.push(Instant::now());
             return problem(429, "rateLimited", "too many orders");

@@ -438,6 +438,25 @@ fn a_busy_ca_is_asked_again_when_it_says_so() {
     assert!(failure(&relay).contains("too many orders"));
     ca.order(|script| script.busy_seconds = None);
     renewed(&relay, &ca, NAME, &before);
+    assert!(ca.asked()[1]["replaces"].is_string());
+}
+
+#[test]
+fn a_certificate_that_another_order_has_replaced_is_named_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, relay, before) = certified(folder.path());
+    ca.order(|script| {
+        script.is_replaced = true;
+        script.busy_seconds = Some(1);
+        script.make_due();
+    });
+    wait("second order", || {
+        (ca.turned_away().len() > 1).then_some(())
+    });
+    ca.order(|script| script.busy_seconds = None);
+    renewed(&relay, &ca, NAME, &before);
+    assert_eq!(ca.already_replaced(), 1);
+    assert!(ca.asked()[1]["replaces"].is_null());
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Script {
     pub(crate) hash_prefix: Option<&'static str>,
     /// Takes no order for so many seconds.
     pub(crate) busy_seconds: Option<u64>,
+    /// Says of each certificate that another order has replaced it already.
+    pub(crate) is_replaced: bool,
     /// Number of the first account that the CA knows.
     pub(crate) known_from: usize,
 }
@@ -65,6 +67,7 @@ impl Default for Script {
             issuers: vec!["ca.example"],
             hash_prefix: None,
             busy_seconds: None,
+            is_replaced: false,
             known_from: 0,
         }
     }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tieline_hop::CallerState;
-use tokio::io::{AsyncWriteExt, copy, sink};
+use tieline_hop::{CallerState, REQUEST_START_BYTES, answer_to};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -36,6 +36,9 @@ const REFUSALS_MAX: usize = 16;
 
 /// Longest time to send a 503 answer to a connection beyond the limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Part of [`REFUSAL_TIMEOUT`] for the method of the request.
+const METHOD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Pause after a failed accept: while the system is out of descriptors, accepting fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -166,7 +169,10 @@ fn places(descriptors: Option<u64>) -> (usize, usize) {
 }
 
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
-    stream.write_all(TOO_MANY).await?;
+    let mut start = [0; REQUEST_START_BYTES];
+    // Without a method in time, the answer is that to GET.
+    let _ = timeout(METHOD_TIMEOUT, stream.read_exact(&mut start)).await;
+    stream.write_all(answer_to(&start, TOO_MANY)).await?;
     stream.shutdown().await?;
     // Closing with unread bytes would reset the connection and destroy the answer.
     copy(&mut stream, &mut sink()).await.map(|_| ())
@@ -246,6 +252,31 @@ async fn serve_http(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_head_request_beyond_the_limit_gets_the_head_of_the_answer_to_others() {
+        let listener = bind_one("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let end = TOO_MANY
+            .windows(4)
+            .position(|it| it == b"\r\n\r\n")
+            .unwrap()
+            + 4;
+        for (request, expected) in [
+            ("HEAD / HTTP/1.1\r\n\r\n", &TOO_MANY[..end]),
+            ("GET / HTTP/1.1\r\n\r\n", TOO_MANY),
+            ("", TOO_MANY),
+        ] {
+            let mut caller = TcpStream::connect(address).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            caller.write_all(request.as_bytes()).await.unwrap();
+            caller.shutdown().await.unwrap();
+            refuse(stream).await.unwrap();
+            let mut answer = Vec::new();
+            caller.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer, expected, "{request:?}");
+        }
+    }
 
     #[test]
     fn what_callers_take_leaves_a_descriptor_to_refuse_the_next_one_with() {

@@ -3,8 +3,10 @@
 use tieline_wire::BulkNonce;
 use tieline_wire::limits::PREFACE;
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinHandle;
 
 use super::*;
+use crate::error::Error;
 use crate::transport::tests::Server;
 use crate::transport::{Reads, Writes};
 
@@ -39,39 +41,59 @@ impl SecureRelay {
     }
 }
 
+/// A link over TLS that runs in a task of its own, and what it needs.
+struct Running {
+    link: Arc<Link>,
+    task: JoinHandle<Result<(), Error>>,
+    /// The relay's end.
+    relay: Stream,
+    server: Server,
+    targets: TcpListener,
+    _state: tempfile::TempDir,
+    _news: mpsc::Receiver<News>,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let server = Server::relay().await;
+        let (agent, relay) = server.connected().await;
+        let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let (start, news) = start(&state, &targets);
+        let link = Arc::new(Link::new());
+        Self {
+            task: tokio::spawn(run(Arc::clone(&link), agent, start)),
+            link,
+            relay,
+            server,
+            targets,
+            _state: state,
+            _news: news,
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_link_that_is_closed_ends_with_tls_own_end() {
-    let server = Server::relay().await;
-    let (agent, relay) = server.connected().await;
-    let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let state = tempfile::tempdir().unwrap();
-    let (start, _news) = start(&state, &targets);
-    let link = Arc::new(Link::new());
-    let running = tokio::spawn(run(Arc::clone(&link), agent, start));
-    link.close(Instant::now(), None);
-    let (mut reads, writes) = relay.split();
+    let running = Running::start().await;
+    running.link.close(Instant::now(), None);
+    let (mut reads, writes) = running.relay.split();
     let mut heard = BytesMut::new();
     // A cut would be an error.
     while reads.read(&mut heard).await.unwrap() > 0 {}
     assert!(heard.starts_with(&PREFACE));
     drop((reads, writes));
-    running.await.unwrap().unwrap();
+    running.task.await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn a_link_whose_relay_answers_nothing_is_reset_when_it_is_given_up() {
-    let server = Server::relay().await;
-    let (agent, relay) = server.connected().await;
-    let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let state = tempfile::tempdir().unwrap();
-    let (start, _news) = start(&state, &targets);
-    let link = Arc::new(Link::new());
-    let running = tokio::spawn(run(Arc::clone(&link), agent, start));
-    let (mut reads, _writes) = relay.split();
+    let running = Running::start().await;
+    let (mut reads, _writes) = running.relay.split();
     let mut heard = BytesMut::new();
     assert_ne!(reads.read(&mut heard).await.unwrap(), 0);
-    link.fell_silent();
-    running.abort();
+    running.link.fell_silent();
+    running.task.abort();
     let end = loop {
         match reads.read(&mut heard).await {
             Ok(count) => assert_ne!(count, 0, "the link ended in order"),
@@ -83,13 +105,8 @@ async fn a_link_whose_relay_answers_nothing_is_reset_when_it_is_given_up() {
 
 #[tokio::test]
 async fn a_lane_that_is_offered_over_tls_is_not_dialled() {
-    let server = Server::relay().await;
-    let (agent, relay) = server.connected().await;
-    let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let state = tempfile::tempdir().unwrap();
-    let (start, _news) = start(&state, &targets);
-    let _link = tokio::spawn(run(Arc::new(Link::new()), agent, start));
-    let (reads, writes) = relay.split();
+    let running = Running::start().await;
+    let (reads, writes) = running.relay.split();
     let hello = RelayHello::new([7; 32], 1_000);
     let mut relay = SecureRelay {
         mux: Mux::relay(hello, Settings::default(), Moment::from_micros(0)),
@@ -105,7 +122,7 @@ async fn a_lane_that_is_offered_over_tls_is_not_dialled() {
     };
     let id = relay.mux.open(&open).unwrap();
     while relay.hears().await != [Event::Opened { session: id }] {}
-    let (mut target, _) = targets.accept().await.unwrap();
+    let (mut target, _) = running.targets.accept().await.unwrap();
 
     // The target's answer to the byte behind the offer shows that the offer was read.
     relay.mux.offer_bulk(id, &BulkNonce::new([7; 16]));
@@ -119,6 +136,6 @@ async fn a_lane_that_is_offered_over_tls_is_not_dialled() {
     let hearing = async { while !relay.hears().await.iter().any(is_answer) {} };
     tokio::join!(answering, hearing);
     let dialled =
-        std::future::poll_fn(|cx| Poll::Ready(server.listener.poll_accept(cx).is_ready()));
+        std::future::poll_fn(|cx| Poll::Ready(running.server.listener.poll_accept(cx).is_ready()));
     assert!(!dialled.await, "a lane was dialled");
 }

@@ -172,7 +172,7 @@ async fn a_wrong_password_is_sent_once_by_all_the_links_of_an_agent() {
             "does not accept the user name and password in its URL; the proxy is asked again";
         assert!(message.contains(words), "{message}");
     }
-    // The dial afterwards was answered from memory.
+    // The dial after the others got the remembered refusal, without a connection to the proxy.
     let is_alone = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx).is_pending())).await;
     assert!(is_alone, "a connection came though the login was refused");
 }

@@ -260,6 +260,34 @@ fn the_rule_that_a_head_breaks_is_known() {
 }
 
 #[test]
+fn how_the_last_request_begins_is_known() {
+    let get = "GET / HTTP/1.1\r\n\r\n";
+    for (input, start) in [
+        ("\r\nHEA", "HEA\0\0"),
+        ("HEAD /", "HEAD "),
+        ("HEAD / HTTP/1.1\r\n\r\n", "HEAD "),
+        ("HEAD / HTTP/1.1\r\nX: a\nY: b", "HEAD "),
+        (
+            "HEAD / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\n",
+            "HEAD ",
+        ),
+        ("HEAD\n", "HEAD\0"),
+        ("HEAD / HTTP/1.1\r\n\r\n\n", "\0\0\0\0\0"),
+        ("GE\"T /", "GE\"T "),
+    ] {
+        for length in [1, 7, 100] {
+            for before in ["", get] {
+                let (_, scanner) = passed(format!("{before}{input}").as_bytes(), &[length]);
+                let got = scanner.request_line().start;
+                assert_eq!(str::from_utf8(&got).unwrap(), start, "{input:?} {length}");
+            }
+        }
+    }
+    let (_, scanner) = passed(get.as_bytes(), &[3]);
+    assert_eq!(&scanner.request_line().start, b"GET /");
+}
+
+#[test]
 fn what_urls_do_not_have_is_escaped_in_what_a_request_asks_for_and_nowhere_else() {
     let input = "\r\nGET /<a>?q={\"b\":1}`\u{e9} HTTP/1.1\r\nX: \"<\u{e9}>\"\r\n\r\nGET /\"";
     let expected =

@@ -20,7 +20,7 @@ use crate::control::client::{HttpClient, Limits};
 /// Limits of one exchange with the CA.
 const LIMITS: Limits = Limits {
     time: Duration::from_secs(30),
-    // A certificate with all that belongs to it has half as many.
+    // Twice the longest certificate with its chain and key that the cache keeps.
     bytes: 256 * 1024,
 };
 

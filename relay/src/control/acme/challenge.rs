@@ -31,8 +31,8 @@ pub(super) enum Check {
 }
 
 impl Check {
-    /// The checks that this relay can answer, the best first: with a program or with records that stay all names are
-    /// checked by DNS; without both a `tls://` address is there in any case.
+    /// The checks that this relay can answer, the best first. With `acme_dns_hook` or `acme_dns_persist_issuer` the CA
+    /// checks all names in DNS; without them the relay has a `tls://` address, as the settings require.
     pub(super) fn all(config: &Config) -> Vec<Self> {
         if let Some(acme) = &config.acme {
             if acme.dns_hook.is_some() {
@@ -75,7 +75,7 @@ pub(super) enum Answer<'a> {
         name: String,
         value: String,
     },
-    /// A TXT record that is in DNS before the order and after it, or the check fails.
+    /// A TXT record that the operator has put into DNS: the relay has nothing to do, before or after the check.
     Stays,
 }
 
@@ -131,7 +131,8 @@ impl<'a> Means<'a> {
     }
 }
 
-/// Whether a token is one (RFC 8555, section 8.1): the relay answers a request for it under any name.
+/// Whether `text` has the characters of a challenge's token (RFC 8555, section 8.1). The relay answers a request for
+/// the token whatever host the request names.
 fn is_token(text: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     !text.is_empty() && text.bytes().all(is_plain)

@@ -60,6 +60,12 @@ impl AcmeError {
         is_ignored || self.is_unsupported() || self.is_of_type("alreadyReplaced")
     }
 
+    /// Whether the order would have failed just as well without saying which certificate it replaces: the CA is busy,
+    /// or has taken the order and checked its names.
+    pub(super) fn is_about_other_than_replacing(&self) -> bool {
+        matches!(self, Self::Refused(_)) || self.is_of_type("rateLimited")
+    }
+
     /// Whether the CA has no such service.
     pub(super) const fn is_unsupported(&self) -> bool {
         matches!(self, Self::Ca(instant_acme::Error::Unsupported(_)))
@@ -106,6 +112,13 @@ mod tests {
         assert!(problem("unauthorized").is_refusal() && !problem("rateLimited").is_refusal());
         assert!(AcmeError::Refused("x".to_owned()).is_refusal());
         assert!(!AcmeError::Here("x".to_owned()).is_refusal());
+        assert!(problem("alreadyReplaced").is_about_replacing());
+        for (kind, is_about_other) in [("rateLimited", true), ("malformed", false)] {
+            let error = problem(kind);
+            assert_eq!(error.is_about_other_than_replacing(), is_about_other);
+            assert!(!error.is_about_replacing());
+        }
+        assert!(AcmeError::Refused("x".to_owned()).is_about_other_than_replacing());
         let text = problem("externalAccountRequired").line();
         assert!(text.contains("acme_eab_kid"), "{text}");
     }

@@ -46,10 +46,10 @@ struct Facts {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Page {
-    /// In each directory, and in nothing else.
+    /// Shows that the page is a directory: no other page has this key.
     new_order: Option<IgnoredAny>,
     meta: Option<Meta>,
-    /// In each authorization, and in nothing else.
+    /// Shows that the page is an authorization: no other page has this key.
     #[serde(default)]
     challenges: Vec<Challenge>,
 }
@@ -64,9 +64,9 @@ struct Meta {
 #[serde(rename_all = "camelCase")]
 struct Challenge {
     r#type: String,
-    /// Since draft 02.
+    /// The CA's names, as draft 02 spells the key.
     issuer_domain_names: Option<Vec<String>>,
-    /// Until draft 01.
+    /// The CA's names, as drafts 00 and 01 spell the key.
     #[serde(rename = "issuer-domain-names")]
     issuer_domain_names_before: Option<Vec<String>>,
     accounturi: Option<String>,
@@ -159,7 +159,7 @@ impl Heard {
     }
 }
 
-/// The pause that an answer asks for which says that the CA is busy.
+/// The pause that the CA wants, if `answer` says that the CA is busy.
 fn pause(answer: &Response<Bytes>) -> Option<Duration> {
     let is_busy = matches!(
         answer.status(),
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(seconds(429, "Fri, 31 Dec 1999 23:59:59 GMT"), Some(0));
         assert_eq!(seconds(429, "Fri, 31 Dec 1965 23:59:59 GMT"), None);
         assert_eq!([seconds(429, "soon"), seconds(429, "-1")], [None, None]);
-        // Other answers say by it when the order is to be looked at again.
+        // In other answers `Retry-After` is the time for the next look at the order.
         assert_eq!([seconds(200, "7200"), seconds(403, "7200")], [None, None]);
         let heard = Heard::default();
         assert_eq!(heard.pause(), Duration::ZERO);

@@ -69,11 +69,13 @@ pub(super) struct Acme {
     held: Option<Held>,
     /// Orders that failed since the last one that succeeded.
     failures: u32,
+    /// Whether the next order may say that it replaces the certificate in use (ARI, RFC 9773).
+    may_replace: bool,
     /// The last question about a renewal failed, which is logged once.
     asks_in_vain: bool,
     /// What this relay has noted in the cache about its orders.
     noted: Option<Tries>,
-    /// No order begins before.
+    /// Earliest time of the next order.
     not_before: Instant,
 }
 
@@ -142,6 +144,7 @@ impl Acme {
             account: None,
             held: None,
             failures: 0,
+            may_replace: true,
             asks_in_vain: false,
             noted: None,
             not_before: Instant::now(),
@@ -213,14 +216,12 @@ impl Acme {
         if let Some(wait) = self.wait_for_others(now) {
             return wait;
         }
-        let mut outcome = self.order(true).await;
+        let mut outcome = self.order().await;
         if let Err(error) = &outcome
-            && self.forgets_account(error)
+            && (self.forgets_account(error) || self.forgets_replaced(error))
         {
-            // With an account of its own making, once: the pause holds for all other failures. An account can replace
-            // no certificate of another.
-            info!("the CA does not know this relay's account any more; a new one is made");
-            outcome = self.order(false).await;
+            // Once: the pause holds for all other failures.
+            outcome = self.order().await;
         }
         let pause = match outcome {
             Ok(()) => self.succeeded(),
@@ -239,6 +240,8 @@ impl Acme {
             return None;
         }
         self.failures = self.failures.max(tries.failures);
+        // Why those orders failed is not known.
+        self.may_replace &= tries.failures == 0;
         let in_use = self.held.as_ref().map(|held| held.term);
         let wait = wait_after(tries.failures, tries.began, in_use, now);
         if wait.is_zero() {
@@ -263,6 +266,7 @@ impl Acme {
         if known != certificate.as_ref() {
             if certificate.is_some() {
                 self.failures = 0;
+                self.may_replace = true;
             }
             self.held = certificate.map(Held::new);
         }
@@ -371,9 +375,8 @@ impl Acme {
         }
     }
 
-    /// Orders a certificate, and puts it into the cache. `may_replace` says whether the order may name the certificate
-    /// in use as the one that it replaces.
-    async fn order(&mut self, may_replace: bool) -> Result<(), AcmeError> {
+    /// Orders a certificate, and puts it into the cache.
+    async fn order(&mut self) -> Result<(), AcmeError> {
         self.cache.check()?;
         self.heard.begin();
         let began = now();
@@ -383,7 +386,6 @@ impl Acme {
             began,
         })?;
         let account = self.account().await?;
-        let held = self.held.as_ref();
         let wanted = Wanted {
             config: &self.config,
             means: Means {
@@ -394,10 +396,7 @@ impl Acme {
             },
             checks: &self.checks,
             failures: self.failures,
-            // After a failure without, since some CAs do not know what it means.
-            replaces: held
-                .and_then(|held| held.identifier.as_ref())
-                .filter(|_| may_replace && self.failures == 0),
+            replaces: self.replaced(),
         };
         let outcome = order(&account, wanted).await;
         // The CA may have told another name of the account.
@@ -406,6 +405,12 @@ impl Acme {
         // If the note stays as it was, the next order waits some minutes at most.
         let _ = self.note(Tries { failures: 0, began });
         Ok(())
+    }
+
+    /// The certificate that the next order says it replaces, if it does.
+    fn replaced(&self) -> Option<&CertificateIdentifier<'static>> {
+        let held = self.held.as_ref().filter(|_| self.may_replace)?;
+        held.identifier.as_ref()
     }
 
     /// Notes the orders so far in the cache.
@@ -439,7 +444,18 @@ impl Acme {
         };
         self.cache.forget_credentials(account.id());
         self.heard.forget_account();
+        // An account can replace no certificate of another.
+        self.may_replace = false;
+        info!("the CA does not know this relay's account any more; a new one is made");
         true
+    }
+
+    /// Has the next order replace no certificate if the last one failed only because it said which it replaces; whether
+    /// it did.
+    fn forgets_replaced(&mut self, error: &AcmeError) -> bool {
+        let did = error.is_about_replacing() && self.replaced().is_some();
+        self.may_replace &= !did;
+        did
     }
 
     /// Tells of an order that failed; returns the pause before the next.
@@ -447,6 +463,8 @@ impl Acme {
         self.forgets_account(error);
         // The next order begins with the addresses that the CA has then.
         self.account = None;
+        // Some CAs do not know what replacing means, and may refuse such an order in any way.
+        self.may_replace &= error.is_about_other_than_replacing() || !self.heard.pause().is_zero();
         self.failures = self.failures.saturating_add(1);
         let now = now();
         let in_use = self.held.as_ref().map(|held| held.term);

@@ -36,7 +36,7 @@ pub(super) struct Wanted<'a> {
     pub(super) checks: &'a [Check],
     /// Number of orders that failed before: each begins with another check.
     pub(super) failures: u32,
-    /// The certificate in use, if it is of the same CA.
+    /// The certificate in use, if the order may say that it replaces that.
     pub(super) replaces: Option<&'a CertificateIdentifier<'static>>,
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn order(account: &Account, wanted: Wanted<'_>) -> Result<Strin
         && let Some(order) = &mut begun
     {
         let giving_up = give_up(order, wanted.config.domains.len());
-        // What the CA does not learn in time it forgets by itself as well.
+        // A check that is not given up in time stays at the CA for some days.
         let _ = time::timeout(GIVE_UP_TIMEOUT, giving_up).await;
     }
     for answer in answers {
@@ -95,8 +95,8 @@ fn limit(wanted: Wanted<'_>) -> Duration {
     }
 }
 
-/// Takes an order through all its steps. `answers` gets what the CA looks at, to be closed afterwards, and `begun` the
-/// order itself.
+/// Takes an order through all its steps. Puts the open answers to the CA's checks into `answers`, for the caller to
+/// close, and the order at the CA into `begun`.
 async fn through<'a>(
     account: &Account,
     wanted: Wanted<'a>,
@@ -150,22 +150,14 @@ pub(super) fn lacks<'a>(certificate: &OrderedCertificate, names: &'a [String]) -
 async fn begin(account: &Account, wanted: Wanted<'_>) -> Result<Order, AcmeError> {
     let names = wanted.config.domains.iter();
     let names: Vec<_> = names.map(|name| Identifier::Dns(name.clone())).collect();
-    let plain = || {
-        let order = NewOrder::new(&names);
-        match &wanted.config.profile {
-            Some(profile) => order.profile(profile),
-            None => order,
-        }
-    };
-    let Some(before) = wanted.replaces else {
-        return Ok(account.new_order(&plain()).await?);
-    };
-    let order = plain().replaces(before.clone());
-    match account.new_order(&order).await.map_err(AcmeError::from) {
-        // The CA does not know what it could replace: without it, the order is like the first one.
-        Err(error) if error.is_about_replacing() => Ok(account.new_order(&plain()).await?),
-        outcome => outcome,
+    let mut order = NewOrder::new(&names);
+    if let Some(profile) = &wanted.config.profile {
+        order = order.profile(profile);
     }
+    if let Some(before) = wanted.replaces {
+        order = order.replaces(before.clone());
+    }
+    Ok(account.new_order(&order).await?)
 }
 
 /// Opens an answer for each name that the CA has not checked yet, and tells the CA to look. There is one check for each

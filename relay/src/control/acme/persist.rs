@@ -6,13 +6,13 @@ use data_encoding::BASE64URL_NOPAD;
 
 use super::heard::{Heard, is_uri};
 
-/// Label in front of a name at which the CA looks.
+/// Label in front of a name under which the CA looks for the record.
 const LABEL: &str = "_validation-persist";
 
 /// Longest string of a TXT record, in bytes (RFC 1035, section 3.3): a longer value has several, which the CA joins.
 const STRING_BYTES_MAX: usize = 255;
 
-/// Who orders, as the records name it.
+/// The CA and the account that a record names.
 #[derive(Clone, Copy)]
 pub(super) struct Orderer<'a> {
     /// Domain name of the CA.

@@ -393,9 +393,9 @@ impl Stream {
         }
     }
 
-    /// Like [`Stream::cut`] where a WebSocket's peer can be told of the failure, and then gives the peer time to read
-    /// why and to end its connection. Nothing on other streams, or if the peer cannot be told: then the close has yet to
-    /// be made a reset.
+    /// Tells a WebSocket's peer of the failure, as [`Stream::cut`] does, and gives the peer time to read why and to end
+    /// its connection. Does nothing on other streams, or if no Close frame can be sent: then the close is yet to be
+    /// made a reset.
     pub(crate) async fn fail(&self) {
         if self.tell_failure() {
             let _ = timeout(FAILED_TIMEOUT, self.read_out()).await;

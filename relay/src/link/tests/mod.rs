@@ -59,7 +59,7 @@ fn serve(link: &Rc<SharedMux>, stream: Stream) {
     .detach();
 }
 
-/// How `agent`'s connection ends for it, after all bytes of the relay.
+/// Reads what the relay sends to `agent`, and returns how the connection ends: in order, or with an error.
 async fn end_of(agent: &Stream) -> std::io::Result<Received> {
     let mut heard = BytesMut::new();
     loop {

@@ -104,8 +104,8 @@ impl Callers {
         }
     }
 
-    /// The source of a connection, of which `known` is known so far: where a trusted proxy must send a PROXY protocol
-    /// header, what that header says. `None` if the proxy sends no valid header in time.
+    /// The source of a connection. It is `known`, the source so far, unless that is a trusted proxy which must send a
+    /// PROXY protocol header: then it is the source in the header. `None` if no valid header comes in time.
     pub(super) async fn source(&self, stream: &Stream, known: Source) -> Option<Source> {
         let peer = known.address();
         let config = &self.kit.peers.config;

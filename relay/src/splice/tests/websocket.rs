@@ -1,5 +1,7 @@
 //! Callers over WebSocket: messages, and ends that are those of both directions.
 
+use std::os::unix::net::UnixStream;
+
 use tieline_wire::Mode;
 
 use super::*;
@@ -241,6 +243,33 @@ fn a_reset_is_told_with_its_reason_behind_the_bytes_before_it() {
         assert_eq!(end, Some(SessionEnd::TargetReset));
         hears(&caller, expected, true).await;
     });
+}
+
+#[test]
+fn a_reason_that_found_no_room_is_sent_once_the_caller_reads() {
+    let (best, _) = choose(None).unwrap();
+    for driver in [best, Chosen::Epoll] {
+        run(driver, async {
+            let (caller, ours) = pair().unwrap();
+            let below = UnixStream::from(ours.try_clone().unwrap());
+            below.set_nonblocking(true).unwrap();
+            let ours = Stream::new(ours).over_websocket(Bytes::new());
+            SockRef::from(&ours).set_send_buffer_size(1).unwrap();
+            let mut expected = Vec::new();
+            while let Ok(count) = (&below).write(&[7; 100]) {
+                expected.resize(expected.len() + count, 7);
+            }
+            drop(below);
+            let reason = SessionEnd::TargetReset;
+            ours.close(close::code(reason), reason.word());
+            assert!(ours.has_unsent());
+            expected.extend_from_slice(b"\x88\x0e\x03\xf3target_reset");
+            let flushing = spawn(async move { flush(&ours, reason).await });
+            hears(&Stream::new(caller), &expected, false).await;
+            timeout(PATIENCE, flushing).await.unwrap();
+        })
+        .unwrap();
+    }
 }
 
 #[test]

@@ -53,6 +53,7 @@ impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
         let held = HeldAnswer {
             bytes: outlet.held,
             is_url_long: intake.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2,
+            request_start: intake.request_start(),
             rule: intake.broken_rule(),
         };
         (outlet.io, held, intake.into_ahead())

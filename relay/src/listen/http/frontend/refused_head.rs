@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use hyper::rt::Write;
+use tieline_hop::{REQUEST_START_BYTES, answer_to};
 
 use crate::audit::Call;
 use crate::listen::http::gateway::Gateway;
@@ -35,6 +36,8 @@ pub(crate) struct HeldAnswer {
     pub(crate) bytes: Vec<u8>,
     /// Whether the URL of the last head takes more than half of the limit for a head.
     pub(super) is_url_long: bool,
+    /// First bytes of the last head.
+    pub(super) request_start: [u8; REQUEST_START_BYTES],
     /// The rule for which the scanner made hyper refuse the head.
     pub(crate) rule: Option<&'static str>,
 }
@@ -98,7 +101,7 @@ pub(crate) async fn write_answer<IO: Write + Unpin, G: Gateway>(
             let mut response = problem.into_response();
             // The page's origin is unknown, so this answer gets no CORS permission.
             origin::add_cors(response.headers_mut(), Page::Own);
-            in_http1(&response)
+            answer_to(&held.request_start, &in_http1(&response)).to_vec()
         }
         _ => held.bytes,
     };

@@ -60,6 +60,33 @@ fn a_head_that_cannot_be_read_is_refused_in_json_and_noted() {
 }
 
 #[test]
+fn a_refused_head_request_gets_the_head_of_the_answer_to_get() {
+    run(async {
+        let long = format!(" / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+        let long_url = format!(" /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000));
+        for rest in [
+            " / HTTP/1.1\r\nHost: r\r\nbad name: x\r\n\r\n",
+            " / HTTP/1.1\nHost: r\n\n",
+            " / HTTP/9.9\r\n\r\n",
+            &long,
+            &long_url,
+        ] {
+            let mut answers = Vec::new();
+            for method in ["GET", "HEAD"] {
+                let relay = Relay::new();
+                let mut caller = relay.caller();
+                caller.send(format!("{method}{rest}")).await;
+                answers.push((caller.whole_head().await, caller.rest().await));
+            }
+            let about = &rest[..rest.len().min(40)];
+            assert_eq!(answers[0].0, answers[1].0, "{about}");
+            assert!(answers[0].1.contains("\"error\""), "{about}");
+            assert_eq!(answers[1].1, "", "{about}");
+        }
+    });
+}
+
+#[test]
 fn the_rule_that_a_head_breaks_is_told() {
     run(async {
         for (lines, rule) in [
