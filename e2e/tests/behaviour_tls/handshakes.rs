@@ -100,13 +100,18 @@ fn hello(certificate: &TestCertificate) -> Result<(Vec<u8>, ClientConnection)> {
 
 /// Completes a handshake whose first flight is cut in two before byte `at`.
 async fn cut_in_two(certificate: &TestCertificate, relay: SocketAddr, at: usize) -> Result<()> {
-    let (hello, mut client) = hello(certificate)?;
+    let (hello, client) = hello(certificate)?;
     let mut stream = TcpStream::connect(relay).await?;
     stream.set_nodelay(true)?;
     let (first, second) = hello.split_at(at.min(hello.len() - 1));
     stream.write_all(first).await?;
     tokio::time::sleep(Duration::from_millis(50)).await;
     stream.write_all(second).await?;
+    answered(&mut stream, client).await
+}
+
+/// Reads until the relay's part of `client`'s handshake has come.
+async fn answered(stream: &mut TcpStream, mut client: ClientConnection) -> Result<()> {
     while client.is_handshaking() {
         let mut piece = [0; 4096];
         let count = stream.read(&mut piece).await?;
@@ -161,5 +166,43 @@ async fn an_address_has_a_limit_on_handshakes_at_a_time() -> Result<()> {
         })
         .await?;
     certificate.connect(relay.http_address(), None).await?;
+    Ok(())
+}
+
+/// Header of the PROXY protocol, version 2, for a client at 192.0.2.0 plus `number`.
+fn proxy_header(number: u32) -> Vec<u8> {
+    let client = u32::from_be_bytes([192, 0, 2, 0]) + number;
+    let ports = [0x9c, 0x40, 1, 0xbb];
+    let addresses = [&client.to_be_bytes()[..], &[127, 0, 0, 1], &ports].concat();
+    [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &addresses[..]].concat()
+}
+
+#[tokio::test]
+async fn clients_behind_a_proxy_that_arrive_together_take_no_place_from_each_other() -> Result<()> {
+    let certificate = TestCertificate::new("relay.test")?;
+    let relay = behind_tls(&certificate).shards(1);
+    let relay = relay.preamble_timeout(Duration::from_secs(60)).config(|config| {
+        config.callers.proxy_protocol = true;
+        config.callers.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    });
+    let relay = relay.start()?;
+    let connect = || TcpStream::connect(relay.http_address());
+    // All places of the shard belong to addresses with one each, whose clients are silent.
+    let mut silent = Vec::new();
+    for number in 0..512 {
+        let mut stream = connect().await?;
+        stream.write_all(&proxy_header(number)).await?;
+        silent.push(stream);
+    }
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(connect().await?);
+    }
+    for (number, stream) in (1_000..).zip(&mut clients) {
+        let (hello, client) = hello(&certificate)?;
+        stream.write_all(&proxy_header(number)).await?;
+        stream.write_all(&hello).await?;
+        soon("the handshake", answered(stream, client)).await??;
+    }
     Ok(())
 }

@@ -31,6 +31,8 @@ pub(super) struct ShardListeners {
     pub(super) accepting: Cell<Option<Arc<()>>>,
     /// Held by each task that sends a caller an overload answer because the relay has no room for it.
     pub(super) overload_answers: Rc<()>,
+    /// Connections to TLS addresses that wait for the header of their trusted proxy.
+    pub(super) headers: Rc<Handshakes>,
     pub(super) handshakes: Rc<Handshakes>,
 }
 
@@ -41,6 +43,7 @@ impl ShardListeners {
             tasks: Rc::default(),
             accepting: Cell::new(Some(accepting)),
             overload_answers: Rc::default(),
+            headers: Rc::default(),
             handshakes: Rc::default(),
         }
     }

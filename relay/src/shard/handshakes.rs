@@ -1,5 +1,6 @@
 //! Places of the TLS handshakes on a shard. When all are taken, an address that has few of them gets one of an address
-//! that has many, so that a flood of begun handshakes keeps no other client out.
+//! that has many, so that a flood of begun handshakes keeps no other client out. Connections whose trusted proxy has not
+//! named the client yet have places of their own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -7,17 +8,19 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::io::turn;
-use crate::limits::counted_part;
+use crate::limits::{AddressCount, PerAddress, counted_part};
 
-/// Handshakes of one shard at a time. Each may hold up to 64 KiB of a client's handshake.
+/// Handshakes of one shard at a time, each of which may hold up to 64 KiB of a client's handshake; also the connections of
+/// one shard that wait for a proxy's header.
 const HANDSHAKES_MAX: usize = 512;
 
-/// The handshakes of one shard.
+/// The handshakes of one shard, or its connections that wait for a proxy's header.
 pub(super) struct Handshakes {
     places: RefCell<Places>,
     /// Number of the next handshake.
@@ -52,6 +55,8 @@ struct Place {
     is_silent: bool,
     /// Tells the handshake that it loses its place.
     lose: oneshot::Sender<()>,
+    /// Counts the handshake with its address, on all shards.
+    _counted: AddressCount,
 }
 
 impl Places {
@@ -71,6 +76,21 @@ impl Places {
         Some(place)
     }
 
+    /// Tells a handshake that it has lost its place, which is free now.
+    fn lose(&mut self, number: u64) {
+        if let Some(place) = self.leave(number) {
+            // The handshake may have ended by itself in this turn.
+            let _ = place.lose.send(());
+        }
+    }
+
+    /// The oldest handshake with `address` whose client has not sent its whole hello.
+    fn oldest_silent(&self, address: IpAddr) -> Option<u64> {
+        let mut taken = self.taken.iter();
+        let silent = taken.find(|(_, place)| place.is_silent && place.address == address);
+        silent.map(|(number, _)| *number)
+    }
+
     /// The handshake that loses its place to a new client at `address`, if one does.
     ///
     /// If the new client's address has no place, or at least two fewer than another address, the oldest handshake of
@@ -82,27 +102,40 @@ impl Places {
         let count = |address| self.of_address.get(address).copied().unwrap_or(0);
         let own = count(&address);
         let most = self.of_address.values().copied().max()?;
-        let mut taken = self.taken.iter();
         if own == 0 || own + 1 < most {
+            let mut taken = self.taken.iter();
             let oldest = taken.find(|(_, place)| count(&place.address) == most);
             return oldest.map(|(number, _)| *number);
         }
-        let silent = taken.find(|(_, place)| place.is_silent && place.address == address);
-        silent.map(|(number, _)| *number)
+        self.oldest_silent(address)
     }
 }
 
 impl Handshakes {
     /// Takes a place for a client at `address`, another handshake's if none is free; `None` if no other has to give way.
-    pub(super) fn enter(self: &Rc<Self>, address: IpAddr) -> Option<Handshake> {
-        let address = counted_part(address);
+    /// `limit` is that of the address on all shards, if it has one: at its limit, a new client gets the place of the
+    /// address's oldest silent handshake on this shard.
+    pub(super) fn enter(
+        self: &Rc<Self>,
+        address: IpAddr,
+        limit: Option<&Arc<PerAddress>>,
+    ) -> Option<Handshake> {
         let mut places = self.places.borrow_mut();
+        let counted = match limit {
+            None => AddressCount::default(),
+            Some(limit) => match limit.enter(address) {
+                Some(counted) => counted,
+                None => {
+                    let number = places.oldest_silent(counted_part(address))?;
+                    places.lose(number);
+                    limit.enter(address)?
+                }
+            },
+        };
+        let address = counted_part(address);
         if places.taken.len() >= HANDSHAKES_MAX {
             let number = places.loser(address)?;
-            if let Some(place) = places.leave(number) {
-                // The handshake may have ended by itself in this turn.
-                let _ = place.lose.send(());
-            }
+            places.lose(number);
         }
         let (lose, lost) = oneshot::channel();
         let number = self.next.replace(self.next.get() + 1);
@@ -110,6 +143,7 @@ impl Handshakes {
             address,
             is_silent: true,
             lose,
+            _counted: counted,
         };
         places.take(number, place);
         Some(Handshake {
@@ -142,15 +176,6 @@ impl Handshake {
 
     fn is_lost(&self, cx: &mut Context<'_>) -> bool {
         Pin::new(&mut *self.lost.borrow_mut()).poll(cx).is_ready()
-    }
-
-    /// Notes the address of the client behind a proxy, once the proxy has named it.
-    pub(super) fn is_from(&self, address: IpAddr) {
-        let mut places = self.all.places.borrow_mut();
-        if let Some(mut place) = places.leave(self.number) {
-            place.address = counted_part(address);
-            places.take(self.number, place);
-        }
     }
 
     /// Waits until a hello of the client may be answered: after all sessions had a turn, and while no other hello is
@@ -211,7 +236,7 @@ mod tests {
         run(Chosen::Epoll, async {
             let all = Rc::new(Handshakes::default());
             let mut cx = Context::from_waker(Waker::noop());
-            let enter = || all.enter(address(1));
+            let enter = || all.enter(address(1), None);
             let places: Vec<_> = (0..HANDSHAKES_MAX).map(|_| enter().unwrap()).collect();
             let answers = speak(&places[..2]);
             let newer = enter().unwrap();
@@ -235,12 +260,14 @@ mod tests {
     fn an_address_with_few_handshakes_gets_places_of_those_with_many_and_these_get_none() {
         run(Chosen::Epoll, async {
             let all = Rc::new(Handshakes::default());
-            let flood = |at: usize| all.enter(address(u8::try_from(at % 8).unwrap()));
+            let flood = |at: usize| all.enter(address(u8::try_from(at % 8).unwrap()), None);
             let places: Vec<_> = (0..HANDSHAKES_MAX).map(|at| flood(at).unwrap()).collect();
             // Every client has sent its hello, so no handshake is silent.
             let answers = speak(&places);
             assert!((0..8).all(|at| flood(at).is_none()));
-            let others: Vec<_> = (0..3).map(|_| all.enter(address(100)).unwrap()).collect();
+            let others: Vec<_> = (0..3)
+                .map(|_| all.enter(address(100), None).unwrap())
+                .collect();
             // The oldest handshakes of the addresses with the most places have lost theirs.
             let lost: Vec<_> = (0..).zip(&places).filter(|it| has_lost(it.1)).collect();
             assert!(lost.iter().map(|it| it.0).eq(0..3));
@@ -257,7 +284,7 @@ mod tests {
         run(Chosen::Epoll, async {
             let all = Rc::new(Handshakes::default());
             let one_each = |at: usize| IpAddr::from(u32::try_from(at).unwrap().to_be_bytes());
-            let enter = |at: usize| all.enter(one_each(at)).unwrap();
+            let enter = |at: usize| all.enter(one_each(at), None).unwrap();
             let places: Vec<_> = (0..HANDSHAKES_MAX).map(enter).collect();
             let answers = speak(&places);
             let _newer = [enter(1_000), enter(1_001)];
@@ -273,20 +300,24 @@ mod tests {
     }
 
     #[test]
-    fn clients_behind_a_proxy_count_by_the_addresses_that_it_names() {
+    fn at_its_limit_an_address_replaces_its_own_silent_handshakes_only() {
         run(Chosen::Epoll, async {
             let all = Rc::new(Handshakes::default());
-            let places: Vec<_> = (0..HANDSHAKES_MAX)
-                .map(|_| all.enter(address(1)).unwrap())
-                .collect();
-            for place in &places[1..] {
-                place.is_from(address(2));
-            }
-            let answers = speak(&places);
-            let _newer = all.enter(address(1)).unwrap();
-            assert!(!has_lost(&places[0]));
-            assert!(has_lost(&places[1]));
-            drop(answers);
+            let limit = PerAddress::new(4);
+            let enter = |at| all.enter(address(at), limit.as_ref());
+            let places: Vec<_> = (0..4).map(|_| enter(1).unwrap()).collect();
+            let _other = enter(2).unwrap();
+            let answers = speak(&places[..1]);
+            let mut newer = vec![enter(1).unwrap()];
+            let lost: Vec<_> = places.iter().map(has_lost).collect();
+            assert_eq!(lost, [false, true, false, false]);
+            newer.extend((0..3).map(|_| enter(1).unwrap()));
+            let answered = speak(&newer[1..]);
+            assert!(enter(1).is_none());
+            assert!(enter(2).is_some());
+            drop((answers, answered));
+            drop((places, newer));
+            assert!(enter(1).is_some());
         })
         .unwrap();
     }

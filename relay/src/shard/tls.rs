@@ -1,7 +1,7 @@
 //! TLS of accepted connections: the handshake, and the protocol that the client asks for in it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use rustls::server::ClientHello;
@@ -13,7 +13,6 @@ use super::handshakes::Handshake;
 use crate::certificates::{Served, ServerConfigs};
 use crate::error::ListenKind;
 use crate::io::Stream;
-use crate::limits::AddressCount;
 use crate::listen::Room;
 use crate::listen::proxied::Source;
 use crate::metrics::{FrontendKind, TlsFailure};
@@ -21,10 +20,16 @@ use crate::metrics::{FrontendKind, TlsFailure};
 impl Shard {
     /// Completes the handshake of a connection to a TLS address, and serves the protocol that the client asked for.
     pub(super) fn tls_arrived(self: &Rc<Self>, kind: ListenKind, stream: Stream, source: Source) {
+        let awaits = self.callers.awaits_header(&stream, source);
         let configs = self.kit.tls();
         let place = configs.and_then(|configs| {
-            let place = self.doors.handshakes.enter(source.address().ip())?;
-            Some((configs, place))
+            let address = source.address().ip();
+            let place = match awaits {
+                // A proxy brings clients of many addresses, of which its own is none.
+                true => self.doors.headers.enter(address, None),
+                false => self.handshake_place(address),
+            };
+            Some((configs, place?))
         });
         let Some((configs, place)) = place else {
             return self.no_handshake(Some(stream));
@@ -34,13 +39,26 @@ impl Shard {
         let arrived = self.kit.peers.callers.arrived();
         self.kit.tasks.spawn(async move {
             let peer = source.address();
-            let accepting = shard.accept_tls(stream, source, (configs.as_ref(), kind), &place);
-            let accepted = place.run(accepting).await;
-            drop(place);
+            let announced = match awaits {
+                true => shard.announced(&stream, source, place).await,
+                false => Ok((source, place)),
+            };
+            let accepted = match announced {
+                Ok((source, place)) => {
+                    let accepting = shard.accept_tls(stream, (configs.as_ref(), kind), &place);
+                    let accepted = place.run(accepting).await;
+                    let accepted = accepted.unwrap_or(Err(TlsFailure::Overload));
+                    accepted.map(|(stream, served)| (stream, source, served))
+                }
+                Err(failure) => match failure {
+                    Some(failure) => Err(failure),
+                    None => return shard.no_proxy_header(kind),
+                },
+            };
             match accepted {
                 // A CA that checks a name needs nothing but the handshake.
-                Some(Ok((stream, _, Served::Check))) => stream.shutdown(),
-                Some(Ok((stream, source, Served::As(kind)))) => {
+                Ok((stream, _, Served::Check)) => stream.shutdown(),
+                Ok((stream, source, Served::As(kind))) => {
                     stream.set_unfinished(kind.unfinished());
                     let room = Room::for_callers(shard.kit.peers.open_files_max);
                     // Agents have precedence over callers, as on listeners of their own.
@@ -49,12 +67,10 @@ impl Shard {
                         false => shard.no_room(kind, Some(stream), source.address()),
                     }
                 }
-                Some(Err(Some(failure))) => {
+                Err(failure) => {
                     debug!(%peer, reason = failure.word(), "TLS handshake failed");
                     shard.kit.metrics.tls_failed(failure);
                 }
-                Some(Err(None)) => shard.no_proxy_header(kind),
-                None => shard.kit.metrics.tls_failed(TlsFailure::Overload),
             }
             drop(arrived);
         });
@@ -68,34 +84,41 @@ impl Shard {
         }
     }
 
-    /// Counts a handshake with an address until it is over; `None` if the address has too many. Those of trusted
-    /// proxies are not counted, since they bring callers of many addresses.
-    fn count_handshake(&self, peer: SocketAddr) -> Option<AddressCount> {
-        match &self.kit.peers.handshakes {
-            Some(counted) if !self.kit.is_trusted_proxy(peer.ip()) => {
-                counted.enter(peer.ip().to_canonical())
-            }
-            _ => Some(AddressCount::default()),
-        }
+    /// A place for a handshake with a client at `address`; `None` if there is none. Those of trusted proxies have no limit
+    /// of their address, since they bring callers of many addresses.
+    fn handshake_place(&self, address: IpAddr) -> Option<Handshake> {
+        let is_proxy = self.kit.is_trusted_proxy(address);
+        let limit = self.kit.peers.handshakes.as_ref().filter(|_| !is_proxy);
+        self.doors.handshakes.enter(address.to_canonical(), limit)
     }
 
-    /// Reads the PROXY protocol header in front of TLS, if there must be one, and completes the handshake with one of
-    /// `configs`, at an address of kind `listener`.
+    /// Reads the PROXY protocol header that a trusted proxy sends in front of TLS, and then takes a place for the
+    /// handshake with the client that the header names; `waiting` is the connection's place until then.
     ///
     /// # Errors
     /// The reason of the failure; `None` for a missing header.
+    async fn announced(
+        &self,
+        stream: &Stream,
+        source: Source,
+        waiting: Handshake,
+    ) -> Result<(Source, Handshake), Option<TlsFailure>> {
+        let source = waiting.run(self.callers.source(stream, source)).await;
+        let source = source.ok_or(TlsFailure::Overload)?.ok_or(None)?;
+        let place = self.handshake_place(source.address().ip());
+        Ok((source, place.ok_or(TlsFailure::Overload)?))
+    }
+
+    /// Completes the handshake of a connection to an address of kind `listener` with one of `configs`.
+    ///
+    /// # Errors
+    /// The reason of the failure.
     async fn accept_tls(
         &self,
         stream: Stream,
-        source: Source,
         (configs, listener): (&ServerConfigs, ListenKind),
         place: &Handshake,
-    ) -> Result<(Stream, Source, Served), Option<TlsFailure>> {
-        // On addresses of every kind, since callers and agents may come to each.
-        let source = self.callers.source(&stream, source).await.ok_or(None)?;
-        place.is_from(source.address().ip());
-        let counted = self.count_handshake(source.address());
-        let _counted = counted.ok_or(TlsFailure::Overload)?;
+    ) -> Result<(Stream, Served), TlsFailure> {
         let deadline = self.kit.peers.config.preamble_timeout;
         let choose = |hello: &ClientHello<'_>| configs.choose(hello, listener);
         let accepting = stream.accept_tls(choose, || place.may_answer());
@@ -111,7 +134,7 @@ impl Shard {
         if let Some(agreed) = &agreed {
             self.kit.metrics.tls_accepted(agreed);
         }
-        Ok((stream, source, served))
+        Ok((stream, served))
     }
 
     /// Counts a connection whose trusted proxy sent no PROXY protocol header.

@@ -104,18 +104,22 @@ impl Callers {
         }
     }
 
+    /// Whether a PROXY protocol header must come first on a connection of which `known` is the source so far.
+    pub(super) fn awaits_header(&self, stream: &Stream, known: Source) -> bool {
+        // Over TLS the header came in front of the handshake, where it was read.
+        !stream.is_tls()
+            && self.kit.peers.config.callers.proxy_protocol
+            && self.kit.is_trusted_proxy(known.address().ip())
+    }
+
     /// The source of a connection. It is `known`, the source so far, unless that is a trusted proxy which must send a
     /// PROXY protocol header: then it is the source in the header. `None` if no valid header comes in time.
     pub(super) async fn source(&self, stream: &Stream, known: Source) -> Option<Source> {
-        let peer = known.address();
-        let config = &self.kit.peers.config;
-        // Over TLS the header came in front of the handshake, where it was read.
-        if stream.is_tls()
-            || !config.callers.proxy_protocol
-            || !self.kit.is_trusted_proxy(peer.ip())
-        {
+        if !self.awaits_header(stream, known) {
             return Some(known);
         }
+        let peer = known.address();
+        let config = &self.kit.peers.config;
         let source = proxied::source(stream, peer);
         let source = self.kit.in_time(config.preamble_timeout, false, source);
         match source.await.unwrap_or(Err(NoSource::Ended)) {
