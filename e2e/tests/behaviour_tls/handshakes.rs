@@ -181,10 +181,12 @@ fn proxy_header(number: u32) -> Vec<u8> {
 async fn clients_behind_a_proxy_that_arrive_together_take_no_place_from_each_other() -> Result<()> {
     let certificate = TestCertificate::new("relay.test")?;
     let relay = behind_tls(&certificate).shards(1);
-    let relay = relay.preamble_timeout(Duration::from_secs(60)).config(|config| {
-        config.callers.proxy_protocol = true;
-        config.callers.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    });
+    let relay = relay
+        .preamble_timeout(Duration::from_secs(60))
+        .config(|config| {
+            config.callers.proxy_protocol = true;
+            config.callers.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        });
     let relay = relay.start()?;
     let connect = || TcpStream::connect(relay.http_address());
     // All places of the shard belong to addresses with one each, whose clients are silent.
