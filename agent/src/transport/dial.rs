@@ -16,15 +16,16 @@ use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use super::choice::Proxies;
 use super::client_certificate;
 use super::hello::{Hellos, Try};
 use super::logins::Logins;
-use super::proxy::{Proxies, Way};
 use super::server_kind;
 use super::stream::{Stream, TlsDetails};
 use super::tls::Trust;
 use super::upgrade::{self, Refused};
 use super::url::{RelayUrl, Transport};
+use super::way::Way;
 use super::wire::{TcpSocket, Wire};
 use crate::address::deadline_in;
 use crate::error::{ConfigError, Error, ProxyError, TrustError};
