@@ -12,7 +12,7 @@ use tokio_socks::tcp::Socks5Stream;
 use super::head::{Head, INTERIM_MAX, NoHead};
 use super::heard::Heard;
 use super::logins::Login;
-use super::refusal::Problem;
+use super::refusal::{NoAnswer, Problem};
 use crate::address::HostPort;
 use crate::error::ProxyError;
 
@@ -24,6 +24,9 @@ const SOCKS_PORT: u16 = 1080;
 
 /// Stands in messages for the URL of a proxy that came from a variable or from the system.
 pub(super) const UNKNOWN: &str = "… (HTTPS_PROXY, ALL_PROXY or the system's)";
+
+/// What is told of a proxy whose answer does not come in time.
+pub(super) const LATE: &str = "no answer in time";
 
 /// Bytes that one read of a proxy's answer takes.
 const READ_BYTES: usize = 4 * 1024;
@@ -92,15 +95,32 @@ impl Proxy {
         }
     }
 
-    /// Asks the proxy at the other end of `socket` for a connection to `to`.
-    pub(super) async fn open(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), Problem> {
+    /// Asks the proxy at the other end of `socket` for a connection to `to`. `heard` gets what an HTTP proxy has sent of
+    /// its answer's head, for [`Proxy::late`].
+    pub(super) async fn open(
+        &self,
+        socket: &mut TcpStream,
+        to: &HostPort,
+        heard: &mut Vec<u8>,
+    ) -> Result<(), Problem> {
         match self.kind {
-            Kind::Http => self.connect(socket, to).await,
+            Kind::Http => self.connect(socket, to, heard).await,
             Kind::Socks5 | Kind::Socks5h => self.socks(socket, to).await,
         }
     }
 
-    async fn connect(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), Problem> {
+    /// The problem of a proxy whose answer has not come in time; `heard` is what [`Proxy::open`] has read of it.
+    pub(super) fn late(&self, heard: &[u8]) -> Problem {
+        let why = NoAnswer::from(LATE.to_owned());
+        Problem::of_no_head(why, heard, self.basic.is_some())
+    }
+
+    async fn connect(
+        &self,
+        socket: &mut TcpStream,
+        to: &HostPort,
+        heard: &mut Vec<u8>,
+    ) -> Result<(), Problem> {
         let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
         if let Some(value) = &self.basic {
             request.extend_from_slice(b"Proxy-Authorization: ");
@@ -110,10 +130,11 @@ impl Proxy {
         request.extend_from_slice(b"\r\n");
         let written = socket.write_all(&request).await;
         written.map_err(|error| error.to_string())?;
-        let head = read_head(socket).await?;
-        match head.status {
-            200..=299 => Ok(()),
-            _ => Err(Problem::of_http(&head, to, self.basic.is_some())),
+        let has_user = self.basic.is_some();
+        match read_head(socket, heard).await {
+            Ok(head) if matches!(head.status, 200..=299) => Ok(()),
+            Ok(head) => Err(Problem::of_http(&head, to, has_user)),
+            Err(why) => Err(Problem::of_no_head(why, heard, has_user)),
         }
     }
 
@@ -171,43 +192,48 @@ fn reachable(addresses: &[SocketAddr]) -> Option<IpAddr> {
     v4.or(addresses.first()).map(SocketAddr::ip)
 }
 
-/// Reads the head of the proxy's answer, and leaves what comes behind it in the socket: it is the server's.
-async fn read_head(socket: &mut TcpStream) -> Result<Head, String> {
+/// Reads the head of the proxy's answer, and leaves what comes behind it in the socket: it is the server's. `heard` gets
+/// the bytes of the head that is being read.
+async fn read_head(socket: &mut TcpStream, heard: &mut Vec<u8>) -> Result<Head, NoAnswer> {
     for _ in 0..=INTERIM_MAX {
-        let head = read_next_head(socket).await?;
+        heard.clear();
+        let head = read_next_head(socket, heard).await?;
         if !head.is_interim() {
             return Ok(head);
         }
     }
-    Err("it sends interim answers (1xx) without end".to_owned())
+    Err("it sends interim answers (1xx) without end"
+        .to_owned()
+        .into())
 }
 
-async fn read_next_head(socket: &mut TcpStream) -> Result<Head, String> {
-    let mut head = Vec::new();
+async fn read_next_head(socket: &mut TcpStream, heard: &mut Vec<u8>) -> Result<Head, NoAnswer> {
     let mut piece = vec![0; READ_BYTES];
     loop {
         let count = socket.peek(&mut piece).await;
-        let count = count.map_err(|error| error.to_string())?;
+        let count = count.map_err(|error| NoAnswer::of(&error))?;
         if count == 0 {
-            return Err("it closed the connection in place of an answer".to_owned());
+            return Err(NoAnswer {
+                text: "it closed the connection in place of an answer".to_owned(),
+                is_end: true,
+            });
         }
-        let before = head.len();
-        head.extend_from_slice(&piece[..count]);
-        let parsed = Head::parse(&head);
+        let before = heard.len();
+        heard.extend_from_slice(&piece[..count]);
+        let parsed = Head::parse(heard);
         let own = match &parsed {
             Ok(Some((_, len))) => len - before,
             Ok(None) | Err(_) => count,
         };
         let taken = socket.read_exact(&mut piece[..own]).await;
-        taken.map_err(|error| error.to_string())?;
-        match parsed {
+        taken.map_err(|error| NoAnswer::of(&error))?;
+        let text = match parsed {
             Ok(Some((head, _))) => return Ok(head),
-            Ok(None) => {}
-            Err(NoHead::NotHttp) => {
-                return Err("it does not speak HTTP: is it a SOCKS proxy (socks5h://)?".to_owned());
-            }
-            Err(NoHead::TooLong) => return Err("the head of its answer is too long".to_owned()),
-        }
+            Ok(None) => continue,
+            Err(NoHead::NotHttp) => "it does not speak HTTP: is it a SOCKS proxy (socks5h://)?",
+            Err(NoHead::TooLong) => "the head of its answer is too long",
+        };
+        return Err(text.to_owned().into());
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::logins::Logins;
-use super::proxy::Proxy;
+use super::proxy::{LATE, Proxy};
 use crate::address::HostPort;
 
 /// The way to a server: straight, or through a proxy.
@@ -71,19 +71,22 @@ impl Way {
         // After the connection, so that one whose packets are lost holds up no other dial.
         let turn = self.logins.turn(&login, deadline).await;
         let turn = turn.map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => named(error.kind(), &"no answer in time"),
+            io::ErrorKind::TimedOut => named(error.kind(), &LATE),
             _ => error,
         })?;
-        match timeout_at(deadline, proxy.open(&mut socket, &self.to)).await {
+        let mut heard = Vec::new();
+        let opened = timeout_at(deadline, proxy.open(&mut socket, &self.to, &mut heard)).await;
+        let (kind, problem) = match opened {
             Ok(Ok(())) => {
                 turn.accepted();
-                Ok(socket)
+                return Ok(socket);
             }
-            Ok(Err(problem)) if problem.wants_login => {
-                Err(turn.refused(words(&problem.text)).into())
-            }
-            Ok(Err(problem)) => Err(named(io::ErrorKind::Other, &problem.text)),
-            Err(_) => Err(named(io::ErrorKind::TimedOut, &"no answer in time")),
-        }
+            Ok(Err(problem)) => (io::ErrorKind::Other, problem),
+            Err(_) => (io::ErrorKind::TimedOut, proxy.late(&heard)),
+        };
+        Err(match problem.refused_login(turn.was_accepted()) {
+            Some(text) => turn.refused(words(&text)).into(),
+            None => named(kind, &problem.text()),
+        })
     }
 }
