@@ -155,6 +155,15 @@ impl Dialler {
         Ok(self)
     }
 
+    /// The same dialler, for a command that ends after its dials.
+    #[must_use]
+    pub fn for_one_run(self) -> Self {
+        Self {
+            logins: Logins::of_one_run(),
+            ..self
+        }
+    }
+
     /// The relay that is dialled.
     #[must_use]
     pub const fn relay(&self) -> &RelayUrl {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync;
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::RefusedLogin;
+use crate::error::{NextTry, RefusedLogin};
 
 /// Wait after the first refusal. A login that failed because the proxy's directory was away for a moment works then.
 const WAIT_FIRST: Duration = Duration::from_secs(30);
@@ -61,6 +61,8 @@ pub struct Logins(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// True in a command that ends after its dials: it does not ask the proxy again by itself.
+    is_one_run: bool,
     /// Held by the dial that finds out whether the proxy accepts the login.
     turn: sync::Mutex<()>,
     /// The logins that proxies accepted or refused, [`KNOWN_MAX`] at most, the newest last.
@@ -97,6 +99,7 @@ struct Refusal {
     /// Refusals so far; a time without one starts the count over ([`FORGOTTEN_AFTER`]).
     count: u32,
     again_at: Instant,
+    next: NextTry,
     /// True if the proxy has accepted the login since, which ends the wait. The count stays: behind one name there may be
     /// several proxies, of which one refuses the login again and again.
     is_over: bool,
@@ -109,6 +112,7 @@ impl Refusal {
         (!self.is_over && !again.is_zero()).then(|| RefusedLogin {
             text: self.text.clone(),
             again,
+            next: self.next,
         })
     }
 
@@ -148,21 +152,27 @@ impl Turn<'_> {
 
     /// Notes that the proxy has refused the login, with `text` for people, and says when it may be asked again.
     pub(super) fn refused(self, text: String) -> RefusedLogin {
+        let has_user = self.login.user.is_some();
+        let next = match self.logins.0.is_one_run {
+            true => NextTry::Run { has_user },
+            false => NextTry::Process,
+        };
         self.logins.note(self.login, |known| {
             // Another dial was refused in the meantime; its wait holds for both.
             if let Some(error) = known.error() {
                 return error;
             }
             let before = known.refusal.as_ref().map_or(0, Refusal::counted);
-            let again = wait(before, known.login.user.is_some());
+            let again = wait(before, has_user);
             let again = again.mul_f64(1.0 + SPREAD * fastrand::f64());
             known.refusal = Some(Refusal {
                 text: text.clone(),
                 count: before.saturating_add(1),
                 again_at: Instant::now() + again,
+                next,
                 is_over: false,
             });
-            RefusedLogin { text, again }
+            RefusedLogin { text, again, next }
         })
     }
 }
@@ -178,6 +188,15 @@ fn wait(before: u32, has_user: bool) -> Duration {
 }
 
 impl Logins {
+    /// For a command that ends after its dials: refusals do not say that the proxy is asked again.
+    #[must_use]
+    pub fn of_one_run() -> Self {
+        Self(Arc::new(Shared {
+            is_one_run: true,
+            ..Shared::default()
+        }))
+    }
+
     /// The refusal of `login`, if the proxy must not be asked yet.
     pub(super) fn refusal(&self, login: &Login) -> Option<RefusedLogin> {
         self.of(login, Known::error)?
@@ -435,6 +454,32 @@ mod tests {
         for other in [login("proxy", "ada:right"), login("other", "ada:wrong")] {
             assert!(logins.refusal(&other).is_none());
             assert!(logins.turn(&other, far()).await.is_ok());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_ends_does_not_say_that_the_proxy_is_asked_again() {
+        let none = Login {
+            user: None,
+            ..login("proxy", "")
+        };
+        for (logins, login, words) in [
+            (
+                Logins::default(),
+                login("proxy", "ada:wrong"),
+                "no; the proxy is asked again in ",
+            ),
+            (
+                Logins::of_one_run(),
+                login("proxy", "ada:wrong"),
+                "no; each further run sends the password again",
+            ),
+            (Logins::of_one_run(), none, "no"),
+        ] {
+            assert!(refused(&logins, &login).await);
+            let told = logins.refusal(&login).unwrap().to_string();
+            assert!(told.starts_with(words), "{told}");
+            assert_eq!(told.contains(';'), words.contains(';'), "{told}");
         }
     }
 

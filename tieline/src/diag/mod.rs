@@ -63,6 +63,7 @@ pub(crate) async fn run(args: DiagArgs) -> Result<u8, Ended> {
     let config = settings(&args.serve).map_err(Ended::usage)?;
     let dialler = config.dialler();
     let dialler = dialler.map_err(|error| Ended::new(error.exit_code(), error))?;
+    let dialler = dialler.for_one_run();
     let mut teller = Teller { json, failed: 0 };
     look(&config, &dialler, &mut teller).await;
     Ok(if teller.failed > 0 { FAILED } else { DONE })
