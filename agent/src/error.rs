@@ -464,6 +464,16 @@ pub enum ProxyError {
         /// The given text, without a user name and password.
         text: String,
     },
+    /// The value of a variable is not the URL of a proxy.
+    #[error(
+        "the value of {name} is not the URL of a proxy: expected http://HOST:PORT or socks5h://HOST:PORT, with \
+         USER:PASSWORD@ in front of the host if the proxy asks for them (/ ? # @ : % and characters outside ASCII in \
+         them percent-encoded, @ as %40, é as %C3%A9), or none"
+    )]
+    Variable {
+        /// Name of the variable. Its value may have a password, and is not shown.
+        name: &'static str,
+    },
     /// The kind of proxy is not supported.
     #[error(
         "a proxy that is reached over {scheme}:// is not supported: name one with http://, socks5:// or socks5h:// \

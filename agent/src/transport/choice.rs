@@ -1,20 +1,30 @@
 //! Which proxy a connection goes through: that of a setting, of the environment, or of the system.
 
 use std::env;
+use std::ffi::OsString;
 use std::sync::Once;
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 
-use super::proxy::{Proxy, UNKNOWN};
-use super::variables::{self, breaks_user, unknown_scheme};
-use super::way::Way;
+use super::proxy::{Proxy, Unusable};
+use super::variables;
+use super::way::{Way, WayReason};
 use crate::address::HostPort;
 use crate::error::ProxyError;
 use crate::plain::address_without_user;
 
-/// Text of the setting for no proxy.
+/// Text of the setting, or value of a variable, for no proxy.
 const NONE: &str = "none";
+
+/// Stands in messages for the URL of a proxy that the system names.
+const SYSTEMS: &str = "… (of the system's settings)";
+
+/// Schemes of proxies that [`Matcher`] knows.
+const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+
+/// Longest text that is taken for a scheme, in bytes: it is shown, and longer text may be a part of a password.
+const SCHEME_LEN_MAX: usize = 16;
 
 /// Which proxy connections go through; none of them leads to a loopback address.
 #[derive(Clone, Debug, Default)]
@@ -34,21 +44,13 @@ impl Proxies {
     /// # Errors
     /// [`ProxyError`] says what is wrong with the URL.
     pub fn parse(text: &str) -> Result<Self, ProxyError> {
-        if text.eq_ignore_ascii_case(NONE) {
-            return Ok(Self::Never);
-        }
-        if let Some(scheme) = unknown_scheme(text) {
-            return Err(ProxyError::Kind { scheme });
-        }
-        let matcher = Matcher::builder().all(text).build();
-        let found = matcher.intercept(&Uri::from_static("https://relay.invalid"));
-        let wrong = || ProxyError::Url {
-            text: address_without_user(text),
-        };
-        let found = found.filter(|_| !breaks_user(text)).ok_or_else(wrong)?;
-        match Proxy::of(&found) {
-            Err(ProxyError::Url { .. }) => Err(wrong()),
-            made => made.map(Self::Always),
+        match of_text(text) {
+            Ok(None) => Ok(Self::Never),
+            Ok(Some(proxy)) => Ok(Self::Always(proxy)),
+            Err(Unusable::Kind(scheme)) => Err(ProxyError::Kind { scheme }),
+            Err(Unusable::Url) => Err(ProxyError::Url {
+                text: address_without_user(text),
+            }),
         }
     }
 
@@ -56,79 +58,118 @@ impl Proxies {
     /// changes its network, so each connection asks anew.
     ///
     /// # Errors
-    /// [`ProxyError`] if the environment or the system names a proxy of a kind that is not supported.
+    /// [`ProxyError`] if the environment or the system names a proxy that cannot be used.
     pub fn way(&self, to: &HostPort) -> Result<Way, ProxyError> {
-        let proxy = match self {
-            _ if to.is_loopback() => None,
+        let (proxy, reason) = match self {
+            _ if to.is_loopback() => (None, WayReason::Loopback),
             Self::System => of_system(to)?,
-            Self::Never => None,
-            Self::Always(proxy) => Some(proxy.clone()),
+            Self::Never => (None, WayReason::Setting),
+            Self::Always(proxy) => (Some(proxy.clone()), WayReason::Setting),
         };
-        Ok(Way::new(to, proxy))
+        Ok(Way::new(to, proxy, reason))
     }
 }
 
-/// The proxy that the environment, else the system names for `to`. The first call of a process tells of variables that
-/// cannot be read; no part of a value is shown, since it may hold a password.
-fn of_system(to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
-    static TOLD: Once = Once::new();
+/// The proxy that the environment, else the system names for `to`, and why it is used or none is.
+fn of_system(to: &HostPort) -> Result<(Option<Proxy>, WayReason), ProxyError> {
+    let variable = |name: &str| env::var_os(name);
+    let chosen = choose(to, variable, |to| named_by(&Matcher::from_system(), to))?;
+    if chosen.0.is_some()
+        && let Some((name, exempt)) = variables::no_proxy(variable)
+    {
+        tell_misspelt(name, &exempt);
+    }
+    Ok(chosen)
+}
 
-    let wrong = variables::wrong(|name| env::var_os(name));
-    TOLD.call_once(|| {
-        for name in &wrong.passed_over {
-            tracing::warn!(
-                "{name} is not used: its value is not the URL of a proxy (http://, socks5:// or socks5h://; / ? # @ : % \
-                 and characters outside ASCII in a password percent-encoded)"
-            );
-        }
-    });
-    let exempt = variables::no_proxy(|name| env::var_os(name)).unwrap_or_default();
-    if exempts(&exempt, to) {
-        return Ok(None);
+/// The proxy that the variables name for `to`, else `system` does, and why it is used or none is.
+fn choose(
+    to: &HostPort,
+    variable: impl Fn(&str) -> Option<OsString>,
+    system: impl FnOnce(&HostPort) -> Result<Option<Proxy>, ProxyError>,
+) -> Result<(Option<Proxy>, WayReason), ProxyError> {
+    let named = variables::proxy(&variable);
+    if let Some((by, list)) = variables::no_proxy(&variable)
+        && let Some(entry) = variables::exemption(&list, to)
+    {
+        let reason = WayReason::Exempt {
+            by,
+            entry: entry.to_owned(),
+            from: named.map(|(name, _)| name),
+        };
+        return Ok((None, reason));
     }
-    if let Some(scheme) = wrong.scheme {
-        return Err(ProxyError::Kind { scheme });
-    }
-    match named_by(&Matcher::from_system(), to)? {
-        Some(_) if wrong.is_broken => Err(ProxyError::Url {
-            text: UNKNOWN.to_owned(),
-        }),
-        Some(proxy) => {
-            tell_misspelt(&exempt);
-            Ok(Some(proxy))
-        }
-        None => Ok(None),
+    let Some((name, value)) = named else {
+        return Ok((system(to)?, WayReason::System));
+    };
+    let proxy = value.to_str().ok_or(Unusable::Url).and_then(of_text);
+    match proxy {
+        Ok(proxy) => Ok((proxy, WayReason::Variable(name))),
+        Err(Unusable::Kind(scheme)) => Err(ProxyError::Kind { scheme }),
+        Err(Unusable::Url) => Err(ProxyError::Variable { name }),
     }
 }
 
-/// Tells once of entries in `NO_PROXY` that match no host, and may have been meant for a relay that a proxy leads to.
-fn tell_misspelt(no_proxy: &str) {
+/// Tells once of entries in the variable `name` that match no host, and may have been meant for a relay that a proxy
+/// leads to.
+fn tell_misspelt(name: &str, no_proxy: &str) {
     static TOLD: Once = Once::new();
 
     TOLD.call_once(|| {
         for (entry, right) in variables::misspelt(no_proxy) {
-            tracing::warn!("NO_PROXY: the entry {entry:?} matches no host: write {right}");
+            tracing::warn!("{name}: the entry {entry:?} matches no host: write {right}");
         }
     });
 }
 
-/// True if `no_proxy` exempts `to`, as [`Matcher`] reads it, or one of its entries with a port.
-fn exempts(no_proxy: &str, to: &HostPort) -> bool {
-    let matcher = Matcher::builder()
-        .all("http://proxy.invalid")
-        .no(variables::at_port(no_proxy, to.port()))
-        .build();
-    named_by(&matcher, to).is_ok_and(|named| named.is_none())
-}
-
-/// The proxy that `matcher` names for `to`. Links of all transports go through a tunnel of the proxy, so the proxy is that
-/// for `https`.
+/// The proxy that `matcher` names for `to`.
 fn named_by(matcher: &Matcher, to: &HostPort) -> Result<Option<Proxy>, ProxyError> {
-    let Ok(uri) = Uri::try_from(format!("https://{to}")) else {
+    let Some(uri) = variables::uri(to) else {
         return Ok(None);
     };
     let found = matcher.intercept(&uri);
-    found.map(|found| Proxy::of(&found)).transpose()
+    let proxy = found.map(|found| Proxy::of(&found)).transpose();
+    proxy.map_err(|unusable| match unusable {
+        Unusable::Kind(scheme) => ProxyError::Kind { scheme },
+        Unusable::Url => ProxyError::Url {
+            text: SYSTEMS.to_owned(),
+        },
+    })
+}
+
+/// The proxy with the URL `text`; `None` for the text `none`.
+fn of_text(text: &str) -> Result<Option<Proxy>, Unusable> {
+    if text.eq_ignore_ascii_case(NONE) {
+        return Ok(None);
+    }
+    if let Some(scheme) = unknown_scheme(text) {
+        return Err(Unusable::Kind(scheme));
+    }
+    let matcher = Matcher::builder().all(text).build();
+    let found = matcher.intercept(&Uri::from_static("https://relay.invalid"));
+    let found = found.filter(|_| !breaks_user(text)).ok_or(Unusable::Url)?;
+    Proxy::of(&found).map(Some)
+}
+
+/// Scheme of the URL `text` if no proxy has such a URL. [`Matcher`] knows the schemes of proxies that are not
+/// supported, such as `https` and `socks4`, and takes a URL with another one for none.
+fn unknown_scheme(text: &str) -> Option<String> {
+    let (scheme, _) = text.split_once("://")?;
+    let is_scheme = !scheme.is_empty()
+        && scheme.len() <= SCHEME_LEN_MAX
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let scheme = scheme.to_ascii_lowercase();
+    (is_scheme && !SCHEMES.contains(&&*scheme)).then_some(scheme)
+}
+
+/// True if the user name or the password in the URL `text` has a character that must be percent-encoded there: a part
+/// of them would be taken for the host.
+fn breaks_user(text: &str) -> bool {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
+    user.contains(['/', '?', '#', '@'])
 }
 
 #[cfg(test)]
@@ -139,48 +180,101 @@ mod tests {
         HostPort::parse(text, None).unwrap()
     }
 
-    #[test]
-    fn the_environment_names_the_proxy_and_the_exceptions() {
-        let matcher = Matcher::builder()
-            .https("http://ada:secret@proxy.studio:3128")
-            .no("internal.studio, 10.0.0.0/8")
-            .build();
-        for (host, proxy) in [
-            ("relay.example:9001", Some("http://proxy.studio:3128")),
-            ("internal.studio:443", None),
-            ("relay.internal.studio:443", None),
-            ("10.1.2.3:9001", None),
-            ("[2001:db8::1]:443", Some("http://proxy.studio:3128")),
-        ] {
-            let found = named_by(&matcher, &to(host)).unwrap();
-            let shown = found.as_ref().map(ToString::to_string);
-            assert_eq!(shown.as_deref(), proxy, "{host}");
-            assert!(!format!("{found:?}").contains("secret"));
-        }
-        let all = Matcher::builder().all("socks5h://proxy").build();
-        let found = named_by(&all, &to("relay:1")).unwrap().unwrap();
-        assert_eq!(found.to_string(), "socks5h://proxy:1080");
+    /// What [`choose`] says of the way to `server` with these variables, and a system that names no proxy.
+    fn chosen(
+        all: &[(&str, &str)],
+        server: &str,
+    ) -> Result<(Option<String>, WayReason), ProxyError> {
+        let variable = |asked: &str| {
+            let found = all.iter().find(|(name, _)| *name == asked);
+            found.map(|(_, value)| OsString::from(*value))
+        };
+        let (proxy, reason) = choose(&to(server), variable, |_| Ok(None))?;
+        assert!(!format!("{proxy:?} {reason:?}").contains("secret"));
+        Ok((proxy.map(|proxy| proxy.to_string()), reason))
     }
 
     #[test]
-    fn an_exception_with_a_port_is_for_that_port_alone() {
-        let exempt = "relay.test:8443,[2001:db8::1]:443,10.9.8.7:1,*:7,.plain.test";
-        for (host, is_exempt) in [
-            ("relay.test:8443", true),
-            ("below.relay.test:8443", true),
-            ("relay.test:443", false),
-            ("otherrelay.test:8443", false),
-            ("[2001:db8::1]:443", true),
-            ("[2001:db8::1]:8443", false),
-            ("10.9.8.7:1", true),
-            ("10.9.8.7:2", false),
-            ("any.test:7", true),
-            ("10.1.1.1:7", true),
-            ("[2001:db8::2]:7", true),
-            ("10.1.1.1:8", false),
-            ("a.plain.test:443", true),
+    fn the_environment_names_the_proxy_and_the_exceptions() {
+        let variables = [
+            ("HTTPS_PROXY", "http://ada:secret@proxy.studio:3128"),
+            ("NO_PROXY", "internal.studio, 10.0.0.0/8"),
+        ];
+        for (host, entry) in [
+            ("relay.example:9001", None),
+            ("internal.studio:443", Some("internal.studio")),
+            ("relay.internal.studio:443", Some("internal.studio")),
+            ("10.1.2.3:9001", Some("10.0.0.0/8")),
+            ("[2001:db8::1]:443", None),
         ] {
-            assert_eq!(exempts(exempt, &to(host)), is_exempt, "{host}");
+            let (proxy, reason) = chosen(&variables, host).unwrap();
+            match entry {
+                None => {
+                    assert_eq!(proxy.as_deref(), Some("http://proxy.studio:3128"), "{host}");
+                    assert_eq!(reason, WayReason::Variable("HTTPS_PROXY"));
+                }
+                Some(entry) => {
+                    assert_eq!(proxy, None, "{host}");
+                    let exempt = WayReason::Exempt {
+                        by: "NO_PROXY",
+                        entry: entry.to_owned(),
+                        from: Some("HTTPS_PROXY"),
+                    };
+                    assert_eq!(reason, exempt);
+                }
+            }
+        }
+        let all = [("all_proxy", "socks5h://proxy")];
+        let (proxy, reason) = chosen(&all, "relay:1").unwrap();
+        assert_eq!(proxy.as_deref(), Some("socks5h://proxy:1080"));
+        assert_eq!(reason, WayReason::Variable("all_proxy"));
+        let nothing = chosen(&[("HTTPS_PROXY", "")], "relay:1").unwrap();
+        assert_eq!(nothing, (None, WayReason::System));
+    }
+
+    #[test]
+    fn a_variable_may_say_none_for_no_proxy() {
+        for value in ["none", "None"] {
+            let variables = [("HTTPS_PROXY", value), ("ALL_PROXY", "http://proxy")];
+            let none = (None, WayReason::Variable("HTTPS_PROXY"));
+            assert_eq!(chosen(&variables, "relay:1").unwrap(), none);
+        }
+    }
+
+    #[test]
+    fn a_variable_that_names_a_proxy_which_cannot_be_used_is_an_error_without_its_value() {
+        for (value, words) in [
+            (
+                "http://ada:sécret@proxy:3128",
+                "value of https_proxy is not",
+            ),
+            ("http://ada:secret/x@proxy:1", "value of https_proxy is not"),
+            ("http://ada:x@secret@proxy:1", "value of https_proxy is not"),
+            ("http://ada:secret@a b", "percent-encoded"),
+            (
+                "http://ada:secret@proxy:port",
+                "value of https_proxy is not",
+            ),
+            (
+                "ada:secret+12345678901234://proxy",
+                "value of https_proxy is not",
+            ),
+            ("SOCKS://ada:secret@proxy", "over socks://"),
+            ("ftp://ada:secret@proxy", "over ftp://"),
+            ("https://ada:secret@proxy", "over https://"),
+            ("socks4://ada@proxy", "over socks4://"),
+        ] {
+            let mut variables = vec![("https_proxy", value), ("ALL_PROXY", "http://proxy")];
+            let error = chosen(&variables, "relay:1").unwrap_err();
+            let message = format!("{error} {error:?}");
+            assert!(message.contains(words), "{message}");
+            assert!(
+                !message.contains("secret") && !message.contains("cret@"),
+                "{message}"
+            );
+            variables.push(("no_proxy", "relay"));
+            let (proxy, reason) = chosen(&variables, "relay:1").unwrap();
+            assert!(matches!(reason, WayReason::Exempt { .. }) && proxy.is_none());
         }
     }
 
@@ -197,6 +291,7 @@ mod tests {
             let way = Proxies::parse(text).unwrap().way(&to("relay:1")).unwrap();
             let proxy = way.proxy().map(ToString::to_string);
             assert_eq!(proxy.as_deref(), shown, "{text}");
+            assert_eq!(*way.reason(), WayReason::Setting);
         }
         for (text, words) in [
             ("https://proxy:3128", "https://"),
@@ -224,21 +319,12 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_variable_that_is_not_encoded_is_not_shown() {
-        for text in ["http://ada:secret/x@proxy:1", "http://ada:x@secret@proxy:1"] {
-            let matcher = Matcher::builder().all(text).build();
-            let error = named_by(&matcher, &to("relay:1")).unwrap_err();
-            let message = format!("{error} {error:?}");
-            assert!(message.contains("HTTPS_PROXY"), "{message}");
-            assert!(!message.contains("secret"), "{message}");
-        }
-    }
-
-    #[test]
     fn this_machine_is_never_reached_through_a_proxy() {
         let proxies = Proxies::parse("http://proxy:3128").unwrap();
         for text in ["localhost:1", "127.0.0.1:1", "[::1]:1", "relay.localhost:1"] {
-            assert!(proxies.way(&to(text)).unwrap().proxy().is_none(), "{text}");
+            let way = proxies.way(&to(text)).unwrap();
+            assert!(way.proxy().is_none(), "{text}");
+            assert_eq!(*way.reason(), WayReason::Loopback);
         }
     }
 }

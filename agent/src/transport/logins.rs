@@ -100,8 +100,8 @@ struct Refusal {
     count: u32,
     again_at: Instant,
     next: NextTry,
-    /// True if the proxy has accepted the login since, which ends the wait. The count stays: behind one name there may be
-    /// several proxies, of which one refuses the login again and again.
+    /// True if the proxy has accepted the login since, which ends the wait. The count stays: behind one name there
+    /// may be several proxies, of which one refuses the login again and again.
     is_over: bool,
 }
 

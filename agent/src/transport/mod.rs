@@ -36,5 +36,5 @@ pub use self::proxy::Proxy;
 pub use self::stream::{Reads, Stream, TlsDetails, Writes};
 pub use self::tls::{Trust, certificate_problem};
 pub use self::url::{RelayUrl, Transport};
-pub use self::way::Way;
+pub use self::way::{Way, WayReason};
 pub use tieline_transport::websocket::handshake::SUBPROTOCOL_AGENT;

@@ -14,16 +14,12 @@ use super::heard::Heard;
 use super::logins::Login;
 use super::refusal::{NoAnswer, Problem};
 use crate::address::HostPort;
-use crate::error::ProxyError;
 
 /// Port of an HTTP proxy whose URL names none.
 const HTTP_PORT: u16 = 80;
 
 /// Port of a SOCKS proxy whose URL names none (RFC 1928, section 3).
 const SOCKS_PORT: u16 = 1080;
-
-/// Stands in messages for the URL of a proxy that came from a variable or from the system.
-pub(super) const UNKNOWN: &str = "… (HTTPS_PROXY, ALL_PROXY or the system's)";
 
 /// What is told of a proxy whose answer does not come in time.
 pub(super) const LATE: &str = "no answer in time";
@@ -41,6 +37,15 @@ enum Kind {
     Socks5h,
 }
 
+/// Why a text names no proxy that can be used.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    /// The kind of proxy with this scheme is not supported.
+    Kind(String),
+    /// The text is not a proxy's URL. What is taken for its host may be a part of a password, so it is not kept.
+    Url,
+}
+
 /// A proxy, with the user name and password for it.
 #[derive(Clone)]
 pub struct Proxy {
@@ -53,23 +58,16 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub(super) fn of(found: &Intercept) -> Result<Self, ProxyError> {
+    pub(super) fn of(found: &Intercept) -> Result<Self, Unusable> {
         let uri = found.uri();
         let (kind, port) = match uri.scheme_str().unwrap_or("http") {
             "http" => (Kind::Http, HTTP_PORT),
             "socks5" => (Kind::Socks5, SOCKS_PORT),
             "socks5h" => (Kind::Socks5h, SOCKS_PORT),
-            other => {
-                return Err(ProxyError::Kind {
-                    scheme: other.to_owned(),
-                });
-            }
+            other => return Err(Unusable::Kind(other.to_owned())),
         };
         let authority = uri.authority().map_or("", |it| it.as_str());
-        // What is taken for the host may be a part of a password.
-        let address = HostPort::parse(authority, Some(port)).map_err(|_| ProxyError::Url {
-            text: UNKNOWN.to_owned(),
-        })?;
+        let address = HostPort::parse(authority, Some(port)).map_err(|_| Unusable::Url)?;
         let user = found.raw_auth();
         Ok(Self {
             kind,
@@ -95,8 +93,8 @@ impl Proxy {
         }
     }
 
-    /// Asks the proxy at the other end of `socket` for a connection to `to`. `heard` gets what an HTTP proxy has sent of
-    /// its answer's head, for [`Proxy::late`].
+    /// Asks the proxy at the other end of `socket` for a connection to `to`. `heard` gets what an HTTP proxy has sent
+    /// of its answer's head, for [`Proxy::late`].
     pub(super) async fn open(
         &self,
         socket: &mut TcpStream,
@@ -192,8 +190,8 @@ fn reachable(addresses: &[SocketAddr]) -> Option<IpAddr> {
     v4.or(addresses.first()).map(SocketAddr::ip)
 }
 
-/// Reads the head of the proxy's answer, and leaves what comes behind it in the socket: it is the server's. `heard` gets
-/// the bytes of the head that is being read.
+/// Reads the head of the proxy's answer, and leaves what comes behind it in the socket: it is the server's. `heard`
+/// gets the bytes of the head that is being read.
 async fn read_head(socket: &mut TcpStream, heard: &mut Vec<u8>) -> Result<Head, NoAnswer> {
     for _ in 0..=INTERIM_MAX {
         heard.clear();

@@ -15,8 +15,8 @@ const SOCKS_WANTS_LOGIN: [u8; 2] = [5, 2];
 const NOT_ACCEPTED: &str = "it does not accept the user name and password in its URL";
 
 /// What is told of a proxy that ends the connection in place of its answer to the login.
-const CLOSES_AT_LOGIN: &str = "it closed the connection when it was sent the user name and password in its URL: it does \
-                               not accept them";
+const CLOSES_AT_LOGIN: &str = "it closed the connection when it was sent the user name and password in its URL: it \
+                               does not accept them";
 
 /// Beginning of the answer of an HTTP proxy that wants a login, up to the minor version.
 const LOGIN_START: &[u8] = b"HTTP/1.";

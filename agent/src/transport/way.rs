@@ -10,20 +10,44 @@ use super::logins::Logins;
 use super::proxy::{LATE, Proxy};
 use crate::address::HostPort;
 
+/// Why a way goes through its proxy, or straight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WayReason {
+    /// The server is on this machine, which is never reached through a proxy.
+    Loopback,
+    /// A setting names the proxy, or none.
+    Setting,
+    /// The variable with this name has the proxy's URL, or `none`.
+    Variable(&'static str),
+    /// A variable exempts the server.
+    Exempt {
+        /// Name of the variable.
+        by: &'static str,
+        /// Its entry for the server.
+        entry: String,
+        /// Name of the variable whose proxy is not used, if there is one.
+        from: Option<&'static str>,
+    },
+    /// The system's settings name the proxy, or none.
+    System,
+}
+
 /// The way to a server: straight, or through a proxy.
 #[derive(Clone, Debug)]
 pub struct Way {
     to: HostPort,
     proxy: Option<Proxy>,
+    reason: WayReason,
     logins: Logins,
 }
 
 impl Way {
-    /// The way to `to`, through `proxy` if there is one.
-    pub(super) fn new(to: &HostPort, proxy: Option<Proxy>) -> Self {
+    /// The way to `to`, through `proxy` if there is one, for this reason.
+    pub(super) fn new(to: &HostPort, proxy: Option<Proxy>, reason: WayReason) -> Self {
         Self {
             to: to.clone(),
             proxy,
+            reason,
             logins: Logins::default(),
         }
     }
@@ -47,6 +71,12 @@ impl Way {
     #[must_use]
     pub const fn proxy(&self) -> Option<&Proxy> {
         self.proxy.as_ref()
+    }
+
+    /// Why the way goes through the proxy, or straight.
+    #[must_use]
+    pub const fn reason(&self) -> &WayReason {
+        &self.reason
     }
 
     /// Connects to the server, before `deadline`.

@@ -107,8 +107,7 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     let named = network::dns(first).await;
     let has_address = named.outcome != Outcome::Failed;
     teller.tell(&named);
-    let set = |name: &str| std::env::var_os(name);
-    teller.tell(&network::proxy(&config.proxies, dialler, set));
+    teller.tell(&network::proxy(dialler));
     let (reached, connected) = network::tcp(dialler, has_address).await;
     teller.tell(&reached);
     let (shaken, secured) = tls::shake(dialler, connected, now_seconds()).await;

@@ -180,8 +180,8 @@ async fn a_wrong_password_is_sent_once_by_all_the_links_of_an_agent() {
     assert!(is_alone, "a connection came though the login was refused");
 }
 
-/// Takes a connection for a proxy of either kind, reads the login `ada:wrong` and lets it in if `accepts`; else ends the
-/// connection.
+/// Takes a connection for a proxy of either kind, reads the login `ada:wrong` and lets it in if `accepts`; else ends
+/// the connection.
 async fn takes_login(listener: &TcpListener, is_socks: bool, accepts: bool) -> Option<TcpStream> {
     let (mut socket, _) = listener.accept().await.unwrap();
     if !is_socks {
