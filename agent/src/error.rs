@@ -464,6 +464,16 @@ pub enum ProxyError {
         /// The given text, without a user name and password.
         text: String,
     },
+    /// The value of a variable is not the URL of a proxy.
+    #[error(
+        "the value of {name} is not the URL of a proxy: expected http://HOST:PORT or socks5h://HOST:PORT, with \
+         USER:PASSWORD@ in front of the host if the proxy asks for them (/ ? # @ : % and characters outside ASCII in \
+         them percent-encoded, @ as %40, é as %C3%A9), or none"
+    )]
+    Variable {
+        /// Name of the variable. Its value may have a password, and is not shown.
+        name: &'static str,
+    },
     /// The kind of proxy is not supported.
     #[error(
         "a proxy that is reached over {scheme}:// is not supported: name one with http://, socks5:// or socks5h:// \
@@ -477,12 +487,25 @@ pub enum ProxyError {
 
 /// A proxy's refusal of the login, or of a connection without one. It is the inner error of an [`io::Error`].
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{text}; the proxy is asked again in {}, or after a restart", in_words(.again))]
+#[error("{text}{}", next_in_words(.next, .again))]
 pub struct RefusedLogin {
     /// What the proxy refuses, and what to do about it, in words that name it.
     pub(crate) text: String,
     /// Time until the proxy may be asked again: many attempts may lock an account.
     pub(crate) again: Duration,
+    pub(crate) next: NextTry,
+}
+
+/// What asks a proxy again that has refused the login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextTry {
+    /// This process, after the wait.
+    Process,
+    /// Another run of a command that ends now.
+    Run {
+        /// True if the proxy is sent a user name and password.
+        has_user: bool,
+    },
 }
 
 impl RefusedLogin {
@@ -490,6 +513,21 @@ impl RefusedLogin {
     #[must_use]
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
+    }
+}
+
+/// The clause that says when the proxy is asked again, `again` from now at the earliest.
+fn next_in_words(next: &NextTry, again: &Duration) -> String {
+    match next {
+        NextTry::Process => {
+            let again = in_words(again);
+            format!("; the proxy is asked again in {again}, or after a restart")
+        }
+        NextTry::Run { has_user: true } => {
+            "; each further run sends the password again, and a few wrong ones may lock the account"
+                .to_owned()
+        }
+        NextTry::Run { has_user: false } => String::new(),
     }
 }
 

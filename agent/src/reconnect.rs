@@ -138,7 +138,7 @@ fn backs_off_at_once(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::RefusedLogin;
+    use crate::error::{NextTry, RefusedLogin};
 
     const AGENTS: usize = 5_000;
 
@@ -262,9 +262,10 @@ mod tests {
         for seconds in [30, 300, 900] {
             let again = Duration::from_secs(seconds);
             let text = "the proxy wants a login".to_owned();
+            let next = NextTry::Process;
             let login = Error::Dial {
                 relay: "https://relay.test".to_owned(),
-                source: RefusedLogin { text, again }.into(),
+                source: RefusedLogin { text, again, next }.into(),
             };
             assert_eq!(backoff.after(&login, true, &mut random), Some(again));
         }

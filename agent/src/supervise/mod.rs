@@ -109,7 +109,12 @@ async fn run_in(
     let (dir, settings) = (state_dir.clone(), config.clone());
     let loading = tokio::task::spawn_blocking(move || -> Result<_, Error> {
         let identity = Identity::load(&dir, settings.machine.as_deref())?;
-        Ok((identity, settings.dialler()?))
+        let dialler = settings.dialler()?;
+        let dialler = match once {
+            true => dialler.for_one_run(),
+            false => dialler,
+        };
+        Ok((identity, dialler))
     });
     let (identity, dialler) = loading.await.map_err(|_| IdentityError::Random)??;
     config.check_tunnels(&identity)?;

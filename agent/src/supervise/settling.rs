@@ -188,7 +188,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::error::RefusedLogin;
+    use crate::error::{NextTry, RefusedLogin};
     use crate::network::NetworkWatch;
 
     fn dial_failed(source: io::Error) -> Error {
@@ -205,7 +205,8 @@ mod tests {
     fn refused_login() -> Error {
         let text = "the proxy wants a login".to_owned();
         let again = Duration::from_secs(30);
-        dial_failed(RefusedLogin { text, again }.into())
+        let next = NextTry::Process;
+        dial_failed(RefusedLogin { text, again, next }.into())
     }
 
     /// The verdict on a link that answers after `answers_ms`, if ever, while dials fail until `usable_ms`; with the time

@@ -16,15 +16,16 @@ use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use super::choice::Proxies;
 use super::client_certificate;
 use super::hello::{Hellos, Try};
 use super::logins::Logins;
-use super::proxy::{Proxies, Way};
 use super::server_kind;
 use super::stream::{Stream, TlsDetails};
 use super::tls::Trust;
 use super::upgrade::{self, Refused};
 use super::url::{RelayUrl, Transport};
+use super::way::Way;
 use super::wire::{TcpSocket, Wire};
 use crate::address::deadline_in;
 use crate::error::{ConfigError, Error, ProxyError, TrustError};
@@ -152,6 +153,15 @@ impl Dialler {
         let client = self.tls.as_mut().ok_or(ConfigError::ClientCertWithoutTls)?;
         client.hellos.show(&client_certificate::read(cert, key)?);
         Ok(self)
+    }
+
+    /// The same dialler, for a command that ends after its dials.
+    #[must_use]
+    pub fn for_one_run(self) -> Self {
+        Self {
+            logins: Logins::of_one_run(),
+            ..self
+        }
     }
 
     /// The relay that is dialled.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync;
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::RefusedLogin;
+use crate::error::{NextTry, RefusedLogin};
 
 /// Wait after the first refusal. A login that failed because the proxy's directory was away for a moment works then.
 const WAIT_FIRST: Duration = Duration::from_secs(30);
@@ -33,6 +33,12 @@ const SPREAD: f64 = 0.25;
 /// Time for which an accepted login is taken to be accepted again, so that dials need not wait for each other.
 const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 
+/// Time after the end of a wait, without another refusal, after which the refusals before it no longer count.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// Largest number of logins that are remembered: a laptop may change between a few networks, each with its proxy.
+const KNOWN_MAX: usize = 8;
+
 /// A proxy, with the user name and password that it is sent.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Login {
@@ -49,47 +55,73 @@ impl fmt::Debug for Login {
     }
 }
 
-/// What the dials of one dialler know about the login at their proxy; clones share it.
+/// What the dials of one dialler know about the logins at their proxies; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Logins(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// True in a command that ends after its dials: it does not ask the proxy again by itself.
+    is_one_run: bool,
     /// Held by the dial that finds out whether the proxy accepts the login.
     turn: sync::Mutex<()>,
-    /// The last login that a proxy accepted or refused. A dialler has one proxy at a time.
-    known: Mutex<Option<Known>>,
+    /// The logins that proxies accepted or refused, [`KNOWN_MAX`] at most, the newest last.
+    known: Mutex<Vec<Known>>,
 }
 
 #[derive(Debug)]
 struct Known {
     login: Login,
-    standing: Standing,
+    accepted_at: Option<Instant>,
+    refusal: Option<Refusal>,
 }
 
-#[derive(Debug)]
-enum Standing {
-    AcceptedAt(Instant),
-    Refused(Refusal),
+impl Known {
+    /// The refusal, if the proxy must not be asked yet.
+    fn error(&self) -> Option<RefusedLogin> {
+        self.refusal.as_ref().and_then(Refusal::error)
+    }
+
+    /// True if the proxy is taken to accept the login now.
+    fn is_accepted(&self) -> bool {
+        let is_refused = self.refusal.as_ref().is_some_and(|it| !it.is_over);
+        // Without a user name each dial may find out by itself what has changed: no account can be locked.
+        let is_fresh = |at: Instant| self.login.user.is_none() || at.elapsed() < ACCEPTED_FOR;
+        !is_refused && self.accepted_at.is_some_and(is_fresh)
+    }
 }
 
+/// The last refusal of a login.
 #[derive(Debug)]
 struct Refusal {
     /// What the proxy refuses, in words that name it.
     text: String,
-    /// Refusals in a row.
+    /// Refusals so far; a time without one starts the count over ([`FORGOTTEN_AFTER`]).
     count: u32,
     again_at: Instant,
+    next: NextTry,
+    /// True if the proxy has accepted the login since, which ends the wait. The count stays: behind one name there
+    /// may be several proxies, of which one refuses the login again and again.
+    is_over: bool,
 }
 
 impl Refusal {
     /// The refusal as an error, if the proxy must not be asked yet.
     fn error(&self) -> Option<RefusedLogin> {
         let again = self.again_at.saturating_duration_since(Instant::now());
-        (!again.is_zero()).then(|| RefusedLogin {
+        (!self.is_over && !again.is_zero()).then(|| RefusedLogin {
             text: self.text.clone(),
             again,
+            next: self.next,
         })
+    }
+
+    /// Refusals that the length of the next wait depends on.
+    fn counted(&self) -> u32 {
+        match self.again_at.elapsed() < FORGOTTEN_AFTER {
+            true => self.count,
+            false => 0,
+        }
     }
 }
 
@@ -97,45 +129,51 @@ impl Refusal {
 pub(super) struct Turn<'a> {
     logins: &'a Logins,
     login: &'a Login,
-    /// Makes the other dials wait for the answer; `None` if the login was accepted a short time ago, or there is none.
+    /// Makes the other dials wait for the answer; `None` if the login is known to be accepted.
     _alone: Option<sync::MutexGuard<'a, ()>>,
 }
 
 impl Turn<'_> {
+    /// True if the proxy has accepted the login before.
+    pub(super) fn was_accepted(&self) -> bool {
+        let accepted = self.logins.of(self.login, |it| it.accepted_at.is_some());
+        accepted.unwrap_or(false)
+    }
+
     /// Notes that the proxy has accepted the login.
     pub(super) fn accepted(self) {
-        *self.logins.known() = Some(Known {
-            login: self.login.clone(),
-            standing: Standing::AcceptedAt(Instant::now()),
+        self.logins.note(self.login, |known| {
+            known.accepted_at = Some(Instant::now());
+            if let Some(refusal) = &mut known.refusal {
+                refusal.is_over = true;
+            }
         });
     }
 
     /// Notes that the proxy has refused the login, with `text` for people, and says when it may be asked again.
     pub(super) fn refused(self, text: String) -> RefusedLogin {
-        let mut known = self.logins.known();
-        let before = match &*known {
-            Some(Known {
-                login,
-                standing: Standing::Refused(refusal),
-            }) if login == self.login => {
-                // Another dial was refused in the meantime; its wait holds for both.
-                if let Some(error) = refusal.error() {
-                    return error;
-                }
-                refusal.count
-            }
-            _ => 0,
+        let has_user = self.login.user.is_some();
+        let next = match self.logins.0.is_one_run {
+            true => NextTry::Run { has_user },
+            false => NextTry::Process,
         };
-        let again = wait(before, self.login.user.is_some()).mul_f64(1.0 + SPREAD * fastrand::f64());
-        *known = Some(Known {
-            login: self.login.clone(),
-            standing: Standing::Refused(Refusal {
+        self.logins.note(self.login, |known| {
+            // Another dial was refused in the meantime; its wait holds for both.
+            if let Some(error) = known.error() {
+                return error;
+            }
+            let before = known.refusal.as_ref().map_or(0, Refusal::counted);
+            let again = wait(before, has_user);
+            let again = again.mul_f64(1.0 + SPREAD * fastrand::f64());
+            known.refusal = Some(Refusal {
                 text: text.clone(),
                 count: before.saturating_add(1),
                 again_at: Instant::now() + again,
-            }),
-        });
-        RefusedLogin { text, again }
+                next,
+                is_over: false,
+            });
+            RefusedLogin { text, again, next }
+        })
     }
 }
 
@@ -150,19 +188,22 @@ fn wait(before: u32, has_user: bool) -> Duration {
 }
 
 impl Logins {
-    /// The refusal of `login`, if the proxy must not be asked yet.
-    pub(super) fn refusal(&self, login: &Login) -> Option<RefusedLogin> {
-        match &*self.known() {
-            Some(Known {
-                login: known,
-                standing: Standing::Refused(refusal),
-            }) if known == login => refusal.error(),
-            _ => None,
-        }
+    /// For a command that ends after its dials: refusals do not say that the proxy is asked again.
+    #[must_use]
+    pub fn of_one_run() -> Self {
+        Self(Arc::new(Shared {
+            is_one_run: true,
+            ..Shared::default()
+        }))
     }
 
-    /// Waits, until `deadline`, for the permission to send `login`: until the login is known to be accepted, one
-    /// dial at a time has it.
+    /// The refusal of `login`, if the proxy must not be asked yet.
+    pub(super) fn refusal(&self, login: &Login) -> Option<RefusedLogin> {
+        self.of(login, Known::error)?
+    }
+
+    /// Waits, until `deadline`, for the permission to ask the proxy with `login`: until the login is known to be
+    /// accepted, one dial at a time has it.
     ///
     /// # Errors
     /// The refusal, if the proxy has refused the login and must not be asked yet; else [`io::ErrorKind::TimedOut`].
@@ -171,9 +212,9 @@ impl Logins {
         login: &'a Login,
         deadline: Instant,
     ) -> io::Result<Turn<'a>> {
-        let alone = match login.user.is_some() && !self.is_accepted(login) {
-            true => Some(timeout_at(deadline, self.0.turn.lock()).await?),
-            false => None,
+        let alone = match self.is_accepted(login) {
+            true => None,
+            false => Some(timeout_at(deadline, self.0.turn.lock()).await?),
         };
         if let Some(refusal) = self.refusal(login) {
             return Err(refusal.into());
@@ -188,16 +229,35 @@ impl Logins {
     }
 
     fn is_accepted(&self, login: &Login) -> bool {
-        match &*self.known() {
-            Some(Known {
-                login: known,
-                standing: Standing::AcceptedAt(at),
-            }) => known == login && at.elapsed() < ACCEPTED_FOR,
-            _ => false,
-        }
+        self.of(login, Known::is_accepted).unwrap_or(false)
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+    /// What `read` finds in the entry of `login`, if there is one.
+    fn of<T>(&self, login: &Login, read: impl FnOnce(&Known) -> T) -> Option<T> {
+        let all = self.known();
+        all.iter().find(|it| it.login == *login).map(read)
+    }
+
+    /// Changes the entry of `login`, or a new one, and makes it the newest.
+    fn note<T>(&self, login: &Login, change: impl FnOnce(&mut Known) -> T) -> T {
+        let mut all = self.known();
+        let mut known = match all.iter().position(|it| it.login == *login) {
+            Some(at) => all.remove(at),
+            None => Known {
+                login: login.clone(),
+                accepted_at: None,
+                refusal: None,
+            },
+        };
+        let changed = change(&mut known);
+        if all.len() >= KNOWN_MAX {
+            all.remove(0);
+        }
+        all.push(known);
+        changed
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Known>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -205,6 +265,7 @@ impl Logins {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::ops::RangeInclusive;
 
     use tokio::time::sleep;
 
@@ -215,6 +276,11 @@ mod tests {
             proxy: format!("http://{proxy}:3128"),
             user: Some(user.into()),
         }
+    }
+
+    /// A wait with its random part.
+    fn spread(wait: Duration) -> RangeInclusive<Duration> {
+        wait..=wait.mul_f64(1.0 + SPREAD)
     }
 
     fn far() -> Instant {
@@ -286,23 +352,96 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refusals_of_one_moment_count_once_and_an_accepted_login_starts_the_count_over() {
+    async fn refusals_of_one_moment_count_once() {
         let (logins, login) = (Logins::default(), login("proxy", "ada:secret"));
         logins.turn(&login, far()).await.unwrap().accepted();
         let turns = [
             logins.turn(&login, far()).await.unwrap(),
             logins.turn(&login, far()).await.unwrap(),
         ];
-        let first = WAIT_FIRST..=WAIT_FIRST.mul_f64(1.0 + SPREAD);
         for turn in turns {
             let again = turn.refused("no".to_owned()).again;
-            assert!(first.contains(&again), "{again:?}");
+            assert!(spread(WAIT_FIRST).contains(&again), "{again:?}");
         }
-        sleep(WAIT_FIRST.mul_f64(1.0 + SPREAD)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_accepted_login_ends_the_wait_and_time_alone_ends_the_count() {
+        let (logins, login) = (Logins::default(), login("pool", "ada:secret"));
+        let refused = async || {
+            let turn = logins.turn(&login, far()).await.unwrap();
+            turn.refused("no".to_owned()).again
+        };
         logins.turn(&login, far()).await.unwrap().accepted();
-        let turn = logins.turn(&login, far()).await.unwrap();
-        let again = turn.refused("no".to_owned()).again;
-        assert!(first.contains(&again), "{again:?}");
+        for first in [WAIT_FIRST, WAIT_FIRST * GROWTH, WAIT_MAX, WAIT_MAX] {
+            // Two dials are under way: one proxy of the pool refuses, and then another accepts.
+            let other = logins.turn(&login, far()).await.unwrap();
+            let again = refused().await;
+            assert!(spread(first).contains(&again), "{again:?}");
+            assert!(logins.refusal(&login).is_some());
+            other.accepted();
+            assert!(logins.refusal(&login).is_none());
+        }
+        sleep(WAIT_MAX.mul_f64(1.0 + SPREAD) + FORGOTTEN_AFTER).await;
+        let again = refused().await;
+        assert!(spread(WAIT_FIRST).contains(&again), "{again:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_was_accepted_is_remembered_beside_its_refusal_and_other_proxies() {
+        let logins = Logins::default();
+        let own = login("proxy", "ada:secret");
+        let turn = logins.turn(&own, far()).await.unwrap();
+        assert!(!turn.was_accepted());
+        turn.accepted();
+        assert!(refused(&logins, &own).await);
+        for number in 1..KNOWN_MAX {
+            let other = login(&format!("proxy-{number}"), "ada:secret");
+            let turn = logins.turn(&other, far()).await.unwrap();
+            assert!(!turn.was_accepted());
+            turn.accepted();
+        }
+        sleep(WAIT_MAX).await;
+        let turn = logins.turn(&own, far()).await.unwrap();
+        assert!(turn.was_accepted());
+        assert_eq!(logins.known().len(), KNOWN_MAX);
+        drop(turn);
+        let last = login("last", "ada:secret");
+        logins.turn(&last, far()).await.unwrap().accepted();
+        assert_eq!(logins.known().len(), KNOWN_MAX);
+        let turn = logins.turn(&own, far()).await.unwrap();
+        assert!(!turn.was_accepted(), "the oldest entry makes room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_wants_a_login_and_is_sent_none_is_asked_by_one_dial() {
+        let none = Login {
+            user: None,
+            ..login("proxy", "")
+        };
+        let logins = Logins::default();
+        let mut sent = 0;
+        let began_at = Instant::now();
+        while began_at.elapsed() < Duration::from_secs(170) {
+            let round = tokio::join!(
+                refused(&logins, &none),
+                refused(&logins, &none),
+                refused(&logins, &none),
+                refused(&logins, &none),
+            );
+            let of_round = [round.0, round.1, round.2, round.3];
+            sent += of_round.into_iter().filter(|is_sent| *is_sent).count();
+            sleep(Duration::from_secs(1)).await;
+        }
+        // After 0, 30 and then 60 s each, and the random parts.
+        assert!((3..=4).contains(&sent), "{sent}");
+
+        // Once the proxy lets this machine pass, dials do not wait for each other, however much later.
+        sleep(WAIT_WITHOUT_USER_MAX * 2).await;
+        logins.turn(&none, far()).await.unwrap().accepted();
+        sleep(ACCEPTED_FOR * 10).await;
+        let _first = logins.turn(&none, far()).await.unwrap();
+        assert!(logins.turn(&none, far()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -315,6 +454,32 @@ mod tests {
         for other in [login("proxy", "ada:right"), login("other", "ada:wrong")] {
             assert!(logins.refusal(&other).is_none());
             assert!(logins.turn(&other, far()).await.is_ok());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_ends_does_not_say_that_the_proxy_is_asked_again() {
+        let none = Login {
+            user: None,
+            ..login("proxy", "")
+        };
+        for (logins, login, words) in [
+            (
+                Logins::default(),
+                login("proxy", "ada:wrong"),
+                "no; the proxy is asked again in ",
+            ),
+            (
+                Logins::of_one_run(),
+                login("proxy", "ada:wrong"),
+                "no; each further run sends the password again",
+            ),
+            (Logins::of_one_run(), none, "no"),
+        ] {
+            assert!(refused(&logins, &login).await);
+            let told = logins.refusal(&login).unwrap().to_string();
+            assert!(told.starts_with(words), "{told}");
+            assert_eq!(told.contains(';'), words.contains(';'), "{told}");
         }
     }
 

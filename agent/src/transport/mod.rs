@@ -5,6 +5,7 @@
 //! program `tieline` trust the same certificates ([`Trust`]), begin their handshakes alike ([`Hellos`]) and go the
 //! same [`Way`].
 
+mod choice;
 mod client_certificate;
 mod dial;
 mod head;
@@ -22,15 +23,18 @@ mod tls;
 mod upgrade;
 mod url;
 mod variables;
+mod way;
 mod wire;
 
+pub use self::choice::Proxies;
 pub use self::client_certificate::client_certificate_problem;
 pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler, Secured};
 pub use self::hello::{Hellos, Try};
 pub(crate) use self::lane::{Lane, dial_lane};
 pub use self::logins::Logins;
-pub use self::proxy::{Proxies, Proxy, Way};
+pub use self::proxy::Proxy;
 pub use self::stream::{Reads, Stream, TlsDetails, Writes};
 pub use self::tls::{Trust, certificate_problem};
 pub use self::url::{RelayUrl, Transport};
+pub use self::way::{Way, WayReason};
 pub use tieline_transport::websocket::handshake::SUBPROTOCOL_AGENT;

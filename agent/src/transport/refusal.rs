@@ -11,12 +11,62 @@ const LOGIN_REQUIRED: u16 = 407;
 /// First answer of a SOCKS proxy that wants a user name and password (RFC 1928, section 3).
 const SOCKS_WANTS_LOGIN: [u8; 2] = [5, 2];
 
+/// What is told of a proxy that refuses the login.
+const NOT_ACCEPTED: &str = "it does not accept the user name and password in its URL";
+
+/// What is told of a proxy that ends the connection in place of its answer to the login.
+const CLOSES_AT_LOGIN: &str = "it closed the connection when it was sent the user name and password in its URL: it \
+                               does not accept them";
+
+/// Beginning of the answer of an HTTP proxy that wants a login, up to the minor version.
+const LOGIN_START: &[u8] = b"HTTP/1.";
+
+/// What follows the minor version in such an answer.
+const LOGIN_STATUS: &[u8] = b" 407";
+
 /// Why a proxy opened no connection.
 pub(super) struct Problem {
     /// What is wrong, and what to do about it.
+    text: String,
+    verdict: Verdict,
+}
+
+/// What a problem says about the login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing.
+    Open,
+    /// The proxy did not accept the login, or wants one and was given none.
+    Refused,
+    /// The proxy was sent a user name and password, and ended the connection without an answer: it refuses them, or it
+    /// restarts.
+    Ended,
+}
+
+/// Why an HTTP proxy's answer has no head.
+pub(super) struct NoAnswer {
     pub(super) text: String,
-    /// Whether the proxy did not accept the login, or wants one and was given none.
-    pub(super) wants_login: bool,
+    /// True if the proxy ended the connection.
+    pub(super) is_end: bool,
+}
+
+impl NoAnswer {
+    /// From the failure of a read.
+    pub(super) fn of(error: &io::Error) -> Self {
+        Self {
+            text: error.to_string(),
+            is_end: is_end(error.kind()),
+        }
+    }
+}
+
+impl From<String> for NoAnswer {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            is_end: false,
+        }
+    }
 }
 
 impl Problem {
@@ -25,7 +75,34 @@ impl Problem {
     pub(super) fn of_http(head: &Head, to: &HostPort, has_user: bool) -> Self {
         Self {
             text: refusal(head, to, has_user),
-            wants_login: head.status == LOGIN_REQUIRED,
+            verdict: match head.status {
+                LOGIN_REQUIRED => Verdict::Refused,
+                _ => Verdict::Open,
+            },
+        }
+    }
+
+    /// From an HTTP proxy that has sent `heard` of its answer's head, and not all of it. `has_user` is true if it was
+    /// given a user name and password.
+    pub(super) fn of_no_head(why: NoAnswer, heard: &[u8], has_user: bool) -> Self {
+        if wants_login(heard) {
+            let text = match has_user {
+                true => NOT_ACCEPTED,
+                false => {
+                    "it wants a login, and the head of its answer does not end, or is too long to say of which kind"
+                }
+            };
+            return Self {
+                text: text.to_owned(),
+                verdict: Verdict::Refused,
+            };
+        }
+        Self {
+            text: why.text,
+            verdict: match why.is_end && has_user && heard.is_empty() {
+                true => Verdict::Ended,
+                false => Verdict::Open,
+            },
         }
     }
 
@@ -39,38 +116,61 @@ impl Problem {
     ) -> Self {
         use tokio_socks::Error;
 
-        if closes_after_login(error, heard) {
-            return Self {
-                text: "it closed the connection when it was sent the user name and password in its URL: it does not \
-                       accept them"
-                    .to_owned(),
-                wants_login: true,
-            };
-        }
         Self {
             text: socks_problem(error, heard, to, has_user),
-            wants_login: matches!(
-                error,
+            verdict: match error {
                 Error::PasswordAuthFailure(_)
-                    | Error::NoAcceptableAuthMethods
-                    | Error::AuthorizationRequired
-            ),
+                | Error::NoAcceptableAuthMethods
+                | Error::AuthorizationRequired => Verdict::Refused,
+                error if ends_at_login(error, heard) => Verdict::Ended,
+                _ => Verdict::Open,
+            },
+        }
+    }
+
+    /// What is wrong, and what to do about it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The text of the refusal, if the proxy refuses the login. `was_accepted` is true if it accepted the same login
+    /// before: one that now ends the connection is taken to restart.
+    pub(super) fn refused_login(&self, was_accepted: bool) -> Option<&str> {
+        match self.verdict {
+            Verdict::Refused => Some(&self.text),
+            Verdict::Ended if !was_accepted => Some(CLOSES_AT_LOGIN),
+            Verdict::Ended | Verdict::Open => None,
         }
     }
 }
 
+/// True if the head that begins with `heard` has the status of a proxy that wants a login, however the head goes on.
+fn wants_login(heard: &[u8]) -> bool {
+    // As for whole heads, empty lines may come first.
+    let Some(rest) = heard.trim_ascii_start().strip_prefix(LOGIN_START) else {
+        return false;
+    };
+    let behind = match rest.split_first() {
+        Some((b'0'..=b'9', rest)) => rest.strip_prefix(LOGIN_STATUS),
+        _ => None,
+    };
+    behind.is_some_and(|behind| !behind.first().is_some_and(u8::is_ascii_digit))
+}
+
+/// True for the error of a connection that the peer has ended.
+fn is_end(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+    )
+}
+
 /// True if the connection ended where the proxy's answer to the user name and password was due (RFC 1929, section 2):
 /// `heard`, all that the proxy has sent, asks for them.
-fn closes_after_login(error: &tokio_socks::Error, heard: &[u8]) -> bool {
-    let is_end = |kind| {
-        matches!(
-            kind,
-            io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe
-        )
-    };
+fn ends_at_login(error: &tokio_socks::Error, heard: &[u8]) -> bool {
     let is_asked =
         heard.starts_with(&SOCKS_WANTS_LOGIN) && heard.len() < SOCKS_WANTS_LOGIN.len() + 2;
     is_asked && matches!(error, tokio_socks::Error::Io(error) if is_end(error.kind()))
@@ -80,7 +180,7 @@ impl From<String> for Problem {
     fn from(text: String) -> Self {
         Self {
             text,
-            wants_login: false,
+            verdict: Verdict::Open,
         }
     }
 }
@@ -117,7 +217,7 @@ fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
         );
     }
     match has_user {
-        true => "it does not accept the user name and password in its URL".to_owned(),
+        true => NOT_ACCEPTED.to_owned(),
         false => "it wants a user name and password: write them into its URL, http://USER:PASSWORD@HOST:PORT (--proxy, \
                   TIELINE_PROXY or HTTPS_PROXY)"
             .to_owned(),
@@ -143,9 +243,7 @@ fn socks_problem(
              TIELINE_PROXY or ALL_PROXY)"
                 .to_owned()
         }
-        Error::PasswordAuthFailure(_) => {
-            "it does not accept the user name and password in its URL".to_owned()
-        }
+        Error::PasswordAuthFailure(_) => NOT_ACCEPTED.to_owned(),
         Error::InvalidAuthValues(_) => {
             "the user name and the password in its URL must have 1 to 255 bytes each".to_owned()
         }
@@ -218,7 +316,7 @@ mod tests {
         ] {
             let problem = Problem::of_socks(&error, &[], &to("relay:1"), has_user);
             assert!(problem.text.contains(words), "{}", problem.text);
-            assert!(problem.wants_login, "{}", problem.text);
+            assert_eq!(problem.verdict, Verdict::Refused, "{}", problem.text);
         }
         for (error, has_user, words) in [
             (Error::InvalidAuthValues("password"), true, "1 to 255"),
@@ -233,12 +331,13 @@ mod tests {
         ] {
             let problem = Problem::of_socks(&error, &[], &to("relay:1"), has_user);
             assert!(problem.text.contains(words), "{}", problem.text);
-            assert!(!problem.wants_login, "{}", problem.text);
+            assert_eq!(problem.verdict, Verdict::Open, "{}", problem.text);
         }
     }
 
     #[test]
-    fn a_socks_proxy_that_closes_the_connection_after_the_login_refuses_it() {
+    fn a_socks_proxy_that_closes_the_connection_after_the_login_refuses_it_unless_it_accepted_it_before()
+     {
         for (kind, heard, is_login) in [
             (io::ErrorKind::UnexpectedEof, &[5, 2][..], true),
             (io::ErrorKind::ConnectionReset, &[5, 2, 1], true),
@@ -249,9 +348,58 @@ mod tests {
         ] {
             let error = tokio_socks::Error::Io(kind.into());
             let problem = Problem::of_socks(&error, heard, &to("relay:1"), true);
-            assert_eq!(problem.wants_login, is_login, "{kind} {heard:?}");
-            let is_told = problem.text.contains("does not accept them");
-            assert_eq!(is_told, is_login, "{}", problem.text);
+            let refused = problem.refused_login(false);
+            let is_told = refused.is_some_and(|text| text.contains("does not accept them"));
+            assert_eq!(is_told, is_login, "{kind} {heard:?}");
+            assert_eq!(problem.refused_login(true), None, "{kind} {heard:?}");
+        }
+    }
+
+    #[test]
+    fn an_http_proxy_that_ends_the_connection_in_place_of_an_answer_refuses_the_login() {
+        let read = |kind: io::ErrorKind| NoAnswer::of(&kind.into());
+        for (why, heard, has_user, is_login) in [
+            (read(io::ErrorKind::UnexpectedEof), "", true, true),
+            (read(io::ErrorKind::ConnectionReset), "", true, true),
+            (read(io::ErrorKind::UnexpectedEof), "", false, false),
+            (
+                read(io::ErrorKind::UnexpectedEof),
+                "HTTP/1.1 2",
+                true,
+                false,
+            ),
+            ("no answer in time".to_owned().into(), "", true, false),
+        ] {
+            let text = why.text.clone();
+            let problem = Problem::of_no_head(why, heard.as_bytes(), has_user);
+            assert_eq!(problem.text(), text);
+            let refused = problem.refused_login(false);
+            assert_eq!(refused, is_login.then_some(CLOSES_AT_LOGIN), "{heard}");
+            assert_eq!(problem.refused_login(true), None, "{heard}");
+        }
+    }
+
+    #[test]
+    fn a_status_line_of_407_is_a_refused_login_whatever_follows() {
+        for (heard, is_login) in [
+            ("HTTP/1.1 407", true),
+            ("HTTP/1.0 407 aaaaaaaa", true),
+            ("\r\nHTTP/1.1 407 Login\r\nVia", true),
+            ("HTTP/1.1 4070", false),
+            ("HTTP/1.1 40", false),
+            ("HTTP/1.1 403 407", false),
+            ("HTTP/1.x 407", false),
+            ("407", false),
+        ] {
+            let late = NoAnswer::from("no answer in time".to_owned());
+            let problem = Problem::of_no_head(late, heard.as_bytes(), true);
+            for was_accepted in [false, true] {
+                let refused = problem.refused_login(was_accepted);
+                assert_eq!(refused, is_login.then_some(NOT_ACCEPTED), "{heard}");
+            }
+            let late = NoAnswer::from("no answer in time".to_owned());
+            let problem = Problem::of_no_head(late, heard.as_bytes(), false);
+            assert_eq!(problem.refused_login(false).is_some(), is_login, "{heard}");
         }
     }
 

@@ -1,18 +1,26 @@
-//! The environment variables that name a proxy, and checks that their values are URLs of proxies.
+//! The environment variables that name a proxy, and the hosts that are reached without one.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv6Addr};
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 
-/// Names of the variables, each in upper and lower case; the first variable whose value is a proxy's URL counts.
-const VARIABLES: [[&str; 2]; 2] = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY", "all_proxy"]];
+use crate::address::HostPort;
 
-/// Names of the variable for hosts that are reached without a proxy.
-const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
+/// Names of the variables for a proxy, each in lower and in upper case; the first that is set and not empty counts, as
+/// for curl.
+const PROXY: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+
+/// Names of the variable for hosts that are reached without a proxy; the first that is set and not empty counts.
+const NO_PROXY: [&str; 2] = ["no_proxy", "NO_PROXY"];
 
 /// What the entry `*` stands for: [`Matcher`] takes it for names alone.
 const ALL: &str = "*,0.0.0.0/0,::/0";
+
+/// Bits of an IPv6 network in front of the IPv4 address that it maps (RFC 4291, section 2.5.5.2).
+const MAPPED_BITS: u8 = 96;
 
 /// Largest number of misspelt entries that are told.
 const MISSPELT_MAX: usize = 8;
@@ -20,66 +28,101 @@ const MISSPELT_MAX: usize = 8;
 /// Proposal for an entry that does not show which hosts it means.
 const PLAIN_ENTRY: &str = "a name, .suffix, an address or a network such as 10.0.0.0/8";
 
-/// Schemes of proxies that [`Matcher`] knows.
-const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
-
-/// Longest text that is taken for a scheme, in bytes: it is shown, and longer text may be a part of a password.
-const SCHEME_LEN_MAX: usize = 16;
-
-/// What is wrong with the variables.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Wrong {
-    /// Names of the variables that are passed over, because their value is not a proxy's URL.
-    pub(super) passed_over: Vec<&'static str>,
-    /// Whether the variable that counts has a user name or password of which a part would be taken for the proxy's
-    /// host.
-    pub(super) is_broken: bool,
-    /// Scheme of the first variable that names a proxy of an unknown kind, which does not lead to a dial without one.
-    pub(super) scheme: Option<String>,
+/// Name and value of the variable that says which proxy is used.
+pub(super) fn proxy(
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Option<(&'static str, OsString)> {
+    first(&PROXY, variable)
 }
 
-/// Checks the variables in the order in which [`Matcher::from_system`] reads them.
-pub(super) fn wrong(variable: impl Fn(&str) -> Option<OsString>) -> Wrong {
-    let mut wrong = Wrong::default();
-    for names in VARIABLES {
-        let mut set = names.into_iter().filter_map(|it| Some((it, variable(it)?)));
-        let Some((name, value)) = set.next() else {
-            continue;
-        };
-        match value.to_str() {
-            Some("") => {}
-            Some(text) if names_proxy(text) => {
-                wrong.is_broken = breaks_user(text);
-                break;
-            }
-            text => match text.and_then(unknown_scheme) {
-                Some(scheme) => {
-                    wrong.scheme = Some(scheme);
-                    break;
-                }
-                None => wrong.passed_over.push(name),
-            },
-        }
+/// Name and value of the variable for hosts that are reached without a proxy.
+pub(super) fn no_proxy(
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Option<(&'static str, String)> {
+    let (name, value) = first(&NO_PROXY, variable)?;
+    Some((name, value.to_string_lossy().into_owned()))
+}
+
+/// The first of `names` that has a value.
+fn first(
+    names: &[&'static str],
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Option<(&'static str, OsString)> {
+    let mut set = names
+        .iter()
+        .filter_map(|name| Some((*name, variable(name)?)));
+    set.find(|(_, value)| !value.is_empty())
+}
+
+/// The entry of `no_proxy` that exempts `to`, if there is one.
+pub(super) fn exemption<'a>(no_proxy: &'a str, to: &HostPort) -> Option<&'a str> {
+    // The list is read once, since it may be long, and its entries one by one only if one of them is found.
+    if !exempts(no_proxy, to) {
+        return None;
     }
-    wrong
+    let mut entries = no_proxy.split(',').map(str::trim);
+    entries.find(|entry| exempts(entry, to))
 }
 
-/// Value of the variable for hosts that are reached without a proxy: that in upper case, if both are set.
-pub(super) fn no_proxy(variable: impl Fn(&str) -> Option<OsString>) -> Option<String> {
-    let mut set = NO_PROXY.into_iter().filter_map(variable);
-    set.find_map(|value| value.into_string().ok())
+/// True if an entry of `no_proxy` exempts `to`.
+fn exempts(no_proxy: &str, to: &HostPort) -> bool {
+    let Some(uri) = uri(to) else {
+        return false;
+    };
+    let matcher = Matcher::builder()
+        .all("http://proxy.invalid")
+        .no(at_port(no_proxy, to.port()))
+        .build();
+    matcher.intercept(&uri).is_none()
+}
+
+/// The URL of `to` for [`Matcher`]: without a dot at the end of the name, and with an IPv4 address that is mapped into
+/// IPv6 as itself. Links of all transports go through a tunnel of the proxy, so the proxy is that for `https`.
+pub(super) fn uri(to: &HostPort) -> Option<Uri> {
+    let host = to.host();
+    let host = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+        Ok(IpAddr::V4(ip)) => ip.to_string(),
+        Err(_) => without_dot(&host).to_owned(),
+    };
+    Uri::try_from(format!("https://{host}:{}", to.port())).ok()
 }
 
 /// The entries of `NO_PROXY` for a server at `port`, as [`Matcher`] reads them: it knows no ports, so those with this
 /// port are without it, and those with another one match nothing.
-pub(super) fn at_port(no_proxy: &str, port: u16) -> String {
+fn at_port(no_proxy: &str, port: u16) -> String {
     let entries = no_proxy.split(',').map(str::trim);
     let entries = entries.map(|entry| match with_port(entry) {
-        Some((host, at)) if at == port => host,
-        _ => entry,
+        Some((host, at)) if at == port => comparable(host),
+        Some(_) => Cow::Borrowed(entry),
+        None => comparable(entry),
     });
-    let entries = entries.map(|host| if host == "*" { ALL } else { host });
     entries.collect::<Vec<_>>().join(",")
+}
+
+/// An entry without a port in the form in which [`uri`] has hosts.
+fn comparable(entry: &str) -> Cow<'_, str> {
+    if entry == "*" {
+        return Cow::Borrowed(ALL);
+    }
+    let (address, bits) = match entry.split_once('/') {
+        Some((address, bits)) => (address, Some(bits)),
+        None => (entry, None),
+    };
+    let ip: Option<Ipv6Addr> = address.parse().ok();
+    let Some(ip) = ip.and_then(|ip| ip.to_ipv4_mapped()) else {
+        return Cow::Borrowed(without_dot(entry));
+    };
+    match bits.map(|bits| bits.parse::<u8>().ok()?.checked_sub(MAPPED_BITS)) {
+        None => Cow::Owned(ip.to_string()),
+        Some(Some(bits)) => Cow::Owned(format!("{ip}/{bits}")),
+        Some(None) => Cow::Borrowed(entry),
+    }
+}
+
+/// A name without the dot that ends it: `relay.test.` and `relay.test` are the same host.
+fn without_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 /// Host and port of an entry that has both; an IPv6 address is in brackets then.
@@ -92,14 +135,15 @@ fn with_port(entry: &str) -> Option<(&str, u16)> {
     Some((host, port.parse().ok()?)).filter(|_| !host.is_empty())
 }
 
-/// The entries of `NO_PROXY` that match no host because of their spelling, each with a right one; [`MISSPELT_MAX`] at most.
+/// The entries of `NO_PROXY` that match no host because of their spelling, each with a right one; [`MISSPELT_MAX`] at
+/// most.
 pub(super) fn misspelt(no_proxy: &str) -> Vec<(String, String)> {
     let entries = no_proxy.split(',').map(str::trim);
     let wrong = entries.filter_map(|entry| Some((entry.to_owned(), right_spelling(entry)?)));
     wrong.take(MISSPELT_MAX).collect()
 }
 
-/// How to write an entry that [`Matcher`] takes for the name of no host; `None` if it is right.
+/// How to write an entry that matches no host; `None` if it is right.
 fn right_spelling(entry: &str) -> Option<String> {
     let words: Vec<&str> = entry.split_whitespace().collect();
     if words.len() > 1 {
@@ -109,103 +153,133 @@ fn right_spelling(entry: &str) -> Option<String> {
         return Some("the host alone".to_owned());
     }
     if let Some((host, port)) = with_port(entry) {
-        let right = right_spelling(host)?;
+        let right = right_host(host)?;
         return Some(match right == PLAIN_ENTRY {
             true => right,
             false => format!("{right}:{port}"),
         });
     }
-    if entry == "*" {
-        return None;
-    }
-    if let Some(suffix) = entry.strip_prefix('*') {
-        return match suffix.contains('*') {
-            true => Some(PLAIN_ENTRY.to_owned()),
-            false => Some(suffix.to_owned()),
-        };
-    }
-    if entry.contains('*') {
-        return Some(PLAIN_ENTRY.to_owned());
-    }
     if let Some(inner) = entry.strip_prefix('[') {
-        let (address, _) = inner.split_once(']').unwrap_or((inner, ""));
-        return Some(address.to_owned());
+        return Some(without_brackets(inner));
     }
     // What is behind the only colon is no port.
     if let Some((host, rest)) = entry.split_once(':')
         && !rest.contains(':')
     {
-        return Some(host.to_owned());
+        return Some(right_or_same(host));
     }
-    entry.strip_suffix('.').map(str::to_owned)
+    right_host(entry)
 }
 
-/// Scheme of the URL `text` if no proxy has such a URL. [`Matcher`] knows the schemes of proxies that are not supported,
-/// such as `https` and `socks4`, and takes a URL with another one for none.
-pub(super) fn unknown_scheme(text: &str) -> Option<String> {
-    let (scheme, _) = text.split_once("://")?;
-    let is_scheme = !scheme.is_empty()
-        && scheme.len() <= SCHEME_LEN_MAX
-        && scheme
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    let scheme = scheme.to_ascii_lowercase();
-    (is_scheme && !SCHEMES.contains(&&*scheme)).then_some(scheme)
+/// How to write an entry with brackets and no port, from what is behind its first bracket.
+fn without_brackets(inner: &str) -> String {
+    match inner.split_once(']') {
+        Some((address, bits)) if bits.starts_with('/') => {
+            right_or_same(&format!("{address}{bits}"))
+        }
+        Some((address, _)) => right_or_same(address),
+        None => right_or_same(inner),
+    }
 }
 
-/// True if [`Matcher`] reads `text` as a proxy's URL.
-fn names_proxy(text: &str) -> bool {
-    let matcher = Matcher::builder().all(text).build();
-    let found = matcher.intercept(&Uri::from_static("https://relay.invalid"));
-    found.is_some()
+/// How to write an entry whose port or brackets are left out.
+fn right_or_same(host: &str) -> String {
+    match host.is_empty() || host.starts_with('[') {
+        true => PLAIN_ENTRY.to_owned(),
+        false => right_host(host).unwrap_or_else(|| host.to_owned()),
+    }
 }
 
-/// True if the user name or the password in the URL `text` has a character that must be percent-encoded there: a part
-/// of them would be taken for the host.
-pub(super) fn breaks_user(text: &str) -> bool {
-    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
-    user.contains(['/', '?', '#', '@'])
+/// How to write an entry without a port that matches no host; `None` if it is right.
+fn right_host(host: &str) -> Option<String> {
+    if host == "*" {
+        return None;
+    }
+    if let Some(suffix) = host.strip_prefix('*')
+        && !suffix.contains('*')
+    {
+        return Some(right_or_same(suffix));
+    }
+    let name = without_dot(host);
+    let is_wrong = host.contains('*')
+        || (name.is_empty() && !host.is_empty())
+        || name.ends_with('.')
+        || is_broken_address(name);
+    is_wrong.then(|| PLAIN_ENTRY.to_owned())
+}
+
+/// True for text that is meant for an address or a network, and is none: [`Matcher`] takes it for a name, which no host
+/// has.
+fn is_broken_address(text: &str) -> bool {
+    let is_meant =
+        text.contains(['/', ':']) || text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let (address, _) = text.split_once('/').unwrap_or((text, ""));
+    let is_one = match address.parse() {
+        Ok(IpAddr::V6(ip)) => matches_itself(text, &format!("[{ip}]")),
+        Ok(IpAddr::V4(ip)) => matches_itself(text, &ip.to_string()),
+        Err(_) => false,
+    };
+    is_meant && !text.is_empty() && !is_one
+}
+
+/// True if the entry `text` exempts `address`, which is a part of it.
+fn matches_itself(text: &str, address: &str) -> bool {
+    let to = HostPort::parse(address, Some(443));
+    to.is_ok_and(|to| exempts(text, &to))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Variables that are set, the names of those that are passed over, whether the one that counts is broken, and its
-    /// scheme if that is unknown.
-    type Case = (
-        &'static [(&'static str, &'static str)],
-        &'static [&'static str],
-        bool,
-        Option<&'static str>,
-    );
-
     #[test]
     fn an_entry_of_no_proxy_that_matches_nothing_is_told_with_the_right_spelling() {
         for (entry, right) in [
             ("*.test", ".test"),
-            ("relay.test.", "relay.test"),
-            ("relay.test.:443", "relay.test:443"),
             ("*.test:443", ".test:443"),
+            ("*10.9.8", PLAIN_ENTRY),
             ("10.*:443", PLAIN_ENTRY),
             ("relay.test:", "relay.test"),
             ("relay.test:https", "relay.test"),
             ("10.9.8.7:65536", "10.9.8.7"),
             ("[2001:db8::1]", "2001:db8::1"),
             ("[2001:db8::1]:x", "2001:db8::1"),
+            ("[2001:db8::]/32", "2001:db8::/32"),
+            ("[2001:db8::]/129", PLAIN_ENTRY),
+            ("[2001:db8::]/32:443", PLAIN_ENTRY),
+            ("[relay.test]", "relay.test"),
+            ("[]", PLAIN_ENTRY),
+            (":https", PLAIN_ENTRY),
+            ("[[", PLAIN_ENTRY),
             ("a.test b.test", "a.test,b.test"),
             ("https://relay.test", "the host alone"),
             ("10.*", PLAIN_ENTRY),
+            ("10.9.8.0/33", PLAIN_ENTRY),
+            ("10.9.8.0/33:443", PLAIN_ENTRY),
+            ("10.9.8", PLAIN_ENTRY),
+            ("10.9.8:https", PLAIN_ENTRY),
+            ("10.9.8.7/255.0.0.0", PLAIN_ENTRY),
+            ("010.9.8.7", PLAIN_ENTRY),
+            ("10.9.8.256", PLAIN_ENTRY),
+            ("2001:db8:::1", PLAIN_ENTRY),
+            ("fe80::1%eth0", PLAIN_ENTRY),
+            ("::/129", PLAIN_ENTRY),
+            ("relay.test/mcp", PLAIN_ENTRY),
+            (".", PLAIN_ENTRY),
+            ("relay.test..", PLAIN_ENTRY),
         ] {
             let told = misspelt(&format!("one.test, {entry} ,.two.test"));
             assert_eq!(told, [(entry.to_owned(), right.to_owned())]);
         }
-        let right = "*, Relay.TEST,.test,,10.0.0.0/8,10.9.8.7,2001:db8::1,2001:db8::/32,::1";
-        assert!(misspelt(right).is_empty());
-        let right = "*:443, relay.test:443,.test:1,10.9.8.7:443,[2001:db8::1]:65535";
-        assert!(misspelt(right).is_empty());
-        assert_eq!(misspelt(&"a.,".repeat(100)).len(), MISSPELT_MAX);
+        for right in [
+            "*, Relay.TEST,.test,,relay.test.,3com.test,10.test",
+            "10.0.0.0/8,10.9.8.7/32,10.9.8.7,2001:db8::1,2001:db8::/32,::1,::ffff:10.9.8.7,::ffff:10.0.0.0/104",
+            "*:443, relay.test:443,relay.test.:443,.test:1,10.9.8.7:443,10.0.0.0/8:443,[2001:db8::1]:65535",
+        ] {
+            let told = misspelt(right);
+            assert!(told.is_empty(), "{told:?}");
+        }
+        assert_eq!(misspelt(&"a*,".repeat(100)).len(), MISSPELT_MAX);
     }
 
     #[test]
@@ -222,71 +296,109 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_proxys_url_is_named() {
-        let set = |all: &[(&str, &str)]| {
-            wrong(|asked| {
-                let found = all.iter().find(|(name, _)| *name == asked);
-                found.map(|(_, value)| (*value).into())
-            })
-        };
-        let cases: [Case; 10] = [
-            (&[], &[], false, None),
-            (&[("HTTPS_PROXY", "")], &[], false, None),
-            (&[("HTTPS_PROXY", "http://proxy:3128")], &[], false, None),
-            (&[("HTTPS_PROXY", "socks4://proxy")], &[], false, None),
+    fn the_entry_that_exempts_a_server_is_named() {
+        for (entries, server, found) in [
             (
-                &[("HTTPS_PROXY", "SOCKS://proxy")],
-                &[],
-                false,
-                Some("socks"),
-            ),
-            // No dial goes without a proxy of an unknown kind, nor through another one.
-            (
-                &[("https_proxy", "ftp://proxy"), ("all_proxy", "proxy:3128")],
-                &[],
-                false,
-                Some("ftp"),
+                "a.test, relay.test:8443",
+                "relay.test:8443",
+                Some("relay.test:8443"),
             ),
             (
-                &[
-                    ("https_proxy", "http://a b"),
-                    ("all_proxy", "socks://proxy"),
-                ],
-                &["https_proxy"],
-                false,
-                Some("socks"),
+                "relay.test:8443",
+                "below.relay.test:8443",
+                Some("relay.test:8443"),
             ),
-            // A variable after one with a proxy's URL does not count.
+            ("relay.test:8443", "relay.test:443", None),
+            ("relay.test:8443", "otherrelay.test:8443", None),
             (
-                &[
-                    ("HTTPS_PROXY", "proxy:3128"),
-                    ("ALL_PROXY", "socks://proxy"),
-                ],
-                &[],
-                false,
-                None,
+                "[2001:db8::1]:443",
+                "[2001:db8::1]:443",
+                Some("[2001:db8::1]:443"),
+            ),
+            ("[2001:db8::1]:443", "[2001:db8::1]:8443", None),
+            ("10.9.8.7:1", "10.9.8.7:1", Some("10.9.8.7:1")),
+            ("10.9.8.7:1", "10.9.8.7:2", None),
+            ("*:7", "any.test:7", Some("*:7")),
+            ("*:7", "10.1.1.1:7", Some("*:7")),
+            ("*:7", "[2001:db8::2]:7", Some("*:7")),
+            ("*:7", "10.1.1.1:8", None),
+            (
+                "b.test,.plain.test,*",
+                "a.plain.test:443",
+                Some(".plain.test"),
+            ),
+            // A dot at the end changes neither a name nor an entry.
+            ("relay.test", "relay.test.:443", Some("relay.test")),
+            ("relay.test.", "relay.test:443", Some("relay.test.")),
+            (
+                "relay.test.:443",
+                "relay.test.:443",
+                Some("relay.test.:443"),
+            ),
+            // Nor does the way in which an IPv4 address is written.
+            ("::ffff:10.9.8.7", "10.9.8.7:1", Some("::ffff:10.9.8.7")),
+            ("10.0.0.0/8", "[::ffff:10.9.8.7]:1", Some("10.0.0.0/8")),
+            (
+                "::ffff:10.0.0.0/104",
+                "10.9.8.7:1",
+                Some("::ffff:10.0.0.0/104"),
+            ),
+            ("::ffff:10.0.0.0/104", "11.9.8.7:1", None),
+            ("10.9.8.0/33,10.9.8,010.9.8.7", "10.9.8.7:1", None),
+            ("", "relay.test:1", None),
+        ] {
+            let to = HostPort::parse(server, None).unwrap();
+            assert_eq!(exemption(entries, &to), found, "{entries} {server}");
+        }
+    }
+
+    /// Variables that are set, and the name of the one that counts.
+    type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'static str>);
+
+    fn set(all: &[(&str, &str)], asked: &str) -> Option<OsString> {
+        let found = all.iter().find(|(name, _)| *name == asked);
+        found.map(|(_, value)| (*value).into())
+    }
+
+    #[test]
+    fn a_variable_in_lower_case_counts_first_and_an_empty_one_not_at_all() {
+        let cases: [Case<'_>; 8] = [
+            (&[], None),
+            (&[("HTTPS_PROXY", "")], None),
+            (
+                &[("HTTPS_PROXY", "a"), ("https_proxy", "b")],
+                Some("https_proxy"),
             ),
             (
-                &[("HTTPS_PROXY", "ada:secret+12345678901234://proxy")],
-                &["HTTPS_PROXY"],
-                false,
-                None,
+                &[("HTTPS_PROXY", "a"), ("https_proxy", "")],
+                Some("HTTPS_PROXY"),
             ),
-            // The matcher takes `ada:1234` for the host.
             (
-                &[("HTTPS_PROXY", "http://ada:1234/x@proxy")],
-                &[],
-                true,
-                None,
+                &[("HTTPS_PROXY", ""), ("https_proxy", "b")],
+                Some("https_proxy"),
             ),
+            (
+                &[("HTTPS_PROXY", "a"), ("all_proxy", "b")],
+                Some("HTTPS_PROXY"),
+            ),
+            (
+                &[("HTTPS_PROXY", ""), ("ALL_PROXY", "b")],
+                Some("ALL_PROXY"),
+            ),
+            (&[("HTTP_PROXY", "a")], None),
         ];
-        for (all, passed_over, is_broken, scheme) in cases {
-            let wanted = Wrong {
-                passed_over: passed_over.to_vec(),
-                is_broken,
-                scheme: scheme.map(str::to_owned),
-            };
-            assert_eq!(set(all), wanted, "{all:?}");
+        for (all, name) in cases {
+            let counts = proxy(|asked| set(all, asked));
+            assert_eq!(counts.map(|(name, _)| name), name, "{all:?}");
+        }
+        let cases: [Case<'_>; 3] = [
+            (&[("NO_PROXY", "a"), ("no_proxy", "b")], Some("no_proxy")),
+            (&[("NO_PROXY", "a"), ("no_proxy", "")], Some("NO_PROXY")),
+            (&[("NO_PROXY", "")], None),
+        ];
+        for (all, name) in cases {
+            let counts = no_proxy(|asked| set(all, asked));
+            assert_eq!(counts.map(|(name, _)| name), name, "{all:?}");
         }
     }
 }

@@ -63,6 +63,7 @@ pub(crate) async fn run(args: DiagArgs) -> Result<u8, Ended> {
     let config = settings(&args.serve).map_err(Ended::usage)?;
     let dialler = config.dialler();
     let dialler = dialler.map_err(|error| Ended::new(error.exit_code(), error))?;
+    let dialler = dialler.for_one_run();
     let mut teller = Teller { json, failed: 0 };
     look(&config, &dialler, &mut teller).await;
     Ok(if teller.failed > 0 { FAILED } else { DONE })
@@ -106,8 +107,7 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     let named = network::dns(first).await;
     let has_address = named.outcome != Outcome::Failed;
     teller.tell(&named);
-    let set = |name: &str| std::env::var_os(name);
-    teller.tell(&network::proxy(&config.proxies, dialler, set));
+    teller.tell(&network::proxy(dialler));
     let (reached, connected) = network::tcp(dialler, has_address).await;
     teller.tell(&reached);
     let (shaken, secured) = tls::shake(dialler, connected, now_seconds()).await;

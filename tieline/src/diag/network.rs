@@ -1,25 +1,17 @@
 //! Checks of the way from the relay's name to a connection.
 
-use std::ffi::OsString;
 use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
 use super::check::Check;
-use tieline_agent::Proxies;
 use tieline_agent::address::HostPort;
 use tieline_agent::error::Error;
-use tieline_agent::transport::{Connected, Dialler};
+use tieline_agent::transport::{Connected, Dialler, Way, WayReason};
 
 /// Longest wait for a name server: resolvers try for 5 s and then once more (resolv.conf(5)).
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Variable that names the exceptions from a proxy.
-const NO_PROXY: &str = "NO_PROXY";
-
-/// Variables that name a proxy, or the exceptions from it.
-const VARIABLES: [&str; 3] = ["HTTPS_PROXY", "ALL_PROXY", NO_PROXY];
 
 pub(super) async fn dns(address: &HostPort) -> Check {
     let host = address.host();
@@ -94,58 +86,51 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Says which proxy leads to the relay and what names it, or why none does although one is set. A proxy's URL may
-/// contain a password, so no variable's value is shown.
-pub(super) fn proxy(
-    proxies: &Proxies,
-    dialler: &Dialler,
-    variable: impl Fn(&str) -> Option<OsString>,
-) -> Check {
-    let is_set = |name: &&str| {
-        let value = variable(name).or_else(|| variable(&name.to_ascii_lowercase()));
-        value.is_some_and(|value| !value.is_empty())
+/// Says which proxy leads to the relay and what names it, or why none does. A proxy's URL may contain a password, so no
+/// variable's value is shown.
+pub(super) fn proxy(dialler: &Dialler) -> Check {
+    match dialler.way() {
+        Ok(way) => of_way(dialler.relay().address(), &way),
+        Err(error) => {
+            let advice = "correct it, or give --proxy URL; --proxy none goes without";
+            Check::failed("proxy", error, advice)
+        }
+    }
+}
+
+fn of_way(relay: &HostPort, way: &Way) -> Check {
+    let by = match way.reason() {
+        WayReason::Setting => "--proxy, TIELINE_PROXY or tieline.toml",
+        WayReason::Variable(name) => *name,
+        WayReason::System => "the system's settings",
+        WayReason::Loopback => {
+            let text = format!("none: {relay} is this machine, never reached through a proxy");
+            return Check::not_applicable("proxy", text);
+        }
+        WayReason::Exempt { by, entry, from } => {
+            let text = match from {
+                Some(from) => format!("{from} set, and not used"),
+                None => "none".to_owned(),
+            };
+            let text = format!("{text} for {relay}: the entry {entry:?} of {by} exempts it");
+            return Check::ok("proxy", text);
+        }
     };
-    let set: Vec<&str> = VARIABLES.iter().copied().filter(is_set).collect();
-    let names = set.join(", ");
-    let relay = dialler.relay().address();
-    let names_proxy = set.iter().any(|name| *name != NO_PROXY);
-    let by = match proxies {
-        Proxies::System => names.clone(),
-        _ => "--proxy, TIELINE_PROXY or tieline.toml".to_owned(),
-    };
-    if let Ok(way) = dialler.way()
-        && let Some(proxy) = way.proxy()
-    {
-        let by = match (proxies, names_proxy) {
-            (Proxies::System, false) => "the system's settings".to_owned(),
-            _ => by,
-        };
-        return Check::ok(
+    match (way.proxy(), way.reason()) {
+        (Some(proxy), _) => Check::ok(
             "proxy",
             format!("{relay} is reached through {proxy} ({by})"),
-        );
-    }
-    if matches!(proxies, Proxies::Never) {
-        return Check::not_applicable("proxy", format!("none, as {by} says"));
-    }
-    if relay.is_loopback() && (!set.is_empty() || matches!(proxies, Proxies::Always(_))) {
-        let text = format!("{by} set, and not used: this machine is never reached through a proxy");
-        return Check::ok("proxy", text);
-    }
-    match names_proxy {
-        true => Check::ok(
-            "proxy",
-            format!(
-                "{names} set, and not used for {relay}: {NO_PROXY} exempts it, or no value is a proxy's URL"
-            ),
         ),
-        false => Check::not_applicable("proxy", "no proxy is set for this process"),
+        (None, WayReason::System) => {
+            Check::not_applicable("proxy", "no proxy is set for this process")
+        }
+        (None, _) => Check::not_applicable("proxy", format!("none, as {by} says")),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tieline_agent::RelayUrl;
+    use tieline_agent::{Proxies, RelayUrl};
 
     use super::super::check::Outcome;
     use super::*;
@@ -158,52 +143,28 @@ mod tests {
     fn the_proxy_is_named_or_why_there_is_none_without_its_password() {
         let always = Proxies::parse("http://ada:secret@proxy:3128").unwrap();
         let (away, here) = ("tcp://relay.invalid:1", "tcp://127.0.0.1:1");
-        for (proxies, relay, variable, outcome, words) in [
+        for (proxies, relay, outcome, words) in [
             (
                 &Proxies::Never,
                 away,
-                "",
                 Outcome::NotApplicable,
                 "none, as --proxy",
             ),
             (
                 &always,
                 away,
-                "",
                 Outcome::Ok,
                 "relay.invalid:1 is reached through http://proxy:3128 (--proxy",
             ),
-            (
-                &always,
-                here,
-                "",
-                Outcome::Ok,
-                "this machine is never reached through",
-            ),
+            (&always, here, Outcome::NotApplicable, "is this machine"),
             (
                 &Proxies::System,
                 here,
-                "",
                 Outcome::NotApplicable,
-                "no proxy is set",
-            ),
-            (
-                &Proxies::System,
-                here,
-                "all_proxy",
-                Outcome::Ok,
-                "ALL_PROXY set, and not used",
-            ),
-            (
-                &Proxies::System,
-                here,
-                "NO_PROXY",
-                Outcome::Ok,
-                "NO_PROXY set, and not used",
+                "is this machine",
             ),
         ] {
-            let set = |name: &str| (name == variable).then(|| "http://ada:secret@proxy:1".into());
-            let check = proxy(proxies, &dialler(relay, proxies), set);
+            let check = proxy(&dialler(relay, proxies));
             assert_eq!(check.outcome, outcome, "{check}");
             assert!(check.detail.contains(words), "{check}");
             assert!(!check.detail.contains("secret"), "{check}");

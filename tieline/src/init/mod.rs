@@ -166,7 +166,7 @@ fn asked(
     token_file: Option<&Path>,
     is_connect: bool,
 ) -> Result<RelayHttp, OutboundError> {
-    let relay = RelayHttp::at_own_url(origin, ca, &Proxies::System)?;
+    let relay = RelayHttp::at_own_url(origin, ca, &Proxies::System)?.for_one_run();
     let mut relay = relay.with_token_file(token_file)?;
     relay.is_connect = is_connect;
     relay.warn_of_clear_text();

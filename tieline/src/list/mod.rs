@@ -72,5 +72,6 @@ fn relay_of(args: &ListArgs) -> Result<RelayHttp, OutboundError> {
     let ca = ca::used(args.ca.clone(), origin.https, &origin);
     let proxies = args.proxy.named()?.unwrap_or_default();
     let relay = RelayHttp::at(relay, ca.as_deref(), &proxies)?;
+    let relay = relay.for_one_run();
     relay.with_token_file(args.token_file.as_deref())
 }

@@ -62,6 +62,14 @@ impl Dial {
         })
     }
 
+    /// The same connections, for a command that ends after them.
+    pub(crate) fn for_one_run(self) -> Self {
+        Self {
+            logins: Logins::of_one_run(),
+            ..self
+        }
+    }
+
     /// Connects, through the proxy that is named now if there is one, with the TLS handshake, before `deadline`.
     pub(crate) async fn connect(&self, deadline: Instant) -> Result<Box<dyn Stream>, Failure> {
         let way = self.proxies.way(&self.relay);

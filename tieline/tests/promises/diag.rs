@@ -127,6 +127,48 @@ async fn a_key_that_others_can_read_and_a_token_that_a_network_can_read_are_told
 }
 
 #[tokio::test]
+async fn what_names_the_proxy_or_exempts_the_relay_is_told() {
+    let state = tempfile::tempdir().unwrap();
+    let run = async |variables: &[(&str, &str)]| {
+        let mut command = tieline(&state);
+        for name in ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
+        let flags = ["diag", "--json", "--relay", "tcp://relay.invalid:9001"];
+        let variables = variables.iter().copied();
+        output(command.args(flags).envs(variables)).await
+    };
+    // No proxy listens at this port, and no network resolves the relay's name.
+    let url = "http://ada:secret@127.0.0.1:1";
+    for (variables, words) in [
+        (
+            vec![("HTTPS_PROXY", ""), ("https_proxy", url)],
+            "is reached through http://127.0.0.1:1 (https_proxy)",
+        ),
+        (
+            vec![("ALL_PROXY", url), ("NO_PROXY", "a.test, .invalid")],
+            "ALL_PROXY set, and not used for relay.invalid:9001: the entry \\\".invalid\\\" of NO_PROXY exempts it",
+        ),
+        (
+            vec![("HTTPS_PROXY", "none"), ("ALL_PROXY", url)],
+            "none, as HTTPS_PROXY says",
+        ),
+    ] {
+        let (_, text) = checks(&run(&variables).await);
+        assert!(text.contains(words), "{text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
+    let wrong = run(&[("HTTPS_PROXY", "http://ada:sécret@127.0.0.1:1")]).await;
+    assert_eq!(wrong.status.code(), Some(2));
+    let text = String::from_utf8(wrong.stderr).unwrap();
+    assert!(
+        text.contains("HTTPS_PROXY") && text.contains("percent-encoded"),
+        "{text}"
+    );
+    assert!(!text.contains("cret"), "{text}");
+}
+
+#[tokio::test]
 async fn a_refusal_says_why_and_what_to_do() {
     let relay = Relay::bind().await;
     let state = tempfile::tempdir().unwrap();

@@ -3,8 +3,11 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::*;
+use crate::address::{HostPort, deadline_in};
+use crate::error::RefusedLogin;
 
 /// First bytes of the server behind a proxy, sent in one piece with the proxy's answer.
 const GREETING: &[u8] = b"TLINE";
@@ -177,24 +180,101 @@ async fn a_wrong_password_is_sent_once_by_all_the_links_of_an_agent() {
     assert!(is_alone, "a connection came though the login was refused");
 }
 
+/// Takes a connection for a proxy of either kind, reads the login `ada:wrong` and lets it in if `accepts`; else ends
+/// the connection.
+async fn takes_login(listener: &TcpListener, is_socks: bool, accepts: bool) -> Option<TcpStream> {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    if !is_socks {
+        let asked = request(&mut socket).await;
+        assert!(asked.contains("Proxy-Authorization: Basic "), "{asked}");
+        if accepts {
+            socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        }
+        return accepts.then_some(socket);
+    }
+    socket.read_exact(&mut [0; 4]).await.unwrap();
+    socket.write_all(&[5, 2]).await.unwrap();
+    socket.read_exact(&mut [0; 11]).await.unwrap();
+    if accepts {
+        socket.write_all(&[1, 0]).await.unwrap();
+        socket.read_exact(&mut [0; 17]).await.unwrap();
+        let answer = [5, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        socket.write_all(&answer).await.unwrap();
+    }
+    accepts.then_some(socket)
+}
+
 #[tokio::test]
-async fn a_socks_proxy_that_closes_the_connection_after_the_login_is_asked_once() {
+async fn a_proxy_that_closes_the_connection_after_the_login_is_asked_once() {
+    for (scheme, is_socks) in [("http://ada:wrong@", false), ("socks5h://ada:wrong@", true)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialler = through(&listener, scheme, "tcp://relay.test:9001");
+        let proxy = takes_login(&listener, is_socks, false);
+        let (_, dialled) = tokio::join!(proxy, dialler.dial());
+        for error in [dialled.err(), dialler.dial().await.err()] {
+            let error = error.unwrap();
+            assert!(error.is_refused_login(), "{error}");
+            let words = "it closed the connection when it was sent the user name and password";
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_accepted_the_login_and_then_closes_the_connection_is_asked_again_soon() {
+    for (scheme, is_socks) in [("http://ada:wrong@", false), ("socks5h://ada:wrong@", true)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialler = through(&listener, scheme, "tcp://relay.test:9001");
+        for accepts in [true, false, false, true] {
+            let proxy = takes_login(&listener, is_socks, accepts);
+            let (_socket, dialled) = tokio::join!(proxy, dialler.dial());
+            assert_eq!(dialled.is_ok(), accepts);
+            if let Err(error) = dialled {
+                assert!(!error.is_refused_login(), "{error}");
+                let words = "closed the connection in place of an answer";
+                assert!(error.to_string().contains(words), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_begins_with_407_is_a_refused_login_though_its_head_does_not_end() {
+    let long = format!("HTTP/1.1 407 {}", "a".repeat(20_000));
+    for answer in ["HTTP/1.1 407", "HTTP/1.0 407 Login\r\nVia: ", &long] {
+        for user in ["ada:wrong@", ""] {
+            let (_, dialled) = connected(user, answer.as_bytes()).await;
+            let error = dialled.err().unwrap();
+            assert!(error.is_refused_login(), "{error}");
+        }
+    }
+    // Without an end of the connection either.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dialler = through(&listener, "socks5h://ada:wrong@", "tcp://relay.test:9001");
+    let to = HostPort::parse("relay.test:9001", None).unwrap();
+    let proxy = format!("http://ada:wrong@{}", listener.local_addr().unwrap());
+    let way = Proxies::parse(&proxy).unwrap().way(&to).unwrap();
     let proxy = async {
         let (mut socket, _) = listener.accept().await.unwrap();
-        socket.read_exact(&mut [0; 4]).await.unwrap();
-        socket.write_all(&[5, 2]).await.unwrap();
-        socket.read_exact(&mut [0; 11]).await.unwrap();
+        request(&mut socket).await;
+        socket.write_all(b"HTTP/1.1 407 Login\r\n").await.unwrap();
+        socket
     };
-    let ((), dialled) = tokio::join!(proxy, dialler.dial());
-    for error in [dialled.err(), dialler.dial().await.err()] {
-        let error = error.unwrap();
-        assert!(error.is_refused_login(), "{error}");
-        assert!(
-            error.to_string().contains("does not accept them"),
-            "{error}"
-        );
+    let dial = way.connect(deadline_in(Duration::from_secs(1)));
+    let (_socket, dialled) = tokio::join!(proxy, dial);
+    let error = dialled.unwrap_err();
+    assert!(RefusedLogin::of(&error).is_some(), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_of_the_login_is_a_failure_like_others() {
+    for answer in [
+        "HTTP/1.1 403 Forbidden\r\n\r\n",
+        "HTTP/1.1 2",
+        "\x05\x02 407",
+    ] {
+        let (_, dialled) = connected("ada:secret@", answer.as_bytes()).await;
+        let error = dialled.err().unwrap();
+        assert!(!error.is_refused_login(), "{answer}: {error}");
     }
 }
 

@@ -142,6 +142,27 @@ fn tunnels_are_listed_in_order_with_every_field() {
 }
 
 #[test]
+fn head_is_get_without_a_body_on_each_page() {
+    let (control, _) = with_tunnels([&["maya"], &[]]);
+    let host = control.addresses()[0];
+    for path in [
+        "/tunnels",
+        "/tunnels?limit=1",
+        "/tunnels/maya",
+        "/healthz",
+        "/healthz?verbose",
+        "/metrics",
+    ] {
+        let (status, _, body) = get(&control, path);
+        assert!(!body.is_empty(), "{path}");
+        let head = format!("HEAD {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+        let (to_head, _, body) = exchange(&control, &head);
+        assert_eq!((to_head, body.as_str()), (status, ""), "{path}");
+    }
+    control.stop();
+}
+
+#[test]
 fn tunnels_come_in_pages() {
     let (control, metrics) = with_tunnels([&["a", "c", "d", "e"], &["b"]]);
     metrics[0].tunnels.replace(0, 5);

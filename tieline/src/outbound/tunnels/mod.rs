@@ -162,6 +162,14 @@ impl RelayHttp {
         Self::at(origin, ca, proxies)
     }
 
+    /// The same relay, for a command that ends after its requests.
+    pub(crate) fn for_one_run(self) -> Self {
+        Self {
+            dial: self.dial.for_one_run(),
+            ..self
+        }
+    }
+
     /// Adds the token of the file at `path`, if there is one.
     pub(crate) fn with_token_file(self, path: Option<&Path>) -> Result<Self, OutboundError> {
         Ok(Self {

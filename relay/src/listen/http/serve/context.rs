@@ -73,9 +73,9 @@ impl<G: Gateway> Front<G> {
         origin::page(headers, authority, is_known, https, origins)
     }
 
-    /// Whether the caller may list tunnels with this request. Without tokens, only local callers may: remote callers
-    /// must know a tunnel's name. A local request must also name a host of this machine, and have no field that a proxy
-    /// adds: behind an undeclared proxy on this machine, all callers look local.
+    /// Whether the caller may list tunnels with this request, a GET or HEAD. Without tokens, only local callers may:
+    /// remote callers must know a tunnel's name. A local request must also name a host of this machine, and have no
+    /// field that a proxy adds: behind an undeclared proxy on this machine, all callers look local.
     pub(super) fn may_list(
         &self,
         caller: &G::Caller,
@@ -87,7 +87,7 @@ impl<G: Gateway> Front<G> {
             host.is_some_and(is_ours_anywhere) && !proxy_fields::is_forwarded(&parts.headers)
         };
         let is_known = self.gateway.subject(caller).is_some();
-        parts.method == Method::GET
+        matches!(parts.method, Method::GET | Method::HEAD)
             && (is_known || (context.client.is_this_machine() && is_direct()))
     }
 

@@ -249,6 +249,36 @@ fn a_caller_may_see_what_it_may_reach_and_nobody_else_sees_anything() {
 }
 
 #[test]
+fn head_is_get_without_a_body_at_the_relays_own_addresses() {
+    run(async {
+        let mut open = Relay::new();
+        open.peer.source = Source::Peer("127.0.0.1:1".parse().unwrap());
+        for (path, status) in [
+            ("/health", 200),
+            ("/tunnels", 200),
+            ("/tunnels?after=maya", 200),
+            ("/agent", 426),
+            ("/other", 404),
+        ] {
+            let mut answers = Vec::new();
+            for method in ["GET", "HEAD"] {
+                let mut caller = open.caller();
+                let fields = "Host: localhost\r\nConnection: close\r\n";
+                caller
+                    .send(format!("{method} {path} HTTP/1.1\r\n{fields}\r\n"))
+                    .await;
+                answers.push((caller.whole_head().await, caller.rest().await));
+            }
+            let start = format!("HTTP/1.1 {status} ");
+            assert!(answers[0].0.starts_with(&start), "{path}: {answers:?}");
+            assert_eq!(answers[0].0, answers[1].0, "{path}");
+            assert!(!answers[0].1.is_empty(), "{path}");
+            assert_eq!(answers[1].1, "", "{path}");
+        }
+    });
+}
+
+#[test]
 fn a_caller_who_is_refused_has_no_name_looked_up_and_one_answer_for_all() {
     run(async {
         let mut relay = relay();

@@ -1,0 +1,122 @@
+//! The way to a server, straight or through a proxy, and connections that take it.
+
+use std::fmt;
+use std::io;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::logins::Logins;
+use super::proxy::{LATE, Proxy};
+use crate::address::HostPort;
+
+/// Why a way goes through its proxy, or straight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WayReason {
+    /// The server is on this machine, which is never reached through a proxy.
+    Loopback,
+    /// A setting names the proxy, or none.
+    Setting,
+    /// The variable with this name has the proxy's URL, or `none`.
+    Variable(&'static str),
+    /// A variable exempts the server.
+    Exempt {
+        /// Name of the variable.
+        by: &'static str,
+        /// Its entry for the server.
+        entry: String,
+        /// Name of the variable whose proxy is not used, if there is one.
+        from: Option<&'static str>,
+    },
+    /// The system's settings name the proxy, or none.
+    System,
+}
+
+/// The way to a server: straight, or through a proxy.
+#[derive(Clone, Debug)]
+pub struct Way {
+    to: HostPort,
+    proxy: Option<Proxy>,
+    reason: WayReason,
+    logins: Logins,
+}
+
+impl Way {
+    /// The way to `to`, through `proxy` if there is one, for this reason.
+    pub(super) fn new(to: &HostPort, proxy: Option<Proxy>, reason: WayReason) -> Self {
+        Self {
+            to: to.clone(),
+            proxy,
+            reason,
+            logins: Logins::default(),
+        }
+    }
+
+    /// The same way, whose dials heed the refusals that `logins` knows, and add theirs to it.
+    #[must_use]
+    pub fn with_logins(self, logins: &Logins) -> Self {
+        Self {
+            logins: logins.clone(),
+            ..self
+        }
+    }
+
+    /// True if the proxy has refused the login, and must not be asked yet.
+    pub(crate) fn is_barred(&self) -> bool {
+        let login = self.proxy.as_ref().map(Proxy::login);
+        login.is_some_and(|login| self.logins.refusal(&login).is_some())
+    }
+
+    /// The proxy on the way, if there is one.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
+    /// Why the way goes through the proxy, or straight.
+    #[must_use]
+    pub const fn reason(&self) -> &WayReason {
+        &self.reason
+    }
+
+    /// Connects to the server, before `deadline`.
+    ///
+    /// # Errors
+    /// The system's error; with a proxy also what the proxy says, in words that name it: a [`RefusedLogin`] if it does
+    /// not accept the login, also without a connection if it has refused the login a short time ago.
+    ///
+    /// [`RefusedLogin`]: crate::RefusedLogin
+    pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
+        let Some(proxy) = &self.proxy else {
+            return self.to.connect(deadline).await;
+        };
+        let login = proxy.login();
+        if let Some(refusal) = self.logins.refusal(&login) {
+            return Err(refusal.into());
+        }
+        let words = |problem: &dyn fmt::Display| format!("the proxy {proxy}: {problem}");
+        let named = |kind, problem: &dyn fmt::Display| io::Error::new(kind, words(problem));
+        let connected = proxy.address().connect(deadline).await;
+        let mut socket = connected.map_err(|error| named(error.kind(), &error))?;
+        // After the connection, so that one whose packets are lost holds up no other dial.
+        let turn = self.logins.turn(&login, deadline).await;
+        let turn = turn.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => named(error.kind(), &LATE),
+            _ => error,
+        })?;
+        let mut heard = Vec::new();
+        let opened = timeout_at(deadline, proxy.open(&mut socket, &self.to, &mut heard)).await;
+        let (kind, problem) = match opened {
+            Ok(Ok(())) => {
+                turn.accepted();
+                return Ok(socket);
+            }
+            Ok(Err(problem)) => (io::ErrorKind::Other, problem),
+            Err(_) => (io::ErrorKind::TimedOut, proxy.late(&heard)),
+        };
+        Err(match problem.refused_login(turn.was_accepted()) {
+            Some(text) => turn.refused(words(&text)).into(),
+            None => named(kind, &problem.text()),
+        })
+    }
+}
