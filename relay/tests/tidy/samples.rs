@@ -235,6 +235,9 @@ fn io_in_a_pure_crate_is_caught() {
         &[1],
     );
     passes(rule, "relay/src/io/mod.rs", "use std::net::TcpStream;\n");
+    let clock = "use std::time::Instant;\n";
+    catches(rule, "transport/src/quic/config.rs", clock, &[1]);
+    passes(rule, "transport/src/quic/tests/mod.rs", clock);
 }
 
 #[test]

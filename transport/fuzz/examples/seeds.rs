@@ -16,6 +16,8 @@ fn main() -> io::Result<()> {
         ("websocket", "client", said(Role::Client)),
         ("websocket", "server", said(Role::Server)),
         ("websocket", "fragments", fragments()),
+        ("session_stream", "bytes", vec![2, 0, 1, 2, 3, 4, 5, 6]),
+        ("session_stream", "messages", messages()),
         ("tls_first_flight", "hello", hello()),
         (
             "tls_first_flight",
@@ -73,6 +75,19 @@ fn fragments() -> Vec<u8> {
         );
     }
     bytes
+}
+
+/// Messages on a session's stream: one in two pieces, an empty one, one behind a long number, and one that breaks off.
+fn messages() -> Vec<u8> {
+    let pieces = [
+        &[4, 0][..],
+        &[6, 1, 2, 3],
+        &[5, 4, 5],
+        &[1],
+        &[0x40, 5, 6, 7],
+        &[9, 8],
+    ];
+    pieces.concat()
 }
 
 /// The first flight of a client.

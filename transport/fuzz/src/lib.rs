@@ -1,5 +1,7 @@
 //! A peer in memory, and what the fuzz targets learn from it.
 
+pub mod session;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, ready};
 use std::io::{self, IoSlice};

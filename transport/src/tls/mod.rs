@@ -35,7 +35,7 @@ const EMPTY_READS_MAX: usize = 16;
 const RECORDS_MAX: usize = 128;
 
 /// Label of the exporter with which a protocol above TLS is bound to the connection (RFC 9266, section 4.2).
-const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 /// Bytes that records add to plaintext that fills one of them (RFC 8446, section 5.2; TLS 1.2 adds fewer than 32).
 const RECORD_OVERHEAD_BYTES: usize = 32;
@@ -538,4 +538,4 @@ impl<S: Socket> Write for Output<'_, S> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

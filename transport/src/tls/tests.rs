@@ -18,7 +18,7 @@ use super::RECORDS_MAX;
 use crate::tests::{End, both, ends, noise};
 use crate::{Received, Socket, Tls};
 
-fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+pub(crate) fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     static CONFIGS: OnceLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = OnceLock::new();
     let (server, client) = CONFIGS.get_or_init(|| {
         let provider = aws_lc_rs::default_provider();

@@ -14,48 +14,60 @@ use crate::limits::{
 };
 use crate::reason::LinkEnd;
 
-const HEADER: u32 = 12;
+/// Credit that a frame costs beside its payload.
+pub(super) const HEADER: u32 = 12;
 const _: () = assert!(HEADER as usize == HEADER_BYTES);
 
 /// Scheduling delay beyond the round trip that does not count as a slow reader.
 const TURNAROUND: Duration = Duration::from_millis(2);
 
-/// Credit that a payload of `len` bytes costs, header included.
-pub(super) fn cost(len: u32) -> u32 {
-    len.saturating_add(HEADER)
-}
-
 /// The sender's side of one direction.
 #[derive(Debug)]
 pub(super) struct SendCredit {
     credit: u32,
+    /// Credit that a piece costs beside its payload: [`HEADER`], or 0 where the peer sees no pieces.
+    header: u32,
     /// When credit was last spent or granted.
     active_at: Moment,
 }
 
 impl SendCredit {
-    pub(super) fn new(now: Moment) -> Self {
+    pub(super) fn new(header: u32, now: Moment) -> Self {
         Self {
             credit: SESSION_CREDIT_BYTES,
+            header,
             active_at: now,
         }
+    }
+
+    /// Credit that a payload of `len` bytes costs, header included.
+    fn cost(&self, len: u32) -> u32 {
+        len.saturating_add(self.header)
+    }
+
+    /// True if pieces are frames, or stay pieces on a stream: they cost more than their payload.
+    pub(super) const fn has_pieces(&self) -> bool {
+        self.header > 0
     }
 
     /// Payload bytes that may be queued now, with `room` bytes for payload and headers.
     pub(super) fn capacity(&self, room: usize) -> usize {
         let full_cost = DATA_BYTES_SENT_MAX + HEADER_BYTES;
         let bytes = room.min(self.credit as usize);
+        if self.header == 0 {
+            return bytes;
+        }
         (bytes / full_cost) * DATA_BYTES_SENT_MAX + (bytes % full_cost).saturating_sub(HEADER_BYTES)
     }
 
     /// True if there is credit for a frame of `len` payload bytes.
     pub(super) fn covers(&self, len: u32) -> bool {
-        self.credit >= cost(len)
+        self.credit >= self.cost(len)
     }
 
     /// Spends the credit of a frame of `len` payload bytes; false if there is too little.
     pub(super) fn spend(&mut self, len: u32, now: Moment) -> bool {
-        let Some(left) = self.credit.checked_sub(cost(len)) else {
+        let Some(left) = self.credit.checked_sub(self.cost(len)) else {
             return false;
         };
         self.credit = left;
@@ -121,6 +133,8 @@ pub(super) struct RecvCredit {
     /// Credit that was consumed and is not granted again yet.
     due: u32,
     window: u32,
+    /// Credit that a piece costs beside its payload: [`HEADER`], or 0 where this side sees no pieces.
+    header: u32,
     /// When the last grant was made.
     granted_at: Moment,
 }
@@ -134,20 +148,22 @@ pub(super) struct Growth<'a> {
 }
 
 impl RecvCredit {
-    pub(super) fn new(now: Moment) -> Self {
+    pub(super) fn new(header: u32, now: Moment) -> Self {
         Self {
             allowed: SESSION_CREDIT_BYTES,
             unconsumed: 0,
             overhead: 0,
             due: 0,
             window: SESSION_CREDIT_BYTES,
+            header,
             granted_at: now,
         }
     }
 
     /// Charges a frame when its header arrives, before its payload is read.
     pub(super) fn charge(&mut self, len: u32, end_of_message: bool) -> Result<(), Error> {
-        self.allowed = self.allowed.checked_sub(cost(len)).ok_or_else(|| {
+        let cost = len.saturating_add(self.header);
+        self.allowed = self.allowed.checked_sub(cost).ok_or_else(|| {
             Error::peer(
                 LinkEnd::CreditOverrun,
                 format!("a frame of {len} bytes with credit for {}", self.allowed),
@@ -156,9 +172,9 @@ impl RecvCredit {
         self.unconsumed += len;
         if len == 0 && !end_of_message {
             // Such a frame causes no event, so no call to `consume` will follow.
-            self.due += HEADER;
+            self.due += self.header;
         } else {
-            self.overhead += HEADER;
+            self.overhead += self.header;
         }
         Ok(())
     }
@@ -166,7 +182,7 @@ impl RecvCredit {
     /// The receiving socket took `len` payload bytes; 0 for an empty message.
     pub(super) fn consume(&mut self, len: usize) {
         if len == 0 {
-            let header = self.overhead.min(HEADER);
+            let header = self.overhead.min(self.header);
             self.overhead -= header;
             self.due += header;
         } else {
@@ -289,7 +305,7 @@ mod tests {
     #[test]
     fn a_quick_reader_gets_a_larger_window_and_a_slow_one_does_not() {
         let mut budget = Budget::new(1 << 20);
-        let mut credit = RecvCredit::new(Moment::default());
+        let mut credit = RecvCredit::new(HEADER, Moment::default());
         credit.charge(10_000, false).unwrap();
         credit.consume(10_000);
         assert!(credit.is_due());
@@ -298,14 +314,16 @@ mod tests {
         credit.charge(20_000, false).unwrap();
         credit.consume(20_000);
         assert!(credit.is_due());
-        assert_eq!(credit.grant(growth(&mut budget, 10_000_000)), cost(20_000));
+        let cost = 20_000 + HEADER;
+        assert_eq!(credit.grant(growth(&mut budget, 10_000_000)), cost);
         assert_eq!(credit.window, 32 * 1024);
     }
 
     #[test]
     fn the_budget_bounds_all_windows_and_comes_back() {
         let mut budget = Budget::new(40 * 1024);
-        let mut credits: Vec<_> = (0..4).map(|_| RecvCredit::new(Moment::default())).collect();
+        let credit = || RecvCredit::new(HEADER, Moment::default());
+        let mut credits: Vec<_> = (0..4).map(|_| credit()).collect();
         for round in 0..8 {
             for credit in &mut credits {
                 let len = credit.allowed - HEADER;
@@ -323,7 +341,7 @@ mod tests {
 
     #[test]
     fn an_idle_sender_keeps_the_floor() {
-        let mut credit = SendCredit::new(Moment::default());
+        let mut credit = SendCredit::new(HEADER, Moment::default());
         credit.granted(1000, Moment::default()).unwrap();
         assert!(credit.is_above_floor());
         assert_eq!(credit.give_back(), 1000);
@@ -336,9 +354,11 @@ mod tests {
 
     #[test]
     fn capacity_is_what_can_be_spent_to_the_byte() {
-        for bytes in [0_u32, 1, 12, 13, 32_768, 32_780, 32_781, 100_000] {
+        let amounts = [0_u32, 1, 12, 13, 32_768, 32_780, 32_781, 100_000];
+        for (bytes, header) in amounts.into_iter().flat_map(|it| [(it, HEADER), (it, 0)]) {
             let mut credit = SendCredit {
                 credit: bytes,
+                header,
                 active_at: Moment::default(),
             };
             let mut left = credit.capacity(usize::MAX);
@@ -356,9 +376,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn credit_is_conserved(steps in prop::collection::vec((0_u8..6, 0_u32..70_000), 0..200)) {
+        fn credit_is_conserved(
+            steps in prop::collection::vec((0_u8..6, 0_u32..70_000), 0..200),
+            header in prop::sample::select(&[0, HEADER][..]),
+        ) {
             let mut budget = Budget::new(1 << 20);
-            let mut credit = RecvCredit::new(Moment::default());
+            let mut credit = RecvCredit::new(header, Moment::default());
             let mut now = 0;
             for (step, amount) in steps {
                 match step {

@@ -59,9 +59,9 @@ pub(super) struct RecvLane {
 }
 
 impl Mux {
-    /// Relay: offers a lane for a session. No effect at an agent, which must not offer lanes.
+    /// Relay: offers a lane for a session. No effect at an agent, which must not offer lanes, and over streams.
     pub fn offer_bulk(&mut self, id: SessionId, nonce: &BulkNonce) {
-        if self.handshake.is_relay() && self.is_live(id) {
+        if self.handshake.is_relay() && self.is_live(id) && !self.is_over_streams {
             self.push_optional(Kind::BulkOffer, id, &BulkOffer(nonce));
         }
     }
@@ -83,7 +83,8 @@ impl Mux {
             return false;
         };
         let send = &mut session.send;
-        if send.end.is_some() || send.lane != SendLane::Link || !send.may_start {
+        let is_movable = send.end.is_none() && send.lane == SendLane::Link && send.may_start;
+        if !is_movable || self.is_over_streams {
             return false;
         }
         send.lane = SendLane::Marked(send.bytes_total);

@@ -44,10 +44,11 @@ impl Mux {
     }
 
     /// True if all bytes sent on a session are known to have reached the peer: a ping sent after them
-    /// was answered. False may also mean that this is not known.
+    /// was answered. False may also mean that this is not known, as over streams: there a ping may overtake bytes.
     #[must_use]
     pub fn has_arrived(&self, id: SessionId) -> bool {
-        self.sessions.live(id).is_some_and(|session| {
+        let live = self.sessions.live(id).filter(|_| !self.is_over_streams);
+        live.is_some_and(|session| {
             let send = &session.send;
             send.queue.is_empty() && self.timers.has_arrived(send.credit.active_at())
         })

@@ -4,6 +4,8 @@
 //! event, [`Mux::poll_writable`] until `None`, then [`Mux::poll_transmit`] and send. At
 //! [`Mux::poll_timeout`] call [`Mux::handle_timeout`]. An error from a `handle_*` call ends the link.
 //!
+//! A link whose sessions have streams of their own (QUIC) is driven with the calls in `streams.rs` besides.
+//!
 //! Long because all calls of a driver that concern the whole link are in this file.
 
 use std::collections::VecDeque;
@@ -35,6 +37,7 @@ mod receive;
 mod schedule;
 mod send;
 mod sessions;
+mod streams;
 mod timers;
 mod transmit;
 mod trust;
@@ -46,8 +49,10 @@ pub use event::{Counters, Event, OpenError, SendError};
 use handshake::Handshake;
 use input::Decoder;
 use lane::SendLane;
+pub use output::Output;
 use schedule::Schedule;
 use sessions::{Session, Sessions};
+pub use streams::Intake;
 use timers::Timers;
 pub use transmit::Transmit;
 
@@ -124,6 +129,8 @@ pub struct Mux {
     counters: Counters,
     /// Lost links that the agent may still report; 0 once it has registered a tunnel.
     lost_left: usize,
+    /// Each session has a stream of its own; the bytes of `handle_input` are control frames alone.
+    is_over_streams: bool,
 }
 
 impl Mux {
@@ -165,6 +172,7 @@ impl Mux {
             is_trusted: !is_relay,
             counters: Counters::default(),
             lost_left: LOST_LINKS_MAX,
+            is_over_streams: false,
         }
     }
 

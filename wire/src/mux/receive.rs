@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use super::input::Item;
-use super::sessions::Lookup;
+use super::sessions::{Lookup, Session};
 use super::{Event, LINK, Mux};
 use crate::error::Error;
 use crate::frame::{Header, Kind};
@@ -55,6 +56,9 @@ impl Mux {
                 Ok(None)
             }
             Item::DataHeader(header) => {
+                if self.is_over_streams {
+                    return Err(off_its_stream(Kind::Data));
+                }
                 self.data_header(header)?;
                 Ok(None)
             }
@@ -62,22 +66,7 @@ impl Mux {
                 session,
                 payload,
                 end_of_message,
-            } => {
-                // The session may have ended, or been reset, since the frame's header arrived.
-                let live = self
-                    .sessions
-                    .live(session)
-                    .is_some_and(|it| !it.is_resetting());
-                if !live || payload.is_empty() && !end_of_message {
-                    return Ok(None);
-                }
-                self.counters.bytes_received += payload.len() as u64;
-                Ok(Some(Event::Data {
-                    session,
-                    payload,
-                    end_of_message,
-                }))
-            }
+            } => Ok(self.data(session, payload, end_of_message)),
             Item::Skipped => {
                 self.counters.optional_frames_dropped += 1;
                 Ok(None)
@@ -90,7 +79,31 @@ impl Mux {
         }
     }
 
-    fn data_header(&mut self, header: Header) -> Result<(), Error> {
+    /// Payload whose header was charged.
+    pub(super) fn data(
+        &mut self,
+        session: SessionId,
+        payload: Bytes,
+        end_of_message: bool,
+    ) -> Option<Event> {
+        // The session may have ended, or been reset, since the frame's header arrived.
+        let live = self
+            .sessions
+            .live(session)
+            .is_some_and(|it| !it.is_resetting());
+        if !live || payload.is_empty() && !end_of_message {
+            return None;
+        }
+        self.counters.bytes_received += payload.len() as u64;
+        Some(Event::Data {
+            session,
+            payload,
+            end_of_message,
+        })
+    }
+
+    /// Charges payload before it is read.
+    pub(super) fn data_header(&mut self, header: Header) -> Result<(), Error> {
         if !self.handshake.is_done() {
             return Err(Error::peer(LinkEnd::Protocol, "data before the hello"));
         }
@@ -139,6 +152,14 @@ impl Mux {
                 LinkEnd::Protocol,
                 format!("{kind:?} before the hello"),
             ));
+        }
+        if self.is_over_streams
+            && matches!(
+                kind,
+                Kind::Finish | Kind::Reset | Kind::BulkOffer | Kind::Bulk
+            )
+        {
+            return Err(off_its_stream(kind));
         }
         let relay = self.handshake.is_relay();
         match kind {
@@ -216,7 +237,8 @@ impl Mux {
             ));
         }
         let open = Open::decode(payload)?;
-        self.sessions.insert(id, false, self.now);
+        let header = self.piece_cost(open.mode);
+        self.sessions.insert(id, false, header, self.now);
         self.counters.sessions_opened += 1;
         Ok(Some(Event::Open { session: id, open }))
     }
@@ -275,6 +297,11 @@ impl Mux {
                 self.wake_if_writable(id);
                 Ok(None)
             }
+            // The end of the peer's stream may overtake a return that was sent before it.
+            Kind::CreditReturn if self.is_over_streams && session.recv.ended => {
+                self.counters.frames_dropped += 1;
+                Ok(None)
+            }
             Kind::CreditReturn => {
                 let bytes = structs::CreditReturn(fixed(payload)?).bytes();
                 session.recv.credit.returned(bytes, &mut self.budget)?;
@@ -292,36 +319,54 @@ impl Mux {
                         format!("session {id}: {sent} bytes sent, {received} received"),
                     ));
                 }
-                if std::mem::replace(&mut session.recv.ended, true) {
-                    return Err(Error::peer(
-                        LinkEnd::Protocol,
-                        format!("session {id} ended twice"),
-                    ));
-                }
-                let dropped = session.is_resetting();
-                session.recv.credit.settle(&mut self.budget);
+                let dropped = end_direction(id, session, &mut self.budget)?;
                 self.forget_if_over(id);
-                if dropped {
-                    self.counters.frames_dropped += 1;
-                    return Ok(None);
-                }
-                Ok(Some(Event::Finished { session: id }))
+                Ok(self.unless_dropped(dropped, Event::Finished { session: id }))
             }
             _ => {
                 let reason = SessionEnd::from_code(structs::Reset(fixed(payload)?).reason());
                 let dropped = session.is_resetting();
                 self.forget(id);
-                if dropped {
-                    self.counters.frames_dropped += 1;
-                    return Ok(None);
-                }
-                Ok(Some(Event::Reset {
-                    session: id,
-                    reason,
-                }))
+                Ok(self.unless_dropped(
+                    dropped,
+                    Event::Reset {
+                        session: id,
+                        reason,
+                    },
+                ))
             }
         }
     }
+
+    /// The event, or `None` and a count if this side has reset the session before.
+    pub(super) fn unless_dropped(&mut self, dropped: bool, event: Event) -> Option<Event> {
+        if dropped {
+            self.counters.frames_dropped += 1;
+            return None;
+        }
+        Some(event)
+    }
+}
+
+/// The peer's direction of a session ended in order; true if this side has reset the session before.
+pub(super) fn end_direction(
+    id: SessionId,
+    session: &mut Session,
+    budget: &mut Budget,
+) -> Result<bool, Error> {
+    if std::mem::replace(&mut session.recv.ended, true) {
+        return Err(Error::peer(
+            LinkEnd::Protocol,
+            format!("session {id} ended twice"),
+        ));
+    }
+    session.recv.credit.settle(budget);
+    Ok(session.is_resetting())
+}
+
+/// What belongs on a session's own stream came among the control frames.
+fn off_its_stream(kind: Kind) -> Error {
+    Error::peer(LinkEnd::Protocol, format!("{kind:?} on the control stream"))
 }
 
 pub(super) fn never_opened(id: SessionId) -> Error {

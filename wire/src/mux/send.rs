@@ -27,7 +27,8 @@ impl Mux {
             return Err(OpenError::Full);
         }
         let id = SessionId(highest + 1);
-        self.sessions.insert(id, true, self.now);
+        let header = self.piece_cost(open.mode);
+        self.sessions.insert(id, true, header, self.now);
         self.counters.sessions_opened += 1;
         self.push_control(Kind::Open, id, open);
         Ok(id)

@@ -169,12 +169,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(may_start: bool, now: Moment) -> Self {
+    fn new(may_start: bool, header: u32, now: Moment) -> Self {
         Self {
             opened: false,
             bulky: false,
             send: SendHalf {
-                credit: SendCredit::new(now),
+                credit: SendCredit::new(header, now),
                 queue: Queue::default(),
                 queued_bytes: 0,
                 may_start,
@@ -190,7 +190,7 @@ impl Session {
                 deficit: 0,
             },
             recv: RecvHalf {
-                credit: RecvCredit::new(now),
+                credit: RecvCredit::new(header, now),
                 bytes_total: 0,
                 lane: None,
                 run: Run::default(),
@@ -235,11 +235,12 @@ impl Sessions {
         self.highest
     }
 
-    /// Adds a session; its id must be above all earlier ids.
-    pub(super) fn insert(&mut self, id: SessionId, may_start: bool, now: Moment) {
+    /// Adds a session; its id must be above all earlier ids. `header`: credit that a piece costs beside its payload.
+    pub(super) fn insert(&mut self, id: SessionId, may_start: bool, header: u32, now: Moment) {
         debug_assert!(id.0 > self.highest, "session ids rise");
         self.highest = id.0;
-        self.live.insert(id, Box::new(Session::new(may_start, now)));
+        let session = Session::new(may_start, header, now);
+        self.live.insert(id, Box::new(session));
     }
 
     /// The live sessions, in arbitrary order.

@@ -61,7 +61,7 @@ impl Transmit {
     }
 
     /// True if more bytes would not make a send cheaper.
-    pub(crate) fn is_full(&self) -> bool {
+    pub(crate) fn has_enough(&self) -> bool {
         // A data frame adds two slices.
         self.len >= GATHER_BYTES_MAX || self.parts.len() + 2 > GATHER_SLICES_MAX
     }

@@ -1,7 +1,10 @@
 //! Parts of a simulated link.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 pub(crate) mod end;
 pub(crate) mod pipe;
+pub(crate) mod ways;
 
 use std::time::Duration;
 

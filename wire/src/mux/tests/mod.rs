@@ -22,6 +22,7 @@ mod lost;
 mod order;
 mod session_ends;
 mod shared_budget;
+mod streams;
 
 const NONCE: [u8; 32] = [7; 32];
 

@@ -1,0 +1,129 @@
+//! Every limit of a connection, with its arithmetic.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn_proto::congestion::CubicConfig;
+use quinn_proto::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn_proto::crypto::{HandshakeTokenKey, HmacKey};
+use quinn_proto::{
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+    VarInt,
+};
+
+/// What a connection that is a link is called in ALPN.
+pub const ALPN_AGENT: &[u8] = b"tieline-agent/1";
+
+/// Bytes that a peer may have on their way on one stream.
+///
+/// 100 ms x 200 Mbit/s are 2.5 MB on their way, and the window must hold twice that, because QUIC announces its growth
+/// a round trip late. It holds no memory at a slow reader: the mux's credit bounds that, session by session.
+const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// Bytes that a peer may have on their way on all streams: 100 ms x 1.3 Gbit/s.
+///
+/// Everything that arrives in order is read at once, so only bytes behind a lost packet fill this much memory.
+pub(super) const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
+/// The same for an agent that has not shown a valid token: two of the largest control messages.
+const STRANGER_WINDOW_BYTES: u32 = 128 * 1024;
+
+/// Bytes of all streams that QUIC keeps until the peer has acknowledged them: 100 ms x 640 Mbit/s.
+const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Sessions for which a new link has streams; the agent raises the number as sessions are opened. Room for one stream
+/// costs an agent about 80 bytes.
+pub(super) const STREAMS_AT_FIRST: u32 = 256;
+
+/// Silence after which QUIC gives a connection up: above the 45 s after which the mux does, which says why.
+const IDLE_TIMEOUT_MS: u32 = 60_000;
+
+/// Longest silence of an agent. Routers forget a UDP flow after 30 s (RFC 4787, section 4.3, demands two minutes, but
+/// many keep half a minute).
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Pause after packets of a larger size seemed to vanish, until larger sizes are tried again. Losses alone may look
+/// like that.
+const MTU_PAUSE: Duration = Duration::from_secs(30);
+
+/// Connection attempts of one endpoint that wait for a decision, and bytes that arrive meanwhile: a few packets of each.
+const INCOMING_MAX: usize = 256;
+const INCOMING_BYTES: u64 = 16 * 1024;
+const INCOMING_BYTES_TOTAL: u64 = 1024 * 1024;
+
+/// Time for a client to come back with the token of a Retry packet.
+const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(15);
+
+/// The configuration that both sides share.
+fn transport() -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.black_hole_cooldown(MTU_PAUSE);
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .send_fairness(true)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .mtu_discovery_config(Some(mtu))
+        .congestion_controller_factory(Arc::new(CubicConfig::default()))
+        // No datagrams.
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        // Observers need not learn the round trip.
+        .allow_spin(false);
+    config
+}
+
+/// The relay's configuration of links, with `tls` for their handshakes and `token_key` for Retry packets. No early data,
+/// whatever `tls` says: it could be replayed. `tls` must allow TLS 1.3.
+///
+/// # Errors
+/// `tls` lacks the cipher suite of Initial packets.
+pub fn server(
+    tls: &rustls::ServerConfig,
+    token_key: Arc<dyn HandshakeTokenKey>,
+) -> Result<ServerConfig, NoInitialCipherSuite> {
+    let mut tls = tls.clone();
+    tls.max_early_data_size = 0;
+    let mut transport = transport();
+    transport
+        // The control stream.
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES));
+    let mut config = ServerConfig::new(Arc::new(QuicServerConfig::try_from(tls)?), token_key);
+    config
+        .transport_config(Arc::new(transport))
+        .migration(true)
+        .retry_token_lifetime(RETRY_TOKEN_LIFETIME)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+    Ok(config)
+}
+
+/// An agent's configuration of its link, with `tls` for the handshake, which must allow TLS 1.3.
+///
+/// # Errors
+/// `tls` lacks the cipher suite of Initial packets.
+pub fn client(tls: &rustls::ClientConfig) -> Result<ClientConfig, NoInitialCipherSuite> {
+    let mut tls = tls.clone();
+    tls.enable_early_data = false;
+    let mut transport = transport();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_AT_FIRST))
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
+        .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL));
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// The configuration of an endpoint; `reset_key` makes the tokens of stateless resets.
+#[must_use]
+pub fn endpoint(reset_key: Arc<dyn HmacKey>) -> EndpointConfig {
+    let mut config = EndpointConfig::new(reset_key);
+    // Version 1 alone (RFC 9000), not its drafts.
+    config.supported_versions(vec![1]);
+    config
+}
