@@ -9,11 +9,10 @@ use tieline_wire::{CallerRefusal, LinkRefusal};
 use tracing::debug;
 
 use super::Shard;
-use super::handshakes::Handshake;
 use crate::certificates::{Served, ServerConfigs};
 use crate::error::ListenKind;
 use crate::io::Stream;
-use crate::limits::AddressCount;
+use crate::limits::{AddressCount, Handshake};
 use crate::listen::Room;
 use crate::listen::proxied::Source;
 use crate::metrics::{FrontendKind, TlsFailure};
@@ -70,7 +69,7 @@ impl Shard {
 
     /// Counts a handshake with an address until it is over; `None` if the address has too many. Those of trusted
     /// proxies are not counted, since they bring callers of many addresses.
-    fn count_handshake(&self, peer: SocketAddr) -> Option<AddressCount> {
+    pub(super) fn count_handshake(&self, peer: SocketAddr) -> Option<AddressCount> {
         match &self.kit.peers.handshakes {
             Some(counted) if !self.kit.is_trusted_proxy(peer.ip()) => {
                 counted.enter(peer.ip().to_canonical())
@@ -120,7 +119,7 @@ impl Shard {
         let frontend = match kind {
             ListenKind::Agent => return metrics.link_refused(LinkRefusal::LinkLost),
             ListenKind::Http => FrontendKind::Http,
-            ListenKind::Tcp | ListenKind::Admin => FrontendKind::Tcp,
+            ListenKind::Tcp | ListenKind::Quic | ListenKind::Admin => FrontendKind::Tcp,
         };
         metrics.frontend_accepted(frontend);
         metrics.frontend_refused(CallerRefusal::Preamble);

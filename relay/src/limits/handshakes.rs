@@ -1,4 +1,4 @@
-//! Places of the TLS handshakes on a shard. When all are taken, an address that has few of them gets one of an address
+//! Places of the handshakes on a shard, of TLS and of QUIC. When all are taken, an address that has few of them gets one of an address
 //! that has many, so that a flood of begun handshakes keeps no other client out.
 
 use std::cell::{Cell, RefCell};
@@ -11,14 +11,14 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
+use super::counted_part;
 use crate::io::turn;
-use crate::limits::counted_part;
 
 /// Handshakes of one shard at a time. Each may hold up to 64 KiB of a client's handshake.
 const HANDSHAKES_MAX: usize = 512;
 
 /// The handshakes of one shard.
-pub(super) struct Handshakes {
+pub(crate) struct Handshakes {
     places: RefCell<Places>,
     /// Number of the next handshake.
     next: Cell<u64>,
@@ -94,7 +94,7 @@ impl Places {
 
 impl Handshakes {
     /// Takes a place for a client at `address`, another handshake's if none is free; `None` if no other has to give way.
-    pub(super) fn enter(self: &Rc<Self>, address: IpAddr) -> Option<Handshake> {
+    pub(crate) fn enter(self: &Rc<Self>, address: IpAddr) -> Option<Handshake> {
         let address = counted_part(address);
         let mut places = self.places.borrow_mut();
         if places.taken.len() >= HANDSHAKES_MAX {
@@ -121,7 +121,7 @@ impl Handshakes {
 }
 
 /// The place of one handshake; free again once it is dropped.
-pub(super) struct Handshake {
+pub(crate) struct Handshake {
     all: Rc<Handshakes>,
     number: u64,
     lost: RefCell<oneshot::Receiver<()>>,
@@ -129,7 +129,7 @@ pub(super) struct Handshake {
 
 impl Handshake {
     /// Runs `handshake` to its end; `None` as soon as its place is lost.
-    pub(super) async fn run<T>(&self, handshake: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn run<T>(&self, handshake: impl Future<Output = T>) -> Option<T> {
         let mut handshake = std::pin::pin!(handshake);
         poll_fn(|cx| {
             if self.is_lost(cx) {
@@ -145,7 +145,7 @@ impl Handshake {
     }
 
     /// Notes the address of the client behind a proxy, once the proxy has named it.
-    pub(super) fn is_from(&self, address: IpAddr) {
+    pub(crate) fn is_from(&self, address: IpAddr) {
         let mut places = self.all.places.borrow_mut();
         if let Some(mut place) = places.leave(self.number) {
             place.address = counted_part(address);
@@ -155,7 +155,7 @@ impl Handshake {
 
     /// Waits until a hello of the client may be answered: after all sessions had a turn, and while no other hello is
     /// answered. The client's first hello is whole now.
-    pub(super) async fn may_answer(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn may_answer(&self) -> Option<SemaphorePermit<'_>> {
         if let Some(place) = self.all.places.borrow_mut().taken.get_mut(&self.number) {
             place.is_silent = false;
         }
