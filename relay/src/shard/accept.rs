@@ -89,7 +89,8 @@ impl Shard {
             ListenKind::Agent => self.agent_arrived(stream, source),
             ListenKind::Tcp => self.raw_arrived(stream, source),
             ListenKind::Http => self.http_arrived(stream, source),
-            ListenKind::Admin => {}
+            // Neither comes to a shard as a stream.
+            ListenKind::Quic | ListenKind::Admin => {}
         }
     }
 
@@ -123,7 +124,7 @@ impl Shard {
                     });
                 }
             }
-            ListenKind::Admin => {}
+            ListenKind::Quic | ListenKind::Admin => {}
         }
     }
 }
