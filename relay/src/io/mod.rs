@@ -29,7 +29,7 @@ pub(crate) use listener::{
     Accepted, Listener, bind, lacks_descriptors, listen, local_address, more,
 };
 pub(crate) use packet_socket::{
-    Arrived, Outgoing, PacketSocket, ReceiveBuffers, bind_packets, buffer_warnings, more_packets,
+    Outgoing, PacketSocket, ReceiveBuffers, bind_packets, buffer_warnings, more_packets,
 };
 pub(crate) use packet_steering::{ID_BYTES, PacketSteering, SteeringKey};
 pub(crate) use pipe::{Pipe, Pipes};
