@@ -1,8 +1,9 @@
 //! The relay's listening sockets: all are bound first, and listen only after that. Sockets that a running relay
 //! passed on listen already; they are used if the configuration still names their
-//! address.
+//! address. UDP sockets, of QUIC, do not listen: they receive from the moment that they are bound.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 
 use crate::config::{Config, ListenAddress};
 use crate::error::{ListenKind, StartError};
@@ -21,8 +22,8 @@ struct Address {
     local: SocketAddr,
     /// Whether connections begin with TLS, as the configuration has it; an earlier relay's sockets know nothing of it.
     is_tls: bool,
-    /// In the order in which they must start to listen.
-    sockets: Vec<TcpListener>,
+    /// In the order in which they must start to listen, or were bound (UDP).
+    sockets: Vec<OwnedFd>,
     /// Number of the sockets that an earlier relay passed on.
     inherited: usize,
 }
@@ -44,10 +45,11 @@ impl Listeners {
             {
                 // The configuration may now name the port that the kernel chose for port 0 before.
                 let is_its = |door: &mut BoundSocket| {
-                    let is_at = || door.socket.local_addr().is_ok_and(|it| it == asked);
+                    let is_at =
+                        || io::local_address(&door.socket, asked).is_ok_and(|it| it == asked);
                     door.kind == kind && (door.asked == asked || is_at())
                 };
-                let mut sockets: Vec<TcpListener> = passed
+                let mut sockets: Vec<OwnedFd> = passed
                     .extract_if(.., is_its)
                     .map(|door| door.socket)
                     .collect();
@@ -61,11 +63,11 @@ impl Listeners {
                     notsent_bytes: config.notsent_bytes(),
                 };
                 let bound = match sockets.first() {
-                    Some(first) => first.local_addr().and_then(|local| {
+                    Some(first) => io::local_address(first, asked).and_then(|local| {
                         let missing = wanted.saturating_sub(inherited);
-                        Ok((local, io::more(local, missing, accepted)?))
+                        Ok((local, bind_more(kind, local, missing, accepted)?))
                     }),
-                    None => io::bind(asked, wanted, accepted),
+                    None => bind_first(kind, asked, wanted, accepted),
                 };
                 let (local, more) = bound.map_err(|source| listen_error(kind, asked, source))?;
                 sockets.extend(more);
@@ -97,7 +99,8 @@ impl Listeners {
     /// # Errors
     /// Another process listens on the address.
     pub(crate) fn listen(&self) -> Result<(), StartError> {
-        for it in &self.addresses {
+        let tcp = self.addresses.iter();
+        for it in tcp.filter(|it| it.kind != ListenKind::Quic) {
             for socket in &it.sockets[it.inherited..] {
                 io::listen(socket).map_err(|source| listen_error(it.kind, it.asked, source))?;
             }
@@ -132,9 +135,8 @@ impl Listeners {
         let mut admin = Vec::new();
         for it in self.of_kind(ListenKind::Admin) {
             for socket in &it.sockets {
-                let copy = socket
-                    .set_nonblocking(true)
-                    .and_then(|()| socket.try_clone());
+                let copy = socket.try_clone().map(TcpListener::from);
+                let copy = copy.and_then(|it| it.set_nonblocking(true).map(|()| it));
                 let copy = copy.map_err(|source| listen_error(it.kind, it.asked, source))?;
                 admin.push((it.local, copy));
             }
@@ -146,22 +148,79 @@ impl Listeners {
         self.addresses.iter().filter(move |it| it.kind == kind)
     }
 
-    /// The shards' sockets.
+    /// Warns the operator, in a line for each, of small buffers of UDP sockets.
+    pub(crate) fn buffer_warnings(&self) -> Vec<String> {
+        // The kernel gives all of them the same.
+        let first = self.of_kind(ListenKind::Quic).next();
+        let socket = first.and_then(|it| it.sockets.first());
+        socket.map(io::buffer_warnings).unwrap_or_default()
+    }
+
+    /// Takes the UDP sockets out, which must not be read before an earlier relay has stopped reading them.
+    pub(crate) fn take_quic(&mut self) -> Vec<QuicDoor> {
+        let quic = self
+            .addresses
+            .extract_if(.., |it| it.kind == ListenKind::Quic);
+        let doors = quic.map(|it| QuicDoor {
+            asked: it.asked,
+            sockets: it.sockets.into_iter().map(UdpSocket::from).collect(),
+        });
+        doors.collect()
+    }
+
+    /// The shards' listening sockets.
     pub(crate) fn into_sockets(self) -> impl Iterator<Item = ShardSocket> {
         let shards = self.addresses.into_iter();
-        let shards = shards.filter(|it| it.kind != ListenKind::Admin);
+        let shards = shards.filter(|it| !matches!(it.kind, ListenKind::Admin | ListenKind::Quic));
         shards.flat_map(|it| {
             let sockets = it.sockets.len();
             let all = it.sockets.into_iter().enumerate();
             all.map(move |(place, socket)| ShardSocket {
                 kind: it.kind,
                 is_tls: it.is_tls,
-                socket,
+                socket: socket.into(),
                 place,
                 sockets,
             })
         })
     }
+}
+
+/// Binds the first `count` sockets of an address.
+fn bind_first(
+    kind: ListenKind,
+    asked: SocketAddr,
+    count: usize,
+    accepted: Accepted,
+) -> std::io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    match kind {
+        ListenKind::Quic => io::bind_packets(asked, count).map(|(at, all)| (at, fds(all))),
+        _ => io::bind(asked, count, accepted).map(|(at, all)| (at, fds(all))),
+    }
+}
+
+/// Binds `count` more sockets to an address that is bound already.
+fn bind_more(
+    kind: ListenKind,
+    bound: SocketAddr,
+    count: usize,
+    accepted: Accepted,
+) -> std::io::Result<Vec<OwnedFd>> {
+    match kind {
+        ListenKind::Quic => io::more_packets(bound, count).map(fds),
+        _ => io::more(bound, count, accepted).map(fds),
+    }
+}
+
+fn fds<T: Into<OwnedFd>>(sockets: Vec<T>) -> Vec<OwnedFd> {
+    sockets.into_iter().map(Into::into).collect()
+}
+
+/// The UDP sockets of an address, in the order in which they were bound.
+pub(crate) struct QuicDoor {
+    /// Address in the configuration, whose port may be 0.
+    pub(crate) asked: SocketAddr,
+    pub(crate) sockets: Vec<UdpSocket>,
 }
 
 /// A listening socket for a shard.

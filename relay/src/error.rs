@@ -21,13 +21,15 @@ pub enum ListenKind {
     Tcp,
     /// Callers over HTTP.
     Http,
+    /// Agents and callers over QUIC.
+    Quic,
     /// Operators and their tools.
     Admin,
 }
 
 impl ListenKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Agent, Self::Tcp, Self::Http, Self::Admin];
+    pub const ALL: [Self; 5] = [Self::Agent, Self::Tcp, Self::Http, Self::Quic, Self::Admin];
 
     /// The kind with this word.
     #[must_use]
@@ -42,15 +44,16 @@ impl ListenKind {
             Self::Agent => "agent",
             Self::Tcp => "tcp",
             Self::Http => "http",
+            Self::Quic => "quic",
             Self::Admin => "admin",
         }
     }
 
-    /// How connections of this kind end if they break off. Links and admin answers mark their own ends; others must be
-    /// reset.
+    /// How connections of this kind end if they break off. Links, admin answers and QUIC mark their own ends; others must
+    /// be reset.
     pub(crate) const fn unfinished(self) -> Unfinished {
         match self {
-            Self::Agent | Self::Admin => Unfinished::Ends,
+            Self::Agent | Self::Quic | Self::Admin => Unfinished::Ends,
             Self::Tcp | Self::Http => Unfinished::Resets,
         }
     }
@@ -110,14 +113,6 @@ pub enum ConfigError {
         /// What is wrong with the value, and the remedy; follows the value in the sentence.
         problem: String,
     },
-    /// A setting of the agreed command line that this version lacks.
-    #[error("{origin}: {what} is not built yet")]
-    NotBuilt {
-        /// The setting, with its source.
-        origin: String,
-        /// The missing feature.
-        what: &'static str,
-    },
     /// Settings that contradict each other.
     #[error("{0}")]
     Conflict(String),
@@ -147,7 +142,7 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address that cannot be listened on.
-    #[error("cannot listen on {address} ({kind}): {source}{}", listen_hint(source, *address))]
+    #[error("cannot listen on {address} ({kind}): {source}{}", listen_hint(*kind, source, *address))]
     Listen {
         /// Kind of the listener.
         kind: ListenKind,
@@ -216,11 +211,15 @@ impl StartError {
     }
 }
 
-fn listen_hint(error: &io::Error, address: SocketAddr) -> String {
+fn listen_hint(kind: ListenKind, error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
+    let protocol = match kind {
+        ListenKind::Quic => 'u',
+        _ => 't',
+    };
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "; is another tieline-relay running? `ss -ltnp 'sport = :{port}'` shows who has it"
+            "; is another tieline-relay running? `ss -l{protocol}np 'sport = :{port}'` shows who has it"
         ),
         io::ErrorKind::PermissionDenied if port < 1024 => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()

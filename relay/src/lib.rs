@@ -18,6 +18,7 @@
 //! other runtime in the process.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -44,6 +45,7 @@ mod limits;
 mod link;
 mod listen;
 mod metrics;
+mod quic;
 mod registry;
 mod session;
 mod shard;
@@ -66,15 +68,16 @@ use certificates::Certificates;
 use config::listener_of_urls;
 use control::{Changes, Control, Decided, Shown};
 use directory::{Owners, PublicUrls, Restored};
-use doors::{Listeners, ShardSocket};
+use doors::{Listeners, QuicDoor, ShardSocket};
 use inspector::Inspector;
-use io::Chosen;
+use io::{Chosen, PacketSteering};
 use limits::{Limits, LiveTunnels, PerAddress};
 use listen::http::MarkKey;
 use metrics::ShardMetrics;
+use quic::QuicKeys;
 use shard::{
     ADDRESS_HANDSHAKES_MAX, ADDRESS_QUESTIONS_MAX, CallerCount, Mailbox, MailboxSender, Message,
-    Peers, Seed, Stop,
+    Peers, QuicMessage, Seed, Stop,
 };
 use state::{Folder, NoteQueue, State, StoredState};
 use takeover::{BoundSocket, Handover, Offer, Successor};
@@ -122,6 +125,7 @@ struct Addresses {
     agent: Vec<SocketAddr>,
     tcp: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
+    quic: Vec<SocketAddr>,
     /// Those above and of the admin pages.
     all: Vec<(ListenKind, ListenAddress)>,
 }
@@ -136,6 +140,7 @@ impl Addresses {
             agent: of(ListenKind::Agent),
             tcp: of(ListenKind::Tcp),
             http: of(ListenKind::Http),
+            quic: of(ListenKind::Quic),
             all,
         }
     }
@@ -188,10 +193,13 @@ impl Relay {
         let (driver, report) = choose_driver(config.driver)?;
         say_start(&config, &report, fd_limit);
         say_certificates(&config, certificates.as_ref());
-        let (mut successor, doors) = ask_and_bind(&config)?;
+        let (mut successor, mut doors) = ask_and_bind(&config)?;
         let addresses = Addresses::new(doors.addresses());
         let (state, kept) = take_state(&config, successor.as_mut())?;
         for told in config.warnings(&addresses.listening(ListenKind::Http)) {
+            warn!("{told}");
+        }
+        for told in doors.buffer_warnings() {
             warn!("{told}");
         }
         let metrics: Vec<_> = (0..config.shards)
@@ -232,11 +240,14 @@ impl Relay {
         if let Some(successor) = &mut successor {
             successor.serving()?;
         }
+        let quic = doors.take_quic();
         relay.open(doors);
         relay.offer(copies, live, taken);
         if let Some(successor) = successor {
             successor.part();
         }
+        // A packet that the old relay read now would be lost.
+        relay.open_quic(quic);
         Ok(relay)
     }
 
@@ -336,6 +347,27 @@ impl Relay {
         }
     }
 
+    /// Makes the kernel steer the packets of each UDP address, and the shards read its sockets.
+    fn open_quic(&self, doors: Vec<QuicDoor>) {
+        let mailboxes = &self.peers.mailboxes;
+        for (address, QuicDoor { asked, sockets }) in doors.into_iter().enumerate() {
+            let steering = PacketSteering::new(self.peers.quic.steering(), sockets.len());
+            if let Some(Err(error)) = sockets.first().map(|it| steering.steer(it.as_fd())) {
+                // Shards hand each other the packets that come to the wrong one.
+                warn!(%error, address = %asked, "cannot steer QUIC packets to their shards; the relay is slower");
+            }
+            for (place, socket) in sockets.into_iter().enumerate() {
+                let listen = QuicMessage::Listen {
+                    address,
+                    socket,
+                    steering,
+                };
+                let mailbox = &mailboxes[place % mailboxes.len()];
+                deliver(mailbox, Message::Quic(listen));
+            }
+        }
+    }
+
     /// Offers other relays to take over, if there is a state folder to meet in. `live` is the number of names that
     /// agents served when this relay's predecessor ended.
     fn offer(
@@ -375,6 +407,12 @@ impl Relay {
     #[must_use]
     pub fn http_addresses(&self) -> &[SocketAddr] {
         &self.addresses.http
+    }
+
+    /// UDP addresses for agents and callers over QUIC.
+    #[must_use]
+    pub fn quic_addresses(&self) -> &[SocketAddr] {
+        &self.addresses.quic
     }
 
     /// Addresses of the admin pages: tunnels, health, metrics.
@@ -617,6 +655,7 @@ fn peers(
         callers: CallerCount::default(),
         live_tunnels: Arc::default(),
         mark_key: MarkKey::of(&kept.seal_key),
+        quic: QuicKeys::of(&kept.quic_key),
         epoch_seconds: kept.epoch_seconds,
         live_of_accounts: Arc::new(LiveTunnels::new(&config)),
         book,

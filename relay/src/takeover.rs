@@ -13,10 +13,14 @@
 //! once more: either the new relay has sent it, or cannot send it any more. If the new relay ends before, the old one
 //! goes on with its folder. If the old one ends first, the new one starts with the sockets that it has got.
 //!
+//! UDP sockets, of QUIC, have one reader at a time, because a packet that one relay has read is lost to the other: the
+//! new relay begins to read them once the old one has closed the channel. Connections over QUIC do not stay with the old
+//! relay, which closes them before; their agents dial again.
+//!
 //! Long because both sides of the conversation stand beside each other.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -103,15 +107,15 @@ enum Word {
     },
 }
 
-/// A socket that listens, or is going to.
+/// A socket that listens, or is going to; or a UDP socket, which receives.
 #[derive(Debug)]
 pub(crate) struct BoundSocket {
     pub(crate) kind: ListenKind,
     /// Address in the configuration, whose port may be 0.
     pub(crate) asked: SocketAddr,
-    /// Position among the sockets of that address, in the order in which they started to listen.
+    /// Position among the sockets of that address, in the order in which they started to listen, or were bound (UDP).
     pub(crate) place: usize,
-    pub(crate) socket: TcpListener,
+    pub(crate) socket: OwnedFd,
 }
 
 /// State folder of a running relay; `None` once it is given up.
@@ -453,13 +457,12 @@ impl Successor {
                 Some((Word::Socket { kind, asked, place }, Some(fd)))
                     if doors.len() < SOCKETS_MAX =>
                 {
-                    let socket = TcpListener::from(fd);
                     if let Some(kind) = ListenKind::of_word(&kind) {
                         doors.push(BoundSocket {
                             kind,
                             asked,
                             place,
-                            socket,
+                            socket: fd,
                         });
                     }
                 }

@@ -7,6 +7,7 @@
 mod authorities;
 mod certificate;
 mod challenges;
+mod if_shown;
 mod ordered;
 mod protocols;
 mod sources;
@@ -19,8 +20,11 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerConfig,
 };
+use rustls::version::TLS13;
+use rustls::{ALL_VERSIONS, SupportedProtocolVersion};
 
 pub(crate) use self::challenges::{Challenges, OpenChallenge};
+use self::if_shown::IfShown;
 pub(crate) use self::ordered::OrderedCertificate;
 use self::protocols::{ACME_TLS, AGENT, HTTP1, HTTP10, RAW, is_agents};
 pub(crate) use self::protocols::{HTTP2, Served};
@@ -74,12 +78,15 @@ impl Certificates {
     }
 }
 
-/// The configurations of TLS for callers and for agents. They differ if agents need a certificate of their own: then
-/// callers are asked for none, and cannot choose the agents' protocol.
+/// The configurations of TLS for callers and for agents, over TCP and over QUIC. Over TCP they differ if agents need a
+/// certificate of their own: then callers are asked for none, and cannot choose the agents' protocol.
 #[derive(Debug)]
 pub(crate) struct ServerConfigs {
     pub(crate) callers: Arc<ServerConfig>,
     pub(crate) agents: Arc<ServerConfig>,
+    /// For agents and callers over QUIC, which has TLS 1.3 alone. A QUIC endpoint does not choose a configuration by a
+    /// client's hello, so all clients are asked for a certificate if agents need one, and callers show none.
+    pub(crate) quic: Arc<ServerConfig>,
 }
 
 impl ServerConfigs {
@@ -105,16 +112,26 @@ impl ServerConfigs {
             // In the callers' configuration, because a CA that checks a name has no agent's certificate to show.
             protocols.push(ACME_TLS);
         }
-        let mut callers = server_config(Arc::clone(&resolver), None, &protocols);
+        let quic = quic_config(Arc::clone(&resolver), verifier.clone(), &ticketer);
+        let mut callers = server_config(Arc::clone(&resolver), None, &protocols, ALL_VERSIONS);
         callers.ticketer = ticketer;
         let callers = Arc::new(callers);
         let agents = match verifier {
             // A resumed session shows no certificate, so agents get no tickets, and callers' tickets do not work with
             // the agents' configuration.
-            Some(verifier) => Arc::new(server_config(resolver, Some(verifier), &[AGENT])),
+            Some(verifier) => Arc::new(server_config(
+                resolver,
+                Some(verifier),
+                &[AGENT],
+                ALL_VERSIONS,
+            )),
             None => Arc::clone(&callers),
         };
-        Arc::new(Self { callers, agents })
+        Arc::new(Self {
+            callers,
+            agents,
+            quic,
+        })
     }
 
     /// The configuration for a client at an address of kind `listener`, by the protocols that it offers.
@@ -153,16 +170,32 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
+/// The configuration of TLS in QUIC. Protocol `h3` stays free for HTTP/3. An agent that shows no certificate although it
+/// needs one is refused by [`ServerConfigs::served`]; its session gets no ticket, as over TCP.
+fn quic_config(
+    resolver: Arc<dyn ResolvesServerCert>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ticketer: &Arc<dyn ProducesTickets>,
+) -> Arc<ServerConfig> {
+    let asks = verifier.is_some();
+    let verifier = verifier.map(|it| Arc::new(IfShown(it)) as Arc<dyn ClientCertVerifier>);
+    let mut config = server_config(resolver, verifier, &[AGENT, RAW], &[&TLS13]);
+    if !asks {
+        config.ticketer = Arc::clone(ticketer);
+    }
+    Arc::new(config)
+}
+
 /// The configuration of TLS with the certificates that `resolver` chooses, for clients of these protocols whose own
-/// certificates `verifier` checks: TLS 1.2 and 1.3, without tickets, and without early data, which could be sent again
-/// by an attacker.
+/// certificates `verifier` checks: without tickets, and without early data, which could be sent again by an attacker.
 fn server_config(
     resolver: Arc<dyn ResolvesServerCert>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     protocols: &[&[u8]],
+    versions: &[&'static SupportedProtocolVersion],
 ) -> ServerConfig {
     let builder = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("the provider has cipher suites of TLS 1.2 and 1.3");
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),

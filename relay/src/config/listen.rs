@@ -67,6 +67,20 @@ pub(super) fn plain(text: &str) -> Result<SocketAddr, &'static str> {
     Ok(it.address)
 }
 
+/// Parses an address for QUIC, whose connections always begin with TLS.
+///
+/// # Errors
+/// As [`ListenAddress::from_str`], and if the text asks for TLS.
+pub(super) fn quic(text: &str) -> Result<SocketAddr, &'static str> {
+    let it: ListenAddress = text.parse()?;
+    if it.is_tls {
+        return Err(
+            "asks for TLS, which QUIC always has: write it without tls://, as in 0.0.0.0:443",
+        );
+    }
+    Ok(it.address)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +137,19 @@ mod tests {
             ("localhost:9003", "is not an address"),
         ] {
             let problem = plain(text).unwrap_err();
+            assert!(problem.starts_with(wanted), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn an_address_for_quic_is_written_without_a_scheme() {
+        assert_eq!(quic("[::]:443"), Ok("[::]:443".parse().unwrap()));
+        for (text, wanted) in [
+            ("tls://0.0.0.0:443", "asks for TLS, which QUIC always has"),
+            ("quic://0.0.0.0:443", "begins with another scheme"),
+            ("", "is not an address"),
+        ] {
+            let problem = quic(text).unwrap_err();
             assert!(problem.starts_with(wanted), "{text}: {problem}");
         }
     }

@@ -43,6 +43,7 @@ impl Settings {
         set(&mut config.agent_listen, self.agent_listen);
         set(&mut config.tcp_listen, self.tcp_listen);
         set(&mut config.http_listen, self.http_listen);
+        set(&mut config.quic_listen, self.quic_listen);
         set(&mut config.admin_listen, self.admin_listen);
         config.tls = self.tls.config(given, certificates)?;
         config.acme = self.acme.config(given, self.state_dir.as_deref())?;

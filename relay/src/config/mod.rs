@@ -95,6 +95,8 @@ pub struct Config {
     pub tcp_listen: Vec<ListenAddress>,
     /// Addresses for HTTP callers.
     pub http_listen: Vec<ListenAddress>,
+    /// UDP addresses for agents and callers over QUIC.
+    pub quic_listen: Vec<SocketAddr>,
     /// Addresses of the admin pages: tunnels, health, metrics.
     pub admin_listen: Vec<SocketAddr>,
     /// Certificates of the addresses with TLS.
@@ -294,6 +296,7 @@ impl Config {
             agent_listen: vec![loopback(agent).into()],
             tcp_listen: vec![loopback(tcp).into()],
             http_listen: vec![loopback(http).into()],
+            quic_listen: Vec::new(),
             admin_listen: vec![loopback(admin)],
             tls: TlsConfig::default(),
             acme: None,
@@ -323,14 +326,17 @@ impl Config {
         }
     }
 
-    /// The addresses to listen on for `kind`.
+    /// The addresses to listen on for `kind`. Those for QUIC are not marked as such with TLS, although it is part of
+    /// QUIC.
     #[must_use]
     pub fn listen(&self, kind: ListenKind) -> Vec<ListenAddress> {
+        let without_mark = |all: &[SocketAddr]| all.iter().map(|it| (*it).into()).collect();
         match kind {
             ListenKind::Agent => self.agent_listen.clone(),
             ListenKind::Tcp => self.tcp_listen.clone(),
             ListenKind::Http => self.http_listen.clone(),
-            ListenKind::Admin => self.admin_listen.iter().map(|it| (*it).into()).collect(),
+            ListenKind::Quic => without_mark(&self.quic_listen),
+            ListenKind::Admin => without_mark(&self.admin_listen),
         }
     }
 
@@ -339,8 +345,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the setting.
     pub fn check(&self) -> Result<(), ConfigError> {
-        // Addresses with TLS take agents, too, and HTTP addresses take them over WebSocket.
-        let has_agents = !self.agent_listen.is_empty() || !self.http_listen.is_empty();
+        // Addresses with TLS or QUIC take agents, too, and HTTP addresses take them over WebSocket.
+        let has_agents = !self.agent_listen.is_empty()
+            || !self.http_listen.is_empty()
+            || !self.quic_listen.is_empty();
         if !has_agents && !self.tcp_listen.iter().any(|it| it.is_tls) {
             return conflict(
                 "`agent_listen` and `http_listen` are empty, and no other address has TLS: no agent could ever connect",
@@ -348,17 +356,7 @@ impl Config {
         }
         self.check_ports()?;
         self.check_tls()?;
-        if let Auth::Open { anywhere: false } = self.auth
-            && let Some(open) = self
-                .agent_listen
-                .iter()
-                .find(|it| !it.address.ip().to_canonical().is_loopback())
-        {
-            return conflict(format!(
-                "agent_listen {open} can be reached from other machines and auth is open: \
-                 use --auth tokens, jwt or provider, or say --open-anywhere as well"
-            ));
-        }
+        self.check_open()?;
         if self.caller_auth == CallerAuth::Token
             && matches!(self.auth, Auth::Open { .. } | Auth::Provider(_))
         {
@@ -409,8 +407,26 @@ impl Config {
         self.callers.check()
     }
 
+    /// Refuses addresses for agents of other machines that need no token, unless `open_anywhere` allows them.
+    fn check_open(&self) -> Result<(), ConfigError> {
+        let Auth::Open { anywhere: false } = self.auth else {
+            return Ok(());
+        };
+        let is_open = |it: &ListenAddress| !it.address.ip().to_canonical().is_loopback();
+        for kind in [ListenKind::Agent, ListenKind::Quic] {
+            if let Some(open) = self.listen(kind).into_iter().find(is_open) {
+                return conflict(format!(
+                    "{kind}_listen {open} can be reached from other machines and auth is open: \
+                     use --auth tokens, jwt or provider, or say --open-anywhere as well"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses one address for two kinds of listeners, and with TLS beside without. Shards share their ports
-    /// (`SO_REUSEPORT`), so the kernel would accept it and spread connections over both.
+    /// (`SO_REUSEPORT`), so the kernel would accept it and spread connections over both. QUIC has ports of its own, those
+    /// of UDP.
     fn check_ports(&self) -> Result<(), ConfigError> {
         let all = ListenKind::ALL.into_iter().flat_map(|kind| {
             let addresses = self.listen(kind).into_iter().map(|it| it.address);
@@ -419,7 +435,10 @@ impl Config {
         });
         let all: Vec<_> = all.collect();
         for (index, (kind, address)) in all.iter().enumerate() {
-            if let Some((other, _)) = all[..index].iter().find(|(_, earlier)| earlier == address) {
+            let is_udp = |kind: ListenKind| kind == ListenKind::Quic;
+            let is_same =
+                |it: &&(ListenKind, SocketAddr)| it.1 == *address && is_udp(it.0) == is_udp(*kind);
+            if let Some((other, _)) = all[..index].iter().find(is_same) {
                 return conflict(format!(
                     "{other}_listen and {kind}_listen both name {address}"
                 ));

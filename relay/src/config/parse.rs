@@ -76,10 +76,8 @@ fn words(setting: &Arg, raw: &Raw) -> Result<Vec<OsString>, ConfigError> {
 /// clap's error about one value, as the error of the setting `origin`.
 fn refused(origin: String, error: &clap::Error) -> ConfigError {
     let cause = error.source();
-    match cause.and_then(<dyn Error>::downcast_ref) {
-        Some(Never::Unbuilt(what)) => return ConfigError::NotBuilt { origin, what },
-        Some(gone @ Never::Gone(_)) => return ConfigError::Conflict(format!("{origin} {gone}")),
-        None => {}
+    if let Some(gone @ Never::Gone(_)) = cause.and_then(<dyn Error>::downcast_ref) {
+        return ConfigError::Conflict(format!("{origin} {gone}"));
     }
     let value = match error.get(ContextKind::InvalidValue) {
         Some(ContextValue::String(value)) => value,

@@ -2,7 +2,6 @@
 //! id is the key in the settings file, and with a prefix the environment variable. Groups stand beside the parts of
 //! [`Config`](super::Config) that are made from them.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,7 +15,7 @@ use super::auth::AuthSettings;
 use super::callers::CallersSettings;
 use super::limits::LimitsSettings;
 use super::tls::TlsSettings;
-use super::values::{Never, expected, never, number, switch, time};
+use super::values::{expected, number, switch, time};
 use super::{DriverChoice, ListenAddress, PublicUrl, listen, names};
 
 /// Every setting, in the order of `--help`; `None` where a setting is not given.
@@ -36,10 +35,9 @@ pub(super) struct Settings {
     /// repeated [default: 127.0.0.1:9080]
     #[arg(long, value_name = "ADDR", value_parser = ListenAddress::from_str)]
     pub(super) http_listen: Option<Vec<ListenAddress>>,
-    /// Address for QUIC agents and callers
-    // The default makes the parser see, and refuse, an empty list too.
-    #[arg(long, value_name = "ADDR", value_parser = never(Never::Unbuilt("QUIC")), default_missing_value = "", hide = true)]
-    quic_listen: Option<Vec<Infallible>>,
+    /// UDP address for agents and callers over QUIC, which needs a certificate; may be repeated [default: off]
+    #[arg(long, value_name = "ADDR", value_parser = listen::quic)]
+    pub(super) quic_listen: Option<Vec<SocketAddr>>,
     /// Address of the admin pages (tunnels, health, metrics), or `off`; may be repeated [default: 127.0.0.1:9003]
     #[arg(long, value_name = "ADDR", value_parser = listen::plain)]
     pub(super) admin_listen: Option<Vec<SocketAddr>>,

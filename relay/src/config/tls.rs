@@ -84,14 +84,17 @@ pub struct CertificateFiles {
 }
 
 impl Config {
-    /// Refuses an address with TLS without a certificate, and a certificate without such an address; then checks the
-    /// settings of agents, of redirects and of orders.
+    /// Refuses an address with TLS or QUIC without a certificate, and a certificate without such an address; then checks
+    /// the settings of agents, of redirects and of orders.
     pub(super) fn check_tls(&self) -> Result<(), ConfigError> {
         let mut all = ListenKind::ALL.into_iter().flat_map(|kind| {
             let addresses = self.listen(kind).into_iter();
             addresses.map(move |address| (kind, address))
         });
-        let first = all.find(|(_, address)| address.is_tls);
+        let needs_one = |(kind, address): &(ListenKind, ListenAddress)| {
+            address.is_tls || *kind == ListenKind::Quic
+        };
+        let first = all.find(needs_one);
         match (first, self.tls.certificates.first()) {
             (Some((kind, address)), None) if self.acme.is_none() => conflict(format!(
                 "{kind}_listen {address} needs a certificate: name its files in tls_cert and tls_key, or let the relay \
@@ -99,11 +102,11 @@ impl Config {
             )),
             (None, None) if self.acme.is_some() => conflict(
                 "acme_domains does nothing here: no address of agent_listen, tcp_listen and http_listen begins with \
-                 tls://, as in tls://0.0.0.0:443",
+                 tls://, as in tls://0.0.0.0:443, and quic_listen is off",
             ),
             (None, Some(files)) => conflict(format!(
                 "the certificate {} does nothing here: no address of agent_listen, tcp_listen and http_listen \
-                 begins with tls://, as in tls://0.0.0.0:443",
+                 begins with tls://, as in tls://0.0.0.0:443, and quic_listen is off",
                 files.cert.display()
             )),
             _ => {

@@ -7,9 +7,6 @@ use std::time::Duration;
 /// Why a setting takes no value, whatever the value is.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(super) enum Never {
-    /// This version lacks the feature.
-    #[error("{0} is not built yet")]
-    Unbuilt(&'static str),
     /// Later versions lack the setting; the text says what replaces it.
     #[error("is gone: {0}")]
     Gone(&'static str),

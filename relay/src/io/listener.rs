@@ -57,18 +57,23 @@ pub(crate) struct Accepted {
 /// For port 0 the kernel chooses one port for all of them.
 /// The address is first bound alone, because with `SO_REUSEPORT` a second relay of the same user
 /// would silently share it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "runs before any shard, and no event reports a freed address"
-)]
 pub(crate) fn bind(
     address: SocketAddr,
     count: usize,
     accepted: Accepted,
 ) -> io::Result<(SocketAddr, Vec<StdTcpListener>)> {
+    while_taken(|| bind_once(address, count, accepted))
+}
+
+/// Calls `bind` again for [`TAKEN_TIMEOUT`] while the address is taken.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs before any shard, and no event reports a freed address"
+)]
+pub(super) fn while_taken<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + TAKEN_TIMEOUT;
     loop {
-        match bind_once(address, count, accepted) {
+        match bind() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(TAKEN_PAUSE);
             }
@@ -99,7 +104,7 @@ pub(crate) fn more(
 }
 
 /// Makes a bound socket listen.
-pub(crate) fn listen(socket: &StdTcpListener) -> io::Result<()> {
+pub(crate) fn listen(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).listen(BACKLOG)
 }
 
@@ -132,8 +137,10 @@ fn socket(address: SocketAddr, shared: bool, accepted: Accepted) -> io::Result<R
     Ok(socket)
 }
 
-fn local_address(socket: &RawSocket, asked: SocketAddr) -> io::Result<SocketAddr> {
-    Ok(socket.local_addr()?.as_socket().unwrap_or(asked))
+/// The address that a socket is bound to; `asked` if the kernel does not tell.
+pub(crate) fn local_address(socket: &impl AsFd, asked: SocketAddr) -> io::Result<SocketAddr> {
+    let bound = SockRef::from(socket).local_addr()?;
+    Ok(bound.as_socket().unwrap_or(asked))
 }
 
 /// Stands for a peer address that the kernel did not tell.

@@ -1,6 +1,6 @@
 //! Short classic BPF programs that the kernel runs for a listening socket. One chooses which of the sockets on a
 //! port gets a connection (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)), one refuses new connections
-//! (`SO_ATTACH_FILTER`).
+//! (`SO_ATTACH_FILTER`). The program for QUIC packets is in `packet_steering`.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -9,12 +9,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libc::{sock_filter, sock_fprog, socklen_t};
 
 /// Instruction codes of classic BPF (`linux/bpf_common.h`).
-const LOAD_WORD: u16 = 0x20;
-const LOAD_BYTE: u16 = 0x30;
+pub(super) const LOAD_WORD: u16 = 0x20;
+pub(super) const LOAD_BYTE: u16 = 0x30;
 const AND: u16 = 0x54;
-const MODULO: u16 = 0x94;
+pub(super) const MODULO: u16 = 0x94;
 const JUMP_UNLESS_EQUAL: u16 = 0x15;
-const RETURN: u16 = 0x06;
+pub(super) const RETURN: u16 = 0x06;
 
 /// Offset that loads a random number (`linux/filter.h`).
 const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned();
@@ -25,7 +25,7 @@ const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
 
 /// Invalid index: the kernel falls back to its own choice (socket(7)).
-const NO_PLACE: u32 = u32::MAX;
+pub(super) const NO_PLACE: u32 = u32::MAX;
 
 /// Spreads the connections of `listener`'s port over the sockets at `places`. A socket's place is its position
 /// in the order of listening, counted from 0.
@@ -50,8 +50,9 @@ pub(super) fn turn_away(listener: BorrowedFd<'_>) -> io::Result<()> {
     attach(listener, libc::SO_ATTACH_FILTER, program)
 }
 
-fn attach(
-    listener: BorrowedFd<'_>,
+/// Attaches `program` to a socket by one of the options above.
+pub(super) fn attach(
+    socket: BorrowedFd<'_>,
     option: c_int,
     mut program: Vec<sock_filter>,
 ) -> io::Result<()> {
@@ -64,14 +65,14 @@ fn attach(
     // SAFETY: both options take a `sock_fprog`, here of `len` bytes, whose pointer and length are those of
     // `program`; the kernel copies both during the call. The descriptor is borrowed, so it is open.
     let outcome: c_int =
-        unsafe { libc::setsockopt(listener.as_raw_fd(), libc::SOL_SOCKET, option, value, len) };
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, len) };
     if outcome < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-const fn instruction(code: u16, k: u32) -> sock_filter {
+pub(super) const fn instruction(code: u16, k: u32) -> sock_filter {
     sock_filter {
         code,
         jt: 0,

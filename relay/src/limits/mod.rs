@@ -1,5 +1,6 @@
 //! Rate and count limits, per token holder and per address.
 
+mod handshakes;
 mod per_address;
 mod table;
 mod tunnels;
@@ -10,6 +11,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::handshakes::{Handshake, Handshakes};
 pub(crate) use self::per_address::{AddressCount, PerAddress};
 use self::table::{Index, Occupied, Rate, Table};
 pub(crate) use self::tunnels::{LiveTunnels, Registrant};

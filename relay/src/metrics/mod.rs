@@ -175,6 +175,30 @@ impl TlsFailure {
     }
 }
 
+/// Why a QUIC packet was dropped, or answered without a connection. A connection that begins and fails is counted as a
+/// [`TlsFailure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QuicDrop {
+    /// The packet is too short for a connection ID, or breaks another rule of every version.
+    Malformed,
+    /// A version that the relay does not have; the client is told those that it has.
+    Version,
+    /// A first packet in a datagram shorter than 1200 bytes, which could make the relay send more than it got.
+    ShortInitial,
+    /// A first packet with an invalid token or connection ID, or damaged.
+    BadInitial,
+    /// A packet of a connection that the shard does not have; its sender gets a stateless reset, unless many do.
+    UnknownConnection,
+    /// Too many first packets wait for their handshake.
+    Overload,
+    /// The relay stops, and begins no connection.
+    Closing,
+    /// A packet for another shard that has too many of them already.
+    StrayLost,
+    /// The socket could not be read.
+    SocketFailed,
+}
+
 /// Why a frame was dropped although the link goes on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum DropKind {
@@ -210,6 +234,17 @@ const TLS_FAILURES: [&str; 11] = [
     "closed",
     "timeout",
     "overload",
+];
+const QUIC_DROPS: [&str; 9] = [
+    "malformed",
+    "version",
+    "short_initial",
+    "bad_initial",
+    "unknown_connection",
+    "overload",
+    "closing",
+    "stray_lost",
+    "socket_failed",
 ];
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -298,6 +333,8 @@ shard_metrics! {
         sessions: "relay_sessions", "Open sessions.";
         frontends: "relay_frontends", "Connected frontends.";
         lanes: "relay_lanes", "Open bulk lanes.";
+        /// Includes connections whose handshake is not over, and closed ones whose last packets may still arrive.
+        quic_connections: "relay_quic_connections", "QUIC connections.";
     }
     counters {
         callers_revoked: "relay_callers_revoked_total", "Callers cut off because their access was revoked.";
@@ -312,6 +349,11 @@ shard_metrics! {
         spin_passes: "relay_spin_passes_total", "Times that a shard polled instead of sleeping.";
         state_dropped: "relay_state_dropped_total", "Name bindings that were not written to the state folder.";
         tls_resumed: "relay_tls_resumed_total", "TLS handshakes that resumed an earlier connection.";
+        quic_packets: "relay_quic_packets_total", "QUIC datagrams received.";
+        quic_handshakes: "relay_quic_handshakes_total", "QUIC handshakes completed.";
+        quic_retries: "relay_quic_retries_total", "Clients that had to prove their address before a QUIC handshake.";
+        /// The kernel steers by the connection ID; such a packet came to another shard all the same.
+        quic_strays: "relay_quic_strays_total", "QUIC packets passed on to the shard of their connection.";
         route_updates: "relay_route_updates_total", "Route updates applied.";
     }
     by_reason {
@@ -338,6 +380,7 @@ shard_metrics! {
         tls_handshakes by "version" TLS_VERSIONS: "relay_tls_handshakes_total", "TLS handshakes completed.";
         tls_groups by "group" TLS_GROUPS: "relay_tls_key_exchanges_total", "Key exchanges of TLS handshakes, by group.";
         tls_failures by "reason" TLS_FAILURES: "relay_tls_failures_total", "TLS handshakes that failed.";
+        quic_dropped by "reason" QUIC_DROPS: "relay_quic_dropped_total", "QUIC packets dropped, or answered without a connection.";
         http_requests by "status" STATUS_CLASSES: "relay_http_requests_total", "HTTP requests answered.";
     }
 }
@@ -411,6 +454,11 @@ impl ShardMetrics {
     /// Counts a TLS handshake that failed.
     pub(crate) fn tls_failed(&self, failure: TlsFailure) {
         self.tls_failures.0[failure as usize].inc();
+    }
+
+    /// Counts QUIC packets that no connection got.
+    pub(crate) fn quic_dropped(&self, reason: QuicDrop, count: u64) {
+        self.quic_dropped.0[reason as usize].add(count);
     }
 
     /// Counts an HTTP request answered with `status`.

@@ -105,7 +105,8 @@ fn a_family_has_the_words_of_its_own_reasons_only() {
     assert_eq!(of("relay_frontend_refused_total"), CallerRefusal::ALL.len());
     let series = text.lines().filter(|line| line.contains("{reason=\""));
     assert_eq!(of("relay_tls_failures_total"), TLS_FAILURES.len());
-    assert_eq!(series.count(), 113);
+    assert_eq!(of("relay_quic_dropped_total"), QUIC_DROPS.len());
+    assert_eq!(series.count(), 122);
 }
 
 #[test]
@@ -117,6 +118,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         &shard.sessions,
         &shard.frontends,
         &shard.lanes,
+        &shard.quic_connections,
     ] {
         gauge.inc();
     }
@@ -132,6 +134,10 @@ fn every_counter_is_shown_once_it_is_counted() {
         &shard.spin_passes,
         &shard.state_dropped,
         &shard.tls_resumed,
+        &shard.quic_packets,
+        &shard.quic_handshakes,
+        &shard.quic_retries,
+        &shard.quic_strays,
     ] {
         counter.inc();
     }
@@ -168,6 +174,19 @@ fn every_counter_is_shown_once_it_is_counted() {
         TlsFailure::Overload,
     ] {
         shard.tls_failed(failure);
+    }
+    for reason in [
+        QuicDrop::Malformed,
+        QuicDrop::Version,
+        QuicDrop::ShortInitial,
+        QuicDrop::BadInitial,
+        QuicDrop::UnknownConnection,
+        QuicDrop::Overload,
+        QuicDrop::Closing,
+        QuicDrop::StrayLost,
+        QuicDrop::SocketFailed,
+    ] {
+        shard.quic_dropped(reason, 1);
     }
     shard.frontend_accepted(FrontendKind::Tcp);
     shard.frontend_accepted(FrontendKind::Http);

@@ -94,7 +94,8 @@ impl Shard {
             ListenKind::Agent => self.agent_arrived(stream, source),
             ListenKind::Tcp => self.raw_arrived(stream, source),
             ListenKind::Http => self.http_arrived(stream, source),
-            ListenKind::Admin => {}
+            // Neither comes to a shard as a stream.
+            ListenKind::Quic | ListenKind::Admin => {}
         }
     }
 
@@ -128,7 +129,7 @@ impl Shard {
                     });
                 }
             }
-            ListenKind::Admin => {}
+            ListenKind::Quic | ListenKind::Admin => {}
         }
     }
 }

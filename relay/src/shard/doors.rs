@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::handshakes::Handshakes;
 use super::task_set::TaskSet;
 use crate::error::ListenKind;
 use crate::io::Listener;
+use crate::limits::Handshakes;
+use crate::quic::Endpoint;
 
 /// One listener of a shard.
 pub(super) struct OpenListener {
@@ -27,6 +28,10 @@ pub(super) struct ShardListeners {
     pub(super) listeners: RefCell<Vec<OpenListener>>,
     /// Accept loops; they end before all other tasks.
     pub(super) tasks: Rc<TaskSet>,
+    /// QUIC endpoints, one per address.
+    pub(super) endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    /// Tasks that read QUIC packets; unlike accept loops they go on until the connections have ended.
+    pub(super) packets: Rc<TaskSet>,
     /// Token of a shard that accepts connections; dropped when the accept loops end.
     pub(super) accepting: Cell<Option<Arc<()>>>,
     /// Held by each task that sends a caller an overload answer because the relay has no room for it.
@@ -41,6 +46,8 @@ impl ShardListeners {
         Self {
             listeners: RefCell::default(),
             tasks: Rc::default(),
+            endpoints: RefCell::default(),
+            packets: Rc::default(),
             accepting: Cell::new(Some(accepting)),
             overload_answers: Rc::default(),
             headers: Rc::default(),

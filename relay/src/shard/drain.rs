@@ -61,13 +61,16 @@ impl Shard {
             sleep(LOOK_PAUSE).await;
         }
         self.agents.close(LinkEnd::ShuttingDown);
+        self.end_quic(LinkEnd::ShuttingDown).await;
         // The links' writers send the agents the reason before their tasks end.
         let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
         self.doors.tasks.close();
+        self.doors.packets.close();
         self.kit.tasks.close();
         let ended = async {
             self.kit.tasks.empty().await;
             self.doors.tasks.empty().await;
+            self.doors.packets.empty().await;
         };
         if timeout(REAP_TIMEOUT, ended).await.is_err() {
             error!(
@@ -80,6 +83,7 @@ impl Shard {
     /// Accepts connections that have completed their handshake, and frees the ports.
     async fn close_doors(self: &Rc<Self>, stop: Stop) {
         let listeners = self.doors.listeners.take();
+        self.close_quic_doors(stop).await;
         if stop.hands_over {
             // Connections in the accept queue belong to the other process, so no socket may be shut.
             self.doors.tasks.close();

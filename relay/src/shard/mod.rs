@@ -31,7 +31,6 @@ mod doors;
 mod drain;
 mod frontends;
 mod gateway;
-mod handshakes;
 mod hint;
 mod home;
 mod kit;
@@ -40,6 +39,7 @@ mod mail;
 mod peers;
 mod place;
 mod placement;
+mod quic;
 mod routing;
 mod task_set;
 mod tls;
@@ -52,7 +52,7 @@ use callers::Callers;
 use doors::ShardListeners;
 use kit::Kit;
 use mail::OpenMailbox;
-pub(crate) use mail::message::{Message, Paused, Stop};
+pub(crate) use mail::message::{Message, Paused, QuicMessage, Stop};
 pub(crate) use mail::{Mailbox, MailboxSender, mailbox};
 pub(crate) use peers::{ADDRESS_HANDSHAKES_MAX, Peers};
 
@@ -219,6 +219,7 @@ impl Shard {
                 socket,
                 sockets,
             } => self.listen(kind, is_tls, socket, sockets),
+            Message::Quic(message) => self.quic_arrived(message),
             // The control thread may have stopped waiting for any of these answers.
             Message::Report { after, answer } => drop(answer.send(self.agents.report(&after))),
             Message::Detail { tunnel, answer } => drop(answer.send(self.detail(&tunnel))),
@@ -226,7 +227,7 @@ impl Shard {
             Message::Kick { tunnel, answer } => drop(answer.send(self.agents.kick(&tunnel))),
             Message::Pause { tunnels, answer } => drop(answer.send(self.agents.pause(tunnels))),
             Message::Auth { snapshot, ended } => self.auth_changed(snapshot, ended),
-            Message::Tls(config) => *self.kit.tls.borrow_mut() = Some(config),
+            Message::Tls(configs) => self.tls_changed(configs),
             Message::Ruled(ruled) => self.agents.ruled(&ruled.0, ruled.1),
             Message::Stop(_) => {}
             #[cfg(test)]
@@ -268,6 +269,7 @@ struct ClosedAtTheEnd<'a>(&'a Shard);
 impl Drop for ClosedAtTheEnd<'_> {
     fn drop(&mut self) {
         self.0.doors.tasks.close();
+        self.0.doors.packets.close();
         self.0.kit.tasks.close();
     }
 }

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::directory::PublicUrls;
 use crate::limits::{Limits, LiveTunnels, PerAddress};
 use crate::listen;
+use crate::quic::QuicKeys;
 use crate::state::NoteQueue;
 
 /// TLS handshakes of one address at a time, on all shards.
@@ -50,6 +51,8 @@ pub(crate) struct Peers {
     pub(crate) public_urls: PublicUrls,
     /// Key of the marks that lead to one agent; one key for all shards, since a caller may return on any of them.
     pub(crate) mark_key: listen::http::MarkKey,
+    /// Keys of QUIC; the same for all shards, since packets of a connection may come to each of them.
+    pub(crate) quic: QuicKeys,
     /// Number of this relay start: seconds since 1970, or higher if an earlier start had a higher number.
     pub(crate) epoch_seconds: u64,
     /// Number of live names of each registrant, with its limit.

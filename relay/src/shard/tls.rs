@@ -9,10 +9,10 @@ use tieline_wire::{CallerRefusal, LinkRefusal};
 use tracing::debug;
 
 use super::Shard;
-use super::handshakes::Handshake;
 use crate::certificates::{Served, ServerConfigs};
 use crate::error::ListenKind;
 use crate::io::Stream;
+use crate::limits::Handshake;
 use crate::listen::Room;
 use crate::listen::proxied::Source;
 use crate::metrics::{FrontendKind, TlsFailure};
@@ -86,7 +86,7 @@ impl Shard {
 
     /// A place for a handshake with a client at `address`; `None` if there is none. Those of trusted proxies have no limit
     /// of their address, since they bring callers of many addresses.
-    fn handshake_place(&self, address: IpAddr) -> Option<Handshake> {
+    pub(super) fn handshake_place(&self, address: IpAddr) -> Option<Handshake> {
         let is_proxy = self.kit.is_trusted_proxy(address);
         let limit = self.kit.peers.handshakes.as_ref().filter(|_| !is_proxy);
         self.doors.handshakes.enter(address.to_canonical(), limit)
@@ -143,7 +143,7 @@ impl Shard {
         let frontend = match kind {
             ListenKind::Agent => return metrics.link_refused(LinkRefusal::LinkLost),
             ListenKind::Http => FrontendKind::Http,
-            ListenKind::Tcp | ListenKind::Admin => FrontendKind::Tcp,
+            ListenKind::Tcp | ListenKind::Quic | ListenKind::Admin => FrontendKind::Tcp,
         };
         metrics.frontend_accepted(frontend);
         metrics.frontend_refused(CallerRefusal::Preamble);

@@ -1,5 +1,5 @@
 //! State that a relay keeps over its restarts, in a folder of its own: bound names and their owners, operators'
-//! decisions, the key that seals references to one agent, and the number of the last start.
+//! decisions, the keys that seal references to one agent and that QUIC needs, and the number of the last start.
 //!
 //! One relay at a time has the folder, by a lock on a file in it. In a take-over, the old relay lends the folder
 //! ([`State::lend`]): it writes its notes, then stops writing, and the new relay gets the lock and reads the folder
@@ -47,6 +47,10 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The file with the key that seals references to one agent, 32 random bytes.
 const SEAL_FILE: &str = "seal-key";
 
+/// The file with the key of QUIC, 32 random bytes: what a relay told clients about their connections before a restart
+/// stays readable after it.
+const QUIC_FILE: &str = "quic-key";
+
 /// The file with the number of the last start, the epoch.
 const EPOCH_FILE: &str = "epoch";
 
@@ -69,6 +73,8 @@ pub(crate) struct StoredState {
     pub(crate) epoch_seconds: u64,
     /// The key that seals references to one agent.
     pub(crate) seal_key: [u8; 32],
+    /// The key of QUIC, from which keys for resets, tokens and connection IDs are made.
+    pub(crate) quic_key: [u8; 32],
     /// Bindings of all bound names.
     pub(crate) bindings: Vec<Binding>,
     /// Tunnels whose callers are turned away.
@@ -86,6 +92,7 @@ impl StoredState {
         Ok(Self {
             epoch_seconds: now_seconds(),
             seal_key: random_key()?,
+            quic_key: random_key()?,
             bindings: Vec::new(),
             paused: HashSet::new(),
             revoked: Vec::new(),
@@ -110,7 +117,10 @@ impl State {
             None => (folder.lock()?, None),
         };
         let epoch_seconds = next_epoch(folder)?;
-        let seal_key = seal_key(folder)?;
+        let lost = "MCP sessions bound to one agent must start again";
+        let seal_key = stored_key(folder, SEAL_FILE, lost)?;
+        let lost = "agents over QUIC notice the restart later";
+        let quic_key = stored_key(folder, QUIC_FILE, lost)?;
         let path = folder.path().join(NAMES_FILE);
         let opened = match &go_on {
             None => Journal::open(&path, names_max),
@@ -134,6 +144,7 @@ impl State {
         let kept = StoredState {
             epoch_seconds,
             seal_key,
+            quic_key,
             bindings: content.bindings.into_values().collect(),
             paused,
             revoked,
@@ -306,14 +317,15 @@ fn parse_epoch(bytes: &[u8]) -> Option<u64> {
     (number <= EPOCH_MAX).then_some(number)
 }
 
-fn seal_key(folder: &Folder) -> Result<[u8; 32], StartError> {
-    if let Some(bytes) = folder.read(SEAL_FILE)? {
+/// The key in a file, which is made if it is missing. `lost` is the effect of removing a damaged one.
+fn stored_key(folder: &Folder, file: &str, lost: &str) -> Result<[u8; 32], StartError> {
+    if let Some(bytes) = folder.read(file)? {
         let key: Result<[u8; 32], _> = bytes.try_into();
-        let problem = "is damaged; remove it (MCP sessions bound to one agent must start again)";
-        return key.map_err(|_| StartError::state(&folder.path().join(SEAL_FILE), problem));
+        let problem = format!("is damaged; remove it ({lost})");
+        return key.map_err(|_| StartError::state(&folder.path().join(file), problem));
     }
     let key = random_key()?;
-    folder.replace(SEAL_FILE, &key)?;
+    folder.replace(file, &key)?;
     Ok(key)
 }
 

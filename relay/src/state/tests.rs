@@ -58,6 +58,8 @@ fn what_was_noted_is_there_at_the_next_start() {
     drop(state);
     let (_state, second) = take(&folder);
     assert_eq!(second.seal_key, first.seal_key);
+    assert_eq!(second.quic_key, first.quic_key);
+    assert_ne!(first.quic_key, first.seal_key);
     assert!(second.epoch_seconds > first.epoch_seconds);
     assert_eq!(names(second), [ada, bob]);
 }
@@ -271,7 +273,7 @@ fn a_folder_or_file_that_others_can_change_is_refused_with_the_remedy() {
     mode(&made, 0o750);
     let it = Folder::open(&made).unwrap();
     drop(State::take(&it, None, 1).unwrap());
-    for file in [SEAL_FILE, EPOCH_FILE, NAMES_FILE] {
+    for file in [SEAL_FILE, QUIC_FILE, EPOCH_FILE, NAMES_FILE] {
         let path = made.join(file);
         mode(&path, 0o640);
         let refused = State::take(&it, None, 1).unwrap_err().to_string();

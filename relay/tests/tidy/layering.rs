@@ -78,6 +78,7 @@ const RELAY: Rows = &[
     &["directory"],
     &["link", "registry", "splice"],
     &["session"],
+    &["quic"],
     &["audit", "limits", "state"],
     &["auth", "certificates"],
     &["cli"],
@@ -137,7 +138,7 @@ const HTTP_FRONT: Rows = &[
 ];
 
 /// Numbers of the rows in [`RELAY`] that run on shards, from 1: `shard` down to `audit` and `limits`.
-const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=8;
+const SHARD_ROWS: std::ops::RangeInclusive<usize> = 3..=9;
 
 /// Types that share memory between threads, which shards must not use.
 const SHARED_TYPES: &[&str] = &[

@@ -1,6 +1,7 @@
 //! Long because the tests of all kinds of certificates share the files and handshakes that they make.
 
 mod protocols;
+mod quic;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

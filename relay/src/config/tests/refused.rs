@@ -186,15 +186,28 @@ fn times_of_the_http_front_have_ranges() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
-    for flags in ["--quic-listen 127.0.0.1:1", "--quic-listen off"] {
-        let error = Case::flags(flags).error();
-        let flag = flags.split(' ').next().unwrap();
-        assert!(
-            error.starts_with(flag) && error.ends_with("is not built yet"),
-            "{error}"
-        );
-    }
+fn quic_needs_a_certificate_and_tokens_and_a_udp_port_of_its_own() {
+    let error = Case::flags("--quic-listen 127.0.0.1:443").error();
+    let wanted = "quic_listen 127.0.0.1:443 needs a certificate: name its files in tls_cert";
+    assert!(error.starts_with(wanted), "{error}");
+    let error = Case::flags("--quic-listen tls://127.0.0.1:443").error();
+    assert!(error.contains("which QUIC always has"), "{error}");
+    let error = Case::flags("--quic-listen 127.0.0.1:1 --quic-listen 127.0.0.1:1").error();
+    assert_eq!(error, "quic_listen and quic_listen both name 127.0.0.1:1");
+    let files = "--tls-cert relay.pem --tls-key relay.key";
+    let error = Case::flags(&format!("--quic-listen 0.0.0.0:443 {files}")).error();
+    let wanted = "quic_listen 0.0.0.0:443 can be reached from other machines and auth is open";
+    assert!(error.starts_with(wanted), "{error}");
+    // The port of a TCP listener, and a certificate that nothing else uses.
+    let flags = format!("--quic-listen 127.0.0.1:9080 {files}");
+    let config = Case::flags(&flags).config();
+    assert_eq!(config.quic_listen, ["127.0.0.1:9080".parse().unwrap()]);
+    assert!(
+        Case::flags("--quic-listen off")
+            .config()
+            .quic_listen
+            .is_empty()
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The messages between shards, and from the control thread to a shard.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -17,10 +17,11 @@ use crate::auth::{Identity, Question, Ruling, Snapshot};
 use crate::certificates::ServerConfigs;
 use crate::directory::{Claim, Forgotten, ReleaseKind, RouteUpdate};
 use crate::error::ListenKind;
-use crate::io::Detached;
+use crate::io::{Detached, PacketSteering};
 use crate::limits::{AddressCount, RatePass};
 use crate::listen::proxied::Source;
 use crate::metrics::{Cut, FrontendKind, TunnelBatch, TunnelDetail};
+use crate::quic::Strays;
 use crate::registry::{AgentTag, LinkId, LinkRef};
 
 /// One message to a shard's mailbox.
@@ -123,11 +124,25 @@ pub(crate) enum Message {
         socket: TcpListener,
         sockets: usize,
     },
+    /// A socket, or packets, of QUIC.
+    Quic(QuicMessage),
     /// Accept nothing new, let sessions end until the drain deadline, then stop.
     Stop(Stop),
     /// Panic, as a defect would.
     #[cfg(test)]
     Panic,
+}
+
+/// A message about QUIC.
+pub(crate) enum QuicMessage {
+    /// Read `socket`, one of those of the address with number `address`, whose packets are divided by `steering`.
+    Listen {
+        address: usize,
+        socket: UdpSocket,
+        steering: PacketSteering,
+    },
+    /// Packets of this shard's connections that came to another shard.
+    Strays(Box<Strays>),
 }
 
 /// A raw frontend that named its tunnel, apart from its stream and its authenticated caller, which belong to one shard.

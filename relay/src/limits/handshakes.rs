@@ -1,6 +1,6 @@
-//! Places of the TLS handshakes on a shard. When all are taken, an address that has few of them gets one of an address
-//! that has many, so that a flood of begun handshakes keeps no other client out. Connections whose trusted proxy has not
-//! named the client yet have places of their own.
+//! Places of the handshakes on a shard, of TLS and of QUIC. When all are taken, an address that has few of them gets one
+//! of an address that has many, so that a flood of begun handshakes keeps no other client out. Connections whose trusted
+//! proxy has not named the client yet have places of their own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -13,15 +13,15 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
+use super::{AddressCount, PerAddress, counted_part};
 use crate::io::turn;
-use crate::limits::{AddressCount, PerAddress, counted_part};
 
 /// Handshakes of one shard at a time, each of which may hold up to 64 KiB of a client's handshake; also the connections of
 /// one shard that wait for a proxy's header.
 const HANDSHAKES_MAX: usize = 512;
 
 /// The handshakes of one shard, or its connections that wait for a proxy's header.
-pub(super) struct Handshakes {
+pub(crate) struct Handshakes {
     places: RefCell<Places>,
     /// Number of the next handshake.
     next: Cell<u64>,
@@ -115,7 +115,7 @@ impl Handshakes {
     /// Takes a place for a client at `address`, another handshake's if none is free; `None` if no other has to give way.
     /// `limit` is that of the address on all shards, if it has one: at its limit, a new client gets the place of the
     /// address's oldest silent handshake on this shard.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         self: &Rc<Self>,
         address: IpAddr,
         limit: Option<&Arc<PerAddress>>,
@@ -155,7 +155,7 @@ impl Handshakes {
 }
 
 /// The place of one handshake; free again once it is dropped.
-pub(super) struct Handshake {
+pub(crate) struct Handshake {
     all: Rc<Handshakes>,
     number: u64,
     lost: RefCell<oneshot::Receiver<()>>,
@@ -163,7 +163,7 @@ pub(super) struct Handshake {
 
 impl Handshake {
     /// Runs `handshake` to its end; `None` as soon as its place is lost.
-    pub(super) async fn run<T>(&self, handshake: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn run<T>(&self, handshake: impl Future<Output = T>) -> Option<T> {
         let mut handshake = std::pin::pin!(handshake);
         poll_fn(|cx| {
             if self.is_lost(cx) {
@@ -180,7 +180,7 @@ impl Handshake {
 
     /// Waits until a hello of the client may be answered: after all sessions had a turn, and while no other hello is
     /// answered. The client's first hello is whole now.
-    pub(super) async fn may_answer(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn may_answer(&self) -> Option<SemaphorePermit<'_>> {
         if let Some(place) = self.all.places.borrow_mut().taken.get_mut(&self.number) {
             place.is_silent = false;
         }

@@ -1,0 +1,107 @@
+//! The handle of a QUIC connection, which links and callers have. Its task reads events and uses streams; the driver
+//! sends what comes of that.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use quinn_proto::crypto::rustls::HandshakeData;
+use quinn_proto::{ConnectionError, ConnectionEvent, Event, VarInt};
+use rustls::pki_types::CertificateDer;
+
+use crate::io::Signal;
+
+/// A connection of this shard. After its last event, [`Event::ConnectionLost`], nothing is sent any more.
+pub(crate) struct Connection {
+    pub(super) proto: RefCell<quinn_proto::Connection>,
+    /// Raised when the driver has something to do.
+    pub(super) work: Signal,
+    /// Raised when there may be events.
+    pub(super) news: Signal,
+    /// Whether the relay has closed the connection, and its task has not been told: quinn-proto tells only of ends by
+    /// the peer.
+    is_closed_untold: Cell<bool>,
+}
+
+impl Connection {
+    pub(super) fn new(proto: quinn_proto::Connection) -> Self {
+        Self {
+            proto: RefCell::new(proto),
+            work: Signal::default(),
+            news: Signal::default(),
+            is_closed_untold: Cell::new(false),
+        }
+    }
+
+    /// Takes a packet, or what the endpoint answers.
+    pub(super) fn receive(&self, event: ConnectionEvent) {
+        self.proto.borrow_mut().handle_event(event);
+        self.work.raise();
+        self.news.raise();
+    }
+
+    /// Calls `act` with the connection's state and the time. What it writes is sent after the tasks that were woken
+    /// before, so that the writes of one turn leave together.
+    pub(crate) fn with<T>(
+        &self,
+        act: impl FnOnce(&mut quinn_proto::Connection, Instant) -> T,
+    ) -> T {
+        let outcome = act(&mut self.proto.borrow_mut(), Instant::now());
+        self.work.raise();
+        outcome
+    }
+
+    /// The next event. One task may wait for it: a second one takes the first one's place.
+    pub(crate) fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            let event = self.proto.borrow_mut().poll();
+            if let Some(event) = event {
+                return Poll::Ready(event);
+            }
+            if self.is_closed_untold.take() {
+                let reason = ConnectionError::LocallyClosed;
+                return Poll::Ready(Event::ConnectionLost { reason });
+            }
+            ready!(self.news.poll_wait(cx));
+        }
+    }
+
+    /// Waits for the next event.
+    pub(crate) async fn event(&self) -> Event {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// Closes the connection; the peer is told `code` and `reason`. Data that was not sent is lost.
+    pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
+        let was_closed = self.with(|proto, now| {
+            let was_closed = proto.is_closed();
+            proto.close(now, code, Bytes::copy_from_slice(reason));
+            was_closed
+        });
+        if !was_closed {
+            self.is_closed_untold.set(true);
+            self.news.raise();
+        }
+    }
+
+    /// The peer's current address: it may change while the connection goes on.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.proto.borrow().remote_address()
+    }
+
+    /// The protocol that was agreed on (ALPN); `None` before the handshake is over.
+    pub(crate) fn protocol(&self) -> Option<Vec<u8>> {
+        let data = self.proto.borrow().crypto_session().handshake_data()?;
+        data.downcast::<HandshakeData>().ok()?.protocol
+    }
+
+    /// Whether the peer has shown a certificate of its own.
+    pub(crate) fn has_peer_certificate(&self) -> bool {
+        let identity = self.proto.borrow().crypto_session().peer_identity();
+        let shown = identity.and_then(|it| it.downcast::<Vec<CertificateDer<'static>>>().ok());
+        shown.is_some_and(|it| !it.is_empty())
+    }
+}

@@ -1,0 +1,160 @@
+//! The task of a connection that sends its packets and keeps its timers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use quinn_proto::{ConnectionHandle, Transmit};
+
+use super::connection::Connection;
+use super::sender::Sender;
+use super::table::Table;
+use crate::io::{Sleep, sleep};
+
+/// Sends in a row, before other tasks get a turn.
+const SENDS_A_TURN: usize = 16;
+
+/// Drives one connection; ready once the connection is over.
+pub(super) struct Driver {
+    table: Rc<Table>,
+    sender: Rc<Sender>,
+    connection: Rc<Connection>,
+    handle: ConnectionHandle,
+    /// The next time at which the state has something to do, or an earlier one that it had before.
+    timer: Option<(Instant, Sleep)>,
+    /// Datagrams that the socket had no room for.
+    unsent: Option<(Transmit, Vec<u8>)>,
+    is_over: bool,
+}
+
+/// Outcome of sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// There is nothing to send now.
+    All,
+    /// There may be more to send.
+    Some,
+    /// The socket has no room.
+    Blocked,
+}
+
+impl Driver {
+    pub(super) const fn new(
+        table: Rc<Table>,
+        sender: Rc<Sender>,
+        connection: Rc<Connection>,
+        handle: ConnectionHandle,
+    ) -> Self {
+        Self {
+            table,
+            sender,
+            connection,
+            handle,
+            timer: None,
+            unsent: None,
+            is_over: false,
+        }
+    }
+
+    /// Fires due timers, and sends.
+    fn step(&mut self, now: Instant) -> Sent {
+        let mut proto = self.connection.proto.borrow_mut();
+        let is_due = proto.poll_timeout().is_some_and(|at| at <= now);
+        if is_due {
+            proto.handle_timeout(now);
+        }
+        let mut is_over = self.table.exchange(self.handle, &mut proto);
+        let sent = transmit(&self.sender, &mut proto, now, &mut self.unsent);
+        is_over |= self.table.exchange(self.handle, &mut proto);
+        drop(proto);
+        self.is_over = is_over;
+        if is_due || is_over {
+            self.connection.news.raise();
+        }
+        sent
+    }
+
+    /// Ready once the state has something to do by its timers.
+    fn poll_timer(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.connection.proto.borrow_mut().poll_timeout() else {
+            self.timer = None;
+            return Poll::Pending;
+        };
+        // A timer that fires too early costs less than one that is set anew with each packet.
+        if self.timer.as_ref().is_none_or(|(set, _)| *set > at) {
+            self.timer = Some((at, sleep(at.saturating_duration_since(now))));
+        }
+        let Some((_, timer)) = &mut self.timer else {
+            return Poll::Pending;
+        };
+        let fired = Pin::new(timer).poll(cx);
+        if fired.is_ready() {
+            self.timer = None;
+        }
+        fired
+    }
+}
+
+/// Sends what the state has to send.
+fn transmit(
+    sender: &Sender,
+    proto: &mut quinn_proto::Connection,
+    now: Instant,
+    unsent: &mut Option<(Transmit, Vec<u8>)>,
+) -> Sent {
+    if let Some((transmit, bytes)) = unsent {
+        if !sender.send(transmit, bytes) {
+            return Sent::Blocked;
+        }
+        *unsent = None;
+    }
+    let mut space = sender.space.borrow_mut();
+    for _ in 0..SENDS_A_TURN {
+        space.clear();
+        let datagrams = sender.datagrams_max(proto.current_mtu());
+        let Some(transmit) = proto.poll_transmit(now, datagrams, &mut space) else {
+            return Sent::All;
+        };
+        if !sender.send(&transmit, &space) {
+            *unsent = Some((transmit, space.clone()));
+            return Sent::Blocked;
+        }
+    }
+    Sent::Some
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            let now = Instant::now();
+            let sent = this.step(now);
+            if this.is_over {
+                return Poll::Ready(());
+            }
+            match sent {
+                Sent::All => {}
+                Sent::Some => cx.waker().wake_by_ref(),
+                Sent::Blocked => this.sender.wait(cx),
+            }
+            // If one is ready, there is something to do, and the other must be asked again anyway.
+            let is_due = this.poll_timer(now, cx).is_ready();
+            if this.connection.work.poll_wait(cx).is_pending() && !is_due {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // A shard that stops drops its tasks.
+        if !self.is_over {
+            self.table.remove(self.handle);
+        }
+    }
+}

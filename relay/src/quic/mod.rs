@@ -1,0 +1,32 @@
+//! QUIC on one shard. Packets come in at the [`Endpoint`] of an address, which finds their connection, and begins new
+//! ones; each connection has a task, the driver, that sends its packets and keeps its timers. After the handshake the
+//! [`Connection`] is given to the shard ([`Host::connected`]), whose links and callers read and write its streams.
+//!
+//! ```text
+//! socket ─▶ endpoint ──▶ table ──▶ connection ◀── with(..), event() ── the shard's task
+//!              │           ▲            │ woken
+//!        another shard     └── driver ◀─┘ ─▶ socket
+//! ```
+//!
+//! What a packet costs is bounded before its sender has proved its address: [`packet`] drops what no connection can
+//! use, a retry asks for proof when many handshakes lack it, and [`Handshakes`](crate::limits::Handshakes) limits the
+//! rest. Connection IDs lead to their shard ([`ids`]); packets that come to another one are passed on.
+
+mod config;
+mod connection;
+mod driver;
+mod endpoint;
+mod failure;
+mod ids;
+mod keys;
+mod packet;
+mod sender;
+mod strays;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::connection::Connection;
+pub(crate) use self::endpoint::{Endpoint, Host, LocalTask, Place, Setup};
+pub(crate) use self::keys::QuicKeys;
+pub(crate) use self::strays::Strays;
