@@ -1,17 +1,16 @@
-//! Settings of a shard's QUIC endpoint. Every limit is set on purpose.
+//! Settings of a shard's QUIC endpoint, beside those that relay and agent share (`transport::quic`). Every limit is set on
+//! purpose.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
-    ConnectionIdGenerator, EndpointConfig, IdleTimeout, NoneTokenLog, ServerConfig,
-    TransportConfig, ValidationTokenConfig, VarInt,
+    ConnectionIdGenerator, EndpointConfig, NoneTokenLog, ServerConfig, ValidationTokenConfig,
 };
+use tieline_transport::quic;
 
 use super::ids::{Here, ShardIds};
 use super::keys::QuicKeys;
-use super::packet;
 
 /// First packets of a shard that wait for their handshake. One is answered in a turn, in about 1 ms, so the last of
 /// these waits a quarter of a second, as long as clients wait before they send again. Each holds a datagram of 1.5 KiB:
@@ -29,9 +28,6 @@ const WAITING_BYTES_TOTAL: u64 = 1024 * 1024;
 /// invented addresses takes an eighth of the shard's handshakes at most.
 pub(super) const UNPROVED_MAX: usize = 64;
 
-/// Time in which a client must come back with its proof: several round trips.
-const PROOF_LIFETIME: Duration = Duration::from_secs(15);
-
 /// Least time between two stateless resets: after a restart, 1,000 agents of a shard are told within a second. A reset
 /// is shorter than the packet that it answers, so two hosts that answer each other soon stop.
 const RESET_INTERVAL: Duration = Duration::from_millis(1);
@@ -39,21 +35,13 @@ const RESET_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest datagram that clients may send: one Ethernet frame of 9000 bytes without the headers of IPv4 and UDP.
 const DATAGRAM_BYTES_MAX: u16 = 9000 - 28;
 
-/// Bytes of a hello that arrive in disorder; hellos have 1 to 2 KiB.
-const CRYPTO_BUFFER_BYTES: usize = 16 * 1024;
-
-/// Streams that a client may open at first. An agent has one, for control; callers get more once the protocol is known
-/// (`Connection::set_max_concurrent_streams`).
-const STREAMS_AT_FIRST: u32 = 1;
-
 /// The settings of an endpoint whose packets come to `here`.
 pub(super) fn endpoint(keys: &QuicKeys, here: Here) -> EndpointConfig {
-    let mut config = EndpointConfig::new(keys.reset.clone());
+    let mut config = quic::endpoint(keys.reset.clone());
     let check = keys.check;
     config.cid_generator(move || -> Box<dyn ConnectionIdGenerator> {
         Box::new(ShardIds::new(here, check))
     });
-    config.supported_versions(vec![packet::VERSION]);
     config.min_reset_interval(RESET_INTERVAL);
     config
         .max_udp_payload_size(DATAGRAM_BYTES_MAX)
@@ -64,36 +52,17 @@ pub(super) fn endpoint(keys: &QuicKeys, here: Here) -> EndpointConfig {
 /// The settings of connections, with `tls`; a connection on which nothing arrives ends after `idle_timeout`.
 pub(super) fn server(
     keys: &QuicKeys,
-    tls: Arc<rustls::ServerConfig>,
+    tls: &rustls::ServerConfig,
     idle_timeout: Duration,
 ) -> ServerConfig {
-    let crypto = QuicServerConfig::try_from(tls)
+    let mut config = quic::server(tls, keys.token.clone(), idle_timeout)
         .expect("the provider has the cipher suite of first packets, AES-128-GCM");
-    let mut config = ServerConfig::new(Arc::new(crypto), keys.token.clone());
-    config.transport_config(Arc::new(transport(idle_timeout)));
-    config.retry_token_lifetime(PROOF_LIFETIME);
     // Clients get no tokens for later connections: shards would have to share which of them were used.
     let mut tokens = ValidationTokenConfig::default();
     tokens.sent(0).log(Arc::new(NoneTokenLog));
     config.validation_token_config(tokens);
-    config.migration(true);
     config.max_incoming(WAITING_MAX);
     config.incoming_buffer_size(WAITING_BYTES);
     config.incoming_buffer_size_total(WAITING_BYTES_TOTAL);
-    config
-}
-
-fn transport(idle_timeout: Duration) -> TransportConfig {
-    let mut config = TransportConfig::default();
-    config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_AT_FIRST));
-    config.max_concurrent_uni_streams(VarInt::from_u32(0));
-    // No datagrams.
-    config.datagram_receive_buffer_size(None);
-    config.datagram_send_buffer_size(0);
-    config.crypto_buffer_size(CRYPTO_BUFFER_BYTES);
-    // Of times beyond the largest that a packet can hold, which is 146 million years, there is none.
-    config.max_idle_timeout(IdleTimeout::try_from(idle_timeout).ok());
-    // Agents send keep-alives; the relay answers.
-    config.keep_alive_interval(None);
     config
 }

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{ConnectionError, ConnectionEvent, Event, VarInt};
 use rustls::pki_types::CertificateDer;
+use tieline_transport::quic;
+use tieline_wire::LinkEnd;
 
 use crate::io::Signal;
 
@@ -21,6 +23,8 @@ pub(crate) struct Connection {
     pub(super) work: Signal,
     /// Raised when there may be events.
     pub(super) news: Signal,
+    /// Whether a packet came since this was last asked.
+    is_heard: Cell<bool>,
     /// Whether the relay has closed the connection, and its task has not been told: quinn-proto tells only of ends by
     /// the peer.
     is_closed_untold: Cell<bool>,
@@ -32,6 +36,7 @@ impl Connection {
             proto: RefCell::new(proto),
             work: Signal::default(),
             news: Signal::default(),
+            is_heard: Cell::new(false),
             is_closed_untold: Cell::new(false),
         }
     }
@@ -39,8 +44,14 @@ impl Connection {
     /// Takes a packet, or what the endpoint answers.
     pub(super) fn receive(&self, event: ConnectionEvent) {
         self.proto.borrow_mut().handle_event(event);
+        self.is_heard.set(true);
         self.work.raise();
         self.news.raise();
+    }
+
+    /// Whether a packet came since the last call. A packet that only acknowledges causes no event.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.is_heard.take()
     }
 
     /// Calls `act` with the connection's state and the time. What it writes is sent after the tasks that were woken
@@ -87,6 +98,11 @@ impl Connection {
         }
     }
 
+    /// Closes the connection; the peer is told `reason`, as code and as word. Data that was not sent is lost.
+    pub(crate) fn end(&self, reason: LinkEnd) {
+        self.close(quic::close_code(reason), reason.word().as_bytes());
+    }
+
     /// The peer's current address: it may change while the connection goes on.
     pub(crate) fn peer(&self) -> SocketAddr {
         self.proto.borrow().remote_address()
@@ -96,6 +112,11 @@ impl Connection {
     pub(crate) fn protocol(&self) -> Option<Vec<u8>> {
         let data = self.proto.borrow().crypto_session().handshake_data()?;
         data.downcast::<HandshakeData>().ok()?.protocol
+    }
+
+    /// Exporter of the handshake, for channel binding.
+    pub(crate) fn exporter(&self) -> Option<[u8; 32]> {
+        quic::exporter(&self.proto.borrow())
     }
 
     /// Whether the peer has shown a certificate of its own.

@@ -122,7 +122,7 @@ impl Endpoint {
             shards,
         };
         let config = Arc::new(config::endpoint(&setup.keys, here));
-        let server = config::server(&setup.keys, Arc::clone(&setup.tls), setup.idle_timeout);
+        let server = config::server(&setup.keys, &setup.tls, setup.idle_timeout);
         let searches_mtu = !socket.may_fragment();
         let proto = quinn_proto::Endpoint::new(config, Some(Arc::new(server)), searches_mtu, None);
         let endpoint = Rc::new(Self {
@@ -149,7 +149,7 @@ impl Endpoint {
     }
 
     /// Uses another configuration of TLS for new connections.
-    pub(crate) fn renew(&self, tls: Arc<rustls::ServerConfig>) {
+    pub(crate) fn renew(&self, tls: &rustls::ServerConfig) {
         let server = config::server(&self.setup.keys, tls, self.setup.idle_timeout);
         let mut proto = self.table.proto.borrow_mut();
         proto.set_server_config(Some(Arc::new(server)));

@@ -8,7 +8,7 @@ const LONG_HEADER: u8 = 0x80;
 const LONG_TYPE: u8 = 0x30;
 
 /// The version of QUIC that the relay speaks (RFC 9000, section 15).
-pub(super) const VERSION: u32 = 1;
+const VERSION: u32 = 1;
 
 /// Least length of a datagram with a client's first packet (RFC 9000, section 14.1).
 const INITIAL_BYTES_MIN: usize = 1200;

@@ -129,7 +129,7 @@ impl Shard {
     /// Uses other configurations of TLS for new connections.
     pub(super) fn tls_changed(&self, configs: Arc<ServerConfigs>) {
         for endpoint in self.doors.endpoints.borrow().iter() {
-            endpoint.renew(Arc::clone(&configs.quic));
+            endpoint.renew(&configs.quic);
         }
         *self.kit.tls.borrow_mut() = Some(configs);
     }

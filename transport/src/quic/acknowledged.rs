@@ -10,11 +10,12 @@ use bytes::Bytes;
 
 /// Number of bytes of one stream that are not acknowledged.
 #[derive(Debug, Default)]
-pub(super) struct Unacknowledged(Arc<AtomicUsize>);
+pub struct Unacknowledged(Arc<AtomicUsize>);
 
 impl Unacknowledged {
     /// Counts `chunk` until all references to it are dropped. Does not copy it.
-    pub(super) fn count(&self, chunk: Bytes) -> Bytes {
+    #[must_use]
+    pub fn count(&self, chunk: Bytes) -> Bytes {
         self.0.fetch_add(chunk.len(), Relaxed);
         Bytes::from_owner(Counted {
             chunk,
@@ -23,7 +24,8 @@ impl Unacknowledged {
     }
 
     /// Bytes that are not acknowledged.
-    pub(super) fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         self.0.load(Relaxed)
     }
 }

@@ -35,8 +35,11 @@ const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 /// costs an agent about 80 bytes.
 pub(super) const STREAMS_AT_FIRST: u32 = 256;
 
-/// Silence after which QUIC gives a connection up: above the 45 s after which the mux does, which says why.
-const IDLE_TIMEOUT_MS: u32 = 60_000;
+/// Silence after which an agent's QUIC gives a connection up: above the 45 s after which the mux does, which says why.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes of a hello that arrive in disorder; hellos have 1 to 2 KiB.
+const CRYPTO_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Longest silence of an agent. Routers forget a UDP flow after 30 s (RFC 4787, section 4.3, demands two minutes, but
 /// many keep half a minute).
@@ -46,16 +49,11 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// like that.
 const MTU_PAUSE: Duration = Duration::from_secs(30);
 
-/// Connection attempts of one endpoint that wait for a decision, and bytes that arrive meanwhile: a few packets of each.
-const INCOMING_MAX: usize = 256;
-const INCOMING_BYTES: u64 = 16 * 1024;
-const INCOMING_BYTES_TOTAL: u64 = 1024 * 1024;
-
 /// Time for a client to come back with the token of a Retry packet.
 const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(15);
 
-/// The configuration that both sides share.
-fn transport() -> TransportConfig {
+/// The configuration that both sides share; a connection on which nothing arrives ends after `idle_timeout`.
+fn transport(idle_timeout: Duration) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.black_hole_cooldown(MTU_PAUSE);
     let mut config = TransportConfig::default();
@@ -64,7 +62,9 @@ fn transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
         .send_fairness(true)
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        // Of times beyond the largest that a packet can hold, which is 146 million years, there is none.
+        .max_idle_timeout(IdleTimeout::try_from(idle_timeout).ok())
+        .crypto_buffer_size(CRYPTO_BUFFER_BYTES)
         .mtu_discovery_config(Some(mtu))
         .congestion_controller_factory(Arc::new(CubicConfig::default()))
         // No datagrams.
@@ -75,18 +75,21 @@ fn transport() -> TransportConfig {
     config
 }
 
-/// The relay's configuration of links, with `tls` for their handshakes and `token_key` for Retry packets. No early data,
-/// whatever `tls` says: it could be replayed. `tls` must allow TLS 1.3.
+/// The relay's configuration of connections, with `tls` for their handshakes and `token_key` for Retry packets. The relay
+/// adds how many may wait for their handshake. A client may
+/// have one stream and little on its way, as an agent needs it at first. A connection on which nothing arrives ends after
+/// `idle_timeout`. No early data, whatever `tls` says: it could be replayed. `tls` must allow TLS 1.3.
 ///
 /// # Errors
 /// `tls` lacks the cipher suite of Initial packets.
 pub fn server(
     tls: &rustls::ServerConfig,
     token_key: Arc<dyn HandshakeTokenKey>,
+    idle_timeout: Duration,
 ) -> Result<ServerConfig, NoInitialCipherSuite> {
     let mut tls = tls.clone();
     tls.max_early_data_size = 0;
-    let mut transport = transport();
+    let mut transport = transport(idle_timeout);
     transport
         // The control stream.
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
@@ -95,10 +98,7 @@ pub fn server(
     config
         .transport_config(Arc::new(transport))
         .migration(true)
-        .retry_token_lifetime(RETRY_TOKEN_LIFETIME)
-        .max_incoming(INCOMING_MAX)
-        .incoming_buffer_size(INCOMING_BYTES)
-        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+        .retry_token_lifetime(RETRY_TOKEN_LIFETIME);
     Ok(config)
 }
 
@@ -109,7 +109,7 @@ pub fn server(
 pub fn client(tls: &rustls::ClientConfig) -> Result<ClientConfig, NoInitialCipherSuite> {
     let mut tls = tls.clone();
     tls.enable_early_data = false;
-    let mut transport = transport();
+    let mut transport = transport(IDLE_TIMEOUT);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_AT_FIRST))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))

@@ -2,7 +2,8 @@
 //!
 //! The owner of a connection feeds it datagrams and hands its stream events to [`LinkStreams`], which moves bytes between
 //! the connection's streams and the link's [`Mux`](tieline_wire::Mux): the control frames on the agent's first stream,
-//! each session on a stream of the relay. `config` has every limit of a connection, `ends` translates reasons.
+//! each session on a stream of the relay. `config` has every limit of a connection, `ends` translates reasons. A caller's
+//! stream at a relay carries one session and no link; the relay moves its bytes itself.
 
 mod acknowledged;
 mod config;
@@ -14,7 +15,8 @@ mod varint;
 #[cfg(test)]
 mod tests;
 
-pub use config::{ALPN_AGENT, client, endpoint, server};
+pub use acknowledged::Unacknowledged;
+pub use config::{ALPN_AGENT, STREAM_WINDOW_BYTES, client, endpoint, server};
 pub use ends::{close_code, lost, session_code, session_end};
 pub use input::{SESSION_STREAM, SessionInput};
 pub use link::LinkStreams;

@@ -148,7 +148,7 @@ impl Pair {
         let (mut server_tls, mut client_tls) = ((*server_tls).clone(), (*client_tls).clone());
         server_tls.alpn_protocols = vec![ALPN_AGENT.to_vec()];
         client_tls.alpn_protocols = vec![ALPN_AGENT.to_vec()];
-        let server = Arc::new(server(&server_tls, token_key).unwrap());
+        let server = Arc::new(server(&server_tls, token_key, LONGEST).unwrap());
         let mut client = client(&client_tls).unwrap();
         change(&mut client);
         let config = Arc::new(endpoint(reset_key));
