@@ -1,11 +1,12 @@
-//! Raw TCP frontends: `[u16 big endian: length][tunnel id]`, then the target's bytes. A newline and a
-//! token may follow the tunnel id; the length covers all three.
+//! Raw frontends, over TCP or a stream of QUIC: `[u16 big endian: length][tunnel id]`, then the target's bytes. A newline
+//! and a token may follow the tunnel id; the length covers all three.
 
 use bytes::{Buf, BytesMut};
 use tieline_wire::TunnelId;
 use tieline_wire::limits::{TOKEN_BYTES_MAX, TUNNEL_ID_BYTES_MAX};
 
-use crate::io::{Received, Stream};
+use crate::io::Received;
+use crate::splice::Frontend;
 
 /// Size of the length field.
 const LENGTH_BYTES: usize = 2;
@@ -13,10 +14,10 @@ const LENGTH_BYTES: usize = 2;
 /// Longest tunnel id and token, with the newline between them.
 const PREAMBLE_BYTES_MAX: usize = TUNNEL_ID_BYTES_MAX + 1 + TOKEN_BYTES_MAX;
 
-/// Most bytes of one read of the preamble; the rest stays in the kernel.
+/// Most bytes of one read of the preamble; the rest stays in the kernel, or in QUIC.
 const READ_BYTES_MAX: usize = 4096;
 
-/// First message of a raw TCP caller.
+/// First message of a raw caller.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Preamble {
     /// Tunnel that the caller asks for.
@@ -29,7 +30,7 @@ pub(crate) struct Preamble {
 
 /// Reads the preamble, and puts back what was read behind it; `None` if the preamble is malformed or the caller closed
 /// the connection.
-pub(crate) async fn preamble(stream: &Stream) -> Option<Preamble> {
+pub(crate) async fn preamble(stream: &impl Frontend) -> Option<Preamble> {
     let mut read = BytesMut::new();
     loop {
         stream.readable().await;

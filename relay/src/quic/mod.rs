@@ -1,6 +1,7 @@
 //! QUIC on one shard. Packets come in at the [`Endpoint`] of an address, which finds their connection, and begins new
 //! ones; each connection has a task, the driver, that sends its packets and keeps its timers. After the handshake the
-//! [`Connection`] is given to the shard ([`Host::connected`]), whose links and callers read and write its streams.
+//! [`Connection`] is given to the shard ([`Host::connected`]), whose links and callers read and write its streams: links by
+//! `transport::quic`, callers as [`QuicStream`]s, which [`Streams`] accepts.
 //!
 //! ```text
 //! socket ─▶ endpoint ──▶ table ──▶ connection ◀── with(..), event() ── the shard's task
@@ -22,6 +23,9 @@ mod keys;
 mod packet;
 mod sender;
 mod strays;
+mod stream;
+mod stream_states;
+mod streams;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -30,3 +34,5 @@ pub(crate) use self::connection::Connection;
 pub(crate) use self::endpoint::{Endpoint, Host, LocalTask, Place, Setup};
 pub(crate) use self::keys::QuicKeys;
 pub(crate) use self::strays::Strays;
+pub(crate) use self::stream::QuicStream;
+pub(crate) use self::streams::Streams;

@@ -14,8 +14,9 @@ use super::inbox::InboxEnd;
 use super::lanes::{Lane, LaneState};
 use super::lost_report::LostLinkReport;
 use super::record::SessionAudit;
+use super::sink::Sink;
 use super::{MuxState, SessionState, SharedMux};
-use crate::io::{Signal, Stream};
+use crate::io::Signal;
 use crate::limits::RatePass;
 use crate::metrics::Direction;
 
@@ -82,7 +83,7 @@ impl Session {
     }
 
     /// Lets arriving payload go straight to `stream` while the inbox is empty.
-    pub(crate) fn deliver_to(&self, stream: Rc<Stream>) {
+    pub(crate) fn deliver_to(&self, stream: Rc<dyn Sink>) {
         self.shared.inbox.borrow_mut().sink = Some(stream);
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tieline_wire::{Backlog, Charge, SessionEnd, SharedBudget};
 
-use crate::io::Stream;
+use super::sink::Sink;
 
 /// How the target's direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) struct Inbox {
     /// Whether the target's direction goes on over the lane once the queue is empty.
     pub(super) moved: bool,
     /// The stream that payload goes to directly.
-    pub(super) sink: Option<Rc<Stream>>,
+    pub(super) sink: Option<Rc<dyn Sink>>,
     /// Bytes in the queue.
     len: usize,
     /// Budget charge for the bytes left of an ended session, which no window counts any more.

@@ -29,6 +29,7 @@ mod lanes;
 mod lost_report;
 mod probed;
 mod record;
+mod sink;
 mod state;
 mod stream;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub(crate) use lanes::{Lane, Lanes, shard_of};
 pub(crate) use lost_report::LostLinkReport;
 pub(crate) use probed::ProbedLinks;
 pub(crate) use record::{SessionAudit, SessionCaller, SessionRecord};
+pub(crate) use sink::Sink;
 use state::SessionState;
 pub(crate) use stream::{SessionEnded, SessionStream};
 pub(crate) use tunnel_sessions::{Load, TunnelSessions};

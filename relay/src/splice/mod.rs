@@ -1,18 +1,19 @@
 //! Joins a frontend and a session, so that bytes flow both ways until both directions have ended.
 //!
-//! The frontend is a raw caller's socket, or one end of the socket pair through which an HTTP caller on another shard
-//! uses the session.
+//! The frontend is a raw caller's socket or its stream of QUIC, or one end of the socket pair through which a caller on
+//! another shard uses the session.
 //!
 //! | step | the way of a raw caller's bytes | where |
 //! |---|---|---|
 //! | 1 | the connection is accepted, with TLS if its address has TLS | `listen::accept`, `shard/accept`, `shard/tls` |
 //! | 2 | the preamble is read, the caller verified | `shard/frontends` (`raw_arrived`), `listen/tcp`, `shard/callers` |
+//! | 2 | or, over QUIC: each stream of a connection has its preamble | `quic` (`streams`), `shard/quic/callers` |
 //! | 2 | or, over WebSocket: the request is answered with `101` | `listen/http` (`serve/upgrade`), `shard/upgrades` |
 //! | 3 | an agent is chosen and a session opened | `shard/frontends` (`place_raw`), `shard/place` |
 //! | 4 | bytes go from the stream into the mux, within the session's credit | `poll_up` here, `session/handle` |
 //! | 5 | the mux's frames go to the agent in one send | `link` (`write`) |
-//! | 6 | frames come back, and payload goes straight to the caller's socket | `link` (`read`), `session/state` |
-//! | 7 | payload that the socket did not take waits for room | `session/inbox`, `poll_down` here |
+//! | 6 | frames come back, and payload goes straight to the caller's stream | `link` (`read`), `session/state` |
+//! | 7 | payload that the stream did not take waits for room | `session/inbox`, `poll_down` here |
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -25,13 +26,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tieline_wire::SessionEnd;
 
-use crate::io::{Received, Stream, sleep, timeout};
-use crate::session::{Incoming, Session};
+use crate::io::{Received, sleep, timeout};
+use crate::session::{Incoming, Session, Sink};
 
 mod close;
+mod frontend;
 mod keep_alive;
 mod lane;
 
+pub(crate) use frontend::Frontend;
 pub(crate) use keep_alive::unanswered;
 
 /// Largest single read from a frontend, in bytes.
@@ -58,7 +61,7 @@ pub(crate) struct ReadBlock(RefCell<BytesMut>);
 
 impl ReadBlock {
     /// Reads from `stream` without waiting.
-    fn recv(&self, stream: &Stream, max: usize) -> io::Result<(Received, Bytes)> {
+    fn recv(&self, stream: &impl Frontend, max: usize) -> io::Result<(Received, Bytes)> {
         let mut block = self.0.borrow_mut();
         if block.capacity() < max {
             block.reserve(BLOCK_BYTES);
@@ -77,13 +80,13 @@ impl ReadBlock {
 /// what the caller sent does not count as complete.
 ///
 /// An end of the frontend's direction counts as a cancel while `cancelled` returns true.
-pub(crate) fn splice(
-    stream: Rc<Stream>,
+pub(crate) fn splice<S: Frontend>(
+    stream: Rc<S>,
     session: Session,
     block: Rc<ReadBlock>,
     cancelled: impl Fn() -> bool,
 ) -> impl Future<Output = Option<SessionEnd>> {
-    session.deliver_to(Rc::clone(&stream));
+    session.deliver_to(Rc::clone(&stream) as Rc<dyn Sink>);
     // Made here, so that it also takes effect if the future is never polled.
     let frontend = CutOff {
         stream,
@@ -121,7 +124,8 @@ pub(crate) fn splice(
                 session.leave();
                 drop(session);
                 // A caller that does not read gets no Close frame, because the kernel has no room for it.
-                let _ = Box::pin(timeout(FLUSH_TIMEOUT, frontend.stream.finish())).await;
+                let finished = poll_fn(|cx| frontend.stream.poll_finish(cx));
+                let _ = Box::pin(timeout(FLUSH_TIMEOUT, finished)).await;
                 return None;
             }
             Failure::Lane => {
@@ -132,21 +136,19 @@ pub(crate) fn splice(
         };
         drop(session);
         frontend.over.set(false);
-        frontend.stream.close(close::code(reason), reason.word());
-        Box::pin(flush(&frontend.stream, reason)).await;
-        Box::pin(frontend.stream.fail()).await;
+        Box::pin(break_off(&*frontend.stream, reason)).await;
         Some(reason)
     }
 }
 
 /// Makes the close of a frontend a reset unless its answer is `over`, even if its task is dropped: an answer that broke
 /// off must not look complete.
-struct CutOff {
-    stream: Rc<Stream>,
+struct CutOff<S: Frontend> {
+    stream: Rc<S>,
     over: Cell<bool>,
 }
 
-impl Drop for CutOff {
+impl<S: Frontend> Drop for CutOff<S> {
     fn drop(&mut self) {
         if !self.over.get() {
             self.stream.cut();
@@ -167,8 +169,8 @@ enum Failure {
 
 /// Both directions of a session. Written by hand because an async function per direction would hold its arguments
 /// twice, and would have room for everything it may ever wait for.
-struct Directions<'a, C> {
-    frontend: &'a CutOff,
+struct Directions<'a, S: Frontend, C> {
+    frontend: &'a CutOff<S>,
     session: &'a Session,
     block: &'a ReadBlock,
     cancelled: &'a C,
@@ -194,7 +196,7 @@ enum DirectionState<'a> {
 /// Boxed future for what few sessions ever do, so that other sessions need no room for it.
 type Rare<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-impl<C: Fn() -> bool> Directions<'_, C> {
+impl<S: Frontend, C: Fn() -> bool> Directions<'_, S, C> {
     /// Ready once both directions are over or one failed, or once the frontend is gone while it is not read.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         if !matches!(self.up, DirectionState::Over)
@@ -222,7 +224,7 @@ impl<C: Fn() -> bool> Directions<'_, C> {
         }
         let is_closing = is_down_over && !self.frontend.stream.has_half_close();
         if is_up_over || is_closing || self.unread.get() {
-            let gone = || Box::pin(gone(&self.frontend.stream, self.cancelled)) as Rare<'_, _>;
+            let gone = || Box::pin(gone(&*self.frontend.stream, self.cancelled)) as Rare<'_, _>;
             let looking = self.looking.get_or_insert_with(gone);
             return looking.as_mut().poll(cx).map(Err);
         }
@@ -319,7 +321,7 @@ impl<C: Fn() -> bool> Directions<'_, C> {
 
 /// Ends once the frontend has reset its connection or cancelled. While the target stalls, the frontend is neither read
 /// nor written, so no other event would show it.
-async fn gone(stream: &Stream, cancelled: impl Fn() -> bool) -> Failure {
+async fn gone(stream: &impl Frontend, cancelled: impl Fn() -> bool) -> Failure {
     loop {
         sleep(LOOK_INTERVAL).await;
         if cancelled() {
@@ -338,19 +340,21 @@ fn frontend_failed(error: io::Error) -> Failure {
     })
 }
 
-/// Lets the kernel deliver the bytes that it accepted, and the Close frame of a WebSocket with `reason`: a reset
-/// discards the rest (`SO_LINGER`, socket(7)).
-async fn flush(stream: &Stream, reason: SessionEnd) {
+/// Ends a frontend whose session broke off for `reason`, behind the bytes that were accepted: a reset discards those that
+/// are on their way (`SO_LINGER`, socket(7); RFC 9000, section 19.4). The reset itself comes when the stream is cut.
+pub(crate) async fn break_off(stream: &impl Frontend, reason: SessionEnd) {
+    stream.tell(reason);
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;
     while stream.has_unsent() && waited < FLUSH_TIMEOUT {
         // The kernel reports no event for an empty send queue.
         sleep(pause).await;
         // A frame that found no room before fits once the peer has read some.
-        stream.close(close::code(reason), reason.word());
+        stream.tell(reason);
         waited += pause;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+    stream.fail().await;
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use socket2::SockRef;
 use tieline_wire::{Event, SessionId};
 
 use super::*;
-use crate::io::{Chosen, choose, pair, run, sleep, spawn, timeout};
+use crate::io::{Chosen, Stream, choose, pair, run, sleep, spawn, timeout};
 use crate::session::tests::rig::{Link, drop_while_it_waits};
 
 mod websocket;
