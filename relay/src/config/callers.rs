@@ -8,13 +8,16 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::in_range;
-use super::values::{expected, set, switch, time};
+use super::values::{expected, number, set, switch, time};
 use crate::error::ConfigError;
 
 /// Values that some settings accept, for errors.
 const ORIGIN: &str = "an origin such as https://app.example, or *";
 const NETWORK: &str = "a network such as 10.0.0.0/8, or an address";
 const FREE_FIELD: &str = "the name of a header field that is free, such as X-Target-Authorization";
+
+/// Largest [`CallersConfig::quic_streams_max`]: 511 streams of 8 MiB are just below the 4 GiB that a window may have here.
+const QUIC_STREAMS_MAX: u32 = 511;
 
 /// Settings for callers.
 #[derive(Debug, Default, Args)]
@@ -43,6 +46,9 @@ pub(super) struct CallersSettings {
     /// Idle time before an event stream gets a keep-alive comment; 0s: never [default: 15s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     sse_keepalive: Option<Duration>,
+    /// Streams at a time of one caller's QUIC connection, each with a session [default: 16]
+    #[arg(long, value_name = "N", value_parser = number::<u32>)]
+    quic_streams_max: Option<u32>,
 }
 
 impl CallersSettings {
@@ -56,11 +62,12 @@ impl CallersSettings {
         set(&mut callers.offline_grace, self.offline_grace);
         set(&mut callers.start_grace, self.start_grace);
         set(&mut callers.sse_keepalive, self.sse_keepalive);
+        set(&mut callers.quic_streams_max, self.quic_streams_max);
         callers
     }
 }
 
-/// Settings for callers over HTTP and raw TCP: permissions, trusted proxies, and waits. Those about web pages, header
+/// Settings for callers over HTTP, raw TCP and QUIC: permissions, trusted proxies, and waits. Those about web pages, header
 /// fields and event streams concern HTTP only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallersConfig {
@@ -81,6 +88,9 @@ pub struct CallersConfig {
     pub start_grace: Duration,
     /// Idle time after which an event stream gets a comment; zero means never.
     pub sse_keepalive: Duration,
+    /// Streams at a time of one caller's QUIC connection. Each may hold 8 MiB at the relay that its target has not read, about
+    /// as much as a TCP connection holds in the kernel (6 MiB, `tcp_rmem`): with 16 streams 128 MiB per connection.
+    pub quic_streams_max: u32,
 }
 
 impl Default for CallersConfig {
@@ -94,6 +104,7 @@ impl Default for CallersConfig {
             offline_grace: Duration::from_secs(5),
             start_grace: Duration::from_secs(30),
             sse_keepalive: Duration::from_secs(15),
+            quic_streams_max: 16,
         }
     }
 }
@@ -108,7 +119,8 @@ impl CallersConfig {
         let ms = Duration::from_millis;
         in_range("offline_grace", self.offline_grace, ms(0), ms(60_000))?;
         in_range("start_grace", self.start_grace, ms(0), ms(3_600_000))?;
-        in_range("sse_keepalive", self.sse_keepalive, ms(0), ms(3_600_000))
+        in_range("sse_keepalive", self.sse_keepalive, ms(0), ms(3_600_000))?;
+        in_range("quic_streams_max", self.quic_streams_max, 1, QUIC_STREAMS_MAX)
     }
 }
 

@@ -1,4 +1,5 @@
-//! One agent's connection: moves bytes between its stream and the mux, and reports events to the shard.
+//! One agent's connection: moves bytes between its stream and the mux, and reports events to the shard. `over_quic` does the
+//! same for the streams of a QUIC connection.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -15,6 +16,8 @@ use tracing::debug;
 
 use crate::io::{Detached, Received, Stream, turn};
 use crate::session::SharedMux;
+
+pub(crate) mod over_quic;
 
 /// Largest single read from a link, in bytes.
 const READ_BYTES_MAX: usize = 256 * 1024;

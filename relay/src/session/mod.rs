@@ -27,6 +27,7 @@ mod handle;
 mod inbox;
 mod lanes;
 mod lost_report;
+mod over_streams;
 mod probed;
 mod record;
 mod sink;
@@ -172,44 +173,64 @@ impl SharedMux {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         while let Some(event) = state.mux.handle_input(now, input)? {
-            match event {
-                Event::Data {
-                    session, payload, ..
-                } => {
-                    self.metrics
-                        .bytes_moved(Direction::ToFrontend, payload.len());
-                    let taken = match state.sessions.get(&session) {
-                        Some(shared) => {
-                            let record = &shared.hold.record;
-                            record.moved(Direction::ToFrontend, payload.len());
-                            shared.deliver(&payload)
-                        }
-                        // The session's holder has left, and the rest of the payload is discarded.
-                        None => payload.len(),
-                    };
-                    // `consumed` with 0 stands for an empty message, not for payload of which nothing was taken.
-                    if taken > 0 || payload.is_empty() {
-                        state.mux.consumed(session, taken);
-                    }
+            self.take(state, event, now, &mut act);
+        }
+        self.received(state);
+        Ok(())
+    }
+
+    /// Takes an event of the mux: payload goes to its session, events of the link go to `act`.
+    #[inline]
+    fn take(
+        &self,
+        state: &mut MuxState,
+        event: Event,
+        now: Moment,
+        act: &mut impl FnMut(&mut Mux, Event),
+    ) {
+        match event {
+            Event::Data {
+                session, payload, ..
+            } => self.deliver(state, session, &payload),
+            Event::Opened { session } => state.of(session).for_each(SessionState::opened),
+            Event::Finished { session } => state.end(session, InboxEnd::Finished, &self.metrics),
+            Event::Reset { session, reason } => {
+                self.metrics.session_reset(reason);
+                state.of(session).for_each(SessionState::turned_down);
+                state.end(session, InboxEnd::Reset(reason), &self.metrics);
+            }
+            Event::Bulk { session } => state.moved(session, &self.metrics),
+            event => {
+                if let Event::GoAway(away) = &event {
+                    self.agent_leaves(state, away, now);
                 }
-                Event::Opened { session } => state.of(session).for_each(SessionState::opened),
-                Event::Finished { session } => {
-                    state.end(session, InboxEnd::Finished, &self.metrics)
-                }
-                Event::Reset { session, reason } => {
-                    self.metrics.session_reset(reason);
-                    state.of(session).for_each(SessionState::turned_down);
-                    state.end(session, InboxEnd::Reset(reason), &self.metrics);
-                }
-                Event::Bulk { session } => state.moved(session, &self.metrics),
-                event => {
-                    if let Event::GoAway(away) = &event {
-                        self.agent_leaves(state, away, now);
-                    }
-                    act(&mut state.mux, event);
-                }
+                act(&mut state.mux, event);
             }
         }
+    }
+
+    /// Delivers payload to its session, and returns credit for what the frontend took at once.
+    #[inline]
+    fn deliver(&self, state: &mut MuxState, session: SessionId, payload: &[u8]) {
+        self.metrics
+            .bytes_moved(Direction::ToFrontend, payload.len());
+        let taken = match state.sessions.get(&session) {
+            Some(shared) => {
+                let record = &shared.hold.record;
+                record.moved(Direction::ToFrontend, payload.len());
+                shared.deliver(payload)
+            }
+            // The session's holder has left, and the rest of the payload is discarded.
+            None => payload.len(),
+        };
+        // `consumed` with 0 stands for an empty message, not for payload of which nothing was taken.
+        if taken > 0 || payload.is_empty() {
+            state.mux.consumed(session, taken);
+        }
+    }
+
+    /// What follows from the events of one read.
+    fn received(&self, state: &mut MuxState) {
         state.wake_writable();
         self.offer_lanes(state);
         self.count_drops(state);
@@ -217,7 +238,6 @@ impl SharedMux {
         if state.mux.wants_transmit() {
             self.writer.set();
         }
-        Ok(())
     }
 
     /// Handles an agent's `GoAway`. Sessions that the agent did not take up are reset, and their requests may go to
@@ -290,12 +310,17 @@ impl SharedMux {
         let mut state = self.state.borrow_mut();
         self.offer_lanes(&mut state);
         let any = state.mux.poll_transmit(self.clock.now(), out);
+        self.transmitted(&mut state);
+        any
+    }
+
+    /// What follows when bytes were taken out of the mux.
+    fn transmitted(&self, state: &mut MuxState) {
         state.wake_writable();
-        self.count_sessions(&mut state);
+        self.count_sessions(state);
         if state.mux.is_asking() && !self.is_asking.replace(true) {
             self.probed.add(Weak::clone(&self.this));
         }
-        any
     }
 
     /// Sends due pings and enforces deadlines.

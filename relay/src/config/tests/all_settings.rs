@@ -45,6 +45,7 @@ const JWT: &str = r#"
     offline_grace = "1s"
     start_grace = "2s"
     sse_keepalive = "0s"
+    quic_streams_max = 22
     stale_timeout = "1m30s"
     preamble_timeout = "250ms"
     drain_timeout = "0s"
@@ -283,6 +284,7 @@ fn wanted_callers() -> CallersConfig {
         offline_grace: Duration::from_secs(1),
         start_grace: Duration::from_secs(2),
         sse_keepalive: Duration::ZERO,
+        quic_streams_max: 22,
     }
 }
 
