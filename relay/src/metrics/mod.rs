@@ -110,6 +110,8 @@ pub(crate) enum FrontendKind {
     /// Payload for a TCP target, over WebSocket.
     #[serde(rename = "websocket")]
     WebSocket,
+    /// A stream of a QUIC connection.
+    Quic,
 }
 
 /// Kind of connection that moved to another shard.
@@ -209,7 +211,7 @@ pub(crate) enum DropKind {
 }
 
 const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
-const FRONTEND_KINDS: [&str; 3] = ["tcp", "http", "websocket"];
+const FRONTEND_KINDS: [&str; 4] = ["tcp", "http", "websocket", "quic"];
 const HANDOFF_KINDS: [&str; 3] = ["link", "frontend", "lane"];
 const DROP_KINDS: [&str; 2] = ["ended_session", "optional"];
 const LIMIT_KINDS: [&str; 6] = [

@@ -32,7 +32,7 @@ pub(crate) struct TunnelReport {
     #[serde(skip)]
     pub(crate) is_shared: bool,
     pub(crate) target_scheme: &'static str,
-    /// What carries the tunnel's links: `tcp`, `tls`, `ws` or `wss`; `mixed` if they differ. `tls` and `wss` only where
+    /// What carries the tunnel's links: `tcp`, `tls`, `ws`, `wss` or `quic`; `mixed` if they differ. `tls` and `wss` only where
     /// this relay ends TLS.
     pub(crate) transport: &'static str,
     /// Whether on all of the tunnel's links the agent's proof is bound to the TLS connection.

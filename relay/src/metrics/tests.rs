@@ -191,6 +191,7 @@ fn every_counter_is_shown_once_it_is_counted() {
     shard.frontend_accepted(FrontendKind::Tcp);
     shard.frontend_accepted(FrontendKind::Http);
     shard.frontend_accepted(FrontendKind::WebSocket);
+    shard.frontend_accepted(FrontendKind::Quic);
     // Bytes over a lane count as bytes, too.
     shard.lane_bytes_moved(Direction::ToTarget, 1);
     shard.lane_bytes_moved(Direction::ToFrontend, 1);

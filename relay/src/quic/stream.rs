@@ -1,7 +1,6 @@
 //! One stream of a caller, read and written without waiting, like a socket.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -67,11 +66,6 @@ impl QuicStream {
     /// Ready while a write may take something.
     pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.state.poll_writable(cx)
-    }
-
-    /// Waits until a read may return something.
-    pub(crate) async fn readable(&self) {
-        poll_fn(|cx| self.poll_readable(cx)).await;
     }
 
     /// Appends up to `max` bytes to `buffer`, without waiting: as much of what has arrived as fits, because QUIC keeps it in

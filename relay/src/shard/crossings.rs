@@ -1,4 +1,5 @@
-//! Sessions on this shard's links for HTTP frontends that live on other shards.
+//! Sessions on this shard's links for HTTP frontends that live on other shards. Raw frontends over QUIC on other shards come
+//! as raw frontends (`shard/quic/crossing`).
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;

@@ -61,9 +61,9 @@ impl Shard {
             sleep(LOOK_PAUSE).await;
         }
         self.agents.close(LinkEnd::ShuttingDown);
-        self.end_quic(LinkEnd::ShuttingDown).await;
         // The links' writers send the agents the reason before their tasks end.
         let _ = timeout(Duration::from_millis(200), self.links_gone()).await;
+        self.end_quic(LinkEnd::ShuttingDown).await;
         self.doors.tasks.close();
         self.doors.packets.close();
         self.kit.tasks.close();

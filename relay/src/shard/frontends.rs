@@ -11,8 +11,9 @@ use super::Shard;
 use super::arrived::Arrived;
 use super::callers::{Caller, FrontendCount};
 use super::gateway::ShardGateway;
-use super::mail::message::{Message, RawFrontend};
+use super::mail::message::{Message, OpenVerdict, RawFrontend};
 use super::place::SessionPlace;
+use super::quic::serve_crossed;
 use super::upgrades;
 use crate::auth::Identity;
 use crate::directory::{Among, Query, Resolved};
@@ -42,7 +43,7 @@ impl Shard {
             let preamble = tcp::preamble(&stream);
             match shard.kit.in_time(deadline, stream.is_tls(), preamble).await {
                 Some(Some(preamble)) => {
-                    if let Some(caller) = shard.callers.raw_caller(&preamble, peer, &mut pass) {
+                    if let Ok(caller) = shard.callers.raw_caller(&preamble, peer, &mut pass) {
                         let raw = RawFrontend {
                             tunnel: preamble.tunnel,
                             kind: FrontendKind::Tcp,
@@ -50,6 +51,7 @@ impl Shard {
                             pass,
                             arrived,
                             tried: Vec::new(),
+                            crossing: None,
                         };
                         shard.route_raw(stream, raw, None, caller).await;
                     }
@@ -82,7 +84,7 @@ impl Shard {
                     shard
                         .callers
                         .raw_refused(raw.peer, tunnel, None, reason.into());
-                    upgrades::turn_away(stream.attach(), reason.into()).await;
+                    turn_away(stream.attach(), raw.crossing, reason.into()).await;
                 }
             }
         });
@@ -100,14 +102,14 @@ impl Shard {
         match self.place_raw(&mut raw, near, &caller).await {
             SessionPlace::Here(session) => {
                 let here = self.callers.count(raw.arrived);
-                self.serve_raw(stream, session, caller, here);
+                self.serve_raw(stream, (session, raw.crossing), caller, here);
             }
             SessionPlace::Shard(to) => {
                 let (tunnel, peer) = (raw.tunnel.clone(), raw.peer);
                 let message = Message::Frontend {
+                    raw: Box::new(raw),
                     stream: stream.detach(),
                     identity: caller.identity().cloned(),
-                    raw: Box::new(raw),
                 };
                 let Err(back) = self.kit.mail.try_hand_off(to, message).await else {
                     self.kit.metrics.handed_off(HandoffKind::Frontend);
@@ -116,8 +118,8 @@ impl Shard {
                 let reason = CallerRefusal::Overload;
                 self.callers
                     .raw_refused(peer, Some(&tunnel), Some(&caller), reason);
-                if let Message::Frontend { stream, .. } = back {
-                    upgrades::turn_away(stream.attach(), reason).await;
+                if let Message::Frontend { stream, raw, .. } = back {
+                    turn_away(stream.attach(), raw.crossing, reason).await;
                 }
             }
             SessionPlace::NoTarget(reason) => {
@@ -125,14 +127,14 @@ impl Shard {
                 debug!(%tunnel, reason = reason.word(), "frontend refused");
                 self.callers
                     .raw_refused(raw.peer, Some(tunnel), Some(&caller), reason.into());
-                upgrades::turn_away(stream, reason.into()).await;
+                turn_away(stream, raw.crossing, reason.into()).await;
             }
         }
     }
 
     /// Places a raw frontend. On this shard, opens its session and waits for the target's connection; if the target
     /// refuses it, tries the tunnel's next agent.
-    async fn place_raw(
+    pub(super) async fn place_raw(
         self: &Rc<Self>,
         raw: &mut RawFrontend,
         near: Option<usize>,
@@ -154,7 +156,7 @@ impl Shard {
                 kind: raw.kind,
                 mode: match raw.kind {
                     FrontendKind::WebSocket => Mode::Messages,
-                    FrontendKind::Tcp | FrontendKind::Http => Mode::Bytes,
+                    FrontendKind::Tcp | FrontendKind::Http | FrontendKind::Quic => Mode::Bytes,
                 },
                 pass: mem::take(&mut raw.pass),
                 audit: self.callers.noted(raw.peer, tunnel),
@@ -210,27 +212,38 @@ impl Shard {
     }
 
     /// Joins a raw frontend and its session, in a new task: the present task's size includes the routing, and the
-    /// session may last for days.
+    /// session may last for days. `crossing` as in [`RawFrontend`].
     fn serve_raw(
         self: &Rc<Self>,
         stream: Stream,
-        session: Session,
+        (session, crossing): (Session, Option<OpenVerdict>),
         caller: Caller,
         here: FrontendCount,
     ) {
+        let (block, tasks) = (Rc::clone(&self.callers.read_block), &self.kit.tasks);
+        if let Some(verdict) = crossing {
+            let (stream, told) = (Rc::new(stream), Arc::clone(verdict.verdict()));
+            let spliced = splice(Rc::clone(&stream), session, block, move || {
+                told.is_cancelled()
+            });
+            return tasks.spawn(async move {
+                serve_crossed(verdict, stream, spliced, caller).await;
+                drop(here);
+            });
+        }
         if stream.plain().is_some() {
             session.want_lane();
         }
-        let (stream, block) = (Rc::new(stream), Rc::clone(&self.callers.read_block));
+        let stream = Rc::new(stream);
         let spliced = splice(Rc::clone(&stream), session, block, || false);
         if stream.is_websocket() {
-            return self.kit.tasks.spawn(async move {
+            return tasks.spawn(async move {
                 upgrades::serve_caller(spliced, stream, caller).await;
                 drop(here);
             });
         }
         drop(stream);
-        self.kit.tasks.spawn(caller.while_welcome(spliced, here));
+        tasks.spawn(caller.while_welcome(spliced, here));
     }
 
     /// Accepts an HTTP frontend: its first request hints at the shard to serve it.
@@ -300,5 +313,14 @@ impl Shard {
         }
         debug!(%peer, ended = ended.word(), "HTTP frontend ended");
         io.end(ended.is_reset()).await;
+    }
+}
+
+/// Tells a raw frontend that is turned away why, as far as it can hear that: over WebSocket, and over QUIC on another shard,
+/// which `crossing` is told for.
+async fn turn_away(stream: Stream, crossing: Option<OpenVerdict>, reason: CallerRefusal) {
+    match crossing {
+        Some(verdict) => verdict.refuse(reason),
+        None => upgrades::turn_away(stream, reason).await,
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tieline_wire::{LinkEnd, LinkRefusal};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, info, info_span};
 
 use super::Shard;
 use super::agents::Host;
@@ -13,6 +13,7 @@ use crate::io::Stream;
 use crate::limits::AddressCount;
 use crate::link::{self, Left, NOTSENT_BYTES};
 use crate::listen::proxied::Source;
+use crate::quic::Connection;
 use crate::registry::LinkId;
 
 impl Shard {
@@ -23,17 +24,14 @@ impl Shard {
         (source, stranger): (Source, AddressCount),
         moved: Option<[u8; 32]>,
     ) {
-        let mut nonce = moved.unwrap_or_default();
-        if moved.is_none() && SystemRandom::new().fill(&mut nonce).is_err() {
-            // Without a random nonce a signed hello could be replayed.
+        let Some(nonce) = moved.or_else(new_nonce) else {
             self.link_gone(self.kit.index);
             self.kit.metrics.link_refused(LinkRefusal::Internal);
             return;
-        }
-        let peer = source.address();
+        };
         let mux = self.agents.new_mux(nonce, &stream);
-        let id = self.agents.link_arrived(&mux, peer, stranger);
         stream.tune_link(self.kit.peers.config.stale_timeout, NOTSENT_BYTES);
+        let id = self.agents.link_arrived(&mux, source.address(), stranger);
         let host = Host {
             agents: Rc::clone(&self.agents),
             id,
@@ -42,16 +40,12 @@ impl Shard {
             exporter: stream.exporter(),
             nonce,
         };
-        let span = info_span!("link", id = id.0, %peer);
-        let guard = LinkGuard {
-            shard: Rc::clone(self),
-            id,
-            end: Some(LinkEnd::ShuttingDown),
-        };
+        let guard = LinkGuard::new(self, id);
         let shard = Rc::clone(self);
         if moved.is_some() {
             mux.skip_greeting();
         }
+        let span = info_span!("link", id = id.0, peer = %source.address());
         self.kit.tasks.spawn(
             async move {
                 // The guard's drop runs even if the task set drops this task.
@@ -77,9 +71,58 @@ impl Shard {
             .instrument(span),
         );
     }
+
+    /// Serves a link over QUIC. It stays on the shard that has its connection, however many links that shard has.
+    pub(super) fn serve_quic_link(self: &Rc<Self>, connection: Rc<Connection>) {
+        let source = Source::Peer(connection.peer());
+        let Ok(stranger) = self.agents.count_new_link(source.address()) else {
+            return self.refuse_quic_link(&connection, LinkEnd::Limited);
+        };
+        let Some(nonce) = new_nonce() else {
+            return self.refuse_quic_link(&connection, LinkEnd::Internal);
+        };
+        self.link_expected(self.kit.index);
+        let exporter = connection.exporter();
+        let mux = self.agents.new_mux_over_quic(nonce, exporter);
+        let id = self.agents.link_arrived(&mux, source.address(), stranger);
+        let host = Host {
+            agents: Rc::clone(&self.agents),
+            id,
+            source,
+            transport: "quic",
+            exporter,
+            nonce,
+        };
+        let guard = LinkGuard::new(self, id);
+        let span = info_span!("link", id = id.0, peer = %source.address());
+        self.kit.tasks.spawn(
+            async move {
+                let mut guard = guard;
+                guard.end = Some(link::over_quic::run(&connection, &mux, &host).await);
+            }
+            .instrument(span),
+        );
+    }
+
+    /// Refuses an agent's connection; the close tells the reason.
+    fn refuse_quic_link(&self, connection: &Connection, reason: LinkEnd) {
+        self.kit.metrics.link_refused(reason.refusal());
+        if self.agents.may_log() {
+            let peer = connection.peer();
+            info!(%peer, reason = reason.word(), "link refused: {reason}");
+        }
+        connection.end(reason);
+    }
 }
 
-/// The word for what carries a link; `wss` and `tls` are used only where this relay ends TLS.
+/// A nonce for an agent to sign; `None` without random numbers: a signed hello could be replayed then.
+fn new_nonce() -> Option<[u8; 32]> {
+    let mut nonce = [0; 32];
+    SystemRandom::new().fill(&mut nonce).ok()?;
+    Some(nonce)
+}
+
+/// The word for what carries a link over TCP; `wss` and `tls` are used only where this relay ends TLS.
 fn transport(stream: &Stream) -> &'static str {
     match (stream.is_websocket(), stream.is_tls()) {
         (false, false) => "tcp",
@@ -95,6 +138,16 @@ struct LinkGuard {
     id: LinkId,
     /// Reason of the link's end; `None` if the link moves to another shard.
     end: Option<LinkEnd>,
+}
+
+impl LinkGuard {
+    fn new(shard: &Rc<Shard>, id: LinkId) -> Self {
+        Self {
+            shard: Rc::clone(shard),
+            id,
+            end: Some(LinkEnd::ShuttingDown),
+        }
+    }
 }
 
 impl Drop for LinkGuard {

@@ -43,13 +43,26 @@ impl Agents {
     /// The mux of a new link over `stream`, whose agent is asked to sign `nonce`. Only a link over a plain socket may
     /// have bulk lanes.
     pub(in crate::shard) fn new_mux(&self, nonce: [u8; 32], stream: &Stream) -> Rc<SharedMux> {
-        let config = &self.kit.peers.config;
         // The kernel cannot move bytes that TLS encrypts, and a lane in clear text would show them. A lane has no
         // WebSocket, so a network that lets only WebSockets pass would stop it.
         let bulk_run_bytes = match stream.plain() {
-            Some(_) => config.bulk_run_bytes,
+            Some(_) => self.kit.peers.config.bulk_run_bytes,
             None => 0,
         };
+        self.shared(self.mux(nonce, stream.exporter(), bulk_run_bytes))
+    }
+
+    /// The mux of a new link over QUIC, whose sessions have streams of their own.
+    pub(in crate::shard) fn new_mux_over_quic(
+        &self,
+        nonce: [u8; 32],
+        exporter: Option<[u8; 32]>,
+    ) -> Rc<SharedMux> {
+        self.shared(self.mux(nonce, exporter, 0).over_streams())
+    }
+
+    fn mux(&self, nonce: [u8; 32], exporter: Option<[u8; 32]>, bulk_run_bytes: u64) -> Mux {
+        let config = &self.kit.peers.config;
         let settings = Settings {
             heartbeat: config.stale_timeout / 3,
             stale: config.stale_timeout,
@@ -57,9 +70,13 @@ impl Agents {
             bulk_run_bytes,
             ..Settings::default()
         };
-        let hello = RelayHello::new(nonce, config.sessions_max).with_exporter(stream.exporter());
+        let hello = RelayHello::new(nonce, config.sessions_max).with_exporter(exporter);
         let mut mux = Mux::relay(hello, settings, self.kit.clock.now());
         mux.share_budget(Arc::clone(&self.kit.metrics.budget));
+        mux
+    }
+
+    fn shared(&self, mux: Mux) -> Rc<SharedMux> {
         SharedMux::new(
             mux,
             self.kit.clock,

@@ -145,22 +145,26 @@ impl Callers {
         }
     }
 
-    /// The authenticated caller of a raw frontend; `None` if the token or a limit refuses it, or if the caller sent a
-    /// token in the name's place.
+    /// The authenticated caller of a raw frontend.
+    ///
+    /// # Errors
+    /// Why the caller is refused, which is counted and noted: the token or a limit refuses it, or the caller sent a token in
+    /// the name's place.
     pub(super) fn raw_caller(
         &self,
         preamble: &tcp::Preamble,
         peer: SocketAddr,
         pass: &mut RatePass,
-    ) -> Option<Caller> {
+    ) -> Result<Caller, CallerRefusal> {
         let tunnel = (!self.kit.is_token(&preamble.name)).then_some(&preamble.tunnel);
         let caller = match self.caller(preamble.token.as_deref()) {
             Ok(caller) => caller,
             Err(refusal) => {
                 let shown = tunnel.map(tracing::field::display);
                 debug!(tunnel = shown, %refusal, "frontend refused");
-                self.raw_refused(peer, tunnel, None, reason(&refusal));
-                return None;
+                let reason = reason(&refusal);
+                self.raw_refused(peer, tunnel, None, reason);
+                return Err(reason);
             }
         };
         let refusal = if self.identify(pass, &caller).is_err() {
@@ -168,10 +172,10 @@ impl Callers {
         } else if tunnel.is_none() {
             NoSession::UnknownTunnel.into()
         } else {
-            return Some(caller);
+            return Ok(caller);
         };
         self.raw_refused(peer, tunnel, Some(&caller), refusal);
-        None
+        Err(refusal)
     }
 
     /// Counts and notes a raw frontend that is turned away.

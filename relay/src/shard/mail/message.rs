@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use tieline_wire::{
-    AgentKey, BulkNonce, Generation, InstanceId, LinkEnd, Lost, Refusal, SessionEnd, TunnelId,
+    AgentKey, BulkNonce, CallerRefusal, Generation, InstanceId, LinkEnd, Lost, Refusal, SessionEnd,
+    TunnelId,
 };
 use tokio::sync::oneshot;
 
@@ -39,9 +40,10 @@ pub(crate) enum Message {
     /// A raw frontend that named a tunnel which its caller may reach; with the caller's identity, if callers need a
     /// token.
     Frontend {
+        /// Before the stream, so that a message that is dropped says so before its stream closes.
+        raw: Box<RawFrontend>,
         stream: Detached,
         identity: Option<Arc<Identity>>,
-        raw: Box<RawFrontend>,
     },
     /// An HTTP frontend, of which only the first bytes were read ahead.
     Http {
@@ -148,7 +150,7 @@ pub(crate) enum QuicMessage {
 /// A raw frontend that named its tunnel, apart from its stream and its authenticated caller, which belong to one shard.
 pub(crate) struct RawFrontend {
     pub(crate) tunnel: TunnelId,
-    /// Whether the caller came over TCP or WebSocket.
+    /// Whether the caller came over TCP, WebSocket or QUIC.
     pub(crate) kind: FrontendKind,
     /// The caller's address.
     pub(crate) peer: SocketAddr,
@@ -156,6 +158,8 @@ pub(crate) struct RawFrontend {
     pub(crate) arrived: Arrived,
     /// Agents of the tunnel whose targets refused a connection for this frontend.
     pub(crate) tried: Vec<AgentTag>,
+    /// What the shard of a caller over QUIC is told, if the frontend's stream is a socket pair to that shard.
+    pub(crate) crossing: Option<OpenVerdict>,
 }
 
 /// A request for a session: its caller, and the agent it is for.
@@ -247,5 +251,48 @@ impl Verdict {
     /// Whether the end of the caller's direction means that the caller cancelled.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+}
+
+/// A verdict that is not settled, at the shard that serves the session: dropping it records a reset. It must be dropped
+/// before its socket.
+pub(crate) struct OpenVerdict {
+    verdict: Arc<Verdict>,
+    is_settled: bool,
+}
+
+impl OpenVerdict {
+    pub(crate) const fn new(verdict: Arc<Verdict>) -> Self {
+        Self {
+            verdict,
+            is_settled: false,
+        }
+    }
+
+    /// The verdict itself.
+    pub(crate) const fn verdict(&self) -> &Arc<Verdict> {
+        &self.verdict
+    }
+
+    /// Records that the caller is turned away.
+    pub(crate) fn refuse(mut self, reason: CallerRefusal) {
+        self.verdict.reset.store(reason as u16, Ordering::Release);
+        self.is_settled = true;
+    }
+
+    /// Records that the session was reset, or that it ended in order if there is no reason.
+    pub(crate) fn settle(&mut self, reason: Option<SessionEnd>) {
+        if let Some(reason) = reason {
+            self.verdict.reset(reason);
+        }
+        self.is_settled = true;
+    }
+}
+
+impl Drop for OpenVerdict {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.verdict.reset(SessionEnd::ShuttingDown);
+        }
     }
 }

@@ -62,6 +62,7 @@ impl Shard {
                     pass,
                     arrived: self.kit.peers.callers.arrived(),
                     tried: Vec::new(),
+                    crossing: None,
                 };
                 let (shard, stream) = (Rc::clone(self), stream.over_websocket(input));
                 self.kit

@@ -1,13 +1,19 @@
-//! QUIC on a shard: its endpoints, what their connections become, and their end.
+//! QUIC on a shard: its endpoints, what their connections become, and their end. `shard/links` serves links; `callers` takes
+//! each stream of a caller to a session, and `crossing` to one on another shard.
+
+mod callers;
+mod crossing;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn_proto::VarInt;
+use tieline_transport::quic::close_code;
 use tieline_wire::LinkEnd;
 use tracing::{debug, error};
+
+pub(super) use self::crossing::serve_crossed;
 
 use super::Shard;
 use super::mail::message::{Message, QuicMessage, Stop};
@@ -55,7 +61,7 @@ impl Host for ShardHost {
 
     fn connected(&self, connection: Rc<Connection>) {
         if let Some(shard) = self.0.upgrade() {
-            shard.quic_connected(&connection);
+            shard.quic_connected(connection);
         }
     }
 }
@@ -135,21 +141,23 @@ impl Shard {
     }
 
     /// Dispatches a connection by the protocol that the client named.
-    fn quic_connected(&self, connection: &Rc<Connection>) {
+    fn quic_connected(self: &Rc<Self>, connection: Rc<Connection>) {
         let protocol = connection.protocol();
         let has_certificate = connection.has_peer_certificate();
         let served = self.kit.tls().and_then(|configs| {
             configs.served(protocol.as_deref(), ListenKind::Quic, has_certificate)
         });
         match served {
+            Some(Served::As(ListenKind::Agent)) => self.serve_quic_link(connection),
+            Some(Served::As(ListenKind::Tcp)) => self.serve_quic_caller(connection),
             None => {
                 self.kit.metrics.tls_failed(TlsFailure::NoClientCertificate);
-                close(connection, LinkEnd::BadSignature);
+                connection.end(LinkEnd::BadSignature);
             }
-            // Neither links nor callers use QUIC yet.
+            // The configuration of QUIC offers no other protocol.
             Some(Served::As(_) | Served::Check) => {
                 debug!(peer = %connection.peer(), "QUIC connection closed, since nothing serves it");
-                close(connection, LinkEnd::Version);
+                connection.end(LinkEnd::Version);
             }
         }
     }
@@ -171,7 +179,7 @@ impl Shard {
     pub(super) async fn end_quic(&self, reason: LinkEnd) {
         let endpoints = self.doors.endpoints.borrow().clone();
         for endpoint in &endpoints {
-            endpoint.close(code(reason), reason.word().as_bytes());
+            endpoint.close(close_code(reason), reason.word().as_bytes());
         }
         if !endpoints.is_empty() {
             for _ in 0..TURNS_TO_TELL {
@@ -179,15 +187,6 @@ impl Shard {
             }
         }
     }
-}
-
-fn close(connection: &Connection, reason: LinkEnd) {
-    connection.close(code(reason), reason.word().as_bytes());
-}
-
-/// The code of a link's end, as a QUIC connection is closed with it.
-fn code(reason: LinkEnd) -> VarInt {
-    VarInt::from_u32(u32::from(reason.code()))
 }
 
 /// Silence after which a connection ends, for links that are evicted after `stale_timeout`.
