@@ -1,4 +1,5 @@
 mod client;
+mod streams;
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, UdpSocket};

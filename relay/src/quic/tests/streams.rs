@@ -1,0 +1,268 @@
+//! Streams of callers, read and written like sockets.
+
+use std::future::poll_fn;
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{ReadError, StreamId};
+use tieline_transport::Received;
+use tieline_wire::SessionEnd;
+
+use super::*;
+
+/// Waits until a read may return something.
+async fn readable(stream: &QuicStream) {
+    poll_fn(|cx| stream.poll_readable(cx)).await;
+}
+
+/// Waits until a write may take something.
+async fn writable(stream: &QuicStream) {
+    poll_fn(|cx| stream.poll_writable(cx)).await;
+}
+
+/// Accepts a client's streams; the task that does also tells them of events.
+fn serve(host: &Rc<TestHost>, connection: Rc<Connection>, act: impl Fn(QuicStream) + 'static) {
+    host.spawn(Box::pin(async move {
+        let streams = Streams::new(connection, 4);
+        while let Some(stream) = streams.next().await {
+            act(stream);
+        }
+    }));
+}
+
+/// Sends back what comes, and ends the direction with the client's end.
+async fn echo_back(stream: QuicStream) {
+    let mut waiting = BytesMut::new();
+    loop {
+        readable(&stream).await;
+        match stream.recv(&mut waiting, 10_000).unwrap() {
+            Received::End => break,
+            Received::Bytes(_) | Received::Nothing => {}
+        }
+        while !waiting.is_empty() {
+            writable(&stream).await;
+            let taken = stream.send(&waiting).unwrap();
+            drop(waiting.split_to(taken));
+        }
+    }
+    stream.finish();
+}
+
+#[test]
+fn a_stream_brings_all_bytes_and_ends_in_each_direction() {
+    for driver in drivers() {
+        let rig = Rig::new();
+        run(driver, async {
+            let host = Rc::<TestHost>::default();
+            let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+            rig.open(&host, sockets);
+            // More than the window that a client has before its first session.
+            let payload: Vec<u8> = (0..700_000_u32).map(|it| it.to_le_bytes()[1]).collect();
+            let sent = payload.clone();
+            let client = rig.client(bound, "tieline", move |mut client| {
+                client.shake().unwrap();
+                (client.exchange(&sent), client.exchange(b"short"))
+            });
+            let tasks = Rc::clone(&host);
+            serve(&host, host.next().await, move |stream| {
+                stream.widen();
+                tasks.spawn(Box::pin(echo_back(stream)));
+            });
+            let (long, short) = joined(client).await;
+            assert!(long == payload);
+            assert_eq!(short, b"short");
+            host.kill().await;
+        })
+        .unwrap();
+    }
+}
+
+/// How the client's stream ends, on which it sends `payload`.
+fn reset_code(client: &mut Client, payload: &[u8]) -> (Vec<u8>, VarInt) {
+    let (mut stream, mut heard, mut code) = (None::<StreamId>, Vec::new(), None);
+    client
+        .until(|connection| {
+            let id = *stream.get_or_insert_with(|| {
+                let id = connection.streams().open(Dir::Bi).unwrap();
+                connection.send_stream(id).write(payload).unwrap();
+                id
+            });
+            let mut it = connection.recv_stream(id);
+            let mut chunks = it.read(true).unwrap();
+            loop {
+                match chunks.next(usize::MAX) {
+                    Ok(Some(chunk)) => heard.extend_from_slice(&chunk.bytes),
+                    Ok(None) => panic!("the stream ended in order"),
+                    Err(ReadError::Blocked) => return false,
+                    Err(ReadError::Reset(it)) => {
+                        code = Some(it);
+                        return true;
+                    }
+                }
+            }
+        })
+        .unwrap();
+    (heard, code.unwrap())
+}
+
+#[test]
+fn a_stream_that_is_dropped_is_reset_with_its_reason() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        rig.open(&host, sockets);
+        let client = rig.client(bound, "tieline", |mut client| {
+            client.shake().unwrap();
+            [b"a", b"b"].map(|it| reset_code(&mut client, it).1)
+        });
+        serve(&host, host.next().await, |stream| {
+            // The first one has a reason, the second one is only dropped.
+            let mut first = BytesMut::new();
+            let received = stream.recv(&mut first, 10).unwrap();
+            assert_eq!(received, Received::Bytes(1));
+            if &first[..] == b"a" {
+                stream.set_code(72);
+            }
+        });
+        let default = VarInt::from(SessionEnd::ShuttingDown.code());
+        assert_eq!(joined(client).await, [VarInt::from_u32(72), default]);
+        host.kill().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_reset_by_the_client_is_noticed_read_or_not() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        rig.open(&host, sockets);
+        let (noticed, is_noticed) = sync_channel(1);
+        let client = rig.client(bound, "tieline", move |mut client| {
+            client.shake().unwrap();
+            let mut is_open = false;
+            let until = client.until(|connection| {
+                if !std::mem::replace(&mut is_open, true) {
+                    // A reset, and the wish for no more bytes alone.
+                    let [one, two] = [(); 2].map(|()| connection.streams().open(Dir::Bi).unwrap());
+                    connection
+                        .send_stream(one)
+                        .reset(VarInt::from_u32(70))
+                        .unwrap();
+                    connection.send_stream(two).write(b"x").unwrap();
+                    connection
+                        .recv_stream(two)
+                        .stop(VarInt::from_u32(70))
+                        .unwrap();
+                }
+                is_noticed.try_recv().is_ok()
+            });
+            until.unwrap();
+        });
+        let streams = Streams::new(host.next().await, 4);
+        let (one, two) = (streams.next().await.unwrap(), streams.next().await.unwrap());
+        host.spawn(Box::pin(
+            async move { while streams.next().await.is_some() {} },
+        ));
+        let looking = async {
+            while !one.is_broken() || !two.is_broken() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), looking).await.unwrap();
+        assert!(one.recv(&mut BytesMut::new(), 10).is_err());
+        assert!(two.send(b"y").is_err());
+        noticed.send(()).unwrap();
+        joined(client).await;
+        host.kill().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_client_that_grants_no_room_is_waited_for_and_its_end_wakes_the_stream() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        rig.open(&host, sockets);
+        let (full, is_full) = sync_channel(1);
+        let client = rig.client(bound, "tieline", move |mut client| {
+            client.shake().unwrap();
+            let mut is_open = false;
+            // Never reads, and then goes away with all its streams.
+            let until = client.until(|connection| {
+                if !std::mem::replace(&mut is_open, true) {
+                    let id = connection.streams().open(Dir::Bi).unwrap();
+                    connection.send_stream(id).write(b"x").unwrap();
+                }
+                if is_full.try_recv().is_ok() {
+                    connection.close(
+                        std::time::Instant::now(),
+                        VarInt::from_u32(0),
+                        [][..].into(),
+                    );
+                    return true;
+                }
+                false
+            });
+            until.unwrap();
+        });
+        let streams = Streams::new(host.next().await, 4);
+        let stream = streams.next().await.unwrap();
+        host.spawn(Box::pin(
+            async move { while streams.next().await.is_some() {} },
+        ));
+        let (block, mut total) = (vec![7; 100_000], 0);
+        // A moment without room, after acknowledgements had time to come.
+        let mut room = true;
+        while room {
+            match stream.send(&block) {
+                Ok(count) => total += count,
+                Err(error) => panic!("{error}"),
+            }
+            let pause = Duration::from_millis(300);
+            room = timeout(pause, writable(&stream)).await.is_ok();
+        }
+        assert!((1_000_000..100_000_000).contains(&total), "{total}");
+        full.send(()).unwrap();
+        timeout(Duration::from_secs(20), writable(&stream))
+            .await
+            .unwrap();
+        assert!(stream.send(&block).is_err());
+        joined(client).await;
+        host.kill().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_client_has_no_more_streams_than_it_may() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        rig.open(&host, sockets);
+        let client = rig.client(bound, "tieline", |mut client| {
+            client.shake().unwrap();
+            let mut count = 0;
+            client
+                .until(|connection| {
+                    while connection.streams().open(Dir::Bi).is_some() {
+                        count += 1;
+                    }
+                    count >= 4
+                })
+                .unwrap();
+            count
+        });
+        serve(&host, host.next().await, |_| {});
+        // None of the streams exists for the relay yet, so none has ended.
+        assert_eq!(joined(client).await, 4);
+        host.kill().await;
+    })
+    .unwrap();
+}
