@@ -60,6 +60,15 @@ impl RelayBuilder {
         })
     }
 
+    /// Adds a UDP address for QUIC, with `certificate`.
+    pub fn quic(self, certificate: &TestCertificate) -> Self {
+        let files = certificate.files();
+        self.config(|config| {
+            config.quic_listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+            config.tls.certificates = vec![files];
+        })
+    }
+
     /// Changes any setting.
     pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.0);
@@ -108,6 +117,7 @@ impl TestRelay {
         config.tcp_listen = relay.listening(ListenKind::Tcp);
         config.http_listen = relay.listening(ListenKind::Http);
         config.admin_listen = relay.admin_addresses().to_vec();
+        config.quic_listen = relay.quic_addresses().to_vec();
         drop(relay);
         Self::run(config)
     }
@@ -139,6 +149,12 @@ impl TestRelay {
     #[must_use]
     pub fn tcp_address(&self) -> SocketAddr {
         self.relay.tcp_addresses()[0]
+    }
+
+    /// Address of agents and raw callers over QUIC.
+    #[must_use]
+    pub fn quic_address(&self) -> SocketAddr {
+        self.relay.quic_addresses()[0]
     }
 
     /// Address of HTTP frontends.
