@@ -9,11 +9,13 @@ use bytes::BytesMut;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
     ClientConfig, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
-    Event, StreamId,
+    Event, StreamEvent, StreamId,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tieline_transport::quic::LinkStreams;
+use tieline_wire::{Event as LinkEvent, Moment, Mux};
 
 use crate::certificates::provider;
 
@@ -25,6 +27,8 @@ pub(super) struct Client {
     connection: quinn_proto::Connection,
     handle: ConnectionHandle,
     socket: UdpSocket,
+    /// Events of streams that nothing has looked at.
+    events: Vec<StreamEvent>,
 }
 
 impl Client {
@@ -52,6 +56,7 @@ impl Client {
             connection,
             handle,
             socket,
+            events: Vec::new(),
         }
     }
 
@@ -59,6 +64,14 @@ impl Client {
     pub(super) fn until(
         &mut self,
         mut is_done: impl FnMut(&mut quinn_proto::Connection) -> bool,
+    ) -> Result<(), ConnectionError> {
+        self.turn_until(|connection, _| is_done(connection))
+    }
+
+    /// Like [`Client::until`], with the events of streams, which are forgotten after each turn.
+    fn turn_until(
+        &mut self,
+        mut is_done: impl FnMut(&mut quinn_proto::Connection, &mut Vec<StreamEvent>) -> bool,
     ) -> Result<(), ConnectionError> {
         let deadline = Instant::now() + PATIENCE;
         let mut buffer = vec![0; 65_536];
@@ -74,11 +87,14 @@ impl Client {
                 }
             }
             while let Some(event) = self.connection.poll() {
-                if let Event::ConnectionLost { reason } = event {
-                    return Err(reason);
+                match event {
+                    Event::ConnectionLost { reason } => return Err(reason),
+                    Event::Stream(event) => self.events.push(event),
+                    _ => {}
                 }
             }
-            let is_done = is_done(&mut self.connection);
+            let is_done = is_done(&mut self.connection, &mut self.events);
+            self.events.clear();
             let mut out = Vec::new();
             while let Some(it) = self.connection.poll_transmit(now, 1, &mut out) {
                 self.socket
@@ -104,6 +120,25 @@ impl Client {
         if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
             self.connection.handle_event(event);
         }
+    }
+
+    /// Goes on as an agent with `mux`, until `act` has seen an event with which it is done.
+    pub(super) fn serve(
+        &mut self,
+        mux: &mut Mux,
+        mut act: impl FnMut(&mut Mux, LinkEvent) -> bool,
+    ) -> Result<(), ConnectionError> {
+        let (mut streams, start) = (LinkStreams::agent(), Instant::now());
+        self.turn_until(|connection, events| {
+            let now = Moment::default() + start.elapsed();
+            events.drain(..).for_each(|it| streams.handle_event(it));
+            let mut is_done = false;
+            while let Some(event) = streams.poll_event(now, connection, mux).unwrap() {
+                is_done |= act(mux, event);
+            }
+            streams.transmit(now, connection, mux);
+            is_done
+        })
     }
 
     /// Goes on until the handshake is over.

@@ -1,4 +1,5 @@
 mod client;
+mod links;
 mod streams;
 
 use std::cell::{Cell, RefCell};

@@ -94,7 +94,7 @@ async fn carry(caller: &QuicStream, far: &Stream, verdict: &Verdict) -> Result<(
     );
     let mut gone = pin!(gone(caller));
     let (mut is_up_over, mut is_down_over) = (false, false);
-    poll_fn(|cx| {
+    poll_fn(|cx| -> Poll<Result<(), Broken>> {
         if !is_up_over && let Poll::Ready(outcome) = up.as_mut().poll(cx) {
             outcome?;
             is_up_over = true;

@@ -14,7 +14,6 @@ use tieline_wire::LinkEnd;
 use tracing::{debug, error};
 
 pub(super) use self::crossing::serve_crossed;
-
 use super::Shard;
 use super::mail::message::{Message, QuicMessage, Stop};
 use crate::certificates::{Served, ServerConfigs};
