@@ -120,7 +120,12 @@ impl CallersConfig {
         in_range("offline_grace", self.offline_grace, ms(0), ms(60_000))?;
         in_range("start_grace", self.start_grace, ms(0), ms(3_600_000))?;
         in_range("sse_keepalive", self.sse_keepalive, ms(0), ms(3_600_000))?;
-        in_range("quic_streams_max", self.quic_streams_max, 1, QUIC_STREAMS_MAX)
+        in_range(
+            "quic_streams_max",
+            self.quic_streams_max,
+            1,
+            QUIC_STREAMS_MAX,
+        )
     }
 }
 
