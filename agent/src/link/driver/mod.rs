@@ -9,10 +9,10 @@ use tieline_wire::{LinkEnd, SendBatching, Side, Transmit};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::buffer::{READ_BYTES_MIN, TURN_BYTES_MAX};
-use super::dispatch::Dispatch;
-use super::{Link, Start};
 use crate::error::Error;
+use crate::link::buffer::{READ_BYTES_MIN, TURN_BYTES_MAX};
+use crate::link::dispatch::Dispatch;
+use crate::link::{Link, Start};
 use crate::transport::{Reads, Stream, Writes};
 
 /// Time limit for the last frames to reach the kernel.
