@@ -1,84 +1,81 @@
-//! Drives a link: reads its socket into the mux, writes the mux's output, and runs its timers.
+//! Drives a link: moves bytes between its connection and the mux, runs the mux's timers, and ends the link. `bytes` is
+//! what a stream of bytes needs for that, `quic` what QUIC needs.
 
-use std::io;
+mod bytes;
+mod quic;
+
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tieline_wire::{LinkEnd, SendBatching, Side, Transmit};
+use tieline_wire::{LinkEnd, SendBatching, Side};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::error::Error;
-use crate::link::buffer::{READ_BYTES_MIN, TURN_BYTES_MAX};
 use crate::link::dispatch::Dispatch;
 use crate::link::{Link, Start};
-use crate::transport::{Reads, Stream, Writes};
+use crate::transport::{Connection, Quic, Reads};
 
-/// Time limit for the last frames to reach the kernel.
+/// Time limit for the last frames to reach the kernel, over QUIC the relay.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time limit for the relay to close its side after the agent closed its own.
-const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same for a relay that broke a rule.
+const COMPLAINT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Time limit for aborted sessions to end; above a session's own limit for the last bytes to its target.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Runs `link` over `stream` until it ends.
+/// Runs `link` over `connection` until it ends.
 ///
 /// # Errors
 /// Why the link ended, unless [`Link::close`] ended it.
-pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result<(), Error> {
-    let lane_address = stream.lane_address().map_err(Error::lost_by)?;
-    let exporter = stream.exporter();
-    // What opened a WebSocket for agents is a relay, so its bytes need no explanation.
-    let is_surely_relay = stream.is_websocket();
-    let (reads, writes) = stream.split();
-    let mut ending = Ending { link: &link, reads };
-    let reads = &mut ending.reads;
+pub(crate) async fn run(
+    link: Arc<Link>,
+    connection: Connection,
+    start: Start,
+) -> Result<(), Error> {
+    let facts = (
+        connection.lane_address().map_err(Error::lost_by)?,
+        connection.exporter(),
+    );
+    let is_surely_relay = connection.is_surely_relay();
     // Separate tasks, so that a read of the link does not poll all of them.
     let mut others = JoinSet::new();
-    others.spawn(write(Arc::clone(&link), writes));
+    let carrier = match connection {
+        Connection::Bytes(stream) => {
+            let (reads, writes) = stream.split();
+            others.spawn(bytes::write(Arc::clone(&link), writes));
+            Carrier::Bytes(reads)
+        }
+        Connection::Quic(quic) => Carrier::Quic(quic),
+    };
+    let mut ending = Ending {
+        link: &link,
+        carrier,
+    };
+    let carrier = &mut ending.carrier;
     others.spawn(keep_time(Arc::clone(&link)));
     others.spawn(closed(Arc::clone(&link)));
-    let mut dispatch = Dispatch::new(&link, (lane_address, exporter), start);
+    let mut dispatch = Dispatch::new(&link, facts, start);
     let end = tokio::select! {
         biased;
-        end = dispatch.read(reads) => end,
+        end = carrier.run(&link, &mut dispatch) => end,
         Some(end) = others.join_next() => {
             end.unwrap_or_else(|_| Err(Error::link_lost("a task of the link stopped")))
         }
     };
     let end = match end {
         // A write may have failed before the relay's reason was read.
-        Err(error) => Err(dispatch.last_words(reads, error).await),
+        Err(error) => Err(carrier.last_words(&mut dispatch, error).await),
         Ok(()) => Ok(()),
     };
     let end = end.map_err(|error| match is_surely_relay {
         true => error,
         false => dispatch.explained(error),
     });
-    match &end {
-        Ok(()) => {
-            link.abort_sessions();
-            let _ = timeout(ABORT_TIMEOUT, link.emptied()).await;
-            let _ = timeout(FLUSH_TIMEOUT, flushed(&link)).await;
-            say_farewell(reads).await;
-        }
-        // Tells the relay what it did wrong, for its log, in case the relay still reads.
-        Err(Error::Link {
-            reason,
-            side: Side::Peer,
-            ..
-        }) if *reason != LinkEnd::LinkLost => {
-            link.close(Instant::now(), Some(*reason));
-            let _ = timeout(FAREWELL_TIMEOUT, flushed(&link)).await;
-            if *reason == LinkEnd::Stale {
-                link.fell_silent();
-            }
-        }
-        Err(_) => {}
-    }
+    let heard = dispatch.farewell.as_ref().map(|(reason, _)| *reason);
+    part(&link, carrier, &end, heard).await;
     match (end, dispatch.farewell) {
         // If the relay announced the end, its own reason is the result.
         (Ok(()), Some((reason, message))) if reason.is_final() => {
@@ -88,6 +85,103 @@ pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result
             Err(Error::of_farewell(reason, message))
         }
         (end, _) => end,
+    }
+}
+
+/// Takes leave of the relay after the link has ended with `end`; `heard` is the reason of the relay's own `GoAway`.
+async fn part(link: &Link, carrier: &mut Carrier, end: &Result<(), Error>, heard: Option<LinkEnd>) {
+    match end {
+        Ok(()) => {
+            link.abort_sessions();
+            let emptied = timeout(ABORT_TIMEOUT, link.emptied());
+            carrier.while_sending(link, emptied).await;
+            carrier.flush(link, FLUSH_TIMEOUT).await;
+            let said = link.core().reason;
+            let reason = said.or(heard).unwrap_or(LinkEnd::ShuttingDown);
+            carrier.say_farewell(reason).await;
+        }
+        // Tells the relay what it did wrong, for its log, in case the relay still reads.
+        Err(Error::Link {
+            reason,
+            side: Side::Peer,
+            ..
+        }) if *reason != LinkEnd::LinkLost => {
+            link.close(Instant::now(), Some(*reason));
+            carrier.flush(link, COMPLAINT_TIMEOUT).await;
+            carrier.complain(*reason);
+            if *reason == LinkEnd::Stale {
+                link.fell_silent();
+            }
+        }
+        Err(_) => {}
+    }
+}
+
+/// What carries a link, as its driver sees it.
+enum Carrier {
+    /// The direction from the relay of a stream of bytes; the other has a task of its own.
+    Bytes(Reads),
+    /// A QUIC connection.
+    Quic(Box<Quic>),
+}
+
+impl Carrier {
+    /// Has `dispatch` handle what arrives, until the link ends.
+    async fn run(&mut self, link: &Link, dispatch: &mut Dispatch<'_>) -> Result<(), Error> {
+        match self {
+            Self::Bytes(reads) => dispatch.read(reads).await,
+            Self::Quic(quic) => quic::run(link, quic, dispatch).await,
+        }
+    }
+
+    /// The error of a link that ended with `error`, after what is still to be read.
+    async fn last_words(&mut self, dispatch: &mut Dispatch<'_>, error: Error) -> Error {
+        match self {
+            Self::Bytes(reads) => dispatch.last_words(reads, error).await,
+            Self::Quic(_) => error,
+        }
+    }
+
+    /// Waits for `done`, while what the mux has to send goes out.
+    async fn while_sending(&mut self, link: &Link, done: impl Future) {
+        match self {
+            Self::Bytes(_) => drop(done.await),
+            Self::Quic(quic) => {
+                // A connection that is lost meanwhile does not end the wait.
+                let sending = async {
+                    quic::send(link, quic).await;
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    _ = done => {}
+                    () = sending => {}
+                }
+            }
+        }
+    }
+
+    /// Waits until all that the mux had to send is in the kernel, or over QUIC has arrived; for `limit` at most.
+    async fn flush(&mut self, link: &Link, limit: Duration) {
+        match self {
+            Self::Bytes(_) => drop(timeout(limit, bytes::flushed(link)).await),
+            Self::Quic(quic) => quic::flush(link, quic, limit).await,
+        }
+    }
+
+    /// Ends the connection in order.
+    async fn say_farewell(&mut self, reason: LinkEnd) {
+        match self {
+            Self::Bytes(reads) => bytes::say_farewell(reads).await,
+            Self::Quic(quic) => quic.close(reason),
+        }
+    }
+
+    /// Ends the connection because of what the relay did, if the way in which it ends can tell that.
+    fn complain(&mut self, reason: LinkEnd) {
+        match self {
+            Self::Bytes(_) => {}
+            Self::Quic(quic) => quic.close(reason),
+        }
     }
 }
 
@@ -109,36 +203,6 @@ async fn closed(link: Arc<Link>) -> Result<(), Error> {
     }
 }
 
-/// Waits until the kernel has all that the mux had to send.
-async fn flushed(link: &Link) {
-    loop {
-        let flushed = link.flushed.notified();
-        tokio::pin!(flushed);
-        flushed.as_mut().enable();
-        {
-            let core = link.core();
-            if !core.sending && !core.mux.wants_transmit() {
-                return;
-            }
-        }
-        flushed.await;
-    }
-}
-
-/// Closes our side, and reads until the relay has closed its own.
-///
-/// Closing a socket with unread bytes resets the connection, and the relay could lose our last frames.
-async fn say_farewell(reads: &mut Reads) {
-    let mut rest = BytesMut::with_capacity(READ_BYTES_MIN);
-    let _ = timeout(FAREWELL_TIMEOUT, async {
-        reads.end_sending().await;
-        while matches!(reads.read(&mut rest).await, Ok(count) if count > 0) {
-            rest.clear();
-        }
-    })
-    .await;
-}
-
 /// Runs the mux's timers: sends pings, and detects a relay that fell silent.
 async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
     loop {
@@ -153,57 +217,18 @@ async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
             core.wakes_at = Some(wakes_at);
             wakes_at
         };
-        let at = link.started_at + Duration::from_micros(wakes_at.as_micros());
         tokio::select! {
-            () = sleep_until(at) => {}
+            () = sleep_until(link.at(wakes_at)) => {}
             () = link.deadline.heard() => {}
         }
     }
 }
 
-/// Sends the mux's output in gathered writes until the socket fails.
-async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
-    let mut out = Transmit::new();
-    let mut turn_bytes = 0;
-    loop {
-        let mut batching = SendBatching::default();
-        while batching.goes_on(&link.core().mux) {
-            // Lets tasks run that are ready now: their frames then go into the same write.
-            yield_now().await;
-        }
-        {
-            let mut core = link.core();
-            if core.mux.wants_transmit() {
-                core.mux.poll_transmit(link.now(), &mut out);
-                core.after_turn(&link.deadline);
-            }
-            core.sending = !out.is_empty();
-        }
-        if out.is_empty() {
-            link.flushed.notify_waiters();
-            turn_bytes = 0;
-            link.transmit.heard().await;
-            continue;
-        }
-        while !out.is_empty() {
-            let sent: io::Result<usize> = out.send_with(|slices| {
-                let count = writes.try_send_vectored(slices)?;
-                #[cfg(test)]
-                crate::link::tests::witness::written(writes.socket(), slices, count);
-                Ok(count)
-            });
-            match sent {
-                Ok(count) => turn_bytes += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    writes.writable().await.map_err(Error::lost_by)?;
-                }
-                Err(error) => return Err(Error::lost_by(error)),
-            }
-            if turn_bytes >= TURN_BYTES_MAX {
-                turn_bytes = 0;
-                yield_now().await;
-            }
-        }
+/// Lets tasks run that are ready now: what they have to send then goes into the same write.
+async fn gathered(link: &Link) {
+    let mut batching = SendBatching::default();
+    while batching.goes_on(&link.core().mux) {
+        yield_now().await;
     }
 }
 
@@ -211,14 +236,17 @@ async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
 /// nothing.
 struct Ending<'a> {
     link: &'a Arc<Link>,
-    reads: Reads,
+    carrier: Carrier,
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.link.abort_sessions();
-        if self.link.core().is_silent {
-            self.reads.reset_on_close();
+        // A QUIC connection that is dropped is closed at once, whatever is unacknowledged.
+        if let Carrier::Bytes(reads) = &self.carrier
+            && self.link.core().is_silent
+        {
+            reads.reset_on_close();
         }
     }
 }
