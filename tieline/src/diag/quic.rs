@@ -64,7 +64,10 @@ fn advice(error: &Error) -> &'static str {
     let Error::Dial { source, .. } = error else {
         return "tieline diag with https:// in place of quic:// shows whether it is the same over TCP";
     };
-    match source.get_ref().and_then(|it| it.downcast_ref()) {
+    match source
+        .get_ref()
+        .and_then(|it| it.downcast_ref::<QuicError>())
+    {
         Some(QuicError::NothingListens { .. }) => {
             "ask the relay's operator for the port that --quic-listen names"
         }
