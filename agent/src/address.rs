@@ -126,6 +126,22 @@ impl HostPort {
         first_connected(addresses, deadline, connect).await
     }
 
+    /// Calls `connect` for the addresses of the host, a quarter of a second apart or as soon as no attempt runs, before
+    /// `deadline`; returns the first success.
+    ///
+    /// # Errors
+    /// What the name lookup says; the error of the address that failed last; `TimedOut` if the deadline passed.
+    pub(crate) async fn first<T, F: Future<Output = io::Result<T>>>(
+        &self,
+        deadline: Instant,
+        connect: impl Fn(SocketAddr) -> F,
+    ) -> io::Result<T> {
+        let addresses = timeout_at(deadline, self.resolve()).await;
+        let addresses =
+            addresses.map_err(|_| io::Error::other("no name server answered in time"))??;
+        first_connected(addresses, deadline, connect).await
+    }
+
     /// True if the host needs no name server: an IP address, or `localhost`.
     #[must_use]
     pub fn is_known(&self) -> bool {

@@ -363,14 +363,14 @@ pub enum ConfigError {
     Trust(#[from] TrustError),
     /// `--ca` has no effect with a relay without TLS.
     #[error(
-        "--ca (`ca` in tieline.toml) names certificates to trust for an https:// or tls:// relay, and this relay's URL \
-         is tcp:// or ws://: leave --ca out, or dial tls:// if the relay has TLS there"
+        "--ca (`ca` in tieline.toml) names certificates to trust for an https://, tls:// or quic:// relay, and this \
+         relay's URL is tcp:// or ws://: leave --ca out, or dial tls:// if the relay has TLS there"
     )]
     CaWithoutTls,
     /// A client certificate has no effect with a relay without TLS.
     #[error(
-        "--client-cert (TIELINE_CLIENT_CERT, `client_cert` in tieline.toml) names a certificate to show to an https:// \
-         or tls:// relay, and this relay's URL is tcp:// or ws://: leave it out, or dial tls:// if the relay has TLS \
+        "--client-cert (TIELINE_CLIENT_CERT, `client_cert` in tieline.toml) names a certificate to show to an https://, \
+         tls:// or quic:// relay, and this relay's URL is tcp:// or ws://: leave it out, or dial tls:// if the relay has TLS \
          there"
     )]
     ClientCertWithoutTls,
@@ -473,6 +473,15 @@ pub enum ProxyError {
     Variable {
         /// Name of the variable. Its value may have a password, and is not shown.
         name: &'static str,
+    },
+    /// QUIC cannot go through a proxy.
+    #[error(
+        "quic:// cannot go through the proxy {proxy}: write https:// in place of quic://, which can, or --proxy none \
+         if this network lets UDP out"
+    )]
+    Quic {
+        /// URL of the proxy, without a user name and password.
+        proxy: String,
     },
     /// The kind of proxy is not supported.
     #[error(

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tieline_wire::{
-    BulkNonce, Event, LinkEnd, RegisterAck, RelayHello, SessionEnd, SessionId, TunnelId, Withdrawal,
+    BulkNonce, Event, LinkEnd, Moment, Mux, RegisterAck, RelayHello, SessionEnd, SessionId,
+    TunnelId, Withdrawal,
 };
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -29,9 +30,9 @@ const AGENT_VERSION: &str = concat!("tieline/", env!("CARGO_PKG_VERSION"));
 /// Reads a link and handles its events.
 pub(super) struct Dispatch<'a> {
     link: &'a Arc<Link>,
-    /// Address of the relay for lanes; `None` over TLS, because lanes are not encrypted.
+    /// Address of the relay for lanes; `None` over TLS and QUIC, because lanes are not encrypted.
     lane_address: Option<SocketAddr>,
-    /// Exporter of the TLS connection that the link is in.
+    /// Exporter of the TLS or QUIC connection that the link is in.
     exporter: Option<[u8; 32]>,
     start: Start,
     /// The first bytes from the relay, to recognise another kind of server.
@@ -47,13 +48,13 @@ pub(super) struct Dispatch<'a> {
 }
 
 impl<'a> Dispatch<'a> {
-    /// `stream` is what the link's stream told of itself: the address for lanes, and the exporter.
+    /// `connection` is what the link's connection told of itself: the address for lanes, and the exporter.
     pub(super) fn new(
         link: &'a Arc<Link>,
-        stream: (Option<SocketAddr>, Option<[u8; 32]>),
+        connection: (Option<SocketAddr>, Option<[u8; 32]>),
         start: Start,
     ) -> Self {
-        let (lane_address, exporter) = stream;
+        let (lane_address, exporter) = connection;
         Self {
             link,
             lane_address,
@@ -67,7 +68,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Runs until the link ends.
+    /// Reads a stream of bytes until the link ends.
     pub(super) async fn read(&mut self, reads: &mut Reads) -> Result<(), Error> {
         let mut memory = ReadBuffer::default();
         let mut turn_bytes = 0;
@@ -85,14 +86,7 @@ impl<'a> Dispatch<'a> {
             }
             #[cfg(test)]
             crate::link::tests::witness::read(reads.socket(), &input);
-            loop {
-                let event = self.collect(&mut input);
-                self.deliver();
-                match event? {
-                    Some(event) => self.act(event),
-                    None => break,
-                }
-            }
+            self.turn(|now, mux| mux.handle_input(now, &mut input))?;
             if turn_bytes >= TURN_BYTES_MAX {
                 turn_bytes = 0;
                 yield_now().await;
@@ -100,9 +94,27 @@ impl<'a> Dispatch<'a> {
         }
     }
 
+    /// Handles all that has arrived; `next` takes one event at a time from what did.
+    ///
+    /// # Errors
+    /// The relay broke a rule, or the link was given up.
+    pub(super) fn turn(
+        &mut self,
+        mut next: impl FnMut(Moment, &mut Mux) -> Result<Option<Event>, tieline_wire::Error>,
+    ) -> Result<(), Error> {
+        loop {
+            let event = self.collect(&mut next);
+            self.deliver();
+            match event? {
+                Some(event) => self.act(event),
+                None => return Ok(()),
+            }
+        }
+    }
+
     /// Error for a read that failed. Over TLS 1.3 it may be the end of the handshake: the relay refuses the agent's own
     /// certificate.
-    fn lost_by(&self, error: io::Error) -> Error {
+    pub(super) fn lost_by(&self, error: io::Error) -> Error {
         match client_certificate_problem(&error) {
             Some(problem) => Error::Tls {
                 relay: self.start.relay_name.clone(),
@@ -138,14 +150,17 @@ impl<'a> Dispatch<'a> {
     }
 
     /// Collects payloads up to the next event of another kind, so that targets are written to without the lock.
-    fn collect(&mut self, input: &mut Bytes) -> Result<Option<Event>, Error> {
+    fn collect(
+        &mut self,
+        next: &mut impl FnMut(Moment, &mut Mux) -> Result<Option<Event>, tieline_wire::Error>,
+    ) -> Result<Option<Event>, Error> {
         let now = self.link.now();
         let mut core = self.link.core();
         if core.is_lost {
             return Err(Error::link_lost("the link was given up"));
         }
         let event = loop {
-            match core.mux.handle_input(now, input) {
+            match next(now, &mut core.mux) {
                 Ok(Some(Event::Data {
                     session, payload, ..
                 })) => self.collect_payload(&mut core, session, payload),

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::BufMut;
 use tieline_wire::{
     Event, GoAway, Granted, LinkEnd, Lost, Moment, Mux, Refusal, Register, SessionEnd, SessionId,
-    SessionMap, Settings, TunnelId,
+    SessionMap, TunnelId,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -32,6 +32,7 @@ use crate::bell::Bell;
 use crate::identity::Identity;
 use crate::link::session::Session;
 use crate::targets::WatchedTarget;
+use crate::transport::{Connection, QuicPath};
 
 /// Largest number of bytes that one read of a target takes.
 const PULL_BYTES_MAX: usize = 64 * 1024;
@@ -83,6 +84,10 @@ pub(crate) struct Link {
     flushed: Notify,
     /// Rung when the mux's next deadline moved nearer.
     deadline: Bell,
+    /// Rung when this machine's network changed; a link over QUIC then goes on from another address.
+    moved: Bell,
+    /// What a link over QUIC has measured last.
+    path: Mutex<Option<QuicPath>>,
     /// Notified when the last session left.
     empty: Notify,
     /// When the link ends; set once it is closing. Sessions that still run then are aborted.
@@ -102,6 +107,8 @@ struct Core {
     sending: bool,
     /// True once the link accepts no new sessions.
     draining: bool,
+    /// Reason that the relay was given for the link's end.
+    reason: Option<LinkEnd>,
     /// Nonce from the relay's hello, by which the relay knows this link.
     nonce: Option<[u8; 32]>,
     /// True if the link's TLS connection ends at the relay itself, and the agent's proof is bound to it.
@@ -125,10 +132,22 @@ pub(crate) enum Pull {
 }
 
 impl Link {
-    /// Creates a link, to be driven by [`run`].
+    /// Creates a link over `connection`, to be driven by [`run`].
+    pub(crate) fn over(connection: &Connection) -> Self {
+        Self::of(connection.mux())
+    }
+
+    /// Creates a link over a stream of bytes.
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
+        Self::of(Mux::agent(
+            tieline_wire::Settings::default(),
+            Moment::from_micros(0),
+        ))
+    }
+
+    fn of(mux: Mux) -> Self {
         let started_at = Instant::now();
-        let mux = Mux::agent(Settings::default(), Moment::from_micros(0));
         Self {
             core: Mutex::new(Core {
                 mux,
@@ -138,6 +157,7 @@ impl Link {
                 tunnels: Tunnels::default(),
                 sending: false,
                 draining: false,
+                reason: None,
                 nonce: None,
                 is_bound: false,
                 is_lost: false,
@@ -146,6 +166,8 @@ impl Link {
             transmit: Bell::default(),
             flushed: Notify::new(),
             deadline: Bell::default(),
+            moved: Bell::default(),
+            path: Mutex::default(),
             empty: Notify::new(),
             closing: watch::Sender::new(None),
             started_at,
@@ -154,7 +176,25 @@ impl Link {
 
     /// Last measured round trip of the link.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.core().mux.rtt()
+        match self.path() {
+            Some(path) => Some(path.rtt),
+            None => self.core().mux.rtt(),
+        }
+    }
+
+    /// What a link over QUIC has measured last; `None` over other transports.
+    pub(crate) fn path(&self) -> Option<QuicPath> {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn measured(&self, path: QuicPath) {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
+    }
+
+    /// Tells the link that this machine's network has changed: over QUIC it goes on from a new local address, with all
+    /// its sessions.
+    pub(crate) fn network_changed(&self) {
+        self.moved.ring();
     }
 
     /// True if the link's TLS connection ends at the relay itself, and the agent's proof is bound to it.
@@ -185,6 +225,7 @@ impl Link {
                 message: String::new(),
             };
             core.mux.go_away(&away);
+            core.reason = Some(reason);
             for tunnel in core.tunnels.take_granted() {
                 core.mux.unregister(&tunnel);
             }
@@ -370,6 +411,11 @@ impl Link {
 
     fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The moment of the link's own clock as one of the runtime's.
+    fn at(&self, moment: Moment) -> Instant {
+        self.started_at + Duration::from_micros(moment.as_micros())
     }
 
     fn now(&self) -> Moment {

@@ -215,6 +215,7 @@ impl Board {
 fn of_slot(link: u16, slot: &Slot, transport: Transport) -> LinkStatus {
     let handle = slot.link.upgrade();
     let rtt = handle.as_ref().and_then(|link| link.rtt());
+    let path = handle.as_ref().and_then(|link| link.path());
     LinkStatus {
         link,
         state: slot.state,
@@ -222,6 +223,8 @@ fn of_slot(link: u16, slot: &Slot, transport: Transport) -> LinkStatus {
         channel_bound: handle.as_ref().is_some_and(|link| link.is_bound()),
         // Rounded to microseconds, the resolution of the measurement.
         rtt_ms: rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+        loss_percent: path.map(|path| (path.loss_percent() * 1e3).round() / 1e3),
+        mtu: path.map(|path| path.mtu),
         sessions: handle.map_or(0, |link| link.session_count()),
     }
 }
@@ -322,7 +325,7 @@ pub(super) mod tests {
             status.links[0].transport = transport.to_owned();
             assert!(!status.to_string().contains("bound"), "{status}");
         }
-        for transport in ["tls", "wss"] {
+        for transport in ["tls", "wss", "quic"] {
             status.links[0].transport = transport.to_owned();
             for (channel_bound, words) in [(false, "1 (not bound) -> "), (true, "1 (bound) -> ")] {
                 status.links[0].channel_bound = channel_bound;
@@ -330,6 +333,26 @@ pub(super) mod tests {
                 assert!(text.contains(words), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_link_over_quic_has_measured_is_shown() {
+        let board = board(&["http://127.0.0.1:2"]);
+        board.registered(0, 0, &granted());
+        let mut status = board.status();
+        assert!(!status.to_string().contains("MTU"), "{status}");
+        assert!(!serde_json::to_string(&status).unwrap().contains("mtu"));
+        status.rtt_ms = Some(12.0);
+        for (link, loss, mtu) in [(0, 0.3, 1452), (1, 7.0, 1200)] {
+            let link = &mut status.links[link];
+            (link.loss_percent, link.mtu) = (Some(loss), Some(mtu));
+        }
+        // The second link is not up.
+        let line = status.to_string();
+        let words = "round trip 12.00 ms  0.3 % lost  MTU 1452  0 sessions";
+        assert!(line.contains(words), "{line}");
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<AgentStatus>(&text).unwrap(), status);
     }
 
     #[test]

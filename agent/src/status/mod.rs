@@ -50,7 +50,7 @@ pub struct LinkStatus {
     pub link: u16,
     /// State of the link.
     pub state: State,
-    /// Transport to the relay: `tcp`, `tls`, `ws` or `wss`. Agents of an older version have `tcp` alone.
+    /// Transport to the relay: `tcp`, `tls`, `ws`, `wss` or `quic`. Agents of an older version have `tcp` alone.
     #[serde(default = "tcp")]
     pub transport: String,
     /// True if the agent's proof is bound to the TLS connection, which then ends at the relay itself. Agents of an older
@@ -59,6 +59,12 @@ pub struct LinkStatus {
     pub channel_bound: bool,
     /// Last measured round trip to the relay, in milliseconds.
     pub rtt_ms: Option<f64>,
+    /// Over QUIC: share of the agent's packets that were lost, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_percent: Option<f64>,
+    /// Over QUIC: bytes of the largest datagram that gets to the relay, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// Number of sessions on the link.
     pub sessions: usize,
 }
@@ -120,7 +126,7 @@ impl fmt::Display for TunnelStatus {
 /// TLS.
 fn binding(links: &[LinkStatus]) -> &'static str {
     let up = links.iter().filter(|it| it.state == State::Registered);
-    let with_tls = [Transport::Tls, Transport::Wss].map(Transport::word);
+    let with_tls = [Transport::Tls, Transport::Wss, Transport::Quic].map(Transport::word);
     let over_tls: Vec<_> = up
         .filter(|it| with_tls.contains(&it.transport.as_str()))
         .collect();
@@ -129,6 +135,19 @@ fn binding(links: &[LinkStatus]) -> &'static str {
         true => " (bound)",
         false => " (not bound)",
     }
+}
+
+/// What the links over QUIC that are up have measured, the worst of each, to be printed after the round trip.
+fn measured(links: &[LinkStatus]) -> String {
+    let up = links.iter().filter(|it| it.state == State::Registered);
+    let (mut loss, mut mtu) = (None::<f64>, None::<u16>);
+    for link in up {
+        loss = loss.into_iter().chain(link.loss_percent).reduce(f64::max);
+        mtu = mtu.into_iter().chain(link.mtu).min();
+    }
+    let loss = loss.map(|loss| format!("  {loss:.1} % lost"));
+    let mtu = mtu.map(|mtu| format!("  MTU {mtu}"));
+    loss.into_iter().chain(mtu).collect()
 }
 
 /// How callers reach a registered tunnel: its URL, or raw TCP for a target of raw bytes.
@@ -199,6 +218,7 @@ impl fmt::Display for AgentStatus {
         if let Some(rtt_ms) = self.rtt_ms {
             write!(f, "  round trip {rtt_ms:.2} ms")?;
         }
+        f.write_str(&measured(&self.links))?;
         let plural = if self.sessions == 1 { "" } else { "s" };
         write!(f, "  {} session{plural}", self.sessions)?;
         if self.links.len() > 1 {

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::link::Link;
 use crate::network::{NetworkChanges, SETTLING};
 use crate::reconnect::SETTLING_WAIT_MAX;
-use crate::transport::Stream;
+use crate::transport::Connection;
 
 /// Time for a link to answer a ping before the relay is dialled beside it.
 ///
@@ -44,7 +44,7 @@ const ATTEMPTS_MAX: usize = 4;
 /// # Errors
 /// That of the last attempt, once all have failed; at once if a proxy refuses the login, which the other attempts would
 /// send again.
-pub(super) async fn dial(agent: Arc<Agent>, network: NetworkChanges) -> Result<Stream, Error> {
+pub(super) async fn dial(agent: Arc<Agent>, network: NetworkChanges) -> Result<Connection, Error> {
     let attempt = || {
         let agent = Arc::clone(&agent);
         async move { agent.dialler.dial().await }
@@ -66,7 +66,7 @@ where
         tokio::select! {
             biased;
             Some(ended) = attempts.join_next() => match ended {
-                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) if attempts.is_empty() || error.is_refused_login() => {
                     return Err(error);
                 }
@@ -97,7 +97,7 @@ async fn another_due(network: &mut NetworkChanges) {
 /// A doubt whether a link still works: the link was pinged, and must answer or be replaced.
 pub(super) struct Doubt {
     asked_at: Moment,
-    verdict: Pin<Box<dyn Future<Output = Result<Option<Stream>, Error>> + Send>>,
+    verdict: Pin<Box<dyn Future<Output = Result<Option<Connection>, Error>> + Send>>,
 }
 
 impl Doubt {
@@ -134,7 +134,7 @@ impl Doubt {
 ///
 /// # Errors
 /// The link has not answered, and the relay cannot be dialled either: why not.
-pub(super) async fn verdict(doubt: &mut Option<Doubt>) -> Result<Option<Stream>, Error> {
+pub(super) async fn verdict(doubt: &mut Option<Doubt>) -> Result<Option<Connection>, Error> {
     match doubt {
         Some(doubt) => doubt.verdict.as_mut().await,
         None => std::future::pending().await,

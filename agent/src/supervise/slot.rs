@@ -21,7 +21,7 @@ use crate::link::{self, Link, News, Start};
 use crate::network::{NetworkChanges, is_gone};
 use crate::reconnect::{BACKOFF_MIN, Backoff};
 use crate::status::RefusalStatus;
-use crate::transport::Stream;
+use crate::transport::Connection;
 
 /// Longest wait before dialling a relay that asked the agent to move; the wait is random, so that the relay's agents do
 /// not arrive together.
@@ -48,7 +48,7 @@ pub(super) struct Slot {
     /// The link that was dialled last, unless it drains.
     link: Option<Arc<Link>>,
     /// Connection for the next link, if the last link was given up for it.
-    spare: Option<Stream>,
+    spare: Option<Connection>,
     /// What had arrived over links that were lost since the last registration, the latest link first.
     lost: Vec<Lost>,
 }
@@ -59,7 +59,7 @@ struct Dialled {
     /// The link's task; in a set, so that dropping the slot aborts it.
     task: JoinSet<Result<(), Error>>,
     heard: mpsc::Receiver<News>,
-    /// This machine's address on the link, if it is known.
+    /// This machine's address that the link cannot do without.
     address: Option<IpAddr>,
 }
 
@@ -169,19 +169,19 @@ impl Slot {
         self.long_sleeps.mark_unchanged();
         let registers = config.registrations()?.into_iter();
         let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
-        let stream = match spare {
-            Some(stream) => stream,
+        let connection = match spare {
+            Some(connection) => connection,
             None => {
                 self.network.mark_seen();
                 tokio::select! {
-                    stream = settling::dial(Arc::clone(&agent), self.network.clone()) => stream?,
+                    dialled = settling::dial(Arc::clone(&agent), self.network.clone()) => dialled?,
                     () = changed(&mut self.long_sleeps) => return Err(asleep()),
                     () = stopped(&mut self.stop) => return Ok(None),
                 }
             }
         };
-        let address = stream.local_addr().ok().map(|address| address.ip());
-        let link = Arc::new(Link::new());
+        let address = connection.fixed_address();
+        let link = Arc::new(Link::over(&connection));
         let (news, heard) = mpsc::channel(link::news_max(config.targets.len()));
         let start = Start {
             identity: Arc::clone(&agent.identity),
@@ -196,7 +196,7 @@ impl Slot {
         agent.board.linked(self.index, &link);
         self.link = Some(Arc::clone(&link));
         let mut task = JoinSet::new();
-        task.spawn(link::run(Arc::clone(&link), stream, start));
+        task.spawn(link::run(Arc::clone(&link), connection, start));
         Ok(Some(Dialled {
             link,
             task,
@@ -263,8 +263,8 @@ impl Slot {
                 () = self.network.changed() => self.check(&link, address, &mut doubt)?,
                 judged = verdict(&mut doubt), if !stopping => {
                     doubt = None;
-                    if let Some(stream) = judged? {
-                        self.spare = Some(stream);
+                    if let Some(connection) = judged? {
+                        self.spare = Some(connection);
                         return Err(silent(&link));
                     }
                 }
@@ -276,8 +276,8 @@ impl Slot {
         }
     }
 
-    /// Checks the link after a change of this machine's network: the link ends if its `address` is gone, and else is
-    /// pinged, unless it has yet to answer an earlier doubt.
+    /// Checks the link after a change of this machine's network: the link ends if its `address` is gone, and else goes on
+    /// from another address if it can, and is pinged, unless it has yet to answer an earlier doubt.
     fn check(
         &self,
         link: &Arc<Link>,
@@ -289,6 +289,8 @@ impl Slot {
             let lost = format!("this machine has lost the address {address}");
             return Err(Error::link_lost(lost));
         }
+        // Before the ping, which then leaves from the new address.
+        link.network_changed();
         if !doubt.as_ref().is_some_and(|doubt| doubt.is_open(link)) {
             *doubt = Doubt::of(&self.agent, link, &self.network);
         }

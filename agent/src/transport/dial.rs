@@ -1,15 +1,18 @@
 //! Dials the relay, one layer after the other: TCP with the socket options of a link, straight or through a proxy; TLS;
-//! and a WebSocket.
+//! and a WebSocket. Or, for `quic://`, all at once.
 
+use std::future::ready;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::pki_types::ServerName;
+use tieline_transport::quic::ALPN_AGENT;
 use tieline_transport::{Received, Socket, Tls};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use tieline_wire::limits::STALE_TIMEOUT;
@@ -18,13 +21,16 @@ use tokio::time::{Instant, sleep};
 
 use super::choice::Proxies;
 use super::client_certificate;
+use super::connection::Connection;
 use super::hello::{Hellos, Try};
 use super::logins::Logins;
+use super::quic::{self, Quic};
 use super::server_kind;
 use super::stream::{Stream, TlsDetails};
 use super::tls::Trust;
 use super::upgrade::{self, Refused};
 use super::url::{RelayUrl, Transport};
+use super::verifier::Refusals;
 use super::way::Way;
 use super::wire::{TcpSocket, Wire};
 use crate::address::deadline_in;
@@ -36,9 +42,6 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Interval of the checks whether the system still names the proxy that refuses the login.
 const WAY_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Protocol that agents ask for in a TLS handshake (ALPN, RFC 7301).
-const AGENT_PROTOCOL: &[u8] = b"tieline-agent/1";
 
 /// Protocol that agents ask for in the TLS handshake below a WebSocket.
 const HTTP_PROTOCOL: &[u8] = b"http/1.1";
@@ -67,6 +70,30 @@ struct TlsClient {
     name: ServerName<'static>,
     /// True if the certificates of `--ca` are trusted.
     has_own_ca: bool,
+    /// Why a certificate was refused, over QUIC.
+    refusals: Refusals,
+}
+
+impl TlsClient {
+    fn new(relay: &RelayUrl, ca: Option<&Path>) -> Result<Self, TrustError> {
+        let transport = relay.transport();
+        let name = ServerName::try_from(relay.address().host());
+        let protocol = match transport.is_websocket() {
+            true => HTTP_PROTOCOL,
+            false => ALPN_AGENT,
+        };
+        let (trust, refusals) = (Trust::read(ca)?, Refusals::default());
+        let trust = match transport {
+            Transport::Quic => trust.noting(&refusals),
+            _ => trust,
+        };
+        Ok(Self {
+            hellos: Hellos::new(&trust, protocol)?,
+            name: name.map_err(|error| TrustError::Tls(error.to_string()))?,
+            has_own_ca: ca.is_some(),
+            refusals,
+        })
+    }
 }
 
 /// A TCP connection to the relay, before TLS.
@@ -116,33 +143,22 @@ impl Dialler {
     ///
     /// # Errors
     /// [`ConfigError`] if the certificates cannot be read, `ca` is given for a relay without TLS, or the proxy is of a
-    /// kind that is not supported.
+    /// kind that is not supported, or cannot be used for QUIC.
     pub fn new(relay: RelayUrl, ca: Option<&Path>, proxies: &Proxies) -> Result<Self, ConfigError> {
-        let transport = relay.transport();
-        let tls = match (transport.is_encrypted(), ca) {
-            (false, None) => None,
-            (false, Some(_)) => return Err(ConfigError::CaWithoutTls),
-            (true, ca) => {
-                let name = ServerName::try_from(relay.address().host());
-                let protocol = match transport.is_websocket() {
-                    true => HTTP_PROTOCOL,
-                    false => AGENT_PROTOCOL,
-                };
-                Some(TlsClient {
-                    hellos: Hellos::new(&Trust::read(ca)?, protocol)?,
-                    name: name.map_err(|error| TrustError::Tls(error.to_string()))?,
-                    has_own_ca: ca.is_some(),
-                })
-            }
-        };
-        // A proxy of the wrong kind stops the start.
-        proxies.way(relay.address())?;
-        Ok(Self {
+        let mut dialler = Self {
             relay,
             proxies: proxies.clone(),
             logins: Logins::default(),
-            tls,
-        })
+            tls: None,
+        };
+        // A proxy of the wrong kind stops the start.
+        dialler.way()?;
+        dialler.tls = match (dialler.relay.transport().is_encrypted(), ca) {
+            (false, None) => None,
+            (false, Some(_)) => return Err(ConfigError::CaWithoutTls),
+            (true, ca) => Some(TlsClient::new(&dialler.relay, ca)?),
+        };
+        Ok(dialler)
     }
 
     /// Shows the relay the certificate in the file `cert`, whose key is in the file `key`, in each handshake.
@@ -173,9 +189,15 @@ impl Dialler {
     /// The way that a connection to the relay takes now.
     ///
     /// # Errors
-    /// [`ProxyError`] if the system's settings now name a proxy of a kind that is not supported.
+    /// [`ProxyError`] if the system's settings now name a proxy of a kind that is not supported, or any for QUIC.
     pub fn way(&self) -> Result<Way, ProxyError> {
         let way = self.proxies.way(self.relay.address())?;
+        if self.relay.transport() == Transport::Quic
+            && let Some(proxy) = way.proxy()
+        {
+            let proxy = proxy.to_string();
+            return Err(ProxyError::Quic { proxy });
+        }
         Ok(way.with_logins(&self.logins))
     }
 
@@ -186,14 +208,58 @@ impl Dialler {
         }
     }
 
-    /// Connects to the relay, with the layers that its URL names.
+    /// Connects to the relay, as its URL says.
     ///
     /// # Errors
-    /// As [`Dialler::connect`], [`Dialler::secure`] and [`Dialler::finish`].
-    pub async fn dial(&self) -> Result<Stream, Error> {
+    /// As [`Dialler::connect`], [`Dialler::secure`] and [`Dialler::finish`]; over QUIC as the first two.
+    pub async fn dial(&self) -> Result<Connection, Error> {
+        match (self.relay.transport(), &self.tls) {
+            (Transport::Quic, Some(client)) => {
+                let quic = self.dial_quic(client).await?;
+                Ok(Connection::Quic(Box::new(quic)))
+            }
+            _ => self.dial_stream().await.map(Connection::Bytes),
+        }
+    }
+
+    /// Connects over TCP, with the layers that the URL names.
+    pub(super) async fn dial_stream(&self) -> Result<Stream, Error> {
         let connected = self.connect().await?;
         let secured = self.secure(connected).await?;
         self.finish(secured).await
+    }
+
+    /// Connects over QUIC. A hello of two packets that nothing answers is followed by a short one, as over TLS.
+    async fn dial_quic(&self, client: &TlsClient) -> Result<Quic, Error> {
+        let deadline = deadline_in(DIAL_TIMEOUT);
+        let to = self.relay.address();
+        let failed = |source| Error::Dial {
+            relay: self.relay.to_string(),
+            source,
+        };
+        self.way()
+            .map_err(|error| failed(io::Error::other(error)))?;
+        // All tries have it in common.
+        let has_heard = OnceLock::new();
+        let shake = |attempt: Try<()>| {
+            has_heard.get_or_init(|| Arc::clone(&attempt.has_heard));
+            quic::connect(to.clone(), attempt, client.refusals.clone(), deadline)
+        };
+        let again = ready(Ok(()));
+        let shaken = client.hellos.shake((), again, deadline, shake).await;
+        shaken.map_err(|error| {
+            let is_of_tls = error.get_ref().is_some_and(|it| it.is::<rustls::Error>());
+            if !is_of_tls {
+                let has_heard = has_heard.get();
+                let has_heard = has_heard.is_some_and(|it| it.load(Ordering::Relaxed));
+                return failed(quic::with_hint(error, to, has_heard));
+            }
+            let (relay, has_own_ca) = (&self.relay, client.has_own_ca);
+            Error::Tls {
+                relay: relay.to_string(),
+                problem: server_kind::of_handshake(&error, relay, has_own_ca, None),
+            }
+        })
     }
 
     /// The first step of a dial: the TCP connection, through the proxy that is named now, if there is one.

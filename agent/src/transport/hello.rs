@@ -26,11 +26,11 @@ pub struct Hellos {
     is_short_first: Arc<AtomicBool>,
 }
 
-/// One try of a handshake.
+/// One try of a handshake; over QUIC without a socket, because it begins with one of its own.
 #[derive(Debug)]
-pub struct Try {
+pub struct Try<S = TcpStream> {
     /// Connection to the server.
-    pub socket: TcpStream,
+    pub socket: S,
     /// Configuration with the hello of this try.
     pub config: Arc<ClientConfig>,
     /// To be set once the server has sent a byte.
@@ -68,18 +68,18 @@ impl Hellos {
     ///
     /// # Errors
     /// The error of the handshake; of two that broke off, that of the first.
-    pub async fn shake<T, F>(
+    pub async fn shake<S, T, F>(
         &self,
-        socket: TcpStream,
-        again: impl Future<Output = io::Result<TcpStream>>,
+        socket: S,
+        again: impl Future<Output = io::Result<S>>,
         deadline: Instant,
-        handshake: impl Fn(Try) -> F,
+        handshake: impl Fn(Try<S>) -> F,
     ) -> io::Result<T>
     where
         F: Future<Output = io::Result<T>>,
     {
         let has_heard = Arc::<AtomicBool>::default();
-        let shake = |socket: TcpStream, config: &Arc<ClientConfig>| {
+        let shake = |socket: S, config: &Arc<ClientConfig>| {
             let attempt = Try {
                 socket,
                 config: Arc::clone(config),

@@ -6,12 +6,14 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, ClientConfig, NamedGroup, RootCertStore};
 
+use super::verifier::Refusals;
 use crate::error::TrustError;
 
 /// Expected content of a certificate file, for error messages.
@@ -47,6 +49,8 @@ pub struct Trust {
     roots: Arc<RootCertStore>,
     /// True if the system itself judges certificates, on systems that do so.
     is_systems: bool,
+    /// Where refusals are noted, for QUIC.
+    refusals: Option<Refusals>,
 }
 
 impl Trust {
@@ -71,7 +75,16 @@ impl Trust {
         Ok(Self {
             roots: Arc::new(roots),
             is_systems,
+            refusals: None,
         })
+    }
+
+    /// The same trust; configurations made from it note in `refusals` why a certificate is refused.
+    pub(super) fn noting(self, refusals: &Refusals) -> Self {
+        Self {
+            refusals: Some(refusals.clone()),
+            ..self
+        }
     }
 
     /// Configuration of a client that speaks `protocol` (ALPN, RFC 7301).
@@ -114,6 +127,13 @@ impl Trust {
             true => system_verifier(&provider).map_err(failed)?,
             false => None,
         };
+        let verifier = match &self.refusals {
+            Some(refusals) => Some(refusals.of(match verifier {
+                Some(verifier) => verifier,
+                None => self.list_verifier(&provider)?,
+            })),
+            None => verifier,
+        };
         let builder = ClientConfig::builder_with_provider(provider);
         let builder = builder
             .with_safe_default_protocol_versions()
@@ -127,6 +147,20 @@ impl Trust {
         let mut config = builder.with_no_client_auth();
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Arc::new(config))
+    }
+
+    /// The check by the list of authorities, as rustls makes it itself.
+    fn list_verifier(
+        &self,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ServerCertVerifier>, TrustError> {
+        let roots = Arc::clone(&self.roots);
+        let built =
+            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+        match built {
+            Ok(verifier) => Ok(verifier),
+            Err(error) => Err(TrustError::Tls(error.to_string())),
+        }
     }
 }
 
@@ -305,6 +339,7 @@ mod tests {
         let trust = Trust {
             roots: Arc::new(RootCertStore::empty()),
             is_systems: false,
+            refusals: None,
         };
         let mut whole = names(&trust.client_config(b"x").unwrap());
         let all = whole.len();

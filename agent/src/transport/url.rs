@@ -6,7 +6,7 @@ use crate::address::HostPort;
 use crate::error::ConfigError;
 use crate::plain::address_without_user;
 
-/// Port of `tls://`, `wss://` and `https://` where the URL names none.
+/// Port of `tls://`, `wss://`, `https://` and `quic://` where the URL names none.
 const TLS_PORT: u16 = 443;
 
 /// Port of `ws://` where the URL names none.
@@ -23,6 +23,8 @@ pub enum Transport {
     Ws,
     /// A WebSocket over TLS.
     Wss,
+    /// QUIC, which has TLS inside.
+    Quic,
 }
 
 impl Transport {
@@ -34,6 +36,7 @@ impl Transport {
             Self::Tls => "tls",
             Self::Ws => "ws",
             Self::Wss => "wss",
+            Self::Quic => "quic",
         }
     }
 
@@ -41,7 +44,7 @@ impl Transport {
     #[must_use]
     pub const fn is_encrypted(self) -> bool {
         match self {
-            Self::Tls | Self::Wss => true,
+            Self::Tls | Self::Wss | Self::Quic => true,
             Self::Tcp | Self::Ws => false,
         }
     }
@@ -51,7 +54,7 @@ impl Transport {
     pub const fn is_websocket(self) -> bool {
         match self {
             Self::Ws | Self::Wss => true,
-            Self::Tcp | Self::Tls => false,
+            Self::Tcp | Self::Tls | Self::Quic => false,
         }
     }
 }
@@ -69,7 +72,7 @@ impl RelayUrl {
     /// Parses a relay's address as given on the command line; a host alone means `https://`.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is wrong, or that this transport is not built yet.
+    /// [`ConfigError`] says what is wrong.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let wrong = |problem| ConfigError::Relay {
             text: address_without_user(text),
@@ -91,14 +94,7 @@ impl RelayUrl {
             "ws" => ("ws", Transport::Ws, Some(HTTP_PORT)),
             "wss" => ("wss", Transport::Wss, Some(TLS_PORT)),
             "https" => ("https", Transport::Wss, Some(TLS_PORT)),
-            "quic" => {
-                return Err(ConfigError::NotBuilt {
-                    what: format!("the transport {scheme}://"),
-                    instead: "https://host (443 if no port is given; wss:// is the same), tls://host, and without \
-                              encryption ws://host:port and tcp://host:port (9001 unless the relay's operator says \
-                              otherwise)",
-                });
-            }
+            "quic" => ("quic", Transport::Quic, Some(TLS_PORT)),
             "http" => {
                 return Err(wrong(
                     "http:// is for callers; agents dial https://, or without encryption ws:// and the relay's HTTP \
@@ -108,7 +104,7 @@ impl RelayUrl {
             }
             _ => {
                 return Err(wrong(
-                    "agents dial a relay over https://, wss://, tls://, ws:// or tcp:// alone"
+                    "agents dial a relay over https://, wss://, tls://, quic://, ws:// or tcp:// alone"
                         .to_owned(),
                 ));
             }
@@ -302,6 +298,18 @@ mod tests {
                 "relay:443",
             ),
             ("tls://relay", "tls://relay:443", Transport::Tls, "relay"),
+            (
+                "QUIC://Relay/",
+                "quic://relay:443",
+                Transport::Quic,
+                "relay",
+            ),
+            (
+                "quic://[::1]:1",
+                "quic://[::1]:1",
+                Transport::Quic,
+                "[::1]:1",
+            ),
             ("tcp://relay:1", "tcp://relay:1", Transport::Tcp, "relay:1"),
         ] {
             let relay = RelayUrl::parse(text).unwrap();
@@ -312,17 +320,12 @@ mod tests {
     }
 
     #[test]
-    fn transports_to_come_are_said_to_be_missing() {
-        let error = RelayUrl::parse("quic://relay:1").unwrap_err();
-        assert!(error.to_string().contains("not built yet"), "{error}");
-    }
-
-    #[test]
     fn tokens_are_exposed_on_a_network_without_tls_alone() {
         for (text, is_exposed) in [
             ("tcp://relay:9001", true),
             ("tcp://127.0.0.1:9001", false),
             ("tls://relay", false),
+            ("quic://relay", false),
             ("https://relay", false),
             ("wss://relay", false),
             ("ws://relay", true),

@@ -177,7 +177,7 @@ impl Socket for TcpSocket {
 }
 
 /// Readiness without its error: only a runtime that shuts down returns one, and it also drops the waiting task.
-fn until_ready(readiness: Poll<io::Result<()>>) -> Poll<()> {
+pub(super) fn until_ready(readiness: Poll<io::Result<()>>) -> Poll<()> {
     match readiness {
         Poll::Ready(Ok(())) => Poll::Ready(()),
         Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,

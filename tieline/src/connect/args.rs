@@ -16,8 +16,8 @@ pub const DEFAULT_LISTEN: &str = "localhost:51822";
 /// Flags of `tieline connect`.
 #[derive(Debug, Args)]
 pub struct ConnectArgs {
-    /// The relay for callers over HTTP: https://host, or http://host:port for its HTTP port without TLS (9080
-    /// unless its operator says otherwise)
+    /// The relay for callers over HTTP: https://host, also where agents dial quic://host or tls://host; or
+    /// http://host:port for its HTTP port without TLS (9080 unless its operator says otherwise)
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
     pub relay: Option<String>,
     /// Where local clients reach the proxy; localhost:PORT is 127.0.0.1 and ::1

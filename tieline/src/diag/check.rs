@@ -17,8 +17,6 @@ pub(super) enum Outcome {
     Failed,
     /// There was nothing to check.
     NotApplicable,
-    /// This version does not support what the check would try.
-    Skipped,
 }
 
 /// One check and its result.
@@ -51,10 +49,6 @@ impl Check {
         Self::new(check, Outcome::NotApplicable, detail)
     }
 
-    pub(super) fn skipped(check: &'static str, detail: impl fmt::Display) -> Self {
-        Self::new(check, Outcome::Skipped, detail)
-    }
-
     pub(super) fn warning(
         check: &'static str,
         detail: impl fmt::Display,
@@ -85,7 +79,6 @@ impl fmt::Display for Check {
             Outcome::Warning => (WARN, "warning"),
             Outcome::Failed => (BAD, "failed"),
             Outcome::NotApplicable => (WARN, "not applicable"),
-            Outcome::Skipped => (WARN, "skipped"),
         };
         let outcome = paint(style, format_args!("{word}: "));
         write!(f, "{:<11}{outcome}{}", self.check, Plain(&self.detail))?;

@@ -4,6 +4,7 @@
 mod check;
 mod clock;
 mod network;
+mod quic;
 mod target;
 mod tls;
 mod trial;
@@ -22,10 +23,11 @@ use crate::paint::{complain, print_json, say};
 use crate::settings::{self, ConfigFile, ServeArgs};
 use crate::token_show::{Validity, standing};
 use tieline_agent::Config;
+use tieline_agent::Transport;
 use tieline_agent::error::{ConfigError, Error};
 use tieline_agent::identity;
 use tieline_agent::token;
-use tieline_agent::transport::{Dialler, Proxy, Stream, Way};
+use tieline_agent::transport::{Connection, Dialler, Proxy, Way};
 
 /// Flags of `tieline diag`: those of `tieline serve`, so that a failing command line can be tried unchanged.
 #[derive(Debug, Args)]
@@ -108,16 +110,10 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     let has_address = named.outcome != Outcome::Failed;
     teller.tell(&named);
     teller.tell(&network::proxy(dialler));
-    let (reached, connected) = network::tcp(dialler, has_address).await;
-    teller.tell(&reached);
-    let (shaken, secured) = tls::shake(dialler, connected, now_seconds()).await;
-    teller.tell(&shaken);
-    let (opened, stream) = websocket::open(dialler, secured).await;
-    teller.tell(&opened);
-    // Always skipped: `--relay` does not take this transport yet.
-    let text = "this version does not dial quic://";
-    teller.tell(&Check::skipped("quic", text));
-
+    let connection = match config.relay.transport() {
+        Transport::Quic => over_quic(dialler, has_address, teller).await,
+        _ => over_tcp(dialler, has_address, teller).await,
+    };
     teller.tell(&key(config));
     if let Some(check) = clear_text(config) {
         teller.tell(&check);
@@ -125,7 +121,7 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
 
     let now = now_seconds();
     let token = config.token_file.as_deref();
-    let (known, evidence) = auth(config, token, stream, now, teller).await;
+    let (known, evidence) = auth(config, token, connection, now, teller).await;
     let evidence = Evidence {
         date: web::date_of(&evidence.urls, config.ca.as_deref(), &config.proxies).await,
         since: known.as_ref().and_then(|token| token.since),
@@ -140,6 +136,38 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     for target in &config.targets {
         teller.tell(&target::look(&target.target).await);
     }
+}
+
+/// Connects over TCP, layer by layer, with a check of each.
+async fn over_tcp(dialler: &Dialler, has_address: bool, teller: &mut Teller) -> Option<Connection> {
+    let (reached, connected) = network::tcp(dialler, has_address).await;
+    teller.tell(&reached);
+    let (shaken, secured) = tls::shake(dialler, connected, now_seconds()).await;
+    teller.tell(&shaken);
+    let (opened, stream) = websocket::open(dialler, secured).await;
+    teller.tell(&opened);
+    let word = dialler.relay().transport().word();
+    let text = format!("a {word}:// link does not use it");
+    teller.tell(&Check::not_applicable("quic", text));
+    stream.map(Connection::Bytes)
+}
+
+/// Connects over QUIC, which has one check, and leaves the steps out that it does not have.
+async fn over_quic(
+    dialler: &Dialler,
+    has_address: bool,
+    teller: &mut Teller,
+) -> Option<Connection> {
+    for (name, text) in [
+        ("tcp", "a quic:// link goes over UDP"),
+        ("tls", "a quic:// link has TLS inside, see quic"),
+        ("websocket", "a quic:// link has none"),
+    ] {
+        teller.tell(&Check::not_applicable(name, text));
+    }
+    let (check, connection) = quic::connect(dialler, has_address, now_seconds()).await;
+    teller.tell(&check);
+    connection
 }
 
 /// Checks that no other user can read or replace the agent's key, if there is a key.
@@ -178,7 +206,7 @@ fn clear_text(config: &Config) -> Option<Check> {
 async fn auth(
     config: &Config,
     path: Option<&Path>,
-    stream: Option<Stream>,
+    connection: Option<Connection>,
     now: u64,
     teller: &mut Teller,
 ) -> (Option<Validity>, Evidence) {
@@ -195,7 +223,7 @@ async fn auth(
         }
     };
     let known = token.as_deref().map(|token| standing(token, now));
-    let Some(stream) = stream else {
+    let Some(connection) = connection else {
         let text = match &known {
             None => "the relay was not reached, and no token file is given".to_owned(),
             Some(token) => format!("the relay was not reached; {}", words(token)),
@@ -203,7 +231,7 @@ async fn auth(
         teller.tell(&Check::not_applicable("auth", text));
         return (known, nothing);
     };
-    let trial = trial::run(config, token.as_deref().unwrap_or_default(), stream).await;
+    let trial = trial::run(config, token.as_deref().unwrap_or_default(), connection).await;
     let (check, evidence) = trial::judge(trial, config, known.as_ref());
     teller.tell(&check);
     (known, evidence)

@@ -51,17 +51,23 @@ fn words(details: &TlsDetails, now: u64) -> String {
         details.version,
         group.unwrap_or("of an earlier session")
     );
-    // The handshake has checked the certificate, so another parser that fails is no failure of the relay's.
-    if let Ok((_, certificate)) = X509Certificate::from_der(&details.certificate) {
-        let ends_at = certificate.validity().not_after.timestamp();
-        let left = u64::try_from(ends_at).unwrap_or(0).saturating_sub(now);
-        text.push_str(&format!(
-            ", certificate by {}, {}",
-            certificate.issuer(),
-            time_left(left)
-        ));
-    }
+    text.push_str(&certificate(&details.certificate, now));
     text
+}
+
+/// What the relay's certificate says, as the end of a list.
+pub(super) fn certificate(der: &[u8], now: u64) -> String {
+    // The handshake has checked the certificate, so another parser that fails is no failure of the relay's.
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        return String::new();
+    };
+    let ends_at = certificate.validity().not_after.timestamp();
+    let left = u64::try_from(ends_at).unwrap_or(0).saturating_sub(now);
+    format!(
+        ", certificate by {}, {}",
+        certificate.issuer(),
+        time_left(left)
+    )
 }
 
 /// The time until a certificate expires; `left` in seconds.

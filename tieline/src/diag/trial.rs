@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tieline_wire::{
     Event, Granted, LinkEnd, Moment, Mux, Refusal, RefusalReason, Register, Scheme, SessionEnd,
-    Settings, Token, Transmit,
+    Token,
 };
 use tokio::time::{Instant, timeout};
 
@@ -18,19 +17,13 @@ use crate::token_show::Validity;
 use tieline_agent::config::{Config, TargetConfig};
 use tieline_agent::identity::Identity;
 use tieline_agent::server_kind;
-use tieline_agent::transport::{Reads, Stream, Writes, client_certificate_problem};
+use tieline_agent::transport::{Connection, Talk, client_certificate_problem};
 
 /// Longest time for the whole trial; a provider that the relay asks has 5 s.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Limit on registrations in a trial, so that they do not use up the relay's limit per minute.
 const ASKED_MAX: usize = 16;
-
-/// Longest wait for the relay to close its side after this side has closed.
-const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Size of the buffer for one read, in bytes.
-const READ_BYTES: usize = 16 * 1024;
 
 /// The target's address in a trial registration: no caller is led there, but a relay refuses an empty
 /// address.
@@ -107,15 +100,13 @@ fn registrations(asked: &[TrialRequest], token: &str) -> Vec<Register> {
 }
 
 /// Registers what [`asked`] returns, and withdraws each registration that the relay grants.
-pub(super) async fn run(config: &Config, token: &str, stream: Stream) -> Trial {
+pub(super) async fn run(config: &Config, token: &str, connection: Connection) -> Trial {
     let identity = Identity::throw_away().map_err(|error| no_answer(error.to_string()))?;
     let asked = asked(config);
-    let exporter = stream.exporter();
-    let (reads, writes) = stream.split();
+    let exporter = connection.exporter();
     let end = End {
-        reads,
-        writes,
-        mux: Mux::agent(Settings::default(), Moment::from_micros(0)),
+        mux: connection.mux(),
+        talk: Talk::new(connection),
         started_at: Instant::now(),
         identity: &identity,
         exporter,
@@ -140,8 +131,7 @@ const fn no_answer(why: String) -> NoAnswer {
 
 /// The agent's end of the trial link.
 struct End<'a> {
-    reads: Reads,
-    writes: Writes,
+    talk: Talk,
     mux: Mux,
     started_at: Instant,
     identity: &'a Identity,
@@ -159,23 +149,21 @@ struct End<'a> {
 impl End<'_> {
     /// Talks to the relay until it has answered each registration, or the link has ended.
     async fn talk(mut self) -> Trial {
-        let mut first = Vec::new();
-        let mut buffer = BytesMut::with_capacity(READ_BYTES);
         loop {
-            let flushed = self.flush().await;
-            flushed.map_err(|error| no_answer(format!("the link broke: {error}")))?;
+            let now = self.now();
+            let sent = self.talk.send(now, &mut self.mux).await;
+            sent.map_err(|error| no_answer(format!("the link broke: {error}")))?;
             if self.answers.len() == self.registers.len() {
-                self.say_farewell().await;
+                self.talk.say_farewell().await;
                 return Ok(Answered {
                     relay: self.relay,
                     answers: self.answers,
                     asked: self.asked,
                 });
             }
-            buffer.reserve(READ_BYTES);
-            let why = match self.reads.read(&mut buffer).await {
-                Ok(1..) => None,
-                Ok(0) => Some("the connection was closed".to_owned()),
+            let why = match self.talk.hear().await {
+                Ok(true) => None,
+                Ok(false) => Some("the connection was closed".to_owned()),
                 Err(error) => Some(
                     client_certificate_problem(&error)
                         .unwrap_or_else(|| format!("the link broke: {error}")),
@@ -184,18 +172,17 @@ impl End<'_> {
             if let Some(why) = why {
                 return Err(no_answer(why));
             }
-            let mut input = buffer.split().freeze();
-            if first.is_empty() {
-                first.extend_from_slice(&input[..input.len().min(server_kind::FIRST_BYTES_MAX)]);
-            }
-            loop {
-                let handled = self.mux.handle_input(self.now(), &mut input);
-                match handled.map_err(|error| broken(error, &first, &self.relay_name))? {
-                    Some(event) => self.handle(event)?,
-                    None => break,
-                }
+            while let Some(event) = self.event()? {
+                self.handle(event)?;
             }
         }
+    }
+
+    /// The next event of what has arrived.
+    fn event(&mut self) -> Result<Option<Event>, NoAnswer> {
+        let now = self.now();
+        let event = self.talk.event(now, &mut self.mux);
+        event.map_err(|error| broken(error, self.talk.first(), &self.relay_name))
     }
 
     /// Handles one event of the link.
@@ -231,30 +218,6 @@ impl End<'_> {
             _ => {}
         }
         Ok(())
-    }
-
-    async fn flush(&mut self) -> std::io::Result<()> {
-        let mut out = Transmit::new();
-        while self.mux.poll_transmit(self.now(), &mut out) {
-            while !out.is_empty() {
-                let count = self.writes.send_vectored(&out.slices()).await?;
-                out.advance(count);
-            }
-        }
-        Ok(())
-    }
-
-    /// Closes this side, and reads until the relay has closed its own, so that the relay receives the last
-    /// frames.
-    async fn say_farewell(&mut self) {
-        let mut rest = BytesMut::with_capacity(READ_BYTES);
-        let _ = timeout(FAREWELL_TIMEOUT, async {
-            self.reads.end_sending().await;
-            while matches!(self.reads.read(&mut rest).await, Ok(1..)) {
-                rest.clear();
-            }
-        })
-        .await;
     }
 
     fn now(&self) -> Moment {

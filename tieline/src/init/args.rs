@@ -29,7 +29,7 @@ pub struct InitArgs {
     /// tieline list shows the tunnels
     #[arg(long, value_name = "NAME", conflicts_with = "url")]
     pub tunnel: Option<String>,
-    /// The relay of --tunnel: https://host or http://host:port
+    /// The relay of --tunnel: https://host, also where agents dial quic://host or tls://host; or http://host:port
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     pub relay: Option<String>,
     /// Where tieline connect listens on this machine: its address, or the URL that it prints

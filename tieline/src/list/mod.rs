@@ -14,8 +14,9 @@ use crate::proxy::ProxyArgs;
 /// Flags of `tieline list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// URL of the relay for callers over HTTP: https://host, or http://host:port for its HTTP port without TLS
-    /// (9080 unless its operator says otherwise), or that of a running tieline connect
+    /// URL of the relay for callers over HTTP: https://host, also where agents dial quic://host or tls://host; or
+    /// http://host:port for its HTTP port without TLS (9080 unless its operator says otherwise), or that of a running
+    /// tieline connect
     #[arg(long, value_name = "URL", env = "TIELINE_CONNECT_RELAY")]
     pub relay: Option<String>,
     /// File (mode 0600) with the token for the relay

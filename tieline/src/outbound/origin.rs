@@ -131,6 +131,7 @@ mod tests {
             ),
             ("https://user:secret@relay", "--token-file"),
             ("tcp://relay:9001", "9080"),
+            ("quic://relay", "callers use https://"),
             ("9080", "write http://HOST:9080 or https://HOST"),
         ] {
             let message = shown(text).unwrap_err().to_string();

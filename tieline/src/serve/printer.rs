@@ -40,7 +40,7 @@ fn raw_address(url: &RelayUrl) -> String {
         Transport::Wss => {
             format!("{address} over TLS (ALPN `tieline`), if TLS ends at the relay itself")
         }
-        Transport::Tcp | Transport::Ws => {
+        Transport::Tcp | Transport::Ws | Transport::Quic => {
             let host = address.host();
             format!("{host}, its raw port (9002 unless its operator says otherwise)")
         }
@@ -52,7 +52,7 @@ fn websocket(url: &RelayUrl) -> Option<String> {
     let scheme = match url.transport() {
         Transport::Wss => "wss",
         Transport::Ws => "ws",
-        Transport::Tls | Transport::Tcp => return None,
+        Transport::Tls | Transport::Tcp | Transport::Quic => return None,
     };
     Some(format!("{scheme}://{}/tunnel/", url.address()))
 }

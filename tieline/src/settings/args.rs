@@ -12,9 +12,10 @@ use crate::proxy::ProxyArgs;
 /// Flags of `tieline serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The relay: https://host, which goes through most firewalls and proxies; or its port for agents, tls://host
-    /// (port 443 if none is given). Without encryption: tcp://host:port (port 9001 unless the relay's operator says
-    /// otherwise), or ws://host:port and its HTTP port. wss:// is the same as https://
+    /// The relay: https://host, which goes through most firewalls and proxies; its port for agents, tls://host; or
+    /// quic://host, over UDP and through no proxy (port 443 if none is given). Without encryption: tcp://host:port
+    /// (port 9001 unless the relay's operator says otherwise), or ws://host:port and its HTTP port. wss:// is the same
+    /// as https://
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: Option<String>,
     /// Local server to publish: host:port or http://host:port/path; may be repeated. NAME= in front
@@ -39,10 +40,10 @@ pub struct ServeArgs {
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// File with certificates (PEM) to trust for an https:// or tls:// relay, besides the system's
+    /// File with certificates (PEM) to trust for an https://, tls:// or quic:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
-    /// File with this agent's own certificate (PEM), for a tls:// relay that asks agents for one
+    /// File with this agent's own certificate (PEM), for a tls:// or quic:// relay that asks agents for one
     #[arg(long, value_name = "FILE", env = "TIELINE_CLIENT_CERT")]
     pub client_cert: Option<PathBuf>,
     /// File (mode 0600) with the private key (PEM) of --client-cert

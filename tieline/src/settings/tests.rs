@@ -264,7 +264,7 @@ fn what_must_be_there_is_asked_for_by_flag_variable_and_key() {
 fn wrong_settings_are_told_before_anything_is_dialled() {
     for (flags, word) in [
         (&["--relay", "relay:1", "--to", "h:1"][..], "scheme"),
-        (&["--relay", "quic://relay:1", "--to", "h:1"], "not built"),
+        (&["--relay", "quic://", "--to", "h:1"], "host"),
         (
             &["--relay", "tcp://r:1", "--to", "h:1", "--name", "-"],
             "name",

@@ -81,8 +81,15 @@ async fn usage_errors_are_one_line_and_code_2() {
     let state = tempfile::tempdir().unwrap();
     for (flags, word) in [
         (
-            &["--relay", "quic://r:1", "--to", "127.0.0.1:1"][..],
-            "not built yet",
+            &[
+                "--relay",
+                "quic://r:1",
+                "--to",
+                "127.0.0.1:1",
+                "--proxy",
+                "http://proxy:3128",
+            ][..],
+            "write https:// in place of quic://",
         ),
         (
             &["--relay", "tcp://r:1", "--to", "https://h/mcp"],

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
-use tieline_wire::{Mode, Open, RelayHello, Transmit, TunnelId};
+use tieline_wire::{Mode, Open, RelayHello, Settings, Transmit, TunnelId};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
@@ -10,10 +10,11 @@ use self::witness::Connection;
 use super::*;
 use crate::identity::Identity;
 use crate::targets::{Target, WatchedTarget};
-use crate::transport::Stream;
+use crate::transport::{self, Stream};
 
 mod copies;
 mod messages;
+mod over_quic;
 mod over_tls;
 #[cfg(unix)]
 mod shreds;
@@ -43,7 +44,8 @@ impl Relay {
         let (stream, _) = listener.accept().await.unwrap();
         let state = tempfile::tempdir().unwrap();
         let (start, news) = start(&state, &targets);
-        tokio::spawn(run(Arc::new(Link::new()), Stream::plain(agent), start));
+        let agent = transport::Connection::Bytes(Stream::plain(agent));
+        tokio::spawn(run(Arc::new(Link::over(&agent)), agent, start));
         let hello = RelayHello::new([7; 32], 1_000);
         let mut relay = Self {
             mux: Mux::relay(hello, Settings::default(), Moment::from_micros(0)),

@@ -60,7 +60,8 @@ impl Running {
         let targets = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let state = tempfile::tempdir().unwrap();
         let (start, news) = start(&state, &targets);
-        let link = Arc::new(Link::new());
+        let agent = transport::Connection::Bytes(agent);
+        let link = Arc::new(Link::over(&agent));
         Self {
             task: tokio::spawn(run(Arc::clone(&link), agent, start)),
             link,

@@ -43,7 +43,7 @@ async fn connected(user: &str, answer: &[u8]) -> (String, Result<Stream, Error>)
         socket.write_all(answer).await.unwrap();
         asked
     };
-    tokio::join!(proxy, dialler.dial())
+    tokio::join!(proxy, dialler.dial_stream())
 }
 
 /// Reads as many bytes as [`GREETING`] has, or to the end.
@@ -102,7 +102,7 @@ async fn the_head_of_a_proxys_answer_may_be_cut_anywhere() {
             socket.write_all(&answer[cut..]).await.unwrap();
             socket
         };
-        let (dialled, _socket) = tokio::join!(dialler.dial(), proxy);
+        let (dialled, _socket) = tokio::join!(dialler.dial_stream(), proxy);
         assert_eq!(greeting(dialled.unwrap()).await, GREETING, "{cut}");
     }
 }
@@ -164,7 +164,7 @@ async fn a_wrong_password_is_sent_once_by_all_the_links_of_an_agent() {
             }
         }
     };
-    let dial = || async { dialler.clone().dial().await.err().unwrap() };
+    let dial = || async { dialler.clone().dial_stream().await.err().unwrap() };
     let links = async { tokio::join!(dial(), dial(), dial(), dial()) };
     let (logins, told) = tokio::join!(refuses, links);
     assert_eq!(logins, 1);
@@ -210,8 +210,8 @@ async fn a_proxy_that_closes_the_connection_after_the_login_is_asked_once() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialler = through(&listener, scheme, "tcp://relay.test:9001");
         let proxy = takes_login(&listener, is_socks, false);
-        let (_, dialled) = tokio::join!(proxy, dialler.dial());
-        for error in [dialled.err(), dialler.dial().await.err()] {
+        let (_, dialled) = tokio::join!(proxy, dialler.dial_stream());
+        for error in [dialled.err(), dialler.dial_stream().await.err()] {
             let error = error.unwrap();
             assert!(error.is_refused_login(), "{error}");
             let words = "it closed the connection when it was sent the user name and password";
@@ -227,7 +227,7 @@ async fn a_proxy_that_accepted_the_login_and_then_closes_the_connection_is_asked
         let dialler = through(&listener, scheme, "tcp://relay.test:9001");
         for accepts in [true, false, false, true] {
             let proxy = takes_login(&listener, is_socks, accepts);
-            let (_socket, dialled) = tokio::join!(proxy, dialler.dial());
+            let (_socket, dialled) = tokio::join!(proxy, dialler.dial_stream());
             assert_eq!(dialled.is_ok(), accepts);
             if let Err(error) = dialled {
                 assert!(!error.is_refused_login(), "{error}");
@@ -292,7 +292,7 @@ async fn tls_goes_through_the_tunnel_of_a_proxy_to_the_relay() {
         socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await.unwrap();
         server.shake(socket).await
     };
-    let (dialled, _) = tokio::join!(dialler.dial(), answering);
+    let (dialled, _) = tokio::join!(dialler.dial_stream(), answering);
     // The client has seen the certificate, so the handshake went through the proxy.
     let message = tls_problem(dialled);
     assert!(message.contains("another name (localhost)"), "{message}");
@@ -319,7 +319,7 @@ async fn a_socks_proxy_looks_up_the_relays_name_and_is_given_the_password() {
         socket.write_all(&answer).await.unwrap();
         socket
     };
-    let (_socket, dialled) = tokio::join!(proxy, dialler.dial());
+    let (_socket, dialled) = tokio::join!(proxy, dialler.dial_stream());
     assert_eq!(greeting(dialled.unwrap()).await, GREETING);
 }
 
@@ -340,7 +340,7 @@ async fn a_socks_proxy_that_refuses_is_told_in_its_name() {
             .unwrap();
         socket
     };
-    let (_socket, dialled) = tokio::join!(proxy, dialler.dial());
+    let (_socket, dialled) = tokio::join!(proxy, dialler.dial_stream());
     let message = dialled.err().unwrap().to_string();
     assert!(
         message.contains("the proxy socks5h://127.0.0.1:"),
@@ -368,7 +368,7 @@ async fn a_handshake_that_is_cut_is_tried_once_more_with_a_shorter_hello() {
         assert!(short < 1_000 && short < long, "{short} bytes after {long}");
         server.shake(second).await.unwrap()
     };
-    let (dialled, _wire) = tokio::join!(dialler.dial(), accepting);
+    let (dialled, _wire) = tokio::join!(dialler.dial_stream(), accepting);
     let details = dialled.unwrap().tls_details().unwrap();
     assert!(!details.group.unwrap().contains("MLKEM"));
 
@@ -379,14 +379,14 @@ async fn a_handshake_that_is_cut_is_tried_once_more_with_a_shorter_hello() {
         let mut hello = vec![0; 4096];
         only.read(&mut hello).await.unwrap()
     };
-    let (dialled, short) = tokio::join!(dialler.dial(), cutting);
+    let (dialled, short) = tokio::join!(dialler.dial_stream(), cutting);
     tls_problem(dialled);
     assert!(short < 1_000, "{short} bytes");
     let accepting = async {
         let (usual, _) = server.listener.accept().await.unwrap();
         server.shake(usual).await.unwrap()
     };
-    let (dialled, _wire) = tokio::join!(dialler.dial(), accepting);
+    let (dialled, _wire) = tokio::join!(dialler.dial_stream(), accepting);
     let details = dialled.unwrap().tls_details().unwrap();
     assert!(details.group.unwrap().contains("MLKEM"));
 }
@@ -404,7 +404,7 @@ async fn a_handshake_that_is_cut_in_mid_answer_is_not_tried_again() {
         // The header of a record with a handshake message.
         socket.write_all(b"\x16\x03\x03\x00\x7a").await.unwrap();
     };
-    let (dialled, ()) = tokio::join!(dialler.dial(), answering);
+    let (dialled, ()) = tokio::join!(dialler.dial_stream(), answering);
     tls_problem(dialled);
     let is_alone = poll_fn(|cx| Poll::Ready(server.listener.poll_accept(cx).is_pending())).await;
     assert!(is_alone, "a second connection came");

@@ -1,6 +1,8 @@
 //! Tests of dialling and of streams over TLS; the server's side is rustls's own.
 
 mod detours;
+mod quic;
+pub(crate) mod quic_relay;
 mod websockets;
 
 use std::future::ready;
@@ -82,14 +84,14 @@ impl Server {
     /// Both ends of a connection: the agent's, and the server's.
     pub(crate) async fn connected(&self) -> (Stream, Stream) {
         let dialler = dialler(&self.listener, Some(&self.ca));
-        let (near, far) = tokio::join!(dialler.dial(), self.accept());
+        let (near, far) = tokio::join!(dialler.dial_stream(), self.accept());
         (near.unwrap(), far.unwrap())
     }
 
     /// The message of a dial that fails, which trusts the certificates in `ca`.
     async fn refused(&self, ca: &Path) -> String {
         let dialler = dialler(&self.listener, Some(ca));
-        let (near, far) = tokio::join!(dialler.dial(), self.accept());
+        let (near, far) = tokio::join!(dialler.dial_stream(), self.accept());
         assert!(far.is_err());
         tls_problem(near)
     }
@@ -123,7 +125,7 @@ async fn a_relay_that_is_not_there_is_named() {
     let relay = RelayUrl::parse(&format!("tcp://127.0.0.1:{port}")).unwrap();
     let error = Dialler::new(relay, None, &Proxies::Never)
         .unwrap()
-        .dial()
+        .dial_stream()
         .await;
     let error = error.err().unwrap();
     assert!(
@@ -148,7 +150,7 @@ async fn a_dial_over_tls_agrees_on_the_protocol_of_agents_and_offers_no_lanes() 
     let relay = RelayUrl::parse(&format!("tcp://{port}")).unwrap();
     let plain = Dialler::new(relay, None, &Proxies::Never)
         .unwrap()
-        .dial()
+        .dial_stream()
         .await
         .unwrap();
     assert_eq!(plain.lane_address().unwrap(), Some(port));
@@ -202,7 +204,7 @@ async fn a_server_without_tls_is_told_with_what_to_dial() {
             }
         };
         let dialled = tokio::select! {
-            dialled = dialler.dial() => dialled,
+            dialled = dialler.dial_stream() => dialled,
             () = answering => unreachable!("the server answers for ever"),
         };
         let message = tls_problem(dialled);

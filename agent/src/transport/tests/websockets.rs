@@ -54,7 +54,7 @@ async fn connected() -> (Stream, Stream) {
     let listener = bind().await;
     let dialler = plain(&listener);
     let accepting = async { taken(accepted(&listener).await).await };
-    let (near, far) = tokio::join!(dialler.dial(), accepting);
+    let (near, far) = tokio::join!(dialler.dial_stream(), accepting);
     (near.unwrap(), far)
 }
 
@@ -68,7 +68,7 @@ async fn connected_over_tls() -> (Stream, Stream) {
         let (socket, _) = server.listener.accept().await.unwrap();
         taken(server.shake(socket).await.unwrap()).await
     };
-    let (near, far) = tokio::join!(dialler.dial(), accepting);
+    let (near, far) = tokio::join!(dialler.dial_stream(), accepting);
     (near.unwrap(), far)
 }
 
@@ -149,7 +149,7 @@ async fn a_close_code_that_is_no_end_in_order_is_told_with_its_reason() {
         std::future::poll_fn(|cx| websocket.poll_close(&wire, cx, code::TRY_AGAIN, reason)).await;
         wire
     };
-    let (dialled, _wire) = tokio::join!(dialler.dial(), closing);
+    let (dialled, _wire) = tokio::join!(dialler.dial_stream(), closing);
     let (mut reads, _writes) = dialled.unwrap().split();
     let error = reads.read(&mut BytesMut::new()).await.unwrap_err();
     let text = error.to_string();
@@ -178,7 +178,7 @@ async fn an_answer_opens_the_websocket_wherever_it_is_cut() {
             wire.write_all(&whole[cut..]).await.unwrap();
             wire
         };
-        let (dialled, _wire) = tokio::join!(dialler.dial(), answering);
+        let (dialled, _wire) = tokio::join!(dialler.dial_stream(), answering);
         let (mut reads, _writes) = dialled.unwrap().split();
         let mut heard = BytesMut::new();
         while heard.len() < 3 {
@@ -202,7 +202,7 @@ async fn interim_answers_in_front_of_the_last_one_are_skipped_up_to_a_limit() {
             wire.write_all(whole.as_bytes()).await.unwrap();
             wire
         };
-        let (dialled, _wire) = tokio::join!(dialler.dial(), answering);
+        let (dialled, _wire) = tokio::join!(dialler.dial_stream(), answering);
         assert_eq!(dialled.is_ok(), is_opened, "{hints}");
     }
 }
@@ -217,7 +217,7 @@ async fn refused(answer: &[u8]) -> String {
         // An error is ignored: the agent may close before it has read the whole answer.
         let _ = wire.write_all(answer).await;
     };
-    let (dialled, ()) = tokio::join!(dialler.dial(), answering);
+    let (dialled, ()) = tokio::join!(dialler.dial_stream(), answering);
     let error = dialled.err().unwrap();
     assert!(matches!(error, Error::Upgrade { .. }), "{error}");
     assert!(!error.is_final() && error.word() == "relay_websocket");

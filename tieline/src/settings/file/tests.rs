@@ -72,7 +72,7 @@ fn the_documents_example_is_a_file() {
 fn what_is_wrong_is_one_line_with_file_line_and_key() {
     for (text, line, word) in [
         ("relai = 'x'", 1, "did you mean `relay`?"),
-        ("dcc = 'maya'\nrelay = 'quic://r'", 2, "not built"),
+        ("dcc = 'maya'\nrelay = 'gopher://r'", 2, "quic://"),
         ("relay = 'r:1'", 1, "scheme"),
         ("links = 0", 1, "links"),
         (

@@ -1,0 +1,135 @@
+//! Check of the QUIC connection to the relay: handshake, certificate, and what its path takes.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::check::Check;
+use super::tls;
+use tieline_agent::error::Error;
+use tieline_agent::transport::{Connection, Dialler, Quic, QuicError};
+
+/// Longest search for the largest datagram that the path takes. It has some six steps of a round trip each, and a step
+/// whose datagrams get lost takes several.
+const MTU_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connects to the relay over QUIC.
+pub(super) async fn connect(
+    dialler: &Dialler,
+    has_address: bool,
+    now: u64,
+) -> (Check, Option<Connection>) {
+    if !has_address {
+        let text = format!("there is no address to connect to for {}", dialler.relay());
+        return (Check::not_applicable("quic", text), None);
+    }
+    let begun = Instant::now();
+    match dialler.dial().await {
+        Ok(Connection::Quic(mut quic)) => {
+            let took = begun.elapsed();
+            quic.find_mtu(MTU_TIMEOUT).await;
+            let check = Check::ok("quic", words(&quic, took, now));
+            (check, Some(Connection::Quic(quic)))
+        }
+        Ok(other) => (Check::not_applicable("quic", "not used"), Some(other)),
+        Err(error) => {
+            let advice = advice(&error);
+            (Check::failed("quic", error, advice), None)
+        }
+    }
+}
+
+/// What the connection has agreed on and measured.
+fn words(quic: &Quic, took: Duration, now: u64) -> String {
+    let path = quic.path();
+    let certificate = quic.tls_details();
+    let certificate = certificate.map(|it| tls::certificate(&it.certificate, now));
+    format!(
+        "QUIC version 1 to {} after {}, round trip {}, largest datagram {} bytes{}",
+        quic.remote_address(),
+        milliseconds(took),
+        milliseconds(path.rtt),
+        path.mtu,
+        certificate.unwrap_or_default()
+    )
+}
+
+fn milliseconds(time: Duration) -> String {
+    let micros = time.as_micros();
+    format!("{}.{} ms", micros / 1000, micros / 100 % 10)
+}
+
+fn advice(error: &Error) -> &'static str {
+    let Error::Dial { source, .. } = error else {
+        return "tieline diag with https:// in place of quic:// shows whether it is the same over TCP";
+    };
+    match source
+        .get_ref()
+        .and_then(|it| it.downcast_ref::<QuicError>())
+    {
+        Some(QuicError::NothingListens { .. }) => {
+            "ask the relay's operator for the port that --quic-listen names"
+        }
+        Some(QuicError::NoAnswer { .. } | QuicError::Unfinished { .. }) => {
+            "ask whether this network lets UDP out to the relay's port, or dial https://"
+        }
+        Some(QuicError::Version) => {
+            "is the relay's UDP port behind this URL (443 if none is given)?"
+        }
+        Some(QuicError::Busy) => "this may pass: try again",
+        Some(QuicError::Ended(_)) => "try again, and ask the relay's operator",
+        None if source.kind() == io::ErrorKind::NetworkUnreachable => {
+            "this network has no route to the relay: is a VPN off, or a cable unplugged?"
+        }
+        None => "is the relay's address right, and reachable from this network?",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tieline_agent::{Proxies, RelayUrl};
+
+    use super::super::check::Outcome;
+    use super::*;
+
+    #[test]
+    fn each_reason_without_a_connection_has_its_advice() {
+        let dial = |kind, error: QuicError| Error::Dial {
+            relay: "quic://relay.test:443".to_owned(),
+            source: io::Error::new(kind, error),
+        };
+        let other = io::ErrorKind::Other;
+        for (error, words) in [
+            (dial(other, QuicError::Version), "UDP port"),
+            (dial(other, QuicError::Busy), "may pass"),
+            (
+                dial(other, QuicError::Ended("x".to_owned())),
+                "ask the relay",
+            ),
+            (
+                Error::Tls {
+                    relay: String::new(),
+                    problem: String::new(),
+                },
+                "over TCP",
+            ),
+        ] {
+            assert!(advice(&error).contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn times_are_told_in_tenths_of_a_millisecond() {
+        assert_eq!(milliseconds(Duration::from_micros(12_345)), "12.3 ms");
+        assert_eq!(milliseconds(Duration::from_micros(45)), "0.0 ms");
+    }
+
+    #[tokio::test]
+    async fn without_an_address_nothing_is_dialled() {
+        let relay = RelayUrl::parse("tcp://relay.invalid:1").unwrap();
+        let dialler = Dialler::new(relay, None, &Proxies::Never).unwrap();
+        let (check, connection) = connect(&dialler, false, 0).await;
+        assert!(check.outcome == Outcome::NotApplicable && connection.is_none());
+    }
+}
