@@ -281,6 +281,39 @@ fn an_order_with_more_checks_than_names_fails_before_the_first_of_them() {
 }
 
 #[test]
+fn a_relay_that_the_ca_refuses_does_not_keep_another_one_from_ordering() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        refuses: true,
+        ..Script::default()
+    });
+    let refused = start(&ca, folder.path(), |config| {
+        config.http_listen.push("127.0.0.1:0".parse().unwrap());
+    });
+    failure(&refused);
+    let has_tries = || {
+        let mut files = fs::read_dir(folder.path()).unwrap();
+        files.any(|file| {
+            file.unwrap()
+                .path()
+                .extension()
+                .is_some_and(|it| it == "tries")
+        })
+    };
+    assert!(has_tries());
+    ca.order(|script| script.refuses = false);
+    let began = Instant::now();
+    let other = start(&ca, folder.path(), |_| {});
+    wait("certificate", || shown(&other, &ca, NAME));
+    // The pause after a failure is 45 s at least.
+    assert!(began.elapsed() < Duration::from_secs(40));
+    assert_eq!(ca.asked().len(), 2);
+    assert_eq!(health(&other)["acme"]["orders_issued"], 1);
+    // The failure counts no more for the relay that failed, either.
+    assert!(!has_tries());
+}
+
+#[test]
 fn an_account_is_bound_to_the_one_that_the_operator_has() {
     let folder = tempfile::tempdir().unwrap();
     let key = b"0123456789abcdef0123456789abcdef".to_vec();

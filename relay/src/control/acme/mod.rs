@@ -132,10 +132,20 @@ impl Acme {
             domains: acme.domains.clone(),
             ..AcmeReport::default()
         };
+        let listens = [
+            &config.http_listen,
+            &config.tcp_listen,
+            &config.agent_listen,
+        ];
+        let listens: Vec<_> = listens
+            .into_iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect();
         Ok(Some(Self {
             client: HttpClient::new(&acme.directory_url)?,
             heard: Heard::default(),
-            cache: Cache::open(acme)?,
+            cache: Cache::open(acme, &listens.join(" "))?,
             config: acme.clone(),
             challenges: Arc::clone(challenges),
             checks: Check::all(config),
@@ -213,7 +223,7 @@ impl Acme {
         if self.due_at().is_some_and(|due| now < due) {
             return Duration::ZERO;
         }
-        if let Some(wait) = self.wait_for_others(now) {
+        if let Some(wait) = self.wait_for_earlier(now) {
             return wait;
         }
         let mut outcome = self.order().await;
@@ -232,9 +242,9 @@ impl Acme {
         pause
     }
 
-    /// Time to wait after an order of another relay with this cache, or of this one before it started: a relay that ends
-    /// again and again must not order each time.
-    fn wait_for_others(&mut self, now: i64) -> Option<Duration> {
+    /// Time to wait after an order that this relay began before it was started: a relay that ends again and again must not
+    /// order each time. What other relays with this cache have tried does not count: the CA may find this one.
+    fn wait_for_earlier(&mut self, now: i64) -> Option<Duration> {
         let tries = self.cache.tries();
         if self.noted == Some(tries) {
             return None;
@@ -402,8 +412,8 @@ impl Acme {
         // The CA may have told another name of the account.
         self.show_records(&account);
         self.cache.keep_certificate(&outcome?)?;
-        // If the note stays as it was, the next order waits some minutes at most.
-        let _ = self.note(Tries { failures: 0, began });
+        self.cache.forget_tries();
+        self.noted = Some(Tries::default());
         Ok(())
     }
 
@@ -413,7 +423,7 @@ impl Acme {
         held.identifier.as_ref()
     }
 
-    /// Notes the orders so far in the cache.
+    /// Notes this relay's orders so far in the cache.
     fn note(&mut self, tries: Tries) -> Result<(), AcmeError> {
         self.noted = Some(tries);
         self.cache.note(tries)
