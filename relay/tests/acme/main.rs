@@ -508,6 +508,33 @@ fn an_account_that_the_ca_forgot_is_made_again_within_the_same_attempt() {
 }
 
 #[test]
+fn damaged_files_in_the_folder_cost_an_account_and_an_order_and_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script::default());
+    let relay = start(&ca, folder.path(), |_| {});
+    let first = wait("certificate", || shown(&relay, &ca, NAME));
+    relay.stop();
+    let files = fs::read_dir(folder.path()).unwrap();
+    let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    let file = |ending: &str| {
+        let mut all = files.iter();
+        let found = all.find(|it| it.to_str().unwrap().ends_with(ending));
+        found.unwrap()
+    };
+    let account = file(".account.json");
+    fs::write(account, "{").unwrap();
+    fs::write(file(".pem"), "").unwrap();
+
+    let relay = start(&ca, folder.path(), |_| {});
+    let second = wait("certificate", || shown(&relay, &ca, NAME));
+    assert_ne!(second, first);
+    assert_eq!((ca.accounts(), ca.asked().len()), (2, 2));
+    assert_eq!(health(&relay)["acme"]["orders_failed"], 0);
+    let aside = account.with_extension("damaged.json");
+    assert_eq!(fs::read_to_string(aside).unwrap(), "{");
+}
+
+#[test]
 fn a_ca_that_forgets_every_account_is_not_asked_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::start(Script {

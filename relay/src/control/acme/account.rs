@@ -27,7 +27,7 @@ const LIMITS: Limits = Limits {
 /// Longest pause that a CA may ask for, in seconds. The ACME client adds the CA's number to the clock without a check.
 const RETRY_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
-/// Opens the account that the cache has, or makes one.
+/// Opens the account that the cache has, or makes one; that must happen under the lock.
 pub(super) async fn open(
     config: &AcmeConfig,
     cache: &Cache,
@@ -41,6 +41,7 @@ pub(super) async fn open(
     if let Some(credentials) = cache.credentials()? {
         return Ok(builder.from_credentials(credentials).await?);
     }
+    cache.put_damaged_aside()?;
     let mail = config.email.as_ref().map(|mail| format!("mailto:{mail}"));
     let contact: Vec<&str> = mail.iter().map(String::as_str).collect();
     let wanted = NewAccount {

@@ -6,8 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64URL_NOPAD;
-use instant_acme::AccountCredentials;
+use instant_acme::{AccountCredentials, Key};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::Value;
+use tracing::warn;
 
 use super::error::AcmeError;
 use crate::certificates::OrderedCertificate;
@@ -79,22 +81,49 @@ impl Cache {
         })
     }
 
-    /// The account at the CA, if there is one.
+    /// The account at the CA, if there is one; a damaged one counts as none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or other users can read it.
     pub(super) fn credentials(&self) -> Result<Option<AccountCredentials>, AcmeError> {
-        let Some(bytes) = self.folder.read(&self.account_file).map_err(failed)? else {
-            return Ok(None);
-        };
-        let damaged = |error: serde_json::Error| {
-            AcmeError::Here(format!(
-                "{}: is damaged ({error}); remove it, and the relay makes another account",
-                self.folder.path().join(&self.account_file).display()
-            ))
-        };
-        let content: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
-        if content.get("directory").and_then(Value::as_str) != Some(self.directory_url.as_str()) {
+        let content = self.folder.read(&self.account_file).map_err(failed)?;
+        let account = content.map(|content| self.account_of(&content));
+        Ok(account.and_then(|account| account.unwrap_or_default()))
+    }
+
+    /// The account in the content of its file; `None` if it is one at another CA.
+    ///
+    /// # Errors
+    /// What is damaged.
+    fn account_of(&self, content: &[u8]) -> Result<Option<AccountCredentials>, String> {
+        let content: Value = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        let directory = content.get("directory").and_then(Value::as_str);
+        if directory.ok_or("it names no CA")? != self.directory_url {
             return Ok(None);
         }
-        serde_json::from_value(content).map(Some).map_err(damaged)
+        let account = serde_json::from_value::<AccountCredentials>(content);
+        let account = account.map_err(|error| error.to_string())?;
+        let key = PrivatePkcs8KeyDer::from(account.private_key().secret_pkcs8_der());
+        Key::from_pkcs8_der(key).map_err(|error| error.to_string())?;
+        Ok(Some(account))
+    }
+
+    /// Puts a damaged account aside, where the operator can look at it. Must be called under the lock.
+    ///
+    /// # Errors
+    /// The file cannot be read or moved.
+    pub(super) fn put_damaged_aside(&self) -> Result<(), AcmeError> {
+        let content = self.folder.read(&self.account_file).map_err(failed)?;
+        let Some(Err(problem)) = content.map(|content| self.account_of(&content)) else {
+            return Ok(());
+        };
+        let path = self.folder.path().join(&self.account_file);
+        let aside = path.with_extension("damaged.json");
+        let (from, to) = (path.display(), aside.display());
+        fs::rename(&path, &aside)
+            .map_err(|error| AcmeError::Here(format!("{from} cannot be moved to {to}: {error}")))?;
+        warn!("{from} is damaged ({problem}): it is {to} now, and the relay makes another account");
+        Ok(())
     }
 
     /// URL of the account in the folder; `None` if there is none, or its file is damaged.
@@ -257,6 +286,8 @@ mod tests {
 
     use super::*;
 
+    const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+    const ACCOUNT_FILE: &str = "acme/acme-v02.api.letsencrypt.org_directory.account.json";
     const TRIES_FILE: &str = "acme/acme-v02.api.letsencrypt.org_directory.tries";
 
     fn cache(folder: &Path) -> Cache {
@@ -266,6 +297,18 @@ mod tests {
     fn cache_of(folder: &Path, listens: &str) -> Cache {
         let config = AcmeConfig::new(vec!["relay.example".to_owned()], folder.join("acme"));
         Cache::open(&config, listens).unwrap()
+    }
+
+    /// The file of an account `id` at the CA with `directory`.
+    fn account(id: &str, directory: &str) -> String {
+        let (_, key) = Key::generate_pkcs8().unwrap();
+        let key = BASE64URL_NOPAD.encode(key.secret_pkcs8_der());
+        format!(r#"{{"id":"{id}","key_pkcs8":"{key}","directory":"{directory}"}}"#)
+    }
+
+    fn write_secret(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn mode(path: &Path) -> u32 {
@@ -370,20 +413,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path());
         assert!(cache.credentials().unwrap().is_none());
-        let path = folder
-            .path()
-            .join("acme/acme-v02.api.letsencrypt.org_directory.account.json");
-        let write = |text: &str| {
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        };
-        write(r#"{"id":"x","key_pkcs8":"AAAA","directory":"https://other.example/directory"}"#);
+        let path = folder.path().join(ACCOUNT_FILE);
+        write_secret(&path, &account("x", "https://other.example/directory"));
         assert!(cache.credentials().unwrap().is_none());
-        let own = |id: &str| {
-            write(&format!(
-                r#"{{"id":"{id}","key_pkcs8":"AAAA","directory":"https://acme-v02.api.letsencrypt.org/directory"}}"#,
-            ));
-        };
+        cache.put_damaged_aside().unwrap();
+        assert!(path.exists());
+        let own = |id: &str| write_secret(&path, &account(id, LETS_ENCRYPT));
         own("x");
         assert!(cache.credentials().unwrap().is_some());
         cache.forget_credentials("x");
@@ -397,7 +432,31 @@ mod tests {
         cache.forget_credentials("y");
         assert!(cache.credentials().unwrap().is_none());
         assert!(fs::read_to_string(&aside).unwrap().contains(r#""id":"x""#));
-        write("{");
-        assert!(cache.credentials().is_err());
+    }
+
+    #[test]
+    fn a_damaged_account_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        cache.put_damaged_aside().unwrap();
+        let path = folder.path().join(ACCOUNT_FILE);
+        let aside = path.with_extension("damaged.json");
+        let whole = account("x", LETS_ENCRYPT);
+        let key = format!(r#"{{"id":"x","key_pkcs8":"AAAA","directory":"{LETS_ENCRYPT}"}}"#);
+        for text in ["", &whole[..60], "\0\u{1}garbage", "{}", "[]", &key] {
+            write_secret(&path, text);
+            assert!(cache.credentials().unwrap().is_none(), "{text}");
+            cache.put_damaged_aside().unwrap();
+            assert!(!path.exists());
+            assert_eq!(fs::read_to_string(&aside).unwrap(), text);
+        }
+        write_secret(&path, &whole);
+        cache.put_damaged_aside().unwrap();
+        assert!(cache.credentials().unwrap().is_some());
+        // A file that the relay does not trust may be whole.
+        write_secret(&path, "{");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(cache.credentials().is_err() && cache.put_damaged_aside().is_err());
+        assert!(path.exists());
     }
 }

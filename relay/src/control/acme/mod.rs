@@ -67,6 +67,8 @@ pub(super) struct Acme {
     account: Option<Account>,
     /// The certificate in the cache.
     held: Option<Held>,
+    /// Why the file of that certificate cannot be used, which is logged once.
+    damage: Option<String>,
     /// Orders that failed since the last one that succeeded.
     failures: u32,
     /// Whether the next order may say that it replaces the certificate in use (ARI, RFC 9773).
@@ -153,6 +155,7 @@ impl Acme {
             shown: Arc::new(Mutex::new(report)),
             account: None,
             held: None,
+            damage: None,
             failures: 0,
             may_replace: true,
             asks_in_vain: false,
@@ -268,10 +271,13 @@ impl Acme {
 
     /// Looks at the certificate in the cache, which another relay may have put there.
     fn look(&mut self) {
-        let certificate = self.cache.certificate().unwrap_or_else(|error| {
-            warn!("{error}; another certificate is ordered");
-            None
-        });
+        let read = self.cache.certificate().map_err(|error| error.to_string());
+        let problem = read.as_ref().err();
+        if let Some(problem) = problem.filter(|it| Some(*it) != self.damage.as_ref()) {
+            warn!("{problem}; another certificate is ordered");
+        }
+        self.damage = problem.cloned();
+        let certificate = read.unwrap_or_default();
         let known = self.held.as_ref().map(|held| &held.certificate);
         if known != certificate.as_ref() {
             if certificate.is_some() {
