@@ -193,13 +193,30 @@ fn a_ca_that_checks_over_http_gets_its_answer() {
 fn a_nonce_that_the_ca_does_not_know_any_more_is_no_failure() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::start(Script {
-        bad_nonces: 2,
+        bad_nonces: 7,
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |config| {
+        config.acme.as_mut().unwrap().domains = vec![NAME.to_owned(), "two.example".to_owned()];
+    });
+    wait("certificate", || shown(&relay, &ca, NAME));
+    // Account, order and its state, two names with a check each, request and certificate.
+    assert_eq!(ca.bad_nonces(), [7; 9]);
+    assert_eq!(health(&relay)["acme"]["orders_failed"], 0);
+    assert_eq!((ca.accounts(), ca.asked().len()), (1, 1));
+}
+
+#[test]
+fn a_ca_that_refuses_every_nonce_is_not_asked_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        bad_nonces: usize::MAX,
         ..Script::default()
     });
     let relay = start(&ca, folder.path(), |_| {});
-    wait("certificate", || shown(&relay, &ca, NAME));
-    assert_eq!(ca.bad_nonces(), 0);
-    assert_eq!(health(&relay)["acme"]["orders_failed"], 0);
+    let failure = failure(&relay);
+    assert!(failure.contains("badNonce"), "{failure}");
+    assert_eq!(ca.bad_nonces(), [15]);
 }
 
 #[test]

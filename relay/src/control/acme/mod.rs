@@ -2,8 +2,8 @@
 //!
 //! [`Acme`] decides when. `renewal` computes the time, from the certificate and from the CA's wish (ARI, RFC 9773);
 //! `order` is one order over the `account`; `challenge` and `hook` answer the CA's checks, and `persist` has the records that
-//! the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read; `cache` keeps the
-//! result. A new certificate lies in the cache, where the updater of certificates reads it as it reads any other file: that
+//! the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read; `nonce` repeats
+//! requests; `cache` keeps the result. A new certificate lies in the cache, where the updater of certificates reads it as it reads any other file: that
 //! gives it to the shards, and relays with the same cache see it too. An order that fails touches no certificate.
 
 mod account;
@@ -12,6 +12,7 @@ mod challenge;
 mod error;
 mod heard;
 mod hook;
+mod nonce;
 mod order;
 mod persist;
 mod renewal;
