@@ -403,6 +403,28 @@ fn a_wildcard_is_validated_by_a_record_that_stays() {
 }
 
 #[test]
+fn while_an_order_runs_the_time_of_the_next_one_is_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        offers: vec!["dns-persist-01"],
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), with_wildcard);
+    wait("order", || (!ca.asked().is_empty()).then_some(()));
+    // The CA's check waits for a record, and the order for the check.
+    let began = now_seconds();
+    wait("later time", || (now_seconds() > began + 2).then_some(()));
+    let before = now_seconds();
+    let health = health(&relay);
+    let acme = &health["acme"];
+    let at = acme["renewal_epoch_seconds"].as_u64().unwrap();
+    assert!((before..=now_seconds()).contains(&at));
+    assert_eq!(acme["orders_issued"], 0);
+    assert_eq!(acme["orders_failed"], 0);
+    assert!(acme["is_ordering"].is_null());
+}
+
+#[test]
 fn a_missing_record_is_told_and_looked_for_again_later() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::start(Script {

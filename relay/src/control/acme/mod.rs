@@ -195,7 +195,9 @@ impl Acme {
     fn show_next(&self) {
         let now = now();
         let wait = self.not_before.saturating_duration_since(Instant::now());
-        let may_begin = now.saturating_add(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX));
+        // Rounded up: a time in the past would be one that the relay has missed.
+        let wait = i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        let may_begin = now.saturating_add(wait);
         let due = self.due_at().unwrap_or(now);
         self.report().renewal_epoch_seconds = Some(due.max(may_begin));
     }
@@ -230,6 +232,7 @@ impl Acme {
         if let Some(wait) = self.wait_for_earlier(now) {
             return wait;
         }
+        self.report().is_ordering = true;
         let mut outcome = self.order().await;
         if let Err(error) = &outcome
             && (self.forgets_account(error) || self.forgets_replaced(error))
@@ -237,6 +240,7 @@ impl Acme {
             // Once: the pause holds for all other failures.
             outcome = self.order().await;
         }
+        self.report().is_ordering = false;
         let pause = match outcome {
             Ok(()) => self.succeeded(),
             Err(error) => self.failed(&error),
@@ -509,8 +513,22 @@ impl Acme {
     }
 
     fn report(&self) -> MutexGuard<'_, AcmeReport> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.shown)
     }
+}
+
+/// What the admin port shows now. While an order runs the next one is now: neither in the past, as if the relay had missed
+/// it, nor later, since this one may succeed.
+pub(super) fn report(shown: &ShownAcme) -> AcmeReport {
+    let mut report = locked(shown).clone();
+    if report.is_ordering {
+        report.renewal_epoch_seconds = Some(now());
+    }
+    report
+}
+
+fn locked(shown: &ShownAcme) -> MutexGuard<'_, AcmeReport> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The current time in seconds since 1970.
