@@ -23,8 +23,8 @@ const LOCK_FILE: &str = "order.lock";
 /// A file that is written and removed, to see whether the folder takes another one.
 const PROBE_FILE: &str = "order.probe";
 
-/// Relays whose failed orders are kept; a name of each has so many bytes of a digest. Their lines fit into the longest file
-/// that a [`Folder`] reads.
+/// Relays whose failed orders are kept; a name of each has so many bytes of a digest. Their lines fit into the longest
+/// file that a [`Folder`] reads.
 const RELAYS_MAX: usize = 32;
 const RELAY_BYTES: usize = 12;
 
@@ -58,9 +58,9 @@ pub(super) struct OrderLock {
 }
 
 impl Cache {
-    /// Opens the folder, and creates it if it is missing. The addresses in `listens` tell this relay from others with the
-    /// folder: on one machine those listen on other ones, and this relay has the same after a restart, as has one that takes
-    /// over.
+    /// Opens the folder, and creates it if it is missing. The addresses in `listens` tell this relay from others with
+    /// the folder: on one machine those listen on other ones, and this relay has the same after a restart, as has one
+    /// that takes over.
     ///
     /// # Errors
     /// The folder cannot be created, or other users can change it.
@@ -204,8 +204,8 @@ impl Cache {
         own.map_or_else(Tries::default, |(_, tries)| tries)
     }
 
-    /// Notes the orders of this relay so far. Must be called under the lock, since the notes of other relays stay; only the
-    /// oldest of too many go.
+    /// Notes the orders of this relay so far. Must be called under the lock, since the notes of other relays stay; only
+    /// the oldest of too many go.
     pub(super) fn note(&self, tries: Tries) -> Result<(), AcmeError> {
         let others = self.notes().into_iter();
         let others = others.filter(|(relay, _)| *relay != self.relay);
@@ -218,8 +218,8 @@ impl Cache {
             .map_err(failed)
     }
 
-    /// Forgets the orders of all relays, since one has succeeded. If the file stays, the next order waits some minutes at
-    /// most.
+    /// Forgets the orders of all relays, since one has succeeded. If the file stays, the next order waits some minutes
+    /// at most.
     pub(super) fn forget_tries(&self) {
         let _ = fs::remove_file(self.folder.path().join(&self.tries_file));
     }

@@ -80,7 +80,8 @@ pub(super) async fn clean_up(program: &Path, name: &str, value: &str) {
     }
 }
 
-/// Exit status of the program, absent if it was killed at the end of `limit`, and the beginning of its output in one line.
+/// Exit status of the program, absent if it was killed at the end of `limit`, and the beginning of its output in one
+/// line.
 async fn output(
     limit: impl Future<Output = ()>,
     program: &Path,

@@ -1,10 +1,11 @@
 //! Orders the relay's certificate from a CA by ACME (RFC 8555), and renews it.
 //!
 //! [`Acme`] decides when. `renewal` computes the time, from the certificate and from the CA's wish (ARI, RFC 9773);
-//! `order` is one order over the `account`; `challenge` and `hook` answer the CA's checks, and `persist` has the records that
-//! the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read; `nonce` repeats
-//! requests; `cache` keeps the result. A new certificate lies in the cache, where the updater of certificates reads it as it reads any other file: that
-//! gives it to the shards, and relays with the same cache see it too. An order that fails touches no certificate.
+//! `order` is one order over the `account`; `challenge` and `hook` answer the CA's checks, and `persist` has the
+//! records that the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read;
+//! `nonce` repeats requests; `cache` keeps the result. A new certificate lies in the cache, where the updater of
+//! certificates reads it as it reads any other file: that gives it to the shards, and relays with the same cache see it
+//! too. An order that fails touches no certificate.
 
 mod account;
 mod cache;
@@ -250,8 +251,8 @@ impl Acme {
         pause
     }
 
-    /// Time to wait after an order that this relay began before it was started: a relay that ends again and again must not
-    /// order each time. What other relays with this cache have tried does not count: the CA may find this one.
+    /// Time to wait after an order that this relay began before it was started: a relay that ends again and again must
+    /// not order each time. What other relays with this cache have tried does not count: the CA may find this one.
     fn wait_for_earlier(&mut self, now: i64) -> Option<Duration> {
         let tries = self.cache.tries();
         if self.noted == Some(tries) {
@@ -517,8 +518,8 @@ impl Acme {
     }
 }
 
-/// What the admin port shows now. While an order runs the next one is now: neither in the past, as if the relay had missed
-/// it, nor later, since this one may succeed.
+/// What the admin port shows now. While an order runs the next one is now: neither in the past, as if the relay had
+/// missed it, nor later, since this one may succeed.
 pub(super) fn report(shown: &ShownAcme) -> AcmeReport {
     let mut report = locked(shown).clone();
     if report.is_ordering {

@@ -2,8 +2,8 @@
 
 use instant_acme::Error;
 
-/// Times that the ACME client is told to make a request. It makes three tries each time, which are too few at a CA whose
-/// servers do not know the nonces of each other: of two, half of the tries fail.
+/// Times that the ACME client is told to make a request. It makes three tries each time, which are too few at a CA
+/// whose servers do not know the nonces of each other: of two, half of the tries fail.
 const ROUNDS_MAX: u32 = 5;
 
 /// Type of the error (RFC 8555, section 6.7).
@@ -27,8 +27,8 @@ impl Rounds {
     }
 }
 
-/// The outcome of a request of the ACME client, an expression that makes a future: it is made again while the CA refuses
-/// the nonce. The place of use needs [`Rounds`], too.
+/// The outcome of a request of the ACME client, an expression that makes a future: it is made again while the CA
+/// refuses the nonce. The place of use needs [`Rounds`], too.
 macro_rules! repeated {
     ($request:expr) => {{
         let mut rounds = Rounds::new();

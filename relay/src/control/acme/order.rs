@@ -183,7 +183,8 @@ async fn answer_all<'a>(
     Ok(())
 }
 
-/// Asks the CA for the authorization in `place` of the order, unless the order has it. Those in front have been fetched.
+/// Asks the CA for the authorization in `place` of the order, unless the order has it. Those in front have been
+/// fetched.
 async fn fetch(order: &mut Order, place: usize) -> Result<(), instant_acme::Error> {
     let mut authorizations = order.authorizations();
     for _ in 0..place {
@@ -193,8 +194,8 @@ async fn fetch(order: &mut Order, place: usize) -> Result<(), instant_acme::Erro
     Ok(())
 }
 
-/// Opens an answer for the name of the fetched authorization in `place`, if the CA has not checked that yet, and tells the
-/// CA to look.
+/// Opens an answer for the name of the fetched authorization in `place`, if the CA has not checked that yet, and tells
+/// the CA to look.
 async fn answer<'a>(
     order: &mut Order,
     place: usize,

@@ -72,9 +72,9 @@ impl Term {
 }
 
 /// Pause after `failures` orders that failed in a row: it doubles each time. While the certificate in use is valid, the
-/// pause is at most a tenth of the time left, or [`SHORTENED_SECONDS`] if that is longer; a sixtieth of the certificate's
-/// life in their place if it is less. Once the certificate has expired, hurry saves nothing. `share` of [`WHOLE`] is random
-/// and takes away up to a quarter.
+/// pause is at most a tenth of the time left, or [`SHORTENED_SECONDS`] if that is longer; a sixtieth of the
+/// certificate's life in their place if it is less. Once the certificate has expired, hurry saves nothing. `share` of
+/// [`WHOLE`] is random and takes away up to a quarter.
 pub(super) fn pause(failures: u32, in_use: Option<Term>, now: i64, share: u32) -> Duration {
     let sixtieth = in_use.map_or(i64::MAX, |term| term.life() / 60).max(1);
     let first = sixtieth.min(PAUSE_SECONDS);
@@ -239,7 +239,8 @@ mod tests {
 
         #[test]
         fn pauses_are_those_without_a_certificate_once_it_has_expired(
-            life in 3600..400 * DAY, passed in 1..i64::MAX / 2, failures: u32, share in 0..=WHOLE
+            life in 3600..400 * DAY, passed in 1..i64::MAX / 2,
+            failures in any::<u32>(), share in 0..=WHOLE
         ) {
             let term = Term { start: 0, end: life };
             let expired = pause(failures, Some(term), life + passed, share);
