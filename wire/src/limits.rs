@@ -98,7 +98,8 @@ pub const STRANGER_CONTROL_BYTES_MAX: usize = 32 * 1024;
 /// A link without a byte from the peer for this long is dead.
 pub const STALE_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Time without proof that sent bytes arrived, after which a ping follows them.
+/// Time without proof that sent bytes arrived, after which a ping follows them; also the silence behind data of the
+/// peer after which a ping asks whether more of it was lost.
 pub const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 /// A link is dead if for this long neither the answer to that ping arrives nor anything else but

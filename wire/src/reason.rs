@@ -57,7 +57,7 @@ table! {
     Version = 8, "version", last, "no protocol version that both sides speak";
     Revoked = 9, "revoked", last, "access was revoked";
     NotLoopback = 10, "not_loopback", last, "without authentication only local agents are accepted";
-    RelayName = 11, "relay_name", last, "the agent dialled a name that is not this relay's";
+    RelayName = 11, "relay_name", last, "the agent dialled a name that is not this relay's, or a loopback name from another machine";
     RegistrationInvalid = 12, "registration_invalid", last, "a value of the registration is not valid in a URL, a header or a list";
     Unbound = 13, "unbound", last, "the agent's proof is not bound to a TLS connection that ends at this relay";
     Protocol = 32, "protocol", retry, "the peer broke the protocol";

@@ -7,6 +7,7 @@
 mod peers;
 mod simulated;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,6 +84,26 @@ impl World {
                 Ok(Some(event)) => at.event(event, self.now, &mut self.random),
                 Ok(None) => return,
                 Err(error) => panic!("an honest peer was blamed: {error}"),
+            }
+        }
+    }
+
+    /// Gives both ends the bytes that have arrived; they accept every session and take every byte at once.
+    fn accept_all(&mut self) {
+        for end in 0..2 {
+            while let Some(bytes) = self.pipes[1 - end].arrived(self.now) {
+                let at = &mut self.ends[end];
+                let mut input = Bytes::from(bytes);
+                while let Some(event) = at.mux.handle_input(self.now, &mut input).unwrap() {
+                    match event {
+                        Event::RelayHello(_) => at.mux.hello(&signed_hello()),
+                        Event::Open { session, .. } => at.mux.opened(session),
+                        Event::Data {
+                            session, payload, ..
+                        } => at.mux.consumed(session, payload.len()),
+                        _ => {}
+                    }
+                }
             }
         }
     }
@@ -239,13 +260,17 @@ fn number_from(variable: &str) -> Option<u64> {
     Some(text.parse().expect("a number in the environment"))
 }
 
-#[test]
-fn what_goes_in_comes_out_and_nothing_stalls_or_stays() {
-    let seeds = match number_from("SEED") {
+/// The seeds to run, from the environment or the usual ones.
+fn seeds() -> Range<u64> {
+    match number_from("SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number_from("SIM_SEEDS").unwrap_or(60),
-    };
-    for seed in seeds {
+    }
+}
+
+#[test]
+fn what_goes_in_comes_out_and_nothing_stalls_or_stays() {
+    for seed in seeds() {
         // If a run fails, the last seed printed is the one to replay.
         println!("SEED={seed}");
         World::new(seed).run();
@@ -273,22 +298,7 @@ fn at_full_speed(round_trip: Duration, bits_per_second: u64, time: Duration) -> 
     let mut measured = None;
     let mut share = 0.0;
     while world.now < start + time + Duration::from_secs(3) {
-        for end in 0..2 {
-            while let Some(bytes) = world.pipes[1 - end].arrived(world.now) {
-                let at = &mut world.ends[end];
-                let mut input = Bytes::from(bytes);
-                while let Some(event) = at.mux.handle_input(world.now, &mut input).unwrap() {
-                    match event {
-                        Event::RelayHello(_) => at.mux.hello(&signed_hello()),
-                        Event::Open { session, .. } => at.mux.opened(session),
-                        Event::Data {
-                            session, payload, ..
-                        } => at.mux.consumed(session, payload.len()),
-                        _ => {}
-                    }
-                }
-            }
-        }
+        world.accept_all();
         let relay = &mut world.ends[0].mux;
         if relay.is_established() && session.is_none() {
             session = relay.open(&open_message()).ok();
@@ -329,6 +339,69 @@ fn at_full_speed(round_trip: Duration, bits_per_second: u64, time: Duration) -> 
         world.now = world.next_time();
     }
     (share, world.ends[0].mux.send_capacity(session.unwrap()))
+}
+
+/// Cuts a link while its agent sends a piece of a download every `pause`; returns how long after the cut each end, the
+/// relay's first, gives the link up.
+fn noticed_after_a_cut(seed: u64, pause: Duration) -> [Duration; 2] {
+    let mut world = World::new(seed);
+    (world.sessions_to_open, world.cut_at) = (0, None);
+    let mut session = None;
+    let mut sends_at = world.now;
+    let cut_at = world.now + Duration::from_secs(5) + world.random.millis(4000);
+    while world.ends.iter().any(|end| end.error.is_none()) {
+        if world.now >= cut_at {
+            for pipe in &mut world.pipes {
+                pipe.cut = true;
+                pipe.flying.clear();
+            }
+        }
+        world.accept_all();
+        if session.is_none() && world.ends[0].mux.is_established() {
+            session = world.ends[0].mux.open(&open_message()).ok();
+        }
+        let agent = &mut world.ends[1].mux;
+        if let Some(id) = session.filter(|_| world.now >= sends_at)
+            && agent.send_capacity(id) >= 100
+        {
+            agent.send(id, vec![1; 100].into(), false).unwrap();
+            sends_at = world.now + pause;
+        }
+        for (at, pipe) in world.ends.iter_mut().zip(&mut world.pipes) {
+            if at.error.is_none() && at.mux.poll_timeout() <= world.now {
+                let outcome = at.mux.handle_timeout(world.now);
+                at.error = outcome.err().map(|error| (world.now, error.reason));
+            }
+            if at.error.is_none() {
+                at.transmit(world.now, pipe, &mut world.random);
+            }
+        }
+        let next = world.next_time().min(sends_at.max(world.now + pause / 8));
+        world.now = match world.now < cut_at {
+            true => next.min(cut_at),
+            false => next,
+        };
+    }
+    world.ends.each_ref().map(|end| {
+        let (at, reason) = end.error.unwrap();
+        assert_eq!(reason, LinkEnd::Stale);
+        at.saturating_since(cut_at)
+    })
+}
+
+#[test]
+fn both_ends_of_a_download_notice_a_dead_path_within_five_seconds() {
+    for seed in seeds() {
+        println!("SEED={seed}");
+        for pause_ms in [10, 250, 450] {
+            let noticed = noticed_after_a_cut(seed, Duration::from_millis(pause_ms));
+            let latest = noticed.into_iter().max().unwrap();
+            assert!(
+                latest <= Duration::from_secs(5),
+                "{noticed:?} with a piece every {pause_ms} ms"
+            );
+        }
+    }
 }
 
 #[test]

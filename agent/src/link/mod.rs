@@ -331,7 +331,9 @@ impl Link {
     /// Counts bytes that a lane brought and its target took.
     pub(crate) fn lane_received(&self, count: usize) {
         let now = self.now();
-        self.core().mux.lane_received(now, count as u64);
+        let mut core = self.core();
+        core.mux.lane_received(now, count as u64);
+        core.after_turn(&self.deadline);
     }
 
     /// Reports the end of a session's lane after `bytes`; `None` until the link brings the byte count to compare

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use tieline_e2e::behaviour::soon;
+use anyhow::{Context, Result, ensure};
+use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, soon};
 
-use super::network::Rig;
+use super::network::{Network, Rig};
 
 /// Documented time to notice a dead path, plus a margin for busy machines.
 const NOTICED_MAX: Duration = Duration::from_secs(10);
@@ -65,5 +65,66 @@ async fn a_call_over_a_path_that_takes_nothing_to_the_relay_runs_once_over_the_n
         ensure!(head.status() == 200, "{head:?} {body:?}");
     }
     ensure!(rig.runs().len() == 4, "each call runs once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_links_of_an_agent_on_a_dead_path_are_given_up_together() -> Result<()> {
+    const LINKS: u16 = 4;
+    let rig = Rig::with_links(LINKS, Duration::from_millis(500)).await?;
+    tokio::time::sleep(SILENCE).await;
+    rig.network.lose(|it| &it.to_agent);
+    let began = Instant::now();
+    let mut caller = rig.post("call").await?;
+    let metrics = rig
+        .relay
+        .until("every link is given up", |it| it.get("relay_links") == 0)
+        .await?;
+    // One after the other would take 16 s.
+    ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
+    let stale = metrics.labelled("relay_link_evictions_total", "stale");
+    ensure!(stale == i64::from(LINKS), "{metrics}");
+    let (head, body) = soon("an answer", caller.answer()).await??;
+    let text = String::from_utf8_lossy(&body.bytes);
+    ensure!(head.status() == 503 && text.contains("not_sent"), "{text}");
+    ensure!(rig.runs().is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_download_over_a_path_that_takes_nothing_to_the_relay_is_cut_in_time() -> Result<()> {
+    let relay = TestRelay::with().shards(2).start()?;
+    let network = Network::start(&relay).await?;
+    let target = Target::http(|mut http| async move {
+        http.head().await?;
+        http.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await?;
+        while http.write_chunk(b"piece").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    })
+    .await?;
+    let agent = TestAgent::of(&target).named("maya");
+    let _agent = agent.start_at(&network.address).await?;
+    let mut caller = relay.http().await?;
+    caller.get("/w/maya/").await?;
+    let head = soon("an answer", caller.head()).await??;
+    ensure!(head.context("no answer")?.status() == 200);
+    // The agent notices it as well, but cannot tell the relay.
+    network.lose_for_good(|it| &it.to_relay);
+    let began = Instant::now();
+    let rest = soon("the answer's end", caller.closed()).await?;
+    ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
+    // A last chunk would make the answer look complete.
+    ensure!(
+        rest.as_ref()
+            .is_ok_and(|rest| !rest.ends_with(b"0\r\n\r\n"))
+            || rest.is_err(),
+        "{rest:?}"
+    );
+    let metrics = relay.metrics().await?;
+    let stale = metrics.labelled("relay_link_evictions_total", "stale");
+    ensure!(stale == 1, "{metrics}");
     Ok(())
 }

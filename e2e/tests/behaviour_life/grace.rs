@@ -182,3 +182,30 @@ async fn who_waits_for_an_agent_that_never_comes_is_told_after_the_grace() -> Re
     ensure!(began.elapsed() >= grace);
     Ok(())
 }
+
+/// A name from before the relay's start has been without its agent since then; its callers wait like those of any name.
+#[tokio::test]
+async fn right_after_the_relays_start_a_known_tunnel_has_the_whole_grace() -> Result<()> {
+    let grace = Duration::from_millis(400);
+    let state = TempDir::new()?;
+    let dir = state.path().join("relay");
+    let relay = TestRelay::with().config(|config| {
+        config.state_dir = Some(dir);
+        config.callers.offline_grace = grace;
+        config.callers.start_grace = Duration::from_secs(3600);
+    });
+    let relay = relay.start()?;
+    let target = web_target().await?;
+    let agent = TestAgent::of(&target).named("maya").start(&relay).await?;
+    agent.kill()?;
+    is_offline(&relay).await?;
+    let relay = relay.restart()?;
+    for _ in 0..2 {
+        // The first request lasts until the grace since the relay's start is over as well.
+        let began = Instant::now();
+        let (code, head) = status(&relay, "/w/maya/").await?;
+        ensure!(code == 503, "{head:?}");
+        ensure!(began.elapsed() >= grace, "{:?}", began.elapsed());
+    }
+    Ok(())
+}

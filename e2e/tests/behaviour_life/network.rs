@@ -16,9 +16,9 @@ use tokio::task::JoinHandle;
 const SOUND: &str = "nothing panics under this lock";
 
 /// A TCP forwarder that can drop the bytes of one direction. Connections made after the loss starts
-/// work.
+/// work, unless the loss is for good.
 pub(super) struct Network {
-    address: String,
+    pub(super) address: String,
     losing: Arc<Losing>,
     server: JoinHandle<()>,
 }
@@ -33,7 +33,7 @@ pub(super) struct Losing {
 }
 
 impl Network {
-    async fn start(relay: &TestRelay) -> Result<Self> {
+    pub(super) async fn start(relay: &TestRelay) -> Result<Self> {
         let relay = relay.agent_url().trim_start_matches("tcp://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = format!("tcp://{}", listener.local_addr()?);
@@ -76,6 +76,12 @@ impl Network {
         self.losing.last.store(made, Ordering::SeqCst);
         flag(&self.losing).store(true, Ordering::SeqCst);
     }
+
+    /// Makes all connections lose the direction in `flag` from now on, later ones too.
+    pub(super) fn lose_for_good(&self, flag: fn(&Losing) -> &AtomicBool) {
+        self.losing.last.store(usize::MAX, Ordering::SeqCst);
+        flag(&self.losing).store(true, Ordering::SeqCst);
+    }
 }
 
 impl Drop for Network {
@@ -113,6 +119,11 @@ pub(super) struct Rig {
 impl Rig {
     /// Starts the rig; callers wait up to `grace` for an absent agent.
     pub(super) async fn start(grace: Duration) -> Result<Self> {
+        Self::with_links(1, grace).await
+    }
+
+    /// Starts the rig with an agent that has `links` links.
+    pub(super) async fn with_links(links: u16, grace: Duration) -> Result<Self> {
         let relay = TestRelay::with().shards(2);
         let relay = relay
             .config(move |config| config.callers.offline_grace = grace)
@@ -130,8 +141,11 @@ impl Rig {
             }
         })
         .await?;
-        let agent = TestAgent::of(&target).named("maya");
+        let agent = TestAgent::of(&target).named("maya").links(links);
         let agent = agent.start_at(&network.address).await?;
+        relay
+            .until("all links", |it| it.get("relay_links") == i64::from(links))
+            .await?;
         Ok(Self {
             relay,
             network,

@@ -193,7 +193,7 @@ impl AcmeConfig {
         format!("{}.account.json", self.stem())
     }
 
-    /// Name of the file in `cache_dir` that counts failed orders.
+    /// Name of the file in `cache_dir` that counts failed orders of each relay.
     pub(crate) fn tries_file(&self) -> String {
         format!("{}.tries", self.stem())
     }

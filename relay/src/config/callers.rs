@@ -37,7 +37,7 @@ pub(super) struct CallersSettings {
     /// Header field in which callers send the target's own Authorization, where Authorization has the relay's token
     #[arg(long, value_name = "FIELD", value_parser = expected(FREE_FIELD, free_field))]
     target_authorization_header: Option<HeaderName>,
-    /// How long requests wait for a disconnected agent to come back [default: 5s]
+    /// How long after an agent left requests wait for it to come back [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     offline_grace: Option<Duration>,
     /// Time after the start in which requests to unknown tunnels wait too, since agents still come back [default: 30s]

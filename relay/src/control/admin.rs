@@ -1,6 +1,6 @@
 //! State that the pages of the admin port share, and the form of their answers.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
 
-use super::acme::ShownAcme;
+use super::acme::{ShownAcme, report};
 use super::auth::Orders;
 use super::{Changes, Inspect, Phase};
 use crate::audit::Audit;
@@ -48,10 +48,9 @@ impl Admin {
     /// State of the certificates.
     pub(super) fn tls(&self) -> TlsReport {
         let table = self.certificates.as_ref().map(|it| it.borrow().shown());
-        let acme = self.acme.as_ref();
         TlsReport {
             certificates: table.unwrap_or_default(),
-            acme: acme.map(|it| it.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            acme: self.acme.as_ref().map(report),
         }
     }
 }

@@ -186,9 +186,12 @@ pub(crate) struct ShownCertificate {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct AcmeReport {
     pub(crate) domains: Vec<String>,
-    /// Second since 1970 at which the next order begins, or began if it runs; after a failure that is the end of the
-    /// pause. Absent until the relay serves.
+    /// Second since 1970 at which the next order begins: the present one while an order runs, and the end of the pause
+    /// after a failure. Absent until the relay serves.
     pub(crate) renewal_epoch_seconds: Option<i64>,
+    /// Whether an order runs.
+    #[serde(skip)]
+    pub(crate) is_ordering: bool,
     /// Orders that brought a certificate.
     pub(crate) orders_issued: u64,
     pub(crate) orders_failed: u64,

@@ -17,7 +17,10 @@ use tracing::debug;
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
 use crate::auth::Identity;
 use crate::limits::AddressCount;
-use crate::session::{SharedMux, TunnelSessions};
+use crate::session::{AgentRun, SharedMux, TunnelSessions};
+
+/// Links of one run of an agent that are looked up at once: as many as an agent can be told to open.
+const RUN_LINKS_MAX: usize = 64;
 
 /// A link's number on its shard; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,6 +183,8 @@ pub(crate) struct Registry {
     /// The links of each name, sorted by name so that a report can begin at any name.
     names: BTreeMap<TunnelId, Vec<LinkId>>,
     nonces: HashMap<[u8; 32], LinkId>,
+    /// The links here of each run of an agent that has several links, the oldest first.
+    runs: HashMap<AgentRun, Vec<LinkId>>,
     last: u64,
 }
 
@@ -230,6 +235,10 @@ impl Registry {
     ) {
         if let Some(entry) = self.links.get_mut(&id) {
             entry.channel = channel;
+            if let Some(run) = run_with_siblings(&hello) {
+                entry.mux.has_siblings(run);
+                self.runs.entry(run).or_default().push(id);
+            }
             entry.agent = Some(hello);
             entry.nonce = Some(nonce);
             self.nonces.insert(nonce, id);
@@ -244,6 +253,14 @@ impl Registry {
         let entry = self.links.remove(&id)?;
         if let Some(nonce) = &entry.nonce {
             self.nonces.remove(nonce);
+        }
+        if let Some(run) = entry.agent.as_ref().and_then(run_with_siblings)
+            && let Some(links) = self.runs.get_mut(&run)
+        {
+            links.retain(|it| *it != id);
+            if links.is_empty() {
+                self.runs.remove(&run);
+            }
         }
         for tunnel in entry.tunnels.keys() {
             unlist(&mut self.names, tunnel, id);
@@ -416,11 +433,23 @@ impl Registry {
             .all(|entry| entry.mux.session_count() == 0)
     }
 
+    /// The latest [`RUN_LINKS_MAX`] links of a run of an agent that has several links.
+    pub(crate) fn links_of_run(&self, run: &AgentRun) -> impl Iterator<Item = &LinkEntry> {
+        let ids = self.runs.get(run).into_iter().flatten().rev();
+        let ids = ids.take(RUN_LINKS_MAX);
+        ids.filter_map(|id| self.links.get(id))
+    }
+
     /// The links that serve `tunnel`.
     pub(crate) fn links_of(&self, tunnel: &TunnelId) -> impl Iterator<Item = (LinkId, &LinkEntry)> {
         let ids = self.names.get(tunnel).into_iter().flatten();
         ids.filter_map(|id| Some((*id, self.links.get(id)?)))
     }
+}
+
+/// The run of an agent that has several links; a link alone has no other links to ask about.
+fn run_with_siblings(hello: &AgentHello) -> Option<AgentRun> {
+    (hello.links > 1).then_some((hello.key, hello.instance))
 }
 
 fn unlist(names: &mut BTreeMap<TunnelId, Vec<LinkId>>, tunnel: &TunnelId, link: LinkId) {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use tieline_wire::Generation;
+use tieline_wire::{Generation, InstanceId};
 
 use super::report::REPORT_TUNNELS;
 use super::*;
@@ -104,6 +104,39 @@ fn links_of_one_tunnel_are_one_row_and_superseded_ones_none() {
     assert!(registry.remove_tunnel(LinkId(3), &tunnel(0)).is_some());
     registry.remove(LinkId(1));
     assert!(report(&registry).is_empty() && registry.names.is_empty());
+}
+
+#[test]
+fn links_of_one_run_of_an_agent_are_found_until_they_end() {
+    let mut registry = Registry::default();
+    let mut nonces = 0..;
+    let mut introduced = |registry: &mut Registry, links, instance| {
+        let (id, _link) = linked(registry);
+        let hello = AgentHello {
+            links,
+            instance: InstanceId::new([instance; 16]),
+            ..rig::agent_hello()
+        };
+        let nonce = [nonces.next().unwrap(); 32];
+        registry.introduce(id, hello, nonce, Channel::default());
+        id
+    };
+    let run = |instance| (rig::agent_hello().key, InstanceId::new([instance; 16]));
+    let count = |registry: &Registry, instance| registry.links_of_run(&run(instance)).count();
+    let ids = [2, 2].map(|links| introduced(&mut registry, links, 1));
+    introduced(&mut registry, 2, 2);
+    introduced(&mut registry, 1, 3);
+    let counts = |registry: &Registry| [1, 2, 3].map(|it| count(registry, it));
+    assert_eq!(counts(&registry), [2, 1, 0], "an only link has no others");
+    registry.remove(ids[0]);
+    assert_eq!(counts(&registry), [1, 1, 0]);
+    registry.remove(ids[1]);
+    assert_eq!((counts(&registry), registry.runs.len()), ([0, 1, 0], 1));
+    // An agent may open more links than it says.
+    for _ in 0..RUN_LINKS_MAX {
+        introduced(&mut registry, 2, 2);
+    }
+    assert_eq!(count(&registry, 2), RUN_LINKS_MAX);
 }
 
 #[test]

@@ -270,6 +270,7 @@ impl Session {
         let now = self.link.clock.now();
         let mut state = self.link.state.borrow_mut();
         state.mux.lane_received(now, count as u64);
+        self.link.watch_if_asking(&state.mux);
     }
 
     /// Notes that the lane ended after `bytes`. [`Session::poll_incoming`] returns the end once the link has said what

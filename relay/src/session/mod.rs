@@ -42,7 +42,7 @@ use inbox::InboxEnd;
 use lanes::LaneState;
 pub(crate) use lanes::{Lane, Lanes, shard_of};
 pub(crate) use lost_report::LostLinkReport;
-pub(crate) use probed::ProbedLinks;
+pub(crate) use probed::{AgentRun, ProbedLinks};
 pub(crate) use record::{SessionAudit, SessionCaller, SessionRecord};
 pub(crate) use sink::Sink;
 use state::SessionState;
@@ -74,6 +74,8 @@ pub(crate) struct SharedMux {
     probed: Rc<ProbedLinks>,
     /// Whether the link is in `probed`, so that it is added only once.
     is_asking: Cell<bool>,
+    /// The run of the link's agent, if that has several links.
+    run: Cell<Option<AgentRun>>,
     /// Whether the relay or the agent ends the link in order, so that no report on it will come.
     is_leaving: Cell<bool>,
     /// Deadline of the agent's `GoAway`, once the agent has sent one.
@@ -117,6 +119,7 @@ impl SharedMux {
             lanes,
             probed,
             is_asking: Cell::new(false),
+            run: Cell::new(None),
             is_leaving: Cell::new(false),
             left_at: Cell::new(None),
             lost_report: Rc::default(),
@@ -235,9 +238,41 @@ impl SharedMux {
         self.offer_lanes(state);
         self.count_drops(state);
         self.count_sessions(state);
+        self.watch_if_asking(&state.mux);
         if state.mux.wants_transmit() {
             self.writer.set();
         }
+    }
+
+    /// Has the link checked often while it waits for bytes of the agent.
+    fn watch_if_asking(&self, mux: &Mux) {
+        if mux.is_asking() && !self.is_asking.replace(true) {
+            self.probed.add(Weak::clone(&self.this));
+        }
+    }
+
+    /// Notes that the link's agent has other links too.
+    pub(crate) fn has_siblings(&self, run: AgentRun) {
+        self.run.set(Some(run));
+    }
+
+    /// The run of the agent, once for each ping that it does not answer soon; `None` if it has no other link.
+    fn doubted(&self, now: Moment) -> Option<AgentRun> {
+        let is_silent = self.state.borrow_mut().mux.take_doubt(now);
+        self.run.get().filter(|_| is_silent)
+    }
+
+    /// Pings the agent now, because another of its links is silent; ends the link if nothing answers within
+    /// [`tieline_wire::limits::PROBE_TIMEOUT`].
+    pub(crate) fn confirm(&self) {
+        if self.closing.get().is_some() {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        state.mux.confirm(self.clock.now());
+        self.watch_if_asking(&state.mux);
+        drop(state);
+        self.writer.raise();
     }
 
     /// Handles an agent's `GoAway`. Sessions that the agent did not take up are reset, and their requests may go to
@@ -318,9 +353,7 @@ impl SharedMux {
     fn transmitted(&self, state: &mut MuxState) {
         state.wake_writable();
         self.count_sessions(state);
-        if state.mux.is_asking() && !self.is_asking.replace(true) {
-            self.probed.add(Weak::clone(&self.this));
-        }
+        self.watch_if_asking(&state.mux);
     }
 
     /// Sends due pings and enforces deadlines.
@@ -351,8 +384,7 @@ impl SharedMux {
         Ok(())
     }
 
-    /// Checks whether sent frames have arrived, and ends the link if its path is dead; returns whether another look is
-    /// needed.
+    /// Checks whether the agent answers, and ends the link if its path is dead; returns whether another look is needed.
     fn look(&self, now: Moment) -> bool {
         let is_alive = match self.tick(now) {
             Ok(()) => self.closing.get().is_none(),

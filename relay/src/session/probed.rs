@@ -1,11 +1,16 @@
-//! The links of one shard with sent frames that are not known to have arrived. They are checked far more often than
-//! other links, so that a dead path is noticed in time and idle links cost nothing.
+//! The links of one shard with sent frames that are not known to have arrived, or whose agents may have more data to
+//! send. They are checked far more often than other links, so that a dead path is noticed in time and idle links cost
+//! nothing.
+//!
+//! If one link of an agent does not answer, the agent's other links may be dead too: the shard is told, and has them
+//! pinged ([`SharedMux::confirm`]).
 
 use std::cell::RefCell;
-use std::rc::{Rc, Weak};
+use std::collections::HashSet;
+use std::rc::Weak;
 use std::time::Duration;
 
-use tieline_wire::Moment;
+use tieline_wire::{AgentKey, InstanceId, Moment};
 
 use super::SharedMux;
 use crate::io::{Signal, sleep};
@@ -14,7 +19,10 @@ use crate::io::{Signal, sleep};
 /// dead link is given up within 4.5 s.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The links of one shard with sent frames that are not known to have arrived.
+/// One run of an agent, as its signed hello proves.
+pub(crate) type AgentRun = (AgentKey, InstanceId);
+
+/// The links of one shard that are waiting for bytes of their agents.
 #[derive(Default)]
 pub(crate) struct ProbedLinks {
     links: RefCell<Vec<Weak<SharedMux>>>,
@@ -28,26 +36,33 @@ impl ProbedLinks {
         self.added.raise();
     }
 
-    /// Checks the links while the shard runs.
-    pub(crate) async fn watch(&self, now: impl Fn() -> Moment) {
+    /// Checks the links while the shard runs. Calls `doubt` for each agent one of whose links is silent.
+    pub(crate) async fn watch(&self, now: impl Fn() -> Moment, doubt: impl Fn(AgentRun)) {
         loop {
             self.added.wait().await;
             while !self.links.borrow().is_empty() {
                 sleep(LOOK_INTERVAL).await;
-                self.look(now());
+                self.look(now()).into_iter().for_each(&doubt);
             }
         }
     }
 
-    /// Sends due pings, ends links that stay silent, and drops links whose frames have arrived.
-    pub(super) fn look(&self, now: Moment) {
+    /// Sends due pings, ends links that stay silent, and drops links that wait for nothing more. Returns the agents with
+    /// several links one of which has just not answered a ping soon.
+    pub(super) fn look(&self, now: Moment) -> HashSet<AgentRun> {
         let mut links = self.links.take();
+        let mut doubted = HashSet::new();
         links.retain(|link| {
-            link.upgrade()
-                .is_some_and(|link: Rc<SharedMux>| link.look(now))
+            let Some(link) = link.upgrade() else {
+                return false;
+            };
+            let goes_on = link.look(now);
+            doubted.extend(link.doubted(now));
+            goes_on
         });
         // The end of a link may wake tasks that add other links: keep those too.
         self.links.borrow_mut().append(&mut links);
+        doubted
     }
 
     #[cfg(test)]

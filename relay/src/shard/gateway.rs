@@ -116,7 +116,7 @@ impl Gateway for ShardGateway {
                 }
                 // The link of the `stale` target is lost, and the route update that says so is on its way.
                 Resolved::Exhausted => (began, true),
-                Resolved::Offline(since) => (since, true),
+                Resolved::Offline(since) => (shard.grace_from(since, began), true),
                 // Right after the relay's start the agents have yet to reconnect.
                 Resolved::Gone if shard.is_fresh() => (began, false),
                 Resolved::Gone => return Err(NoTarget::AgentGone),

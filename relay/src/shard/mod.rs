@@ -212,6 +212,7 @@ impl Shard {
                     .refuse_registration(link, request, &tunnel, refusal),
             },
             Message::Lost(told) => self.agents.apply_lost_report(&told),
+            Message::Doubt(run) => self.agents.confirm_links(&run),
             Message::Fence { link, reason } => self.agents.fence(link, reason),
             Message::Listen {
                 kind,

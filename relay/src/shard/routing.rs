@@ -37,8 +37,17 @@ impl Shard {
         self.directory.is_fresh(self.kit.clock.now())
     }
 
-    /// Waits for the next change of the route that `selector` leads to, which has had no agent since `since`. Returns
-    /// false if the grace is over, the relay drains, or too many callers wait. Unknown names get a smaller share of the
+    /// The moment from which a caller that arrived at `began` has the grace of a tunnel without an agent since `since`:
+    /// its arrival right after the relay's start, when agents have yet to reconnect, and else the agent's departure.
+    pub(super) fn grace_from(&self, since: Moment, began: Moment) -> Moment {
+        match self.is_fresh() {
+            true => since.max(began),
+            false => since,
+        }
+    }
+
+    /// Waits for the next change of the route that `selector` leads to, whose grace began at `since`. Returns false if
+    /// the grace is over, the relay drains, or too many callers wait. Unknown names get a smaller share of the
     /// waiting places, since peers can make up any number of them.
     pub(super) async fn is_changed(
         &self,
@@ -70,7 +79,10 @@ impl Shard {
         began: Moment,
     ) -> bool {
         let since = match reason {
-            NoSession::TunnelOffline => self.directory.routes().offline_since(tunnel),
+            NoSession::TunnelOffline => {
+                let since = self.directory.routes().offline_since(tunnel);
+                since.map(|since| self.grace_from(since, began))
+            }
             NoSession::UnknownTunnel if self.is_fresh() => None,
             _ => return false,
         };

@@ -1,6 +1,6 @@
 //! A CA for tests: speaks ACME (RFC 8555) with a relay, really checks its names, and fails on command.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -58,6 +58,8 @@ struct Known {
     script: Script,
     count: u64,
     nonces: HashSet<String>,
+    /// Requests to each path whose nonce was refused on command.
+    bad_nonces: HashMap<String, usize>,
     /// Keys of the accounts.
     accounts: Vec<Value>,
     orders: Vec<Order>,
@@ -188,9 +190,9 @@ impl Ca {
         self.shared.state().accounts.len()
     }
 
-    /// Bad nonces that were not used up.
-    pub(crate) fn bad_nonces(&self) -> usize {
-        self.shared.state().script.bad_nonces
+    /// Requests to each path whose nonce was refused on command.
+    pub(crate) fn bad_nonces(&self) -> Vec<usize> {
+        self.shared.state().bad_nonces.values().copied().collect()
     }
 }
 
@@ -309,8 +311,10 @@ impl Shared {
         if !state.nonces.remove(header["nonce"].as_str().unwrap()) {
             return Err(problem(400, "badNonce", "unknown"));
         }
-        if state.script.bad_nonces > 0 {
-            state.script.bad_nonces -= 1;
+        let bad_nonces_max = state.script.bad_nonces;
+        let bad_nonces = state.bad_nonces.entry(path.to_owned()).or_default();
+        if *bad_nonces < bad_nonces_max {
+            *bad_nonces += 1;
             return Err(problem(400, "badNonce", "on command"));
         }
         assert_eq!(header["url"], format!("{}{path}", self.base));

@@ -193,13 +193,30 @@ fn a_ca_that_checks_over_http_gets_its_answer() {
 fn a_nonce_that_the_ca_does_not_know_any_more_is_no_failure() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::start(Script {
-        bad_nonces: 2,
+        bad_nonces: 7,
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), |config| {
+        config.acme.as_mut().unwrap().domains = vec![NAME.to_owned(), "two.example".to_owned()];
+    });
+    wait("certificate", || shown(&relay, &ca, NAME));
+    // Account, order and its state, two names with a check each, request and certificate.
+    assert_eq!(ca.bad_nonces(), [7; 9]);
+    assert_eq!(health(&relay)["acme"]["orders_failed"], 0);
+    assert_eq!((ca.accounts(), ca.asked().len()), (1, 1));
+}
+
+#[test]
+fn a_ca_that_refuses_every_nonce_is_not_asked_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        bad_nonces: usize::MAX,
         ..Script::default()
     });
     let relay = start(&ca, folder.path(), |_| {});
-    wait("certificate", || shown(&relay, &ca, NAME));
-    assert_eq!(ca.bad_nonces(), 0);
-    assert_eq!(health(&relay)["acme"]["orders_failed"], 0);
+    let failure = failure(&relay);
+    assert!(failure.contains("badNonce"), "{failure}");
+    assert_eq!(ca.bad_nonces(), [15]);
 }
 
 #[test]
@@ -281,6 +298,39 @@ fn an_order_with_more_checks_than_names_fails_before_the_first_of_them() {
 }
 
 #[test]
+fn a_relay_that_the_ca_refuses_does_not_keep_another_one_from_ordering() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        refuses: true,
+        ..Script::default()
+    });
+    let refused = start(&ca, folder.path(), |config| {
+        config.http_listen.push("127.0.0.1:0".parse().unwrap());
+    });
+    failure(&refused);
+    let has_tries = || {
+        let mut files = fs::read_dir(folder.path()).unwrap();
+        files.any(|file| {
+            file.unwrap()
+                .path()
+                .extension()
+                .is_some_and(|it| it == "tries")
+        })
+    };
+    assert!(has_tries());
+    ca.order(|script| script.refuses = false);
+    let began = Instant::now();
+    let other = start(&ca, folder.path(), |_| {});
+    wait("certificate", || shown(&other, &ca, NAME));
+    // The pause after a failure is 45 s at least.
+    assert!(began.elapsed() < Duration::from_secs(40));
+    assert_eq!(ca.asked().len(), 2);
+    assert_eq!(health(&other)["acme"]["orders_issued"], 1);
+    // The failure counts no more for the relay that failed, either.
+    assert!(!has_tries());
+}
+
+#[test]
 fn an_account_is_bound_to_the_one_that_the_operator_has() {
     let folder = tempfile::tempdir().unwrap();
     let key = b"0123456789abcdef0123456789abcdef".to_vec();
@@ -350,6 +400,28 @@ fn a_wildcard_is_validated_by_a_record_that_stays() {
     assert!(ca.checks().iter().all(|it| it == "dns-persist-01"));
     assert_eq!((ca.accounts(), records(&relay)), (1, Some(lines)));
     assert!(ca.given_up().is_empty());
+}
+
+#[test]
+fn while_an_order_runs_the_time_of_the_next_one_is_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script {
+        offers: vec!["dns-persist-01"],
+        ..Script::default()
+    });
+    let relay = start(&ca, folder.path(), with_wildcard);
+    wait("order", || (!ca.asked().is_empty()).then_some(()));
+    // The CA's check waits for a record, and the order for the check.
+    let began = now_seconds();
+    wait("later time", || (now_seconds() > began + 2).then_some(()));
+    let before = now_seconds();
+    let health = health(&relay);
+    let acme = &health["acme"];
+    let at = acme["renewal_epoch_seconds"].as_u64().unwrap();
+    assert!((before..=now_seconds()).contains(&at));
+    assert_eq!(acme["orders_issued"], 0);
+    assert_eq!(acme["orders_failed"], 0);
+    assert!(acme["is_ordering"].is_null());
 }
 
 #[test]
@@ -472,6 +544,33 @@ fn an_account_that_the_ca_forgot_is_made_again_within_the_same_attempt() {
     assert_eq!(ca.accounts(), 2);
     // The new account names no certificate of the old one.
     assert!(ca.asked()[1]["replaces"].is_null());
+}
+
+#[test]
+fn damaged_files_in_the_folder_cost_an_account_and_an_order_and_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(Script::default());
+    let relay = start(&ca, folder.path(), |_| {});
+    let first = wait("certificate", || shown(&relay, &ca, NAME));
+    relay.stop();
+    let files = fs::read_dir(folder.path()).unwrap();
+    let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    let file = |ending: &str| {
+        let mut all = files.iter();
+        let found = all.find(|it| it.to_str().unwrap().ends_with(ending));
+        found.unwrap()
+    };
+    let account = file(".account.json");
+    fs::write(account, "{").unwrap();
+    fs::write(file(".pem"), "").unwrap();
+
+    let relay = start(&ca, folder.path(), |_| {});
+    let second = wait("certificate", || shown(&relay, &ca, NAME));
+    assert_ne!(second, first);
+    assert_eq!((ca.accounts(), ca.asked().len()), (2, 2));
+    assert_eq!(health(&relay)["acme"]["orders_failed"], 0);
+    let aside = account.with_extension("damaged.json");
+    assert_eq!(fs::read_to_string(aside).unwrap(), "{");
 }
 
 #[test]

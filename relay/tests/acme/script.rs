@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) struct Script {
     /// Answers 503 to everything.
     pub(crate) is_down: bool,
-    /// Requests whose nonce is refused.
+    /// Requests to each path whose nonce is refused.
     pub(crate) bad_nonces: usize,
     /// Finds every name wrong.
     pub(crate) refuses: bool,

@@ -362,7 +362,10 @@ const fn advice(reason: RefusalReason) -> &'static str {
 const fn advice_on_end(reason: LinkEnd) -> &'static str {
     match reason {
         LinkEnd::Revoked => ASK_WHY,
-        LinkEnd::RelayName => "dial the relay by the name that it has for agents",
+        LinkEnd::RelayName => {
+            "dial the relay's own name; through a forwarder on this machine not `localhost`, but a name in the hosts file that \
+             leads to it"
+        }
         LinkEnd::Unbound => {
             "the relay requires TLS 1.3 (https:// or tls://) that ends at the relay itself: dial it around proxies and TLS \
              inspection, with an agent of this version"

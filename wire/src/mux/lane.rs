@@ -100,10 +100,12 @@ impl Mux {
         self.counters.bytes_sent += bytes;
     }
 
-    /// Counts bytes that arrived on a lane: like bytes of the link, they show that the peer is alive.
+    /// Counts bytes that arrived on a lane: like data on the link, they show that the peer is alive, and silence behind
+    /// them is probed.
     pub fn lane_received(&mut self, now: Moment, bytes: u64) {
         self.timers.received(now);
         self.timers.heard(now);
+        self.timers.data(now);
         self.counters.bytes_received += bytes;
     }
 

@@ -326,8 +326,8 @@ impl Mux {
         self.timers.last_heard()
     }
 
-    /// True while bytes that were sent are not known to have arrived: [`Mux::poll_timeout`] is near
-    /// then.
+    /// True while bytes that were sent are not known to have arrived, or while more of the peer's data may be due:
+    /// [`Mux::poll_timeout`] is near then.
     #[must_use]
     pub const fn is_asking(&self) -> bool {
         self.timers.is_asking()
@@ -340,6 +340,22 @@ impl Mux {
             self.now = now;
             self.ping();
         }
+    }
+
+    /// Pings the peer now, and ends the link if nothing answers within [`PROBE_TIMEOUT`](crate::limits::PROBE_TIMEOUT):
+    /// for a link that may be dead because another link to the same peer is silent. Does nothing while a ping with such
+    /// a deadline is under way.
+    pub fn confirm(&mut self, now: Moment) {
+        if self.timers.confirm(now) {
+            self.now = now;
+            self.ping();
+        }
+    }
+
+    /// True once for each ping with a deadline that nothing answers soon: other links to the same peer may be dead too,
+    /// see [`Mux::confirm`]. A ping of [`Mux::confirm`] itself does not count.
+    pub fn take_doubt(&mut self, now: Moment) -> bool {
+        self.timers.take_doubt(now)
     }
 
     /// Number of sessions that are not over.

@@ -45,6 +45,9 @@ impl Mux {
         if !is_ping {
             self.timers.heard(self.now);
         }
+        if matches!(&item, Item::DataHeader(_) | Item::Data { .. }) {
+            self.timers.data(self.now);
+        }
         match item {
             Item::Preface => {
                 if let Some(hello) = self.handshake.preface() {

@@ -10,6 +10,14 @@ use crate::reason::LinkEnd;
 /// Interval between checks of a link whose probe waits for an answer.
 const PROBE_LOOK: Duration = Duration::from_millis(500);
 
+/// Time without an answer to a ping after which the peer's other links may be dead as well. Short, so that they are
+/// checked and given up hardly later than this one; far above the round trip of most links.
+const DOUBT_AFTER: Duration = Duration::from_millis(250);
+
+/// Silence behind the peer's data from which on an answered ping shows that the peer has no more to send at present.
+/// Shorter pauses occur within a transfer.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+
 /// Longest normal time between two checks. After a longer one this process was halted or far too
 /// busy, and answers may wait in the socket, unread.
 const HALTED_MIN: Duration = Duration::from_secs(1);
@@ -26,8 +34,12 @@ pub(super) struct Timers {
     heard_at: Moment,
     /// When the first frame was sent that no ping has followed yet.
     asked_at: Option<Moment>,
-    /// When the ping after such a frame was sent, while its answer is due.
+    /// When the ping after such a frame, or after silence behind data, was sent, while its answer is due.
     probed_at: Option<Moment>,
+    /// The ping of `probed_at` has raised no doubt about the peer's other links yet.
+    may_doubt: bool,
+    /// When data of the peer last arrived, until a ping into the silence behind it is answered.
+    data_at: Option<Moment>,
     /// When the deadlines were last checked.
     looked_at: Moment,
     /// When the next ping is due.
@@ -51,6 +63,8 @@ impl Timers {
             heard_at: now,
             asked_at: None,
             probed_at: None,
+            may_doubt: false,
+            data_at: None,
             looked_at: now,
             ping_at: now,
             pings_sent: None,
@@ -82,6 +96,11 @@ impl Timers {
         self.heard_at = now;
     }
 
+    /// Data of a session arrived: more may be under way, and only silence tells that it is lost.
+    pub(super) fn data(&mut self, now: Moment) {
+        self.data_at = Some(now);
+    }
+
     /// When anything but a ping of the peer last arrived.
     pub(super) const fn last_heard(&self) -> Moment {
         self.heard_at
@@ -92,9 +111,33 @@ impl Timers {
         self.asked_at.get_or_insert(now);
     }
 
-    /// True while bytes that were sent are not known to have arrived.
+    /// Whether a ping is due now that ends the link if nothing answers it; false if such a ping is under way.
+    pub(super) fn confirm(&mut self, now: Moment) -> bool {
+        if !self.shaken || self.probed_at.is_some() {
+            return false;
+        }
+        self.probed_at = Some(now);
+        self.may_doubt = false;
+        // The process runs now, so a later check must not take the time before for a halt.
+        self.looked_at = now;
+        true
+    }
+
+    /// True once for each ping after sent frames, or after silence behind data, if nothing has arrived for
+    /// [`DOUBT_AFTER`] since.
+    pub(super) fn take_doubt(&mut self, now: Moment) -> bool {
+        let Some(probed_at) = self.probed_at.filter(|_| self.may_doubt) else {
+            return false;
+        };
+        let is_silent = now >= self.heard_at.max(probed_at) + DOUBT_AFTER;
+        self.may_doubt = !is_silent;
+        is_silent
+    }
+
+    /// True while bytes that were sent are not known to have arrived, or while more of the peer's data may be due.
     pub(super) const fn is_asking(&self) -> bool {
-        self.shaken && (self.asked_at.is_some() || self.probed_at.is_some())
+        let is_waiting = self.asked_at.is_some() || self.probed_at.is_some();
+        self.shaken && (is_waiting || self.data_at.is_some())
     }
 
     /// True if all bytes sent before `moment` have arrived: a ping sent after them was answered.
@@ -145,7 +188,8 @@ impl Timers {
                 ));
             }
         }
-        Ok(now >= self.ping_at || self.probe_at().is_some_and(|at| now >= at))
+        let probes = [self.probe_at(), self.quiet_at()];
+        Ok(now >= self.ping_at || probes.into_iter().flatten().any(|at| now >= at))
     }
 
     /// When a ping is due that confirms sent frames.
@@ -155,12 +199,23 @@ impl Timers {
             .map(|asked_at| asked_at + PROBE_AFTER)
     }
 
+    /// When a ping is due because data of the peer arrived and nothing after it: over a path that takes nothing to
+    /// this side, silence is all that shows.
+    fn quiet_at(&self) -> Option<Moment> {
+        self.data_at
+            .filter(|_| self.probed_at.is_none())
+            .map(|data_at| self.received_at.max(data_at) + PROBE_AFTER)
+    }
+
     /// Notes that a ping is sent now; returns its stamp.
     pub(super) fn ping(&mut self, now: Moment) -> u64 {
         self.ping_at = now + self.heartbeat;
         // A heartbeat's ping serves as a probe too: it follows the sent frames.
-        if self.asked_at.take().is_some() {
-            self.probed_at.get_or_insert(now);
+        let follows = self.asked_at.take().is_some();
+        let is_probe = follows || self.quiet_at().is_some_and(|at| now >= at);
+        if is_probe && self.probed_at.is_none() {
+            self.probed_at = Some(now);
+            self.may_doubt = true;
         }
         let first = self.pings_sent.map_or(now, |(first, _)| first);
         self.pings_sent = Some((first, now));
@@ -178,6 +233,7 @@ impl Timers {
         // An answer to an earlier ping proves nothing about frames sent since.
         self.probed_at = self.probed_at.filter(|probed_at| sent < *probed_at);
         self.answered_at = self.answered_at.max(Some(sent));
+        self.data_at = self.data_at.filter(|data_at| sent < *data_at + PAUSE_MIN);
         let rtt = now.saturating_since(sent);
         self.rtt = Some(rtt);
         Some(rtt)
@@ -191,8 +247,8 @@ impl Timers {
                 overdue_at.min(self.looked_at + PROBE_LOOK)
             });
             let heartbeat = self.ping_at.min(self.received_at + self.stale);
-            let probe = probe_at.into_iter().chain(look_at);
-            probe.fold(heartbeat, Moment::min)
+            let probes = [probe_at, look_at, self.quiet_at()];
+            probes.into_iter().flatten().fold(heartbeat, Moment::min)
         } else {
             self.started_at + HANDSHAKE_TIMEOUT
         }
@@ -325,6 +381,105 @@ mod tests {
         let stamp = timers.ping(at(30));
         timers.pong(stamp, at_ms(30_001));
         assert!(!timers.is_asking());
+    }
+
+    /// Data arrives.
+    fn fed(timers: &mut Timers, now: Moment) {
+        timers.received(now);
+        timers.heard(now);
+        timers.data(now);
+    }
+
+    #[test]
+    fn data_that_stops_without_a_trace_ends_the_link_within_five_seconds() {
+        let mut timers = settled();
+        for half_seconds in 20..30 {
+            fed(&mut timers, at_ms(500 * half_seconds));
+            assert!(!timers.check(at_ms(500 * half_seconds)).unwrap());
+        }
+        assert!(timers.is_asking());
+        assert_eq!(timers.next(), at_ms(15_500));
+        assert_eq!(ends_at(&mut timers, at(30)), Some(at_ms(18_500)));
+    }
+
+    #[test]
+    fn a_peer_that_pauses_costs_one_ping_and_nothing_until_it_goes_on() {
+        let mut timers = settled();
+        for paused_at in [3, 7] {
+            fed(&mut timers, at(paused_at));
+            // The peer's own ping, which follows its data.
+            timers.received(at(paused_at + 1));
+            assert_eq!(timers.next(), at(paused_at + 2));
+            assert!(timers.check(at(paused_at + 2)).unwrap());
+            let stamp = timers.ping(at(paused_at + 2));
+            timers.received(at(paused_at + 2));
+            timers.heard(at(paused_at + 2));
+            timers.pong(stamp, at(paused_at + 2));
+            assert!(!timers.is_asking());
+            assert_eq!(
+                timers.next(),
+                at(paused_at + 2 + 15),
+                "only the heartbeat is due"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_ping_covers_the_silence_that_it_fell_into_and_no_pause_of_a_transfer() {
+        for (pinged_ms, is_covered) in [(10_800, true), (10_200, false)] {
+            let mut timers = settled();
+            timers.asked(at_ms(pinged_ms - 1_000));
+            fed(&mut timers, at(10));
+            assert!(timers.check(at_ms(pinged_ms)).unwrap());
+            let stamp = timers.ping(at_ms(pinged_ms));
+            timers.received(at_ms(pinged_ms));
+            timers.heard(at_ms(pinged_ms));
+            timers.pong(stamp, at_ms(pinged_ms));
+            assert_eq!(timers.is_asking(), !is_covered, "{pinged_ms}");
+        }
+    }
+
+    #[test]
+    fn a_ping_without_an_answer_raises_one_doubt_and_an_answered_one_raises_none() {
+        let mut timers = settled();
+        timers.asked(at(10));
+        assert!(timers.check(at(11)).unwrap());
+        let stamp = timers.ping(at(11));
+        assert!(!timers.take_doubt(at_ms(11_249)));
+        assert!(timers.take_doubt(at_ms(11_250)));
+        assert!(!timers.take_doubt(at_ms(11_500)));
+        timers.pong(stamp, at_ms(11_600));
+
+        timers.asked(at(20));
+        assert!(timers.check(at(21)).unwrap());
+        let stamp = timers.ping(at(21));
+        timers.pong(stamp, at_ms(21_100));
+        assert!(!timers.take_doubt(at(22)));
+
+        // Bytes arrive while the answer waits behind them, and then nothing.
+        timers.asked(at(30));
+        assert!(timers.check(at(31)).unwrap());
+        timers.ping(at(31));
+        timers.heard(at(32));
+        assert!(!timers.take_doubt(at_ms(32_200)));
+        assert!(timers.take_doubt(at_ms(32_300)));
+    }
+
+    #[test]
+    fn a_link_that_must_confirm_has_three_seconds_and_raises_no_doubt() {
+        let mut timers = settled();
+        // No check for longer than a process that runs goes without.
+        assert!(!timers.check(at(8)).unwrap());
+        assert!(timers.confirm(at(10)));
+        let stamp = timers.ping(at(10));
+        assert!(!timers.confirm(at_ms(10_100)), "its ping is under way");
+        assert!(!timers.take_doubt(at(12)));
+        assert_eq!(ends_at(&mut timers, at(30)), Some(at(13)));
+        timers.pong(stamp, at(13));
+        assert!(!timers.is_asking());
+
+        let mut new = Timers::new(Duration::from_secs(15), Duration::from_secs(45), at(0));
+        assert!(!new.confirm(at(1)), "the handshake has its own deadline");
     }
 
     #[test]

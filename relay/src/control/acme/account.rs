@@ -14,6 +14,7 @@ use tracing::info;
 use super::cache::Cache;
 use super::error::AcmeError;
 use super::heard::Heard;
+use super::nonce::{Rounds, repeated};
 use crate::config::AcmeConfig;
 use crate::control::client::{HttpClient, Limits};
 
@@ -27,20 +28,23 @@ const LIMITS: Limits = Limits {
 /// Longest pause that a CA may ask for, in seconds. The ACME client adds the CA's number to the clock without a check.
 const RETRY_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
-/// Opens the account that the cache has, or makes one.
+/// Opens the account that the cache has, or makes one; that must happen under the lock.
 pub(super) async fn open(
     config: &AcmeConfig,
     cache: &Cache,
     client: &HttpClient,
     heard: &Heard,
 ) -> Result<Account, AcmeError> {
-    let builder = Account::builder_with_http(Box::new(Transport {
-        client: client.clone(),
-        heard: heard.clone(),
-    }));
+    let builder = || {
+        Account::builder_with_http(Box::new(Transport {
+            client: client.clone(),
+            heard: heard.clone(),
+        }))
+    };
     if let Some(credentials) = cache.credentials()? {
-        return Ok(builder.from_credentials(credentials).await?);
+        return Ok(builder().from_credentials(credentials).await?);
     }
+    cache.put_damaged_aside()?;
     let mail = config.email.as_ref().map(|mail| format!("mailto:{mail}"));
     let contact: Vec<&str> = mail.iter().map(String::as_str).collect();
     let wanted = NewAccount {
@@ -53,7 +57,8 @@ pub(super) async fn open(
         .as_ref()
         .map(|it| ExternalAccountKey::new(it.key_id.clone(), &it.key_bytes()));
     let url = config.directory_url.to_string();
-    let (account, credentials) = builder.create(&wanted, url, key.as_ref()).await?;
+    let created = repeated!(builder().create(&wanted, url.clone(), key.as_ref()));
+    let (account, credentials) = created?;
     cache.keep_credentials(&credentials)?;
     info!(
         account = account.id(),

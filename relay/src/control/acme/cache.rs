@@ -4,8 +4,12 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 
-use instant_acme::AccountCredentials;
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::BASE64URL_NOPAD;
+use instant_acme::{AccountCredentials, Key};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::Value;
+use tracing::warn;
 
 use super::error::AcmeError;
 use crate::certificates::OrderedCertificate;
@@ -19,6 +23,11 @@ const LOCK_FILE: &str = "order.lock";
 /// A file that is written and removed, to see whether the folder takes another one.
 const PROBE_FILE: &str = "order.probe";
 
+/// Relays whose failed orders are kept; a name of each has so many bytes of a digest. Their lines fit into the longest
+/// file that a [`Folder`] reads.
+const RELAYS_MAX: usize = 32;
+const RELAY_BYTES: usize = 12;
+
 /// Longest certificate with its key, in bytes.
 const CERTIFICATE_BYTES_MAX: usize = 128 * 1024;
 
@@ -30,9 +39,11 @@ pub(super) struct Cache {
     account_file: String,
     certificate_file: String,
     tries_file: String,
+    /// Name of this relay among those with the folder.
+    relay: String,
 }
 
-/// Orders so far, of all relays with the folder.
+/// Orders so far of one relay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tries {
     /// Orders that failed or were cut off since the last one that succeeded.
@@ -47,11 +58,13 @@ pub(super) struct OrderLock {
 }
 
 impl Cache {
-    /// Opens the folder, and creates it if it is missing.
+    /// Opens the folder, and creates it if it is missing. The addresses in `listens` tell this relay from others with
+    /// the folder: on one machine those listen on other ones, and this relay has the same after a restart, as has one
+    /// that takes over.
     ///
     /// # Errors
     /// The folder cannot be created, or other users can change it.
-    pub(super) fn open(config: &AcmeConfig) -> Result<Self, StartError> {
+    pub(super) fn open(config: &AcmeConfig, listens: &str) -> Result<Self, StartError> {
         let folder = Folder::open(&config.cache_dir).map_err(|error| match error {
             StartError::State { path, problem } => {
                 StartError::Config(ConfigError::content(&path, problem))
@@ -64,25 +77,53 @@ impl Cache {
             account_file: config.account_file(),
             certificate_file: config.certificate_file(),
             tries_file: config.tries_file(),
+            relay: relay_name(listens),
         })
     }
 
-    /// The account at the CA, if there is one.
+    /// The account at the CA, if there is one; a damaged one counts as none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or other users can read it.
     pub(super) fn credentials(&self) -> Result<Option<AccountCredentials>, AcmeError> {
-        let Some(bytes) = self.folder.read(&self.account_file).map_err(failed)? else {
-            return Ok(None);
-        };
-        let damaged = |error: serde_json::Error| {
-            AcmeError::Here(format!(
-                "{}: is damaged ({error}); remove it, and the relay makes another account",
-                self.folder.path().join(&self.account_file).display()
-            ))
-        };
-        let content: Value = serde_json::from_slice(&bytes).map_err(damaged)?;
-        if content.get("directory").and_then(Value::as_str) != Some(self.directory_url.as_str()) {
+        let content = self.folder.read(&self.account_file).map_err(failed)?;
+        let account = content.map(|content| self.account_of(&content));
+        Ok(account.and_then(|account| account.unwrap_or_default()))
+    }
+
+    /// The account in the content of its file; `None` if it is one at another CA.
+    ///
+    /// # Errors
+    /// What is damaged.
+    fn account_of(&self, content: &[u8]) -> Result<Option<AccountCredentials>, String> {
+        let content: Value = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        let directory = content.get("directory").and_then(Value::as_str);
+        if directory.ok_or("it names no CA")? != self.directory_url {
             return Ok(None);
         }
-        serde_json::from_value(content).map(Some).map_err(damaged)
+        let account = serde_json::from_value::<AccountCredentials>(content);
+        let account = account.map_err(|error| error.to_string())?;
+        let key = PrivatePkcs8KeyDer::from(account.private_key().secret_pkcs8_der());
+        Key::from_pkcs8_der(key).map_err(|error| error.to_string())?;
+        Ok(Some(account))
+    }
+
+    /// Puts a damaged account aside, where the operator can look at it. Must be called under the lock.
+    ///
+    /// # Errors
+    /// The file cannot be read or moved.
+    pub(super) fn put_damaged_aside(&self) -> Result<(), AcmeError> {
+        let content = self.folder.read(&self.account_file).map_err(failed)?;
+        let Some(Err(problem)) = content.map(|content| self.account_of(&content)) else {
+            return Ok(());
+        };
+        let path = self.folder.path().join(&self.account_file);
+        let aside = path.with_extension("damaged.json");
+        let (from, to) = (path.display(), aside.display());
+        fs::rename(&path, &aside)
+            .map_err(|error| AcmeError::Here(format!("{from} cannot be moved to {to}: {error}")))?;
+        warn!("{from} is damaged ({problem}): it is {to} now, and the relay makes another account");
+        Ok(())
     }
 
     /// URL of the account in the folder; `None` if there is none, or its file is damaged.
@@ -156,26 +197,48 @@ impl Cache {
         read.map(drop)
     }
 
-    /// What the folder tells of the orders so far; a file that is damaged tells nothing.
+    /// What the folder tells of this relay's orders so far; a line that is damaged tells nothing.
     pub(super) fn tries(&self) -> Tries {
-        let read = || {
-            let bytes = self.folder.read(&self.tries_file).ok()??;
-            let text = String::from_utf8(bytes).ok()?;
-            let (failures, began) = text.trim().split_once(' ')?;
-            Some(Tries {
-                failures: failures.parse().ok()?,
-                began: began.parse().ok()?,
-            })
-        };
-        read().unwrap_or_default()
+        let mut all = self.notes().into_iter();
+        let own = all.find(|(relay, _)| *relay == self.relay);
+        own.map_or_else(Tries::default, |(_, tries)| tries)
     }
 
-    /// Notes the orders so far.
+    /// Notes the orders of this relay so far. Must be called under the lock, since the notes of other relays stay; only
+    /// the oldest of too many go.
     pub(super) fn note(&self, tries: Tries) -> Result<(), AcmeError> {
-        let text = format!("{} {}\n", tries.failures, tries.began);
+        let others = self.notes().into_iter();
+        let others = others.filter(|(relay, _)| *relay != self.relay);
+        let all = [(self.relay.clone(), tries)].into_iter().chain(others);
+        let lines = all
+            .take(RELAYS_MAX)
+            .map(|(relay, tries)| format!("{} {} {relay}\n", tries.failures, tries.began));
         self.folder
-            .replace(&self.tries_file, text.as_bytes())
+            .replace(&self.tries_file, lines.collect::<String>().as_bytes())
             .map_err(failed)
+    }
+
+    /// Forgets the orders of all relays, since one has succeeded. If the file stays, the next order waits some minutes
+    /// at most.
+    pub(super) fn forget_tries(&self) {
+        let _ = fs::remove_file(self.folder.path().join(&self.tries_file));
+    }
+
+    /// The relays that have ordered, the last one first, and their orders.
+    fn notes(&self) -> Vec<(String, Tries)> {
+        let content = self.folder.read(&self.tries_file).ok().flatten();
+        let text = String::from_utf8_lossy(&content.unwrap_or_default()).into_owned();
+        let notes = text.lines().filter_map(|line| {
+            let (failures, rest) = line.split_once(' ')?;
+            let (began, relay) = rest.split_once(' ')?;
+            let is_name = BASE64URL_NOPAD.decode(relay.as_bytes()).ok()?.len() == RELAY_BYTES;
+            let tries = Tries {
+                failures: failures.parse().ok()?,
+                began: began.parse().ok()?,
+            };
+            is_name.then(|| (relay.to_owned(), tries))
+        });
+        notes.collect()
     }
 
     /// Keeps other relays with this folder from ordering; `None` if one of them orders now.
@@ -201,6 +264,13 @@ impl Cache {
     }
 }
 
+/// Name of the relay that listens on `listens`.
+fn relay_name(listens: &str) -> String {
+    let digest = digest(&SHA256, listens.as_bytes());
+    let bytes: &[u8] = digest.as_ref();
+    BASE64URL_NOPAD.encode(&bytes[..RELAY_BYTES])
+}
+
 /// The failure of a file, without the name of another setting in front of it.
 fn failed(error: StartError) -> AcmeError {
     AcmeError::Here(match error {
@@ -216,9 +286,29 @@ mod tests {
 
     use super::*;
 
+    const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+    const ACCOUNT_FILE: &str = "acme/acme-v02.api.letsencrypt.org_directory.account.json";
+    const TRIES_FILE: &str = "acme/acme-v02.api.letsencrypt.org_directory.tries";
+
     fn cache(folder: &Path) -> Cache {
+        cache_of(folder, "tls://0.0.0.0:443")
+    }
+
+    fn cache_of(folder: &Path, listens: &str) -> Cache {
         let config = AcmeConfig::new(vec!["relay.example".to_owned()], folder.join("acme"));
-        Cache::open(&config).unwrap()
+        Cache::open(&config, listens).unwrap()
+    }
+
+    /// The file of an account `id` at the CA with `directory`.
+    fn account(id: &str, directory: &str) -> String {
+        let (_, key) = Key::generate_pkcs8().unwrap();
+        let key = BASE64URL_NOPAD.encode(key.secret_pkcs8_der());
+        format!(r#"{{"id":"{id}","key_pkcs8":"{key}","directory":"{directory}"}}"#)
+    }
+
+    fn write_secret(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn mode(path: &Path) -> u32 {
@@ -282,11 +372,40 @@ mod tests {
         };
         cache(folder.path()).note(tries).unwrap();
         assert_eq!(cache(folder.path()).tries(), tries);
-        let file = "acme/acme-v02.api.letsencrypt.org_directory.tries";
-        for text in ["", "3", "3 x", "-1 7", "99999999999 7", "\u{fffd} 7"] {
-            fs::write(folder.path().join(file), text).unwrap();
-            assert_eq!(cache(folder.path()).tries(), Tries::default(), "{text}");
+        let file = folder.path().join(TRIES_FILE);
+        let name = cache(folder.path()).relay;
+        for text in ["", "3", "3 7", "3 x", "-1 7", "99999999999 7", "\u{fffd} 7"] {
+            fs::write(&file, format!("{text} {name}\n{text}\n")).unwrap();
+            let is_whole = text == "3 7";
+            let is_known = cache(folder.path()).tries() != Tries::default();
+            assert_eq!(is_known, is_whole, "{text}");
         }
+    }
+
+    #[test]
+    fn each_relay_has_its_own_count_until_an_order_of_one_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |port: usize| cache_of(folder.path(), &format!("tls://0.0.0.0:{port}"));
+        let tries = |failures| Tries {
+            failures,
+            began: 1_800_000_000,
+        };
+        of(1).note(tries(1)).unwrap();
+        of(2).note(tries(5)).unwrap();
+        of(1).note(tries(2)).unwrap();
+        let of_all = [1, 2, 3].map(|port| of(port).tries());
+        assert_eq!(of_all, [tries(2), tries(5), Tries::default()]);
+        // The count of the relay that has not ordered for longest goes first.
+        for port in 3..=RELAYS_MAX + 1 {
+            of(port).note(tries(u32::MAX)).unwrap();
+        }
+        assert_eq!(
+            [1, 2].map(|port| of(port).tries()),
+            [tries(2), Tries::default()]
+        );
+        of(3).forget_tries();
+        assert_eq!([1, 3].map(|port| of(port).tries()), [Tries::default(); 2]);
+        assert!(!folder.path().join(TRIES_FILE).exists());
     }
 
     #[test]
@@ -294,20 +413,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path());
         assert!(cache.credentials().unwrap().is_none());
-        let path = folder
-            .path()
-            .join("acme/acme-v02.api.letsencrypt.org_directory.account.json");
-        let write = |text: &str| {
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        };
-        write(r#"{"id":"x","key_pkcs8":"AAAA","directory":"https://other.example/directory"}"#);
+        let path = folder.path().join(ACCOUNT_FILE);
+        write_secret(&path, &account("x", "https://other.example/directory"));
         assert!(cache.credentials().unwrap().is_none());
-        let own = |id: &str| {
-            write(&format!(
-                r#"{{"id":"{id}","key_pkcs8":"AAAA","directory":"https://acme-v02.api.letsencrypt.org/directory"}}"#,
-            ));
-        };
+        cache.put_damaged_aside().unwrap();
+        assert!(path.exists());
+        let own = |id: &str| write_secret(&path, &account(id, LETS_ENCRYPT));
         own("x");
         assert!(cache.credentials().unwrap().is_some());
         cache.forget_credentials("x");
@@ -321,7 +432,31 @@ mod tests {
         cache.forget_credentials("y");
         assert!(cache.credentials().unwrap().is_none());
         assert!(fs::read_to_string(&aside).unwrap().contains(r#""id":"x""#));
-        write("{");
-        assert!(cache.credentials().is_err());
+    }
+
+    #[test]
+    fn a_damaged_account_is_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        cache.put_damaged_aside().unwrap();
+        let path = folder.path().join(ACCOUNT_FILE);
+        let aside = path.with_extension("damaged.json");
+        let whole = account("x", LETS_ENCRYPT);
+        let key = format!(r#"{{"id":"x","key_pkcs8":"AAAA","directory":"{LETS_ENCRYPT}"}}"#);
+        for text in ["", &whole[..60], "\0\u{1}garbage", "{}", "[]", &key] {
+            write_secret(&path, text);
+            assert!(cache.credentials().unwrap().is_none(), "{text}");
+            cache.put_damaged_aside().unwrap();
+            assert!(!path.exists());
+            assert_eq!(fs::read_to_string(&aside).unwrap(), text);
+        }
+        write_secret(&path, &whole);
+        cache.put_damaged_aside().unwrap();
+        assert!(cache.credentials().unwrap().is_some());
+        // A file that the relay does not trust may be whole.
+        write_secret(&path, "{");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(cache.credentials().is_err() && cache.put_damaged_aside().is_err());
+        assert!(path.exists());
     }
 }

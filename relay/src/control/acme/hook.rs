@@ -47,33 +47,30 @@ impl Deed {
 /// The program cannot be run, fails, or takes too long. The text has nothing of its output, which may hold secrets, such as
 /// the token of a DNS provider; the log has the beginning of it.
 pub(super) async fn run(program: &Path, deed: Deed, name: &str, value: &str) -> Result<(), String> {
-    let running = output(program, deed, name, value);
-    let ended = time::timeout(TIMEOUT, running).await;
+    let limit = time::sleep(TIMEOUT);
     let what = format!("{} {} {name}", program.display(), deed.word());
-    match ended {
-        Ok(Ok((status, output))) if status.success() => {
+    let ended = output(limit, program, deed, name, value).await;
+    let (status, output) = ended.map_err(|error| format!("acme_dns_hook: {what}: {error}"))?;
+    let problem = match status {
+        Some(status) if status.success() => {
             info!(record = name, "acme_dns_hook: {} done", deed.word());
             debug!(record = name, output, "output of acme_dns_hook");
-            Ok(())
+            return Ok(());
         }
-        Ok(Ok((status, output))) => {
-            warn!(
-                record = name,
-                output,
-                "acme_dns_hook: {} failed",
-                deed.word()
-            );
-            let hint = match output.is_empty() {
-                true => "it has written nothing",
-                false => "the log has its output",
-            };
-            Err(format!("acme_dns_hook: {what}: {status}; {hint}"))
-        }
-        Ok(Err(error)) => Err(format!("acme_dns_hook: {what}: {error}")),
-        Err(_) => Err(format!(
-            "acme_dns_hook: {what}: did not end within {TIMEOUT:?}"
-        )),
-    }
+        Some(status) => status.to_string(),
+        None => format!("did not end within {TIMEOUT:?}"),
+    };
+    warn!(
+        record = name,
+        output,
+        "acme_dns_hook: {} failed",
+        deed.word()
+    );
+    let hint = match output.is_empty() {
+        true => "it has written nothing",
+        false => "the log has its output",
+    };
+    Err(format!("acme_dns_hook: {what}: {problem}; {hint}"))
 }
 
 /// Runs the program to take a record out; a failure is told and changes nothing else.
@@ -83,13 +80,15 @@ pub(super) async fn clean_up(program: &Path, name: &str, value: &str) {
     }
 }
 
-/// Exit status of the program, and the beginning of its output in one line.
+/// Exit status of the program, absent if it was killed at the end of `limit`, and the beginning of its output in one
+/// line.
 async fn output(
+    limit: impl Future<Output = ()>,
     program: &Path,
     deed: Deed,
     name: &str,
     value: &str,
-) -> io::Result<(ExitStatus, String)> {
+) -> io::Result<(Option<ExitStatus>, String)> {
     let child = Command::new(program)
         .args([deed.word(), name, value])
         .stdin(Stdio::null())
@@ -106,11 +105,16 @@ async fn output(
             tokio::join!(beginning(pipes.0, &mut out), beginning(pipes.1, &mut err));
         };
         let mut reading = pin!(reading);
+        let mut limit = pin!(limit);
         let mut is_read = false;
         let status = loop {
             tokio::select! {
-                status = running.0.wait() => break status?,
+                status = running.0.wait() => break Some(status?),
                 () = &mut reading, if !is_read => is_read = true,
+                () = &mut limit => {
+                    running.kill();
+                    break None;
+                }
             }
         };
         if !is_read {
@@ -123,17 +127,24 @@ async fn output(
     Ok((status, line(&String::from_utf8_lossy(&text))))
 }
 
-/// A run of the program. If it is dropped before its end, the program is killed with all that it has started.
+/// A run of the program, which is killed if it is dropped before its end.
 struct Running(Child);
 
-impl Drop for Running {
-    fn drop(&mut self) {
+impl Running {
+    /// Kills the program with all that it has started, except what has left its process group.
+    fn kill(&self) {
         // There is no id once the program has ended: others may have it by then.
         let id = self.0.id().and_then(|id| i32::try_from(id).ok());
         if let Some(group) = id.and_then(Pid::from_raw) {
             // A group that is gone needs no end.
             let _ = kill_process_group(group, Signal::KILL);
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -222,6 +233,24 @@ mod tests {
             }
         };
         assert_eq!(time::timeout(TIMEOUT / 5, gone).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_too_long_is_killed_and_its_words_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("id");
+        let text = format!(
+            "echo words\necho more >&2\nsleep 600 &\necho $! > {}\nwait",
+            file.display()
+        );
+        let hook = program(folder.path(), &text);
+        let limit = async {
+            left_behind(&file).await;
+        };
+        let running = output(limit, &hook, Deed::Present, "name", "value");
+        let ended = time::timeout(TIMEOUT / 5, running).await;
+        let (status, output) = ended.unwrap().unwrap();
+        assert_eq!((status, &*output), (None, "words more"));
     }
 
     #[tokio::test]

@@ -1,10 +1,11 @@
 //! Orders the relay's certificate from a CA by ACME (RFC 8555), and renews it.
 //!
 //! [`Acme`] decides when. `renewal` computes the time, from the certificate and from the CA's wish (ARI, RFC 9773);
-//! `order` is one order over the `account`; `challenge` and `hook` answer the CA's checks, and `persist` has the records that
-//! the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read; `cache` keeps the
-//! result. A new certificate lies in the cache, where the updater of certificates reads it as it reads any other file: that
-//! gives it to the shards, and relays with the same cache see it too. An order that fails touches no certificate.
+//! `order` is one order over the `account`; `challenge` and `hook` answer the CA's checks, and `persist` has the
+//! records that the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read;
+//! `nonce` repeats requests; `cache` keeps the result. A new certificate lies in the cache, where the updater of
+//! certificates reads it as it reads any other file: that gives it to the shards, and relays with the same cache see it
+//! too. An order that fails touches no certificate.
 
 mod account;
 mod cache;
@@ -12,6 +13,7 @@ mod challenge;
 mod error;
 mod heard;
 mod hook;
+mod nonce;
 mod order;
 mod persist;
 mod renewal;
@@ -67,6 +69,8 @@ pub(super) struct Acme {
     account: Option<Account>,
     /// The certificate in the cache.
     held: Option<Held>,
+    /// Why the file of that certificate cannot be used, which is logged once.
+    damage: Option<String>,
     /// Orders that failed since the last one that succeeded.
     failures: u32,
     /// Whether the next order may say that it replaces the certificate in use (ARI, RFC 9773).
@@ -132,10 +136,20 @@ impl Acme {
             domains: acme.domains.clone(),
             ..AcmeReport::default()
         };
+        let listens = [
+            &config.http_listen,
+            &config.tcp_listen,
+            &config.agent_listen,
+        ];
+        let listens: Vec<_> = listens
+            .into_iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect();
         Ok(Some(Self {
             client: HttpClient::new(&acme.directory_url)?,
             heard: Heard::default(),
-            cache: Cache::open(acme)?,
+            cache: Cache::open(acme, &listens.join(" "))?,
             config: acme.clone(),
             challenges: Arc::clone(challenges),
             checks: Check::all(config),
@@ -143,6 +157,7 @@ impl Acme {
             shown: Arc::new(Mutex::new(report)),
             account: None,
             held: None,
+            damage: None,
             failures: 0,
             may_replace: true,
             asks_in_vain: false,
@@ -181,7 +196,9 @@ impl Acme {
     fn show_next(&self) {
         let now = now();
         let wait = self.not_before.saturating_duration_since(Instant::now());
-        let may_begin = now.saturating_add(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX));
+        // Rounded up: a time in the past would be one that the relay has missed.
+        let wait = i64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        let may_begin = now.saturating_add(wait);
         let due = self.due_at().unwrap_or(now);
         self.report().renewal_epoch_seconds = Some(due.max(may_begin));
     }
@@ -213,9 +230,10 @@ impl Acme {
         if self.due_at().is_some_and(|due| now < due) {
             return Duration::ZERO;
         }
-        if let Some(wait) = self.wait_for_others(now) {
+        if let Some(wait) = self.wait_for_earlier(now) {
             return wait;
         }
+        self.report().is_ordering = true;
         let mut outcome = self.order().await;
         if let Err(error) = &outcome
             && (self.forgets_account(error) || self.forgets_replaced(error))
@@ -223,6 +241,7 @@ impl Acme {
             // Once: the pause holds for all other failures.
             outcome = self.order().await;
         }
+        self.report().is_ordering = false;
         let pause = match outcome {
             Ok(()) => self.succeeded(),
             Err(error) => self.failed(&error),
@@ -232,9 +251,9 @@ impl Acme {
         pause
     }
 
-    /// Time to wait after an order of another relay with this cache, or of this one before it started: a relay that ends
-    /// again and again must not order each time.
-    fn wait_for_others(&mut self, now: i64) -> Option<Duration> {
+    /// Time to wait after an order that this relay began before it was started: a relay that ends again and again must
+    /// not order each time. What other relays with this cache have tried does not count: the CA may find this one.
+    fn wait_for_earlier(&mut self, now: i64) -> Option<Duration> {
         let tries = self.cache.tries();
         if self.noted == Some(tries) {
             return None;
@@ -258,10 +277,13 @@ impl Acme {
 
     /// Looks at the certificate in the cache, which another relay may have put there.
     fn look(&mut self) {
-        let certificate = self.cache.certificate().unwrap_or_else(|error| {
-            warn!("{error}; another certificate is ordered");
-            None
-        });
+        let read = self.cache.certificate().map_err(|error| error.to_string());
+        let problem = read.as_ref().err();
+        if let Some(problem) = problem.filter(|it| Some(*it) != self.damage.as_ref()) {
+            warn!("{problem}; another certificate is ordered");
+        }
+        self.damage = problem.cloned();
+        let certificate = read.unwrap_or_default();
         let known = self.held.as_ref().map(|held| &held.certificate);
         if known != certificate.as_ref() {
             if certificate.is_some() {
@@ -402,8 +424,8 @@ impl Acme {
         // The CA may have told another name of the account.
         self.show_records(&account);
         self.cache.keep_certificate(&outcome?)?;
-        // If the note stays as it was, the next order waits some minutes at most.
-        let _ = self.note(Tries { failures: 0, began });
+        self.cache.forget_tries();
+        self.noted = Some(Tries::default());
         Ok(())
     }
 
@@ -413,7 +435,7 @@ impl Acme {
         held.identifier.as_ref()
     }
 
-    /// Notes the orders so far in the cache.
+    /// Notes this relay's orders so far in the cache.
     fn note(&mut self, tries: Tries) -> Result<(), AcmeError> {
         self.noted = Some(tries);
         self.cache.note(tries)
@@ -492,8 +514,22 @@ impl Acme {
     }
 
     fn report(&self) -> MutexGuard<'_, AcmeReport> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.shown)
     }
+}
+
+/// What the admin port shows now. While an order runs the next one is now: neither in the past, as if the relay had
+/// missed it, nor later, since this one may succeed.
+pub(super) fn report(shown: &ShownAcme) -> AcmeReport {
+    let mut report = locked(shown).clone();
+    if report.is_ordering {
+        report.renewal_epoch_seconds = Some(now());
+    }
+    report
+}
+
+fn locked(shown: &ShownAcme) -> MutexGuard<'_, AcmeReport> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The current time in seconds since 1970.

@@ -11,6 +11,7 @@ use tokio::time;
 
 use super::challenge::{Answer, Check, Means};
 use super::error::{AcmeError, line};
+use super::nonce::{Rounds, repeated};
 use super::{hook, now};
 use crate::certificates::OrderedCertificate;
 use crate::config::AcmeConfig;
@@ -106,14 +107,14 @@ async fn through<'a>(
     let order = begin(account, wanted).await?;
     let order = begun.insert(order);
     answer_all(order, wanted, answers).await?;
-    if order.poll_ready(&POLLS).await? != OrderStatus::Ready {
+    if repeated!(order.poll_ready(&POLLS))? != OrderStatus::Ready {
         let texts = refusal(order, wanted.config.domains.len()).await;
         return Err(AcmeError::Refused(texts));
     }
     let (key, request) = request(&wanted.config.domains)
         .map_err(|error| AcmeError::Here(format!("cannot make a request: {error}")))?;
-    order.finalize_csr(request.der()).await?;
-    let chain = order.poll_certificate(&POLLS).await?;
+    repeated!(order.finalize_csr(request.der()))?;
+    let chain = repeated!(order.poll_certificate(&POLLS))?;
     let pem = key + &chain;
     let unfit = |problem: &str| AcmeError::Here(format!("the CA's certificate {problem}"));
     let certificate = OrderedCertificate::of_pem(&pem).map_err(|problem| unfit(&problem))?;
@@ -157,7 +158,7 @@ async fn begin(account: &Account, wanted: Wanted<'_>) -> Result<Order, AcmeError
     if let Some(before) = wanted.replaces {
         order = order.replaces(before.clone());
     }
-    Ok(account.new_order(&order).await?)
+    Ok(repeated!(account.new_order(&order))?)
 }
 
 /// Opens an answer for each name that the CA has not checked yet, and tells the CA to look. There is one check for each
@@ -175,41 +176,71 @@ async fn answer_all<'a>(
         let text = format!("the CA wants {asked} checks for {ordered} names");
         return Err(AcmeError::Here(text));
     }
+    for place in 0..asked {
+        repeated!(fetch(order, place))?;
+        answer(order, place, wanted, answers).await?;
+    }
+    Ok(())
+}
+
+/// Asks the CA for the authorization in `place` of the order, unless the order has it. Those in front have been
+/// fetched.
+async fn fetch(order: &mut Order, place: usize) -> Result<(), instant_acme::Error> {
     let mut authorizations = order.authorizations();
-    while let Some(authorization) = authorizations.next().await {
-        let mut authorization = authorization?;
-        let name = authorization.identifier().to_string();
-        if !wanted.config.has(&name) {
-            let text = format!("the CA wants to check {name}, which was not ordered");
+    for _ in 0..place {
+        authorizations.next().await.transpose()?;
+    }
+    authorizations.next().await.transpose()?;
+    Ok(())
+}
+
+/// Opens an answer for the name of the fetched authorization in `place`, if the CA has not checked that yet, and tells
+/// the CA to look.
+async fn answer<'a>(
+    order: &mut Order,
+    place: usize,
+    wanted: Wanted<'a>,
+    answers: &mut Vec<Answer<'a>>,
+) -> Result<(), AcmeError> {
+    let mut authorizations = order.authorizations();
+    for _ in 0..place {
+        authorizations.next().await.transpose()?;
+    }
+    let Some(authorization) = authorizations.next().await else {
+        return Ok(());
+    };
+    let mut authorization = authorization?;
+    let name = authorization.identifier().to_string();
+    if !wanted.config.has(&name) {
+        let text = format!("the CA wants to check {name}, which was not ordered");
+        return Err(AcmeError::Here(text));
+    }
+    match authorization.status {
+        AuthorizationStatus::Valid => return Ok(()),
+        AuthorizationStatus::Pending => {}
+        status => {
+            let text = format!("the CA's check of {name} is {status:?} before it began");
             return Err(AcmeError::Here(text));
         }
-        match authorization.status {
-            AuthorizationStatus::Valid => continue,
-            AuthorizationStatus::Pending => {}
-            status => {
-                let text = format!("the CA's check of {name} is {status:?} before it began");
-                return Err(AcmeError::Here(text));
-            }
-        }
-        let offered = authorization.challenges.iter().map(|it| it.r#type.clone());
-        let offered: Vec<_> = offered.collect();
-        let Some(check) = choose(wanted, &offered) else {
-            return Err(AcmeError::Here(format!(
-                "for {name} the CA offers no check that this relay can answer: {}; it offers {offered:?}",
-                remedy(wanted.config)
-            )));
-        };
-        let Some(mut challenge) = authorization.challenge(check.challenge_type()) else {
-            continue;
-        };
-        let key = challenge.key_authorization();
-        let answer = wanted.means.open(check, &name, &challenge.token, &key);
-        answers.push(answer.map_err(AcmeError::Here)?);
-        if let Some(answer) = answers.last() {
-            answer.present().await.map_err(AcmeError::Here)?;
-        }
-        challenge.set_ready().await?;
     }
+    let offered = authorization.challenges.iter().map(|it| it.r#type.clone());
+    let offered: Vec<_> = offered.collect();
+    let Some(check) = choose(wanted, &offered) else {
+        return Err(AcmeError::Here(format!(
+            "for {name} the CA offers no check that this relay can answer: {}; it offers {offered:?}",
+            remedy(wanted.config)
+        )));
+    };
+    let Some(mut challenge) = authorization.challenge(check.challenge_type()) else {
+        return Ok(());
+    };
+    let key = challenge.key_authorization();
+    let answer = wanted.means.open(check, &name, &challenge.token, &key);
+    answers.push(answer.map_err(AcmeError::Here)?);
+    if let Some(answer) = answers.last() {
+        answer.present().await.map_err(AcmeError::Here)?;
+    }
+    repeated!(challenge.set_ready())?;
     Ok(())
 }
 

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-/// Pause after the first failure, and the longest one.
+/// Pause after the first failure, and the longest one. Both are shorter for certificates of less than an hour.
 const PAUSE_SECONDS: i64 = 60;
 const PAUSE_SECONDS_MAX: i64 = 6 * 60 * 60;
 
-/// Longest pause after an order of another relay, or from before a start. Four failures an hour are fewer than CAs allow
+/// Shortest pause to which the end of a certificate for days shortens a longer one. Less the random quarter it is 12
+/// minutes, after which Let's Encrypt forgives a failure of a name; it forgives five at once
+/// (letsencrypt.org/docs/rate-limits).
+const SHORTENED_SECONDS: i64 = 16 * 60;
+
+/// Longest pause after an order from before a start. Four failures an hour are fewer than CAs allow
 /// for a name (letsencrypt.org/docs/rate-limits), and an operator who has mended the cause does not wait for long.
 const START_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
 
@@ -66,22 +71,27 @@ impl Term {
     }
 }
 
-/// Pause after `failures` orders that failed in a row: it doubles each time, and is at most a tenth of what is left of
-/// the certificate in use, if there is one. `share` of [`WHOLE`] is random and takes away up to a quarter.
+/// Pause after `failures` orders that failed in a row: it doubles each time. While the certificate in use is valid, the
+/// pause is at most a tenth of the time left, or [`SHORTENED_SECONDS`] if that is longer; a sixtieth of the
+/// certificate's life in their place if it is less. Once the certificate has expired, hurry saves nothing. `share` of
+/// [`WHOLE`] is random and takes away up to a quarter.
 pub(super) fn pause(failures: u32, in_use: Option<Term>, now: i64, share: u32) -> Duration {
-    let doubled = PAUSE_SECONDS << failures.saturating_sub(1).min(16);
-    let mut pause = doubled.min(PAUSE_SECONDS_MAX);
-    if let Some(term) = in_use {
-        let least = (term.life() / 60).clamp(1, PAUSE_SECONDS);
-        let left = term.end.saturating_sub(now).max(0);
-        pause = pause.min((left / 10).max(least));
+    let sixtieth = in_use.map_or(i64::MAX, |term| term.life() / 60).max(1);
+    let first = sixtieth.min(PAUSE_SECONDS);
+    let doubled = first << failures.saturating_sub(1).min(16);
+    let mut pause = doubled.min(first * (PAUSE_SECONDS_MAX / PAUSE_SECONDS));
+    if let Some(term) = in_use
+        && now <= term.end
+    {
+        let left = term.end.saturating_sub(now);
+        pause = pause.min((left / 10).max(sixtieth.min(SHORTENED_SECONDS)));
     }
     let pause = seconds(pause);
     pause - pause / 4 * share.min(WHOLE) / WHOLE
 }
 
-/// Time until the next order after `failures` in a row, the last of which another relay began at `began`, or this one before
-/// it started. After a clock that was ahead there is none.
+/// Time until the next order after `failures` in a row, the last of which this relay began at `began`, before it was
+/// started. After a clock that was ahead there is none.
 pub(super) fn wait_after(failures: u32, began: i64, in_use: Option<Term>, now: i64) -> Duration {
     if failures == 0 || began > now {
         return Duration::ZERO;
@@ -108,6 +118,8 @@ pub(super) fn seconds(count: i64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const DAY: i64 = 24 * 60 * 60;
@@ -152,11 +164,88 @@ mod tests {
         assert_eq!([of(10), of(u32::MAX)], [21_600, 21_600]);
         // Ten days before its end a certificate for 90 days leaves time for the longest pause.
         assert_eq!(seconds(50, Some(QUARTER), 80 * DAY), 21_600);
-        assert_eq!(seconds(50, Some(QUARTER), 90 * DAY - 3600), 360);
-        assert_eq!(seconds(50, Some(QUARTER), 91 * DAY), 60);
-        assert_eq!(seconds(1, Some(MINUTE), 40), 2);
-        assert_eq!(seconds(1, Some(MINUTE), 60), 1);
+        assert_eq!(seconds(50, Some(QUARTER), 89 * DAY), 8640);
+        assert_eq!(seconds(50, Some(QUARTER), 90 * DAY - 3600), 960);
+        assert_eq!(seconds(1, Some(QUARTER), 90 * DAY - 3600), 60);
+        let of_minute = |failures, now| seconds(failures, Some(MINUTE), now);
+        assert_eq!([of_minute(1, 40), of_minute(50, 40)], [1, 2]);
+        assert_eq!(of_minute(50, 60), 1);
         assert_eq!(pause(1, None, 0, WHOLE), Duration::from_secs(45));
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_ends_the_hurry() {
+        let after = |failures, in_use: Term| {
+            let pause = pause(failures, Some(in_use), in_use.end + 1, 0);
+            pause.as_secs()
+        };
+        let of = |in_use| [1, 2, 3, 50].map(|failures| after(failures, in_use));
+        assert_eq!(of(QUARTER), [60, 120, 240, 21_600]);
+        assert_eq!(of(MINUTE), [1, 2, 4, 360]);
+        // Damaged dates do no harm.
+        let odd = Term {
+            start: i64::MAX,
+            end: i64::MIN,
+        };
+        assert_eq!(pause(50, Some(odd), 0, 0).as_secs(), 360);
+    }
+
+    /// When orders begin that all fail, from second `from` of a certificate's life to half of that life behind its end.
+    /// Each takes `took`; `share` makes the pauses.
+    fn failing(
+        term: Term,
+        from: i64,
+        took: Duration,
+        mut share: impl FnMut() -> u32,
+    ) -> Vec<Duration> {
+        let mut at = seconds(from);
+        let (mut began, mut failures) = (Vec::new(), 0);
+        while at < seconds(term.end + term.life() / 2) {
+            began.push(at);
+            failures += 1;
+            at += took;
+            let now = i64::try_from(at.as_secs()).unwrap();
+            at += pause(failures, Some(term), now, share());
+        }
+        began
+    }
+
+    proptest! {
+        #[test]
+        fn failing_orders_spare_the_ca_and_do_not_miss_the_end(
+            life in prop_oneof![60..3600_i64, 3600..DAY, DAY..400 * DAY],
+            due in 250..800_i64,
+            took in 0..60_000_u64,
+            seed in any::<u64>(),
+        ) {
+            let term = Term { start: 0, end: life };
+            let took = Duration::from_millis(took);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let began = failing(term, part(life, due), took, || random.u32(0..=WHOLE));
+            // For a certificate of days this is an hour, and never more than that.
+            let least = seconds((life / 60).min(SHORTENED_SECONDS));
+            let hour = least / 4 * 3 * 5;
+            prop_assert!(life < DAY || hour == seconds(3600));
+            let within = |orders: &[Duration], count: usize| {
+                orders.windows(count + 1).all(|it| it[count] - it[0] >= hour)
+            };
+            prop_assert!(within(&began, 9));
+            // The first four pauses are short for a failure that does not last.
+            prop_assert!(within(began.get(4..).unwrap_or_default(), 5));
+            let end = seconds(life);
+            let last = began.iter().rfind(|it| **it <= end).unwrap();
+            prop_assert!(*last + took + least + Duration::from_secs(1) >= end);
+        }
+
+        #[test]
+        fn pauses_are_those_without_a_certificate_once_it_has_expired(
+            life in 3600..400 * DAY, passed in 1..i64::MAX / 2,
+            failures in any::<u32>(), share in 0..=WHOLE
+        ) {
+            let term = Term { start: 0, end: life };
+            let expired = pause(failures, Some(term), life + passed, share);
+            prop_assert_eq!(expired, pause(failures, None, 0, share));
+        }
     }
 
     #[test]

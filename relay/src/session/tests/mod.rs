@@ -2,8 +2,10 @@
 
 pub(crate) mod rig;
 
+use std::collections::HashSet;
+
 use bytes::BytesMut;
-use tieline_wire::Event;
+use tieline_wire::{AgentKey, Event, InstanceId};
 
 use self::rig::Link;
 use super::*;
@@ -412,4 +414,78 @@ fn a_link_that_knows_enough_is_no_longer_looked_at() {
     link.pump_up();
     link.probed.look(seconds_on(&link, 2));
     assert_eq!((link.relay.closing(), link.probed.len()), (None, 0));
+}
+
+/// Looks at a link every quarter of a second for `seconds` while nothing arrives; returns the agents in doubt.
+fn in_silence(link: &Link, seconds: u64) -> HashSet<AgentRun> {
+    let from = link.now();
+    let quarters = 1..=4 * seconds;
+    quarters
+        .flat_map(|it| link.probed.look(from + Duration::from_millis(250 * it)))
+        .collect()
+}
+
+/// A link that waits for nothing.
+fn at_rest() -> Link {
+    let mut link = Link::established();
+    link.relay.confirm();
+    link.pump_down();
+    link.pump_up();
+    link.probed.look(seconds_on(&link, 1));
+    assert_eq!(link.probed.len(), 0);
+    link
+}
+
+#[test]
+fn a_link_whose_agent_falls_silent_within_a_download_is_ended() {
+    let mut link = at_rest();
+    let (_session, id) = link.open_to_targets(1).remove(0);
+    link.relay.confirm();
+    link.pump_down();
+    link.pump_up();
+    link.probed.look(seconds_on(&link, 1));
+    assert_eq!(link.probed.len(), 0);
+    link.agent.send(id, "piece".into(), false).unwrap();
+    link.pump_up();
+    assert_eq!(link.probed.len(), 1);
+    in_silence(&link, 3);
+    assert_eq!(link.relay.closing(), None);
+    in_silence(&link, 5);
+    assert_eq!(link.relay.closing(), Some(LinkEnd::Stale));
+}
+
+#[test]
+fn a_silent_link_puts_its_agent_in_doubt_once_if_the_agent_has_others() {
+    let run = (AgentKey::new([1; 32]), InstanceId::new([3; 16]));
+    for has_siblings in [true, false] {
+        let mut link = Link::established();
+        if has_siblings {
+            link.relay.has_siblings(run);
+        }
+        let _session = link.open();
+        link.pump_down();
+        assert!(link.probed.look(seconds_on(&link, 1)).is_empty());
+        let now = seconds_on(&link, 1);
+        let doubted = link.probed.look(now + Duration::from_millis(500));
+        assert_eq!(doubted.contains(&run), has_siblings);
+        let later = link.probed.look(now + Duration::from_millis(750));
+        assert!(later.is_empty());
+    }
+}
+
+#[test]
+fn a_link_that_is_to_confirm_itself_stays_if_it_answers_and_else_ends_and_doubts_no_other() {
+    let mut link = at_rest();
+    link.relay
+        .has_siblings((AgentKey::new([1; 32]), InstanceId::new([3; 16])));
+    link.relay.confirm();
+    link.pump_down();
+    link.pump_up();
+    in_silence(&link, 4);
+    assert_eq!(link.relay.closing(), None);
+
+    link.relay.confirm();
+    assert_eq!(link.probed.len(), 1);
+    assert!(in_silence(&link, 4).is_empty());
+    assert_eq!(link.relay.closing(), Some(LinkEnd::Stale));
 }

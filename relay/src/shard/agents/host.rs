@@ -157,6 +157,17 @@ mod tests {
     }
 
     #[test]
+    fn through_a_forwarder_on_its_machine_an_agent_needs_a_name_that_is_not_loopback() {
+        let forwarder = IpAddr::from([192, 0, 2, 1]);
+        let called = |domain, name| is_called(domain, name, forwarder);
+        assert!(!called(None, "localhost:9001"));
+        // A line in the hosts file leads the name to the forwarder.
+        assert!(called(None, "relay.internal:9001"));
+        assert!(called(Some("relay.example"), "relay.example:9001"));
+        assert!(!called(Some("relay.example"), "relay.internal:9001"));
+    }
+
+    #[test]
     fn a_loopback_name_is_good_from_this_machine_only() {
         for name in [
             "127.0.0.1:1",

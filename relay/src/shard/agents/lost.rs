@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tieline_wire::{AgentHello, AgentKey, InstanceId, LinkEnd, Lost, Moment};
+use tieline_wire::{AgentHello, LinkEnd, Lost, Moment};
 
 use super::super::mail::message::{LostLink, Message};
 use super::Agents;
 use crate::registry::LinkEntry;
-use crate::session::LostLinkReport;
+use crate::session::{AgentRun, LostLinkReport};
 
 /// Reports that one shard awaits, some 150 bytes each. Requests of further lost links count as sent, and are not
 /// retried.
@@ -21,7 +21,7 @@ const KEPT_MAX: usize = 4096;
 pub(super) struct LostLinks(HashMap<[u8; 32], KeptReport>);
 
 struct KeptReport {
-    agent: (AgentKey, InstanceId),
+    agent: AgentRun,
     lost_report: Rc<LostLinkReport>,
     until: Moment,
 }
@@ -93,6 +93,6 @@ impl Agents {
 }
 
 /// The run of an agent, as its signed hello proves; a report counts for links of the same run only.
-fn run_of(hello: &AgentHello) -> (AgentKey, InstanceId) {
+fn run_of(hello: &AgentHello) -> AgentRun {
     (hello.key, hello.instance)
 }

@@ -3,6 +3,7 @@
 //! A link's task ([`Host`]) and the messages of other shards come in; claims and releases of names go out by mail.
 //! Which links a route has, and which shard a new link lives on, is decided elsewhere.
 
+mod doubts;
 mod host;
 mod lanes;
 mod limits;
@@ -47,9 +48,11 @@ pub(super) struct Agents {
 impl Agents {
     pub(super) fn new(kit: &Rc<Kit>) -> Rc<Self> {
         let probed = Rc::<ProbedLinks>::default();
-        let (watched, clock) = (Rc::clone(&probed), kit.clock);
-        kit.tasks
-            .spawn(async move { watched.watch(|| clock.now()).await });
+        let (watched, watching) = (Rc::clone(&probed), Rc::clone(kit));
+        kit.tasks.spawn(async move {
+            let doubt = |run| doubts::post_doubt(&watching, run);
+            watched.watch(|| watching.clock.now(), doubt).await;
+        });
         Rc::new(Self {
             registry: RefCell::default(),
             lost: RefCell::default(),

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use tieline_wire::{
-    AgentKey, BulkNonce, CallerRefusal, Generation, InstanceId, LinkEnd, Lost, Refusal, SessionEnd,
-    TunnelId,
+    BulkNonce, CallerRefusal, Generation, LinkEnd, Lost, Refusal, SessionEnd, TunnelId,
 };
 use tokio::sync::oneshot;
 
@@ -24,6 +23,7 @@ use crate::listen::proxied::Source;
 use crate::metrics::{Cut, FrontendKind, TunnelBatch, TunnelDetail};
 use crate::quic::Strays;
 use crate::registry::{AgentTag, LinkId, LinkRef};
+use crate::session::AgentRun;
 
 /// One message to a shard's mailbox.
 pub(crate) enum Message {
@@ -84,6 +84,8 @@ pub(crate) enum Message {
     Fence { link: LinkId, reason: LinkEnd },
     /// To every shard: an agent reports what had reached it over an earlier link.
     Lost(Arc<LostLink>),
+    /// To every shard: a link of this run of an agent is silent, and the agent's other links may be dead too.
+    Doubt(AgentRun),
     /// From the control thread: report some tunnels of this shard, in order, whose names follow `after`.
     Report {
         after: String,
@@ -188,7 +190,7 @@ pub(crate) type Paused = HashSet<TunnelId>;
 #[derive(Debug)]
 pub(crate) struct LostLink {
     /// The run of the agent, which its signed hello proves.
-    pub(crate) agent: (AgentKey, InstanceId),
+    pub(crate) agent: AgentRun,
     pub(crate) lost: Lost,
 }
 

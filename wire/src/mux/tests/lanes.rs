@@ -156,6 +156,17 @@ fn a_direction_that_moved_gives_its_window_back_to_the_others() {
 }
 
 #[test]
+fn a_lane_that_stops_has_the_link_probed() {
+    let mut pair = Pair::connected();
+    pair.pass(Duration::from_secs(2));
+    pair.agent.lane_received(pair.now, 1000);
+    assert!(pair.agent.is_asking());
+    assert_eq!(pair.agent.poll_timeout(), pair.now + millis(1000));
+    pair.pass(Duration::from_secs(2));
+    assert!(!pair.agent.is_asking(), "the relay has answered");
+}
+
+#[test]
 fn a_bulky_session_is_named_once_by_both_ends() {
     let settings = Settings {
         bulk_run_bytes: 256 * 1024,

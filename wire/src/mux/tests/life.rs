@@ -1,5 +1,5 @@
 use super::*;
-use crate::limits::HANDSHAKE_TIMEOUT;
+use crate::limits::{HANDSHAKE_TIMEOUT, PROBE_TIMEOUT};
 
 #[test]
 fn an_idle_link_lives_far_longer_than_the_stale_timeout() {
@@ -29,6 +29,54 @@ fn a_silent_peer_is_stale_at_the_deadline_and_not_before() {
     assert_eq!(error.reason, LinkEnd::Stale);
     assert_eq!(pair.now, heard + Duration::from_secs(45));
     assert!((2..=3).contains(&pings), "{pings}");
+}
+
+#[test]
+fn a_target_that_goes_quiet_costs_the_other_end_one_ping() {
+    let mut pair = Pair::connected();
+    let id = pair.session();
+    pair.pass(Duration::from_secs(2));
+    for _ in 0..3 {
+        pair.agent.send(id, "event".into(), false).unwrap();
+        pair.exchange();
+        let end = pair.now + Duration::from_secs(5);
+        let mut pings = 0;
+        while pair.now < end {
+            pair.now = pair.now + millis(100);
+            pair.handle_timeouts();
+            let sent = take_output(&mut pair.relay, pair.now);
+            pings += kinds(&sent).iter().filter(|it| **it == Kind::Ping).count();
+            give_input(&mut pair.agent, pair.now, sent).unwrap();
+            pair.exchange();
+        }
+        assert!(
+            (1..=2).contains(&pings),
+            "{pings}: one, and perhaps a heartbeat"
+        );
+        assert!(!pair.relay.is_asking());
+    }
+}
+
+#[test]
+fn a_link_in_doubt_is_confirmed_or_ends() {
+    let mut pair = Pair::connected();
+    pair.pass(Duration::from_secs(2));
+    pair.relay.confirm(pair.now);
+    pair.exchange();
+    assert!(!pair.relay.is_asking(), "the agent has answered");
+
+    pair.relay.confirm(pair.now);
+    assert!(pair.relay.is_asking());
+    let began = pair.now;
+    let error = loop {
+        pair.now = pair.relay.poll_timeout();
+        if let Err(error) = pair.relay.handle_timeout(pair.now) {
+            break error;
+        }
+    };
+    assert_eq!(error.reason, LinkEnd::Stale);
+    assert_eq!(pair.now, began + PROBE_TIMEOUT);
+    assert!(!pair.relay.take_doubt(pair.now));
 }
 
 #[test]

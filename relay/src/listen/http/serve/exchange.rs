@@ -21,8 +21,12 @@ use crate::listen::http::problem::Problem;
 use crate::listen::http::target::Target;
 use crate::listen::http::target_query::NoTarget;
 
-/// Route look-ups for a request that was not sent yet, after its link went away.
+/// Route look-ups for a request after its link went away.
 const LOOKS_MAX: usize = 4;
+
+/// Route look-ups for a request that no target has received, within the time for opening a session: all links of an
+/// agent, 64 at most, may go away together. A request that may itself end its agent has [`LOOKS_MAX`].
+const LOOKS_UNSENT_MAX: usize = 64;
 
 impl<G: Gateway> Front<G> {
     /// Sends the request over a kept connection or a new one; afterwards `destination` has the target that
@@ -43,6 +47,7 @@ impl<G: Gateway> Front<G> {
             reason: None,
             tried: Vec::new(),
             looks: 0,
+            may_have_acted: false,
             time_is_up: None,
         };
         tieline_hop::exchange(&mut tries, request).await
@@ -61,6 +66,8 @@ struct TargetTries<'a, G: Gateway> {
     tried: Vec<Rc<Target>>,
     /// Number of route look-ups.
     looks: usize,
+    /// Whether a target may have received the request.
+    may_have_acted: bool,
     /// When no other agent is asked any more; set by the first try over a new connection.
     time_is_up: Option<Instant>,
 }
@@ -78,7 +85,11 @@ impl<G: Gateway> TargetTries<'_, G> {
         let refused = || no_target(NoTarget::Refused(reason), &wanted.selector);
         let before = Rc::clone(&mapping.target);
         let is_in_time = self.time_is_up.is_none_or(|end| front.gateway.now() < end);
-        if is_away(reason) && self.looks < LOOKS_MAX {
+        let looks_max = match is_in_time && !self.may_have_acted {
+            true => LOOKS_UNSENT_MAX,
+            false => LOOKS_MAX,
+        };
+        if is_away(reason) && self.looks < looks_max {
             // The link went away during the request: its agent may come back within the grace period.
             self.looks += 1;
             mapping.target = front.find(wanted, admitted, Some(&before)).await?;
@@ -181,6 +192,7 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
             return Err(problem);
         };
         drop(connection);
+        self.may_have_acted |= delivery == Delivery::Sent;
         let request = copy.into_request(self.state).await.ok_or(problem)?;
         Ok(Unanswered { request, delivery })
     }

@@ -82,6 +82,8 @@ enum Opens {
     To(Generation),
     /// Fails once, and then opens under a newer generation.
     Once(SessionEnd, Generation),
+    /// Fails this often, each time under a newer generation, and then opens.
+    Often(SessionEnd, usize, Generation),
     Not(SessionEnd),
     Never,
 }
@@ -217,7 +219,7 @@ impl Gateway for Shard {
             Some(Opens::Not(SessionEnd::TunnelOffline)) => {
                 return refused(SessionEnd::TunnelOffline);
             }
-            Some(Opens::To(generation)) => generation,
+            Some(Opens::To(generation) | Opens::Often(_, _, generation)) => generation,
             Some(_) => Generation(1),
         };
         let target = Target {
@@ -284,6 +286,16 @@ impl Gateway for Shard {
                     .tunnels
                     .borrow_mut()
                     .insert(tunnel.as_str().to_owned(), newer);
+                Err(reason)
+            }
+            Opens::Often(reason, left, generation) => {
+                let newer = Generation(generation.0 + 1);
+                let next = match left {
+                    ..2 => Opens::To(newer),
+                    _ => Opens::Often(reason, left - 1, newer),
+                };
+                let mut tunnels = self.0.tunnels.borrow_mut();
+                tunnels.insert(tunnel.as_str().to_owned(), next);
                 Err(reason)
             }
             Opens::To(_) => {

@@ -227,6 +227,29 @@ fn a_request_that_was_not_sent_goes_to_the_agent_that_came_back() {
 }
 
 #[test]
+fn a_request_that_was_not_sent_outlives_the_loss_of_many_links_in_turn() {
+    run(async {
+        for (lost, status) in [(16, 200), (64, 200), (65, 503)] {
+            let mut relay = Relay::new();
+            let often = Opens::Often(SessionEnd::LinkLost, lost, Generation(1));
+            relay.set("maya", often);
+            let mut caller = relay.caller();
+            caller.send(post("body")).await;
+            if status == 200 {
+                let mut target = relay.target().await;
+                target.until("body").await;
+                target.send(OK).await;
+            }
+            let head = caller.head().await;
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{lost}: {head}"
+            );
+        }
+    });
+}
+
+#[test]
 fn a_target_that_came_back_elsewhere_is_known_by_its_new_address() {
     run(async {
         let mut relay = Relay::new();
