@@ -89,6 +89,7 @@ impl Mux {
         end_of_message: bool,
     ) -> Result<(), Error> {
         self.heard_on_stream(now);
+        self.timers.data(now);
         let bounded = u32::try_from(len).ok().filter(|len| *len <= DATA_BYTES_MAX);
         let Some(payload_len) = bounded else {
             let detail = format!("a piece of {len} bytes on session {id}");
