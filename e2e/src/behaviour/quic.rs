@@ -345,7 +345,7 @@ impl Shared {
 
     /// Everything that is due; returns the datagrams to send, the next time at which something is due, and whether the
     /// connection is over.
-    fn step(&self, now: Instant) -> (Vec<(SocketAddr, Vec<u8>)>, Option<Instant>, bool) {
+    fn step(&self, now: Instant) -> (Datagrams, Option<Instant>, bool) {
         let mut state = self.lock();
         let (datagrams, is_over) = state.step(now);
         let wakers = std::mem::take(&mut state.wakers);
@@ -355,6 +355,9 @@ impl Shared {
         (datagrams, timeout, is_over)
     }
 }
+
+/// Datagrams to send, each to its address.
+type Datagrams = Vec<(SocketAddr, Vec<u8>)>;
 
 impl State {
     fn receive(&mut self, from: SocketAddr, datagram: &[u8]) {
@@ -372,7 +375,7 @@ impl State {
         }
     }
 
-    fn step(&mut self, now: Instant) -> (Vec<(SocketAddr, Vec<u8>)>, bool) {
+    fn step(&mut self, now: Instant) -> (Datagrams, bool) {
         if self.connection.poll_timeout().is_some_and(|at| at <= now) {
             self.connection.handle_timeout(now);
         }

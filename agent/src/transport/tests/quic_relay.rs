@@ -45,7 +45,7 @@ impl QuicRelay {
     pub(crate) async fn with_version(server: &Server, version: u32) -> Self {
         let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &[1; 64]);
         let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&[2; 64]);
-        let config = quic::server(&server.config, Arc::new(token_key)).unwrap();
+        let config = quic::server(&server.config, Arc::new(token_key), Duration::from_secs(60)).unwrap();
         let mut settings = quic::endpoint(Arc::new(reset_key));
         settings.supported_versions(vec![version]);
         let config = Some(Arc::new(config));

@@ -2,9 +2,8 @@
 
 use std::future::poll_fn;
 use std::sync::mpsc::sync_channel;
-use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quinn_proto::{ReadError, StreamId};
 use tieline_transport::Received;
 use tieline_wire::SessionEnd;

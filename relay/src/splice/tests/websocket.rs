@@ -261,12 +261,10 @@ fn a_reason_that_found_no_room_is_sent_once_the_caller_reads() {
             }
             drop(below);
             let reason = SessionEnd::TargetReset;
-            ours.close(close::code(reason), reason.word());
-            assert!(ours.has_unsent());
             expected.extend_from_slice(b"\x88\x0e\x03\xf3target_reset");
-            let flushing = spawn(async move { flush(&ours, reason).await });
+            let ending = spawn(async move { break_off(&ours, reason).await });
             hears(&Stream::new(caller), &expected, false).await;
-            timeout(PATIENCE, flushing).await.unwrap();
+            timeout(PATIENCE, ending).await.unwrap();
         })
         .unwrap();
     }
