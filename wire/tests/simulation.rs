@@ -349,7 +349,7 @@ fn noticed_after_a_cut(seed: u64, pause: Duration) -> [Duration; 2] {
     let mut session = None;
     let mut sends_at = world.now;
     let cut_at = world.now + Duration::from_secs(5) + world.random.millis(4000);
-    while world.ends.iter().any(|end| end.error.is_none()) {
+    loop {
         if world.now >= cut_at {
             for pipe in &mut world.pipes {
                 pipe.cut = true;
@@ -375,6 +375,10 @@ fn noticed_after_a_cut(seed: u64, pause: Duration) -> [Duration; 2] {
             if at.error.is_none() {
                 at.transmit(world.now, pipe, &mut world.random);
             }
+        }
+        // Nothing happens any more once both ends have given the link up.
+        if world.ends.iter().all(|end| end.error.is_some()) {
+            break;
         }
         let next = world.next_time().min(sends_at.max(world.now + pause / 8));
         world.now = match world.now < cut_at {

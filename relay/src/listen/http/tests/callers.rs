@@ -267,10 +267,15 @@ fn head_is_get_without_a_body_at_the_relays_own_addresses() {
                 caller
                     .send(format!("{method} {path} HTTP/1.1\r\n{fields}\r\n"))
                     .await;
-                answers.push((caller.whole_head().await, caller.rest().await));
+                let head = caller.whole_head().await;
+                // hyper may add its own fields in another order.
+                let mut lines: Vec<_> = head.lines().map(str::to_owned).collect();
+                lines.sort_unstable();
+                answers.push((lines, caller.rest().await));
             }
             let start = format!("HTTP/1.1 {status} ");
-            assert!(answers[0].0.starts_with(&start), "{path}: {answers:?}");
+            let has_status = answers[0].0.iter().any(|line| line.starts_with(&start));
+            assert!(has_status, "{path}: {answers:?}");
             assert_eq!(answers[0].0, answers[1].0, "{path}");
             assert!(!answers[0].1.is_empty(), "{path}");
             assert_eq!(answers[1].1, "", "{path}");
