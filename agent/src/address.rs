@@ -108,7 +108,7 @@ impl HostPort {
     /// for a moment only (RFC 8305).
     ///
     /// # Errors
-    /// The error of the address that failed last; `TimedOut` if the deadline passed.
+    /// The error of the address that tells most; `TimedOut` if the deadline passed without one that tells more.
     pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
         self.connect_with(deadline, CloseMode::Ends).await
     }
@@ -130,7 +130,8 @@ impl HostPort {
     /// `deadline`; returns the first success.
     ///
     /// # Errors
-    /// What the name lookup says; the error of the address that failed last; `TimedOut` if the deadline passed.
+    /// What the name lookup says; the error of the address that tells most; `TimedOut` if the deadline passed without one
+    /// that tells more.
     pub(crate) async fn first<T, F: Future<Output = io::Result<T>>>(
         &self,
         deadline: Instant,
@@ -207,7 +208,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// Calls `connect` for each of `addresses`, [`ATTEMPT_DELAY`] apart or as soon as no attempt runs, and returns the first
-/// success.
+/// success, or the error that tells most.
 async fn first_connected<T, F: Future<Output = io::Result<T>>>(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
@@ -236,13 +237,13 @@ async fn first_connected<T, F: Future<Output = io::Result<T>>>(
             ended = poll_fn(|cx| poll_any(&mut running, cx)) => match ended {
                 Ok(connected) => return Ok(connected),
                 Err(failed) => {
-                    error = failed;
+                    error = more_telling(error, failed);
                     next_at = Instant::now();
                 }
             },
             () = sleep_until(wakes_at) => {
                 if wakes_at == deadline {
-                    return Err(too_late());
+                    return Err(more_telling(error, too_late()));
                 }
             }
         }
@@ -258,6 +259,29 @@ fn poll_any<F: Future>(running: &mut Vec<Pin<Box<F>>>, cx: &mut Context<'_>) -> 
         }
     }
     Poll::Pending
+}
+
+/// The one of two errors that tells more; the second of two that tell as much.
+fn more_telling(first: io::Error, second: io::Error) -> io::Error {
+    match rank(&first) > rank(&second) {
+        true => first,
+        false => second,
+    }
+}
+
+/// How much the error of one address tells about why there is no connection; more is better. Most names have addresses
+/// of two families, of which one leads nowhere on many machines.
+fn rank(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::AddrNotAvailable => 0,
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut => 1,
+        // What the server at the address has said, as an error of TLS or QUIC.
+        _ if error.get_ref().is_some() => 3,
+        _ => 2,
+    }
 }
 
 fn too_late() -> io::Error {
@@ -382,6 +406,10 @@ mod tests {
         Takes(u64),
         /// Refuses the connection after this many milliseconds.
         Refuses(u64),
+        /// Answers with a certificate that is not trusted.
+        Answers,
+        /// Has no route.
+        Unreachable,
         /// Drops every packet.
         Silent,
     }
@@ -405,6 +433,8 @@ mod tests {
                         tokio::time::sleep(Duration::from_millis(ms)).await;
                         Err(io::ErrorKind::ConnectionRefused.into())
                     }
+                    Behaviour::Answers => Err(io::Error::other("not trusted")),
+                    Behaviour::Unreachable => Err(io::ErrorKind::NetworkUnreachable.into()),
                     Behaviour::Silent => std::future::pending().await,
                 }
             }
@@ -435,8 +465,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_an_address_that_answers_the_last_error_or_the_deadline_is_told() {
-        use Behaviour::{Refuses, Silent};
+    async fn without_an_address_that_answers_the_most_telling_error_or_the_deadline_is_told() {
+        use Behaviour::{Answers, Refuses, Silent, Unreachable};
         let (outcome, ms) = raced(&[Refuses(0), Refuses(5)]).await;
         assert_eq!(
             outcome.unwrap_err().kind(),
@@ -448,6 +478,16 @@ mod tests {
         assert!((10_000..10_010).contains(&ms), "{ms} ms");
         let (outcome, _) = raced(&[]).await;
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::NotFound);
+        for (all, kind) in [
+            (&[Answers, Refuses(0)][..], io::ErrorKind::Other),
+            (&[Refuses(0), Answers], io::ErrorKind::Other),
+            (&[Answers, Unreachable, Silent], io::ErrorKind::Other),
+            (&[Refuses(0), Unreachable], io::ErrorKind::ConnectionRefused),
+            (&[Unreachable, Refuses(0)], io::ErrorKind::ConnectionRefused),
+        ] {
+            let (outcome, _) = raced(all).await;
+            assert_eq!(outcome.unwrap_err().kind(), kind);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::transport::verifier::Refusals;
 /// second after the one before. `refusals` is where the configuration's verifier notes why it refuses a certificate.
 ///
 /// # Errors
-/// The error of the address that failed last: with an inner [`rustls::Error`] or [`QuicError`](super::QuicError) if the
+/// The error of the address that tells most: with an inner [`rustls::Error`] or [`QuicError`](super::QuicError) if the
 /// handshake failed; `ConnectionRefused` if nothing listens there; `TimedOut` if the deadline passed.
 pub(in crate::transport) async fn connect(
     to: HostPort,

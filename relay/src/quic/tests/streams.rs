@@ -142,20 +142,22 @@ fn a_reset_by_the_client_is_noticed_read_or_not() {
         let (noticed, is_noticed) = sync_channel(1);
         let client = rig.client(bound, "tieline", move |mut client| {
             client.shake().unwrap();
-            let mut is_open = false;
+            let (mut opened, mut is_acted) = (Vec::new(), false);
             let until = client.until(|connection| {
-                if !std::mem::replace(&mut is_open, true) {
+                // The relay allows a second stream only once it has accepted the connection.
+                while opened.len() < 2
+                    && let Some(id) = connection.streams().open(Dir::Bi)
+                {
+                    opened.push(id);
+                }
+                if let [one, two] = opened[..]
+                    && !std::mem::replace(&mut is_acted, true)
+                {
                     // A reset, and the wish for no more bytes alone.
-                    let [one, two] = [(); 2].map(|()| connection.streams().open(Dir::Bi).unwrap());
-                    connection
-                        .send_stream(one)
-                        .reset(VarInt::from_u32(70))
-                        .unwrap();
+                    let code = VarInt::from_u32(70);
+                    connection.send_stream(one).reset(code).unwrap();
                     connection.send_stream(two).write(b"x").unwrap();
-                    connection
-                        .recv_stream(two)
-                        .stop(VarInt::from_u32(70))
-                        .unwrap();
+                    connection.recv_stream(two).stop(code).unwrap();
                 }
                 is_noticed.try_recv().is_ok()
             });
