@@ -6,7 +6,7 @@
 //! polls for the source address that this machine would dial from. A machine that was asleep counts as a change too.
 
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use tieline_wire::limits::STALE_TIMEOUT;
@@ -126,6 +126,48 @@ pub(crate) fn is_gone(address: IpAddr) -> bool {
     )
 }
 
+/// Documentation addresses (RFC 5737, RFC 3849): no host has them, so the default routes apply.
+const ELSEWHERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// The source addresses that this machine would dial from, for IPv4 and IPv6.
+fn sources() -> [Option<IpAddr>; 2] {
+    ELSEWHERE.map(|there| {
+        let any: IpAddr = match there {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        // Connecting a UDP socket sends nothing: the system only looks up the route.
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((there, 9)).ok()?;
+        socket.local_addr().ok().map(|address| address.ip())
+    })
+}
+
+/// The network that this machine is in, as a text to compare: the subnets that it dials from. Empty without a network.
+///
+/// Two networks with the same private subnet look alike, and what one of them lets through is then tried in the other.
+pub(crate) fn local_network() -> String {
+    let subnets: Vec<_> = sources().into_iter().flatten().map(subnet).collect();
+    subnets.join(" ")
+}
+
+/// The subnet of an address: 24 bits of IPv4, and 64 of IPv6, whose other bits change daily (RFC 8981).
+fn subnet(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(ip) => {
+            let ip = Ipv4Addr::from_bits(ip.to_bits() & !0xff);
+            format!("{ip}/24")
+        }
+        IpAddr::V6(ip) => {
+            let ip = Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64);
+            format!("{ip}/64")
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod system {
     use std::io;
@@ -182,19 +224,15 @@ mod system {
 #[cfg(not(target_os = "linux"))]
 mod system {
     use std::io;
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+    use std::net::IpAddr;
     use std::time::Duration;
 
     use tokio::time::sleep;
 
+    use super::sources;
+
     /// Polling interval for the source addresses.
     const INTERVAL: Duration = Duration::from_secs(2);
-
-    /// Documentation addresses (RFC 5737, RFC 3849): no host has them, so the default routes apply.
-    const ELSEWHERE: [IpAddr; 2] = [
-        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-    ];
 
     /// Source addresses that this machine would dial from, for IPv4 and IPv6.
     pub(super) struct Changes([Option<IpAddr>; 2]);
@@ -218,19 +256,6 @@ mod system {
             self.0 = sources();
         }
     }
-
-    fn sources() -> [Option<IpAddr>; 2] {
-        ELSEWHERE.map(|there| {
-            let any: IpAddr = match there {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            // Connecting a UDP socket sends nothing: the system only looks up the route.
-            let socket = UdpSocket::bind((any, 0)).ok()?;
-            socket.connect((there, 9)).ok()?;
-            socket.local_addr().ok().map(|address| address.ip())
-        })
-    }
 }
 
 #[cfg(test)]
@@ -242,6 +267,17 @@ mod tests {
         assert!(!is_gone("127.0.0.1".parse().unwrap()));
         // Reserved for documentation (RFC 5737): no machine has this address.
         assert!(is_gone("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_network_is_known_by_its_subnets() {
+        for (address, text) in [
+            ("192.168.7.23", "192.168.7.0/24"),
+            ("2001:db8:1:2:aaaa::1", "2001:db8:1:2::/64"),
+        ] {
+            assert_eq!(subnet(address.parse().unwrap()), text);
+        }
+        assert_eq!(local_network(), local_network());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::IdentityError;
 
 /// Largest file that is read, in bytes; a key has 83, a machine id 16.
-const FILE_BYTES_MAX: u64 = 4096;
+pub(crate) const FILE_BYTES_MAX: u64 = 4096;
 
 /// Number of reads of a file that another process is still writing; one read every 10 ms.
 const READS_MAX: u32 = 50;
@@ -102,6 +102,17 @@ fn write_once(path: &Path, content: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Puts `content` at `path`, for this user alone, in place of what is there.
+pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = temporary_beside(path);
+    let replaced = write_new(&temporary, content).and_then(|()| fs::rename(&temporary, path));
+    if replaced.is_err() {
+        // A leftover temporary file does no harm.
+        let _ = fs::remove_file(&temporary);
+    }
+    replaced
+}
+
 fn temporary_beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}-{:08x}", std::process::id(), fastrand::u32(..)));
@@ -118,7 +129,7 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
+pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let file = open(path)?;
     let metadata = file.metadata().map_err(failed(path))?;
     if !metadata.is_file() {
@@ -206,6 +217,17 @@ mod tests {
             1,
             "no temporary file stays"
         );
+    }
+
+    #[test]
+    fn a_file_that_may_change_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for content in [&b"first"[..], b"second"] {
+            replace_private(&path, content).unwrap();
+            assert_eq!(read_private(&path).unwrap(), content);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[cfg(unix)]

@@ -1,5 +1,5 @@
 //! Dials the relay, one layer after the other: TCP with the socket options of a link, straight or through a proxy; TLS;
-//! and a WebSocket. Or, for `quic://`, all at once.
+//! and a WebSocket. Or over QUIC all at once: for `quic://`, and for `https://` if the caller asks for it.
 
 use std::future::ready;
 use std::io::{self, IoSlice};
@@ -53,6 +53,31 @@ const HTTP_PROTOCOL: &[u8] = b"http/1.1";
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
 
+/// Smallest receive buffer, in bytes, with which QUIC is of use. It holds what arrives in 10 ms, for which the link's task
+/// may have to wait, at 50 Mbit/s; with less, datagrams are lost that TCP would not lose.
+const RECEIVE_ROOM_MIN: usize = 64 * 1024;
+
+/// Why an agent does not try QUIC.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Untried {
+    /// The relay's URL names another transport.
+    #[error("a {0}:// link does not use it")]
+    Scheme(&'static str),
+    /// A proxy leads to the relay: its name, or what is wrong with it.
+    #[error("not tried, because no proxy passes QUIC on ({0})")]
+    Proxy(String),
+    /// The system has too little room for datagrams.
+    #[error(
+        "not tried, because the system's buffers for UDP hold {bytes} bytes only, and QUIC needs {} (sysctl \
+         net.core.rmem_max on Linux)",
+        RECEIVE_ROOM_MIN
+    )]
+    Buffers {
+        /// Bytes that a receive buffer may have.
+        bytes: usize,
+    },
+}
+
 /// Dials one relay.
 #[derive(Clone, Debug)]
 pub struct Dialler {
@@ -61,6 +86,8 @@ pub struct Dialler {
     logins: Logins,
     /// `None` for a relay without TLS.
     tls: Option<TlsClient>,
+    /// The same over QUIC; `None` for a relay whose URL names another transport.
+    quic: Option<TlsClient>,
 }
 
 /// What a TLS handshake with the relay needs.
@@ -75,8 +102,11 @@ struct TlsClient {
 }
 
 impl TlsClient {
-    fn new(relay: &RelayUrl, ca: Option<&Path>) -> Result<Self, TrustError> {
-        let transport = relay.transport();
+    fn new(
+        relay: &RelayUrl,
+        transport: Transport,
+        ca: Option<&Path>,
+    ) -> Result<Self, TrustError> {
         let name = ServerName::try_from(relay.address().host());
         let protocol = match transport.is_websocket() {
             true => HTTP_PROTOCOL,
@@ -150,13 +180,21 @@ impl Dialler {
             proxies: proxies.clone(),
             logins: Logins::default(),
             tls: None,
+            quic: None,
         };
         // A proxy of the wrong kind stops the start.
         dialler.way()?;
-        dialler.tls = match (dialler.relay.transport().is_encrypted(), ca) {
+        let (relay, transport) = (&dialler.relay, dialler.relay.transport());
+        let client = |transport| TlsClient::new(relay, transport, ca).map(Some);
+        dialler.tls = match (transport.is_encrypted(), ca) {
             (false, None) => None,
             (false, Some(_)) => return Err(ConfigError::CaWithoutTls),
-            (true, ca) => Some(TlsClient::new(&dialler.relay, ca)?),
+            (true, _) => client(transport)?,
+        };
+        dialler.quic = match transport {
+            Transport::Quic => dialler.tls.clone(),
+            _ if relay.chooses() => client(Transport::Quic)?,
+            _ => None,
         };
         Ok(dialler)
     }
@@ -166,8 +204,13 @@ impl Dialler {
     /// # Errors
     /// [`ConfigError`] if the files cannot be used, or the relay is without TLS.
     pub fn with_client_certificate(mut self, cert: &Path, key: &Path) -> Result<Self, ConfigError> {
-        let client = self.tls.as_mut().ok_or(ConfigError::ClientCertWithoutTls)?;
-        client.hellos.show(&client_certificate::read(cert, key)?);
+        if self.tls.is_none() {
+            return Err(ConfigError::ClientCertWithoutTls);
+        }
+        let certificate = client_certificate::read(cert, key)?;
+        for client in self.tls.iter_mut().chain(&mut self.quic) {
+            client.hellos.show(&certificate);
+        }
         Ok(self)
     }
 
@@ -208,17 +251,51 @@ impl Dialler {
         }
     }
 
-    /// Connects to the relay, as its URL says.
+    /// Connects to the relay over the transport that its URL names; for `https://`, over a WebSocket.
     ///
     /// # Errors
     /// As [`Dialler::connect`], [`Dialler::secure`] and [`Dialler::finish`]; over QUIC as the first two.
     pub async fn dial(&self) -> Result<Connection, Error> {
-        match (self.relay.transport(), &self.tls) {
-            (Transport::Quic, Some(client)) => {
-                let quic = self.dial_quic(client).await?;
-                Ok(Connection::Quic(Box::new(quic)))
-            }
+        match self.relay.transport() {
+            Transport::Quic => self.dial_quic().await,
             _ => self.dial_stream().await.map(Connection::Bytes),
+        }
+    }
+
+    /// Connects to a relay with a `quic://` or `https://` URL over QUIC.
+    ///
+    /// # Errors
+    /// As [`Dialler::connect`] and [`Dialler::secure`]; [`Error::Dial`] for a URL that names another transport.
+    pub async fn dial_quic(&self) -> Result<Connection, Error> {
+        let Some(client) = &self.quic else {
+            let relay = self.relay.to_string();
+            let source = io::Error::other("the relay's URL names another transport than QUIC");
+            return Err(Error::Dial { relay, source });
+        };
+        let quic = self.shake_quic(client).await?;
+        Ok(Connection::Quic(Box::new(quic)))
+    }
+
+    /// Whether an `https://` relay may be dialled over QUIC from this machine now.
+    ///
+    /// # Errors
+    /// Why QUIC is not tried.
+    pub fn tries_quic(&self) -> Result<(), Untried> {
+        if !self.relay.chooses() {
+            return Err(Untried::Scheme(self.relay.transport().word()));
+        }
+        match self.way() {
+            Err(error) => return Err(Untried::Proxy(error.to_string())),
+            Ok(way) => {
+                if let Some(proxy) = way.proxy() {
+                    return Err(Untried::Proxy(format!("the proxy {proxy}")));
+                }
+            }
+        }
+        match quic::receive_room() {
+            Ok(bytes) if bytes < RECEIVE_ROOM_MIN => Err(Untried::Buffers { bytes }),
+            // A system that does not tell may have room.
+            _ => Ok(()),
         }
     }
 
@@ -230,7 +307,7 @@ impl Dialler {
     }
 
     /// Connects over QUIC. A hello of two packets that nothing answers is followed by a short one, as over TLS.
-    async fn dial_quic(&self, client: &TlsClient) -> Result<Quic, Error> {
+    async fn shake_quic(&self, client: &TlsClient) -> Result<Quic, Error> {
         let deadline = deadline_in(DIAL_TIMEOUT);
         let to = self.relay.address();
         let failed = |source| Error::Dial {
@@ -409,6 +486,30 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn quic_is_tried_where_the_url_leaves_it_open_and_no_proxy_leads_to_the_relay() {
+        let tries = |url: &str, proxies: &Proxies| {
+            let relay = RelayUrl::parse(url).unwrap();
+            Dialler::new(relay, None, proxies).unwrap().tries_quic()
+        };
+        assert_eq!(tries("https://relay.invalid", &Proxies::Never), Ok(()));
+        assert_eq!(tries("relay.invalid", &Proxies::Never), Ok(()));
+        for scheme in ["wss", "tls", "quic"] {
+            let url = format!("{scheme}://relay.invalid");
+            assert_eq!(tries(&url, &Proxies::Never), Err(Untried::Scheme(scheme)));
+        }
+        let proxies = Proxies::parse("http://ada:secret@proxy:3128").unwrap();
+        let why = tries("https://relay.invalid", &proxies)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            why.contains("the proxy http://proxy:3128") && !why.contains("secret"),
+            "{why}"
+        );
+        let why = Untried::Buffers { bytes: 4096 }.to_string();
+        assert!(why.contains("4096") && why.contains("65536"), "{why}");
+    }
 
     #[test]
     fn the_agents_own_certificate_is_shown_in_the_second_try_as_well() {

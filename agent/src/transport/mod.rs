@@ -33,7 +33,7 @@ mod wire;
 pub use self::choice::Proxies;
 pub use self::client_certificate::client_certificate_problem;
 pub use self::connection::Connection;
-pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler, Secured};
+pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler, Secured, Untried};
 pub use self::hello::{Hellos, Try};
 pub(crate) use self::lane::{Lane, dial_lane};
 pub use self::logins::Logins;

@@ -143,10 +143,16 @@ impl RelayUrl {
         &self.address
     }
 
-    /// The transport to the relay.
+    /// The transport to the relay; [`Transport::Wss`] if the URL leaves the choice open.
     #[must_use]
     pub const fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// True if the URL leaves the choice to the agent: QUIC where it gets through, else a WebSocket over TLS.
+    #[must_use]
+    pub fn chooses(&self) -> bool {
+        self.scheme == "https"
     }
 
     /// Host and port as in a `Host` header field: without the port of the scheme.
@@ -315,6 +321,7 @@ mod tests {
             let relay = RelayUrl::parse(text).unwrap();
             assert_eq!(relay.to_string(), shown, "{text}");
             assert_eq!(relay.transport(), transport, "{text}");
+            assert_eq!(relay.chooses(), shown.starts_with("https"), "{text}");
             assert_eq!(relay.authority(), authority, "{text}");
         }
     }

@@ -33,6 +33,7 @@ pub(super) use self::dial::connect;
 pub use self::failure::QuicError;
 pub(crate) use self::failure::alert_of;
 pub(super) use self::failure::with_hint;
+pub(super) use self::socket::receive_room;
 use self::socket::{Arrivals, PacketSocket};
 use super::stream::TlsDetails;
 

@@ -128,6 +128,22 @@ impl PacketSocket {
     }
 }
 
+/// Bytes of datagrams that the system lets a socket's receive buffer hold.
+///
+/// # Errors
+/// The system's error: there is no UDP.
+pub(in crate::transport) fn receive_room() -> io::Result<usize> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let options = SockRef::from(&socket);
+    let _ = options.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
+    let bytes = options.recv_buffer_size()?;
+    // Linux doubles what is set, and tells the double, for its own bookkeeping (socket(7)).
+    Ok(match cfg!(any(target_os = "linux", target_os = "android")) {
+        true => bytes / 2,
+        false => bytes,
+    })
+}
+
 /// Memory that datagrams are received into: 256 KiB, of which a quiet connection uses little.
 pub(super) struct Arrivals {
     bytes: Box<[u8]>,
