@@ -1,0 +1,171 @@
+//! Which transport the relay is dialled over, if its URL leaves that open: the dial that races, and what is remembered of
+//! earlier ones. The observations are kept in the state folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::Agent;
+use super::outlook::{Losses, Outlook, Verdict};
+use super::race::{Attempt, race};
+use crate::error::Error;
+use crate::identity::store;
+use crate::network::local_network;
+use crate::transport::{Connection, Dialler, RelayUrl};
+
+/// File in the state folder.
+const FILE: &str = "transports.json";
+
+/// What all links of an agent know of the transports to their relay.
+#[derive(Debug)]
+pub(super) struct Chooser {
+    relay: String,
+    path: PathBuf,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    outlook: Outlook,
+    losses: Losses,
+}
+
+impl Chooser {
+    /// Reads what earlier runs have observed. Blocks.
+    pub(super) fn load(state_dir: &Path, relay: &RelayUrl) -> Self {
+        let path = state_dir.join(FILE);
+        let outlook = read(&path);
+        Self {
+            relay: relay.name(),
+            path,
+            known: Mutex::new(Known {
+                outlook,
+                losses: Losses::default(),
+            }),
+        }
+    }
+
+    /// True if a dial from `network` begins with QUIC.
+    fn races(&self, dialler: &Dialler, network: &str) -> bool {
+        let verdict = self.known().outlook.verdict(&self.relay, network, now_s());
+        verdict != Some(Verdict::Dead) && dialler.tries_quic().is_ok()
+    }
+
+    /// Notes whether QUIC gets through from `network`.
+    pub(super) fn learn(&self, network: &str, quic: Verdict) {
+        let now_s = now_s();
+        let mut known = self.known();
+        if !known.outlook.note(&self.relay, network, quic, now_s) {
+            return;
+        }
+        drop(known);
+        tracing::info!(quic = ?quic, network, "QUIC to the relay was tried");
+        let (path, relay, network) = (self.path.clone(), self.relay.clone(), network.to_owned());
+        // Not waited for: what is not written is tried again.
+        drop(spawn_blocking(move || {
+            // Other agents of this folder write their observations, too.
+            let mut outlook = read(&path);
+            if outlook.note(&relay, &network, quic, now_s)
+                && let Err(error) = store::replace_private(&path, &outlook.encode())
+            {
+                tracing::debug!(%error, path = %path.display(), "what was observed is not kept");
+            }
+        }));
+    }
+
+    /// Notes that a link over QUIC from `network` was lost soon after it came up.
+    pub(super) fn lost(&self, network: &str) {
+        let is_dead = self.known().losses.lost(Instant::now());
+        if is_dead {
+            self.learn(network, Verdict::Dead);
+        }
+    }
+
+    /// Notes that a link over QUIC has lasted.
+    pub(super) fn lasted(&self) {
+        self.known().losses.lasted();
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection to the relay, and what the dial has shown of the other transport.
+pub(super) struct Raced {
+    pub(super) connection: Connection,
+    /// The attempt over the other transport, which may still get through.
+    pub(super) rival: Option<Attempt<Connection>>,
+    /// The local network that the relay was dialled from; `None` if the URL names the transport.
+    pub(super) network: Option<String>,
+}
+
+/// Dials the relay: over the transport that its URL names, or over QUIC and a WebSocket in a race.
+///
+/// # Errors
+/// As [`Dialler::dial`].
+pub(super) async fn dial(agent: Arc<Agent>) -> Result<Raced, Error> {
+    let chooses = agent.dialler.relay().chooses();
+    let network = chooses.then(local_network);
+    let Some(network) = network.filter(|it| agent.chooser.races(&agent.dialler, it)) else {
+        return Ok(Raced {
+            connection: agent.dialler.dial().await?,
+            rival: None,
+            network: chooses.then(local_network),
+        });
+    };
+    let (over_quic, over_tcp) = (Arc::clone(&agent), Arc::clone(&agent));
+    let won = race(
+        async move { over_quic.dialler.dial_quic().await },
+        async move { over_tcp.dialler.dial().await },
+    );
+    let won = won.await?;
+    if won.has_quic_failed {
+        agent.chooser.learn(&network, Verdict::Dead);
+    }
+    Ok(Raced {
+        connection: won.connection,
+        rival: won.rival,
+        network: Some(network),
+    })
+}
+
+fn read(path: &Path) -> Outlook {
+    // Without the file, or with one that cannot be used, QUIC is tried.
+    let text = store::read_private(path);
+    text.map_or_else(|_| Outlook::default(), |text| Outlook::parse(&text))
+}
+
+fn now_s() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Proxies;
+
+    #[tokio::test]
+    async fn what_was_observed_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = RelayUrl::parse("https://relay.invalid").unwrap();
+        let dialler = Dialler::new(relay.clone(), None, &Proxies::Never).unwrap();
+        let chooser = Chooser::load(folder.path(), &relay);
+        assert!(chooser.races(&dialler, "home"));
+        chooser.learn("home", Verdict::Dead);
+        assert!(!chooser.races(&dialler, "home") && chooser.races(&dialler, "office"));
+        // Written by a task that nothing waits for.
+        let is_kept = || !Chooser::load(folder.path(), &relay).races(&dialler, "home");
+        let kept = async {
+            while !is_kept() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(30);
+        tokio::time::timeout(patience, kept).await.unwrap();
+    }
+}
