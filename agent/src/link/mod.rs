@@ -86,6 +86,7 @@ pub(crate) struct Link {
     deadline: Bell,
     /// Rung when this machine's network changed; a link over QUIC then goes on from another address.
     moved: Bell,
+    is_over_quic: bool,
     /// What a link over QUIC has measured last.
     path: Mutex<Option<QuicPath>>,
     /// Notified when the last session left.
@@ -134,7 +135,10 @@ pub(crate) enum Pull {
 impl Link {
     /// Creates a link over `connection`, to be driven by [`run`].
     pub(crate) fn over(connection: &Connection) -> Self {
-        Self::of(connection.mux())
+        Self {
+            is_over_quic: connection.is_over_quic(),
+            ..Self::of(connection.mux())
+        }
     }
 
     /// Creates a link over a stream of bytes.
@@ -167,11 +171,17 @@ impl Link {
             flushed: Notify::new(),
             deadline: Bell::default(),
             moved: Bell::default(),
+            is_over_quic: false,
             path: Mutex::default(),
             empty: Notify::new(),
             closing: watch::Sender::new(None),
             started_at,
         }
+    }
+
+    /// True if the link is over QUIC.
+    pub(crate) const fn is_over_quic(&self) -> bool {
+        self.is_over_quic
     }
 
     /// Last measured round trip of the link.

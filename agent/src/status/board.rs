@@ -91,8 +91,13 @@ impl Board {
         now.draining.push(before);
     }
 
+    /// Records a slot's link; the one before, if it still runs, is one that the agent leaves.
     pub(crate) fn linked(&self, link: u16, handle: &Arc<Link>) {
-        self.now().slots[usize::from(link)].link = Arc::downgrade(handle);
+        let mut now = self.now();
+        let slot = &mut now.slots[usize::from(link)];
+        let before = std::mem::replace(&mut slot.link, Arc::downgrade(handle));
+        now.draining.retain(|link| link.strong_count() > 0);
+        now.draining.push(before);
     }
 
     pub(crate) fn registered(&self, link: u16, target: usize, granted: &Granted) {
@@ -216,6 +221,11 @@ fn of_slot(link: u16, slot: &Slot, transport: Transport) -> LinkStatus {
     let handle = slot.link.upgrade();
     let rtt = handle.as_ref().and_then(|link| link.rtt());
     let path = handle.as_ref().and_then(|link| link.path());
+    // A URL that leaves the transport open names the other one.
+    let transport = match handle.as_ref().is_some_and(|link| link.is_over_quic()) {
+        true => Transport::Quic,
+        false => transport,
+    };
     LinkStatus {
         link,
         state: slot.state,

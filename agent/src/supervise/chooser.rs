@@ -62,7 +62,7 @@ impl Chooser {
             return;
         }
         drop(known);
-        tracing::info!(quic = ?quic, network, "QUIC to the relay was tried");
+        tracing::debug!(quic = ?quic, network, "it was observed whether QUIC gets through");
         let (path, relay, network) = (self.path.clone(), self.relay.clone(), network.to_owned());
         // Not waited for: what is not written is tried again.
         drop(spawn_blocking(move || {
@@ -99,8 +99,19 @@ pub(super) struct Raced {
     pub(super) connection: Connection,
     /// The attempt over the other transport, which may still get through.
     pub(super) rival: Option<Attempt<Connection>>,
-    /// The local network that the relay was dialled from; `None` if the URL names the transport.
+    /// The local network that the race began in; `None` without a race.
     pub(super) network: Option<String>,
+}
+
+impl Raced {
+    /// A connection without a rival; `network` is that of the race which has brought it, if there was one.
+    pub(super) const fn of(connection: Connection, network: Option<String>) -> Self {
+        Self {
+            connection,
+            rival: None,
+            network,
+        }
+    }
 }
 
 /// Dials the relay: over the transport that its URL names, or over QUIC and a WebSocket in a race.
@@ -108,14 +119,11 @@ pub(super) struct Raced {
 /// # Errors
 /// As [`Dialler::dial`].
 pub(super) async fn dial(agent: Arc<Agent>) -> Result<Raced, Error> {
-    let chooses = agent.dialler.relay().chooses();
-    let network = chooses.then(local_network);
-    let Some(network) = network.filter(|it| agent.chooser.races(&agent.dialler, it)) else {
-        return Ok(Raced {
-            connection: agent.dialler.dial().await?,
-            rival: None,
-            network: chooses.then(local_network),
-        });
+    let network = agent.dialler.relay().chooses().then(local_network);
+    let raced = network.filter(|it| agent.chooser.races(&agent.dialler, it));
+    let Some(network) = raced else {
+        let connection = agent.dialler.dial().await?;
+        return Ok(Raced::of(connection, None));
     };
     let (over_quic, over_tcp) = (Arc::clone(&agent), Arc::clone(&agent));
     let won = race(

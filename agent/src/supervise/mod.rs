@@ -1,5 +1,11 @@
 //! Keeps an agent's links up: starts one slot for each link, reports events, and decides when to stop.
 
+mod chooser;
+mod dialled;
+mod endings;
+mod outlook;
+mod overtaking;
+mod race;
 mod registrations;
 mod settling;
 mod slot;
@@ -15,6 +21,7 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::chooser::Chooser;
 use self::slot::Slot;
 pub use self::stand_by::run_standing_by;
 use crate::config::Config;
@@ -76,6 +83,7 @@ pub async fn run_with_reconnect(
 struct Agent {
     config: Config,
     dialler: Dialler,
+    chooser: Chooser,
     identity: Arc<Identity>,
     board: Arc<Board>,
     /// The targets in the order of the settings; links and board identify a target by its index.
@@ -114,9 +122,10 @@ async fn run_in(
             true => dialler.for_one_run(),
             false => dialler,
         };
-        Ok((identity, dialler))
+        let chooser = Chooser::load(&dir, dialler.relay());
+        Ok((identity, dialler, chooser))
     });
-    let (identity, dialler) = loading.await.map_err(|_| IdentityError::Random)??;
+    let (identity, dialler, chooser) = loading.await.map_err(|_| IdentityError::Random)??;
     config.check_tunnels(&identity)?;
     let targets = config.targets.iter();
     let targets =
@@ -140,6 +149,7 @@ async fn run_in(
     let agent = Arc::new(Agent {
         config,
         dialler,
+        chooser,
         identity: Arc::new(identity),
         board,
         had: targets.iter().map(|_| AtomicBool::new(false)).collect(),

@@ -75,13 +75,7 @@ impl Outlook {
     }
 
     /// Notes an observation; true if it is worth to be written.
-    pub(super) fn note(
-        &mut self,
-        relay: &str,
-        network: &str,
-        quic: Verdict,
-        now_s: u64,
-    ) -> bool {
+    pub(super) fn note(&mut self, relay: &str, network: &str, quic: Verdict, now_s: u64) -> bool {
         let until_s = now_s + REMEMBERED.as_secs();
         let is_known = |it: &Entry| {
             it.is_of(relay, network)

@@ -13,11 +13,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Agent;
+use super::chooser::{self, Raced};
 use crate::error::Error;
 use crate::link::Link;
 use crate::network::{NetworkChanges, SETTLING};
 use crate::reconnect::SETTLING_WAIT_MAX;
-use crate::transport::Connection;
 
 /// Time for a link to answer a ping before the relay is dialled beside it.
 ///
@@ -44,16 +44,16 @@ const ATTEMPTS_MAX: usize = 4;
 /// # Errors
 /// That of the last attempt, once all have failed; at once if a proxy refuses the login, which the other attempts would
 /// send again.
-pub(super) async fn dial(agent: Arc<Agent>, network: NetworkChanges) -> Result<Connection, Error> {
-    let attempt = || {
-        let agent = Arc::clone(&agent);
-        async move { agent.dialler.dial().await }
-    };
-    race(network, attempt).await
+pub(super) async fn dial(agent: Arc<Agent>, network: NetworkChanges) -> Result<Raced, Error> {
+    let attempt = || chooser::dial(Arc::clone(&agent));
+    side_by_side(network, attempt).await
 }
 
 /// Runs attempts side by side until one gets through or all have failed.
-async fn race<T, F>(mut network: NetworkChanges, attempt: impl Fn() -> F) -> Result<T, Error>
+async fn side_by_side<T, F>(
+    mut network: NetworkChanges,
+    attempt: impl Fn() -> F,
+) -> Result<T, Error>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -97,7 +97,7 @@ async fn another_due(network: &mut NetworkChanges) {
 /// A doubt whether a link still works: the link was pinged, and must answer or be replaced.
 pub(super) struct Doubt {
     asked_at: Moment,
-    verdict: Pin<Box<dyn Future<Output = Result<Option<Connection>, Error>> + Send>>,
+    verdict: Pin<Box<dyn Future<Output = Result<Option<Raced>, Error>> + Send>>,
 }
 
 impl Doubt {
@@ -134,7 +134,7 @@ impl Doubt {
 ///
 /// # Errors
 /// The link has not answered, and the relay cannot be dialled either: why not.
-pub(super) async fn verdict(doubt: &mut Option<Doubt>) -> Result<Option<Connection>, Error> {
+pub(super) async fn verdict(doubt: &mut Option<Doubt>) -> Result<Option<Raced>, Error> {
     match doubt {
         Some(doubt) => doubt.verdict.as_mut().await,
         None => std::future::pending().await,
@@ -333,7 +333,7 @@ mod tests {
             begun.set(begun.get() + 1);
             attempt(begun.get())
         };
-        let raced = timeout(Duration::from_secs(60), race(network, next)).await;
+        let raced = timeout(Duration::from_secs(60), side_by_side(network, next)).await;
         (raced.ok(), begun.get())
     }
 
@@ -392,7 +392,7 @@ mod tests {
         };
         let most = 2 * SETTLING + Duration::from_secs(1);
         tokio::select! {
-            raced = timeout(most, race(network, attempt)) => {
+            raced = timeout(most, side_by_side(network, attempt)) => {
                 assert!(matches!(raced, Ok(Err(Error::Dial { .. }))), "{raced:?}");
             }
             () = changing => {}

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::slot::stopped;
+use super::endings::stopped;
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::AgentEvent;

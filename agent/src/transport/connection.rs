@@ -27,6 +27,12 @@ impl Connection {
         }
     }
 
+    /// True over QUIC.
+    #[must_use]
+    pub const fn is_over_quic(&self) -> bool {
+        matches!(self, Self::Quic(_))
+    }
+
     /// Exporter of the TLS connection, for channel binding; `None` without TLS, and below TLS 1.3.
     #[must_use]
     pub fn exporter(&self) -> Option<[u8; 32]> {

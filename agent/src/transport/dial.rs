@@ -102,11 +102,7 @@ struct TlsClient {
 }
 
 impl TlsClient {
-    fn new(
-        relay: &RelayUrl,
-        transport: Transport,
-        ca: Option<&Path>,
-    ) -> Result<Self, TrustError> {
+    fn new(relay: &RelayUrl, transport: Transport, ca: Option<&Path>) -> Result<Self, TrustError> {
         let name = ServerName::try_from(relay.address().host());
         let protocol = match transport.is_websocket() {
             true => HTTP_PROTOCOL,

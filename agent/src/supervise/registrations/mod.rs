@@ -184,6 +184,21 @@ impl Registrations {
         }
     }
 
+    /// Has every tunnel that is up registered again at once: another link of the agent had it meanwhile.
+    pub(super) fn again(&mut self, now: Instant) {
+        for it in &mut self.0 {
+            if matches!(it.phase, Phase::Up { .. }) {
+                it.due_at = Some(now);
+            }
+        }
+    }
+
+    /// Number of targets whose tunnel is up.
+    pub(super) fn up_count(&self) -> usize {
+        let up = |it: &&TargetRegistration| matches!(it.phase, Phase::Up { .. });
+        self.0.iter().filter(up).count()
+    }
+
     /// Takes the targets to register now; from now on they wait for an answer.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<usize> {
         let mut due = Vec::new();

@@ -1,0 +1,309 @@
+//! The other transport to the relay, beside the one that a link is on: the rival of a race, which takes over if the link
+//! does not get as far as a tunnel; and QUIC, which is tried again from time to time and overtakes a link over a WebSocket.
+//!
+//! The link over QUIC registers first, and only then does the slot leave the earlier one, which keeps its sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::Agent;
+use super::dialled::Dialled;
+use super::endings::is_loss;
+use super::outlook::Verdict;
+use super::race::Attempt;
+use crate::error::Error;
+use crate::link::News;
+use crate::network::local_network;
+use crate::transport::Connection;
+
+/// Time that a link has to register once the rival of its race has got through, too. It is below the relay's limit of 5 s
+/// for the first frame of a connection, and leaves 0.7 s of the 2 s in which an agent is to be registered, besides round
+/// trips, where UDP is dropped behind the handshake.
+const OUTRUN_AFTER: Duration = Duration::from_secs(1);
+
+/// Shortest time between two attempts to get a link over QUIC; the longest is twice as long, so that the agents of one
+/// network do not try together. A failed attempt is a few packets.
+const RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// Time for the link over QUIC to register: the limit of any registration.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A link over QUIC that lasts for as long is no loss that speaks against QUIC.
+const LASTS: Duration = Duration::from_secs(60);
+
+/// What goes on beside a link.
+pub(super) struct Overtaking {
+    agent: Arc<Agent>,
+    /// The local network in which QUIC was tried last; `None` if it was not.
+    network: Option<String>,
+    /// True if the link is over QUIC.
+    is_over_quic: bool,
+    began_at: Instant,
+    is_registered: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Nothing is to be done.
+    Idle,
+    /// The other attempt of the race is under way.
+    Racing(Attempt<Connection>),
+    /// That attempt has got through, and the link must register until this moment.
+    Through(Connection, Instant),
+    /// QUIC is tried again at this moment.
+    Waiting(Instant),
+    /// QUIC is tried again.
+    Dialling(Attempt<Connection>),
+    /// A link over QUIC registers.
+    Registering(Box<Candidate>),
+}
+
+/// A link over QUIC that has yet to register.
+struct Candidate {
+    dialled: Dialled,
+    /// Number of targets, each of which needs an answer.
+    targets: usize,
+    until: Instant,
+}
+
+/// What is left beside a link that has ended.
+pub(super) struct Rest {
+    /// A connection over the other transport.
+    pub(super) connection: Option<Connection>,
+    /// A link over QUIC that registers.
+    pub(super) dialled: Option<Dialled>,
+    /// The local network in which QUIC was tried last.
+    pub(super) network: Option<String>,
+}
+
+/// What a slot is to do.
+pub(super) enum Turn {
+    /// Give the link up for this connection.
+    Outrun(Connection),
+    /// Start a link over this connection for [`Overtaking::register`].
+    Connected(Connection),
+    /// Go on with this link, which has an answer for each target.
+    Answered(Dialled),
+    /// Go on as before. The link over QUIC, which had as many tunnels, is given up.
+    GivenUp(usize),
+}
+
+impl Overtaking {
+    /// What goes on beside a link that was just started; `rival` is the other attempt of its race, which began in
+    /// `network`.
+    pub(super) fn beside(
+        agent: &Arc<Agent>,
+        is_over_quic: bool,
+        rival: Option<Attempt<Connection>>,
+        network: Option<String>,
+    ) -> Self {
+        let mut beside = Self {
+            agent: Arc::clone(agent),
+            network,
+            is_over_quic,
+            began_at: Instant::now(),
+            is_registered: false,
+            stage: Stage::Idle,
+        };
+        match rival {
+            Some(rival) => beside.stage = Stage::Racing(rival),
+            None => beside.wait(),
+        }
+        beside
+    }
+
+    /// Waits until the slot has something to do; a wait that is given up loses nothing.
+    pub(super) async fn turn(&mut self) -> Turn {
+        loop {
+            match &mut self.stage {
+                Stage::Idle => std::future::pending::<()>().await,
+                Stage::Racing(rival) => {
+                    let ended = rival.ended().await;
+                    self.raced(ended);
+                }
+                Stage::Through(_, until) => {
+                    sleep_until(*until).await;
+                    if let Stage::Through(connection, _) = self.take() {
+                        if self.is_over_quic {
+                            self.learn(Verdict::Dead);
+                        }
+                        return Turn::Outrun(connection);
+                    }
+                }
+                Stage::Waiting(at) => {
+                    sleep_until(*at).await;
+                    self.dial();
+                }
+                Stage::Dialling(attempt) => match attempt.ended().await {
+                    Ok(connection) => {
+                        self.stage = Stage::Idle;
+                        return Turn::Connected(connection);
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "QUIC does not get through yet");
+                        self.learn(Verdict::Dead);
+                        self.wait();
+                    }
+                },
+                Stage::Registering(candidate) => {
+                    let Some(is_complete) = candidate.answered().await else {
+                        continue;
+                    };
+                    if let Stage::Registering(candidate) = self.take() {
+                        self.wait();
+                        let granted = candidate.dialled.granted();
+                        return match is_complete && granted > 0 {
+                            true => Turn::Answered(candidate.dialled),
+                            false => Turn::GivenUp(granted),
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a link over QUIC that was just started; the slot hears of it once it has registered.
+    pub(super) fn register(&mut self, dialled: Dialled) {
+        self.stage = Stage::Registering(Box::new(Candidate {
+            dialled,
+            targets: self.agent.targets.len(),
+            until: Instant::now() + REGISTER_TIMEOUT,
+        }));
+    }
+
+    /// Waits for the next attempt, if the relay's URL leaves the transport open and the link is not over QUIC.
+    pub(super) fn wait(&mut self) {
+        let may_improve = self.agent.dialler.relay().chooses() && !self.is_over_quic;
+        self.stage = match may_improve {
+            true => Stage::Waiting(Instant::now() + retry_after(fastrand::f64())),
+            false => Stage::Idle,
+        };
+    }
+
+    /// Notes that the link has a tunnel: the race is over.
+    pub(super) fn registered(&mut self) {
+        if std::mem::replace(&mut self.is_registered, true) {
+            return;
+        }
+        if self.is_over_quic {
+            self.learn(Verdict::Works);
+            self.stage = Stage::Idle;
+        } else if matches!(self.stage, Stage::Through(..)) {
+            // It was the slower one this time.
+            self.learn(Verdict::Works);
+            self.wait();
+        }
+        // An attempt over QUIC goes on, because its end tells whether QUIC gets through.
+    }
+
+    /// Notes how the link has ended: QUIC is to blame for a link that is lost early.
+    pub(super) fn ended(&self, error: Option<&Error>) {
+        let Some(network) = self.network.as_ref().filter(|_| self.is_over_quic) else {
+            return;
+        };
+        if self.is_registered && self.began_at.elapsed() >= LASTS {
+            self.agent.chooser.lasted();
+        } else if error.is_some_and(is_loss) {
+            self.agent.chooser.lost(network);
+        }
+    }
+
+    /// The local network in which QUIC was tried last.
+    pub(super) fn network(&self) -> Option<String> {
+        self.network.clone()
+    }
+
+    /// What the next link may go on with.
+    pub(super) fn rest(self) -> Rest {
+        let (connection, dialled) = match self.stage {
+            Stage::Through(connection, _) => (Some(connection), None),
+            Stage::Registering(candidate) => (None, Some(candidate.dialled)),
+            _ => (None, None),
+        };
+        Rest {
+            connection,
+            dialled,
+            network: self.network,
+        }
+    }
+
+    /// The rival of the race has ended.
+    fn raced(&mut self, ended: Result<Connection, Error>) {
+        let verdict = match &ended {
+            Ok(_) => Verdict::Works,
+            Err(_) => Verdict::Dead,
+        };
+        match ended {
+            Ok(connection) if !self.is_registered => {
+                let until = Instant::now() + OUTRUN_AFTER;
+                self.stage = Stage::Through(connection, until);
+            }
+            // A connection that is too late is closed.
+            _ => {
+                if !self.is_over_quic {
+                    self.learn(verdict);
+                }
+                self.wait();
+            }
+        }
+    }
+
+    /// Tries QUIC again, unless it is of no use now.
+    fn dial(&mut self) {
+        if self.agent.dialler.tries_quic().is_err() {
+            return self.wait();
+        }
+        self.network = Some(local_network());
+        let agent = Arc::clone(&self.agent);
+        self.stage = Stage::Dialling(Attempt::start(
+            async move { agent.dialler.dial_quic().await },
+        ));
+    }
+
+    fn learn(&self, quic: Verdict) {
+        if let Some(network) = &self.network {
+            self.agent.chooser.learn(network, quic);
+        }
+    }
+
+    fn take(&mut self) -> Stage {
+        std::mem::replace(&mut self.stage, Stage::Idle)
+    }
+}
+
+impl Candidate {
+    /// Waits for news: `Some(true)` once each target has its answer, `Some(false)` if the link is of no use.
+    async fn answered(&mut self) -> Option<bool> {
+        let it = &mut self.dialled;
+        tokio::select! {
+            biased;
+            news = it.heard.recv() => match news {
+                Some(news @ (News::Registered { .. } | News::Refused { .. })) => {
+                    it.early.push(news);
+                    (it.early.len() >= self.targets).then_some(true)
+                }
+                Some(News::Withdrawn { .. } | News::GoingAway(_)) | None => Some(false),
+            },
+            _ = it.task.join_next() => Some(false),
+            () = sleep_until(self.until) => Some(false),
+        }
+    }
+}
+
+/// Wait before QUIC is tried again; `random` is from 0 to 1.
+fn retry_after(random: f64) -> Duration {
+    RETRY_AFTER.mul_f64(1.0 + random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quic_is_tried_again_after_five_to_ten_minutes() {
+        assert_eq!(retry_after(0.0), Duration::from_secs(300));
+        assert_eq!(retry_after(1.0), Duration::from_secs(600));
+    }
+}

@@ -1,0 +1,148 @@
+//! The registrations of a slot's link, and what the relay answers to them: notes it, and tells the user.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tieline_wire::{Granted, Refusal, RefusalReason};
+use tokio::time::Instant;
+
+use super::Slot;
+use crate::error::{Error, refusal_words};
+use crate::event::AgentEvent;
+use crate::link::Link;
+use crate::status::RefusalStatus;
+use crate::supervise::registrations::{Change, Registrations, awaits_token};
+
+impl Slot {
+    /// Registers every target that is due, with the token that the token file holds now.
+    pub(super) fn ask(&mut self, it: &mut Registrations, link: &Link) {
+        let due = it.take_due(Instant::now());
+        if due.is_empty() {
+            return;
+        }
+        match self.agent.config.registrations() {
+            Ok(registers) => {
+                let registers = registers.into_iter().enumerate();
+                let asked = registers.filter(|(target, _)| due.contains(target));
+                asked.for_each(|(target, register)| link.register(target, register));
+            }
+            Err(error) => {
+                let error = Error::from(error);
+                for target in due {
+                    let left = it.not_renewed(target, Instant::now(), &mut self.random);
+                    if let Some(left) = left {
+                        self.ending(target, left, error.word(), error.to_string());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that a target's tunnel is up; returns what that changes.
+    pub(super) fn note(
+        &mut self,
+        it: &mut Registrations,
+        target: usize,
+        granted: &Granted,
+    ) -> Change {
+        self.backoff.registered();
+        // The relay has read the reports of lost links, which precede the registration.
+        self.lost.clear();
+        self.agent.had[target].store(true, Ordering::Relaxed);
+        let lasts = granted.expires_in_s;
+        if lasts > 0 {
+            self.agent.token.want();
+        }
+        self.agent.board.registered(self.index, target, granted);
+        it.granted(target, lasts, Instant::now(), &mut self.random)
+    }
+
+    pub(super) fn registered(&mut self, it: &mut Registrations, target: usize, granted: Granted) {
+        let change = self.note(it, target, &granted);
+        let lasts = granted.expires_in_s;
+        let at = self.agent.targets[target].to_string();
+        match change {
+            Change::Ending(left) => {
+                let message = match &self.agent.config.token_file {
+                    Some(path) => format!("{} holds no fresh token yet", path.display()),
+                    None => "the relay did not extend it".to_owned(),
+                };
+                self.ending(target, left, RefusalReason::TokenExpired.word(), message);
+            }
+            Change::Renewed => self.tell(AgentEvent::Renewed {
+                link: self.index,
+                tunnel: granted.tunnel.to_string(),
+                target: at,
+                expires_in_s: lasts,
+            }),
+            Change::Up | Change::Refused { .. } => self.tell(AgentEvent::Registered {
+                link: self.index,
+                tunnel: granted.tunnel.to_string(),
+                url: granted.urls.first().cloned().unwrap_or_default(),
+                generation: granted.generation.0,
+                urls: granted.urls,
+                target: at,
+            }),
+        }
+    }
+
+    pub(super) fn refused(&mut self, it: &mut Registrations, target: usize, refusal: Refusal) {
+        let change = it.refused(target, refusal.clone(), Instant::now(), &mut self.random);
+        self.not_granted(target, change, refusal);
+    }
+
+    pub(super) fn withdrawn(&mut self, it: &mut Registrations, target: usize, refusal: Refusal) {
+        let change = it.lost(target, refusal.clone(), Instant::now(), &mut self.random);
+        self.not_granted(target, change, refusal);
+    }
+
+    pub(super) fn not_granted(&self, target: usize, change: Change, refusal: Refusal) {
+        let Refusal { reason, message } = refusal;
+        if awaits_token(reason) {
+            self.agent.token.want();
+        }
+        match change {
+            Change::Ending(left) => self.ending(target, left, reason.word(), message),
+            Change::Refused { is_final } => {
+                let tunnel = self.agent.board.tunnel(target);
+                let refusal = RefusalStatus {
+                    reason: reason.word().to_owned(),
+                    message: refusal_words(reason, &message, &tunnel),
+                    is_final,
+                };
+                let message = refusal.message.clone();
+                let is_news = self.agent.board.refused(self.index, target, refusal);
+                // With a single target, the end of the agent or of the link reports the refusal.
+                if is_news && self.agent.targets.len() > 1 {
+                    self.tell(AgentEvent::TunnelRefused {
+                        link: self.index,
+                        tunnel,
+                        target: self.agent.targets[target].to_string(),
+                        reason: reason.word(),
+                        message,
+                        is_final,
+                    });
+                }
+            }
+            Change::Up | Change::Renewed => {}
+        }
+    }
+
+    /// Reports that a tunnel's permission will end, and could not be renewed yet.
+    pub(super) fn ending(
+        &self,
+        target: usize,
+        left: Duration,
+        reason: &'static str,
+        message: String,
+    ) {
+        self.tell(AgentEvent::Ending {
+            link: self.index,
+            tunnel: self.agent.board.tunnel(target),
+            target: self.agent.targets[target].to_string(),
+            expires_in_s: left.as_secs(),
+            reason,
+            message,
+        });
+    }
+}
