@@ -138,7 +138,7 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
     }
 }
 
-/// Connects over TCP, layer by layer, with a check of each.
+/// Connects over TCP, layer by layer, with a check of each; then over QUIC, if the relay's URL leaves the transport open.
 async fn over_tcp(dialler: &Dialler, has_address: bool, teller: &mut Teller) -> Option<Connection> {
     let (reached, connected) = network::tcp(dialler, has_address).await;
     teller.tell(&reached);
@@ -146,10 +146,9 @@ async fn over_tcp(dialler: &Dialler, has_address: bool, teller: &mut Teller) -> 
     teller.tell(&shaken);
     let (opened, stream) = websocket::open(dialler, secured).await;
     teller.tell(&opened);
-    let word = dialler.relay().transport().word();
-    let text = format!("a {word}:// link does not use it");
-    teller.tell(&Check::not_applicable("quic", text));
-    stream.map(Connection::Bytes)
+    let (tried, quic) = quic::beside(dialler, has_address, now_seconds()).await;
+    teller.tell(&tried);
+    stream.map(Connection::Bytes).or(quic)
 }
 
 /// Connects over QUIC, which has one check, and leaves the steps out that it does not have.

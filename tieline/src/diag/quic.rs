@@ -5,14 +5,36 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::check::Check;
+use super::check::{Check, Outcome};
 use super::tls;
 use tieline_agent::error::Error;
-use tieline_agent::transport::{Connection, Dialler, Quic, QuicError};
+use tieline_agent::transport::{Connection, Dialler, Quic, QuicError, Untried};
 
 /// Longest search for the largest datagram that the path takes. It has some six steps of a round trip each, and a step
 /// whose datagrams get lost takes several.
 const MTU_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Tries QUIC beside the WebSocket of an `https://` relay, or says why it is not tried. Links go over the WebSocket where
+/// QUIC does not get through, so nothing of that is a failure.
+pub(super) async fn beside(
+    dialler: &Dialler,
+    has_address: bool,
+    now: u64,
+) -> (Check, Option<Connection>) {
+    match dialler.tries_quic() {
+        Ok(()) => {}
+        Err(why @ Untried::Buffers { .. }) => {
+            let advice = "raise the limit; until then links go over a WebSocket";
+            return (Check::warning("quic", why, advice), None);
+        }
+        Err(why) => return (Check::not_applicable("quic", why), None),
+    }
+    let (mut check, connection) = connect(dialler, has_address, now).await;
+    if check.outcome == Outcome::Failed {
+        check.outcome = Outcome::Warning;
+    }
+    (check, connection)
+}
 
 /// Connects to the relay over QUIC.
 pub(super) async fn connect(
@@ -25,7 +47,7 @@ pub(super) async fn connect(
         return (Check::not_applicable("quic", text), None);
     }
     let begun = Instant::now();
-    match dialler.dial().await {
+    match dialler.dial_quic().await {
         Ok(Connection::Quic(mut quic)) => {
             let took = begun.elapsed();
             quic.find_mtu(MTU_TIMEOUT).await;
@@ -90,7 +112,6 @@ fn advice(error: &Error) -> &'static str {
 mod tests {
     use tieline_agent::{Proxies, RelayUrl};
 
-    use super::super::check::Outcome;
     use super::*;
 
     #[test]
@@ -123,6 +144,24 @@ mod tests {
     fn times_are_told_in_tenths_of_a_millisecond() {
         assert_eq!(milliseconds(Duration::from_micros(12_345)), "12.3 ms");
         assert_eq!(milliseconds(Duration::from_micros(45)), "0.0 ms");
+    }
+
+    #[tokio::test]
+    async fn why_quic_is_not_tried_is_told() {
+        let relay = RelayUrl::parse("https://relay.invalid").unwrap();
+        let proxies = Proxies::parse("http://proxy:3128").unwrap();
+        let dialler = Dialler::new(relay, None, &proxies).unwrap();
+        let (check, connection) = beside(&dialler, true, 0).await;
+        assert!(connection.is_none());
+        let line = check.to_string();
+        assert!(
+            line.contains("not tried") && line.contains("http://proxy:3128"),
+            "{line}"
+        );
+        let relay = RelayUrl::parse("wss://relay.invalid").unwrap();
+        let dialler = Dialler::new(relay, None, &proxies).unwrap();
+        let line = beside(&dialler, true, 0).await.0.to_string();
+        assert!(line.contains("a wss:// link does not use it"), "{line}");
     }
 
     #[tokio::test]

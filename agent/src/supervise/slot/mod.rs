@@ -156,6 +156,8 @@ impl Slot {
                 () = stopped(&mut self.stop) => break,
             }
         }
+        // What was kept for a next link is not needed.
+        (self.next, self.spare) = (None, None);
         // Draining links end by themselves; each has its own deadline.
         while self.draining.join_next().await.is_some() {}
         Ok(())
