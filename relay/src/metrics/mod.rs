@@ -19,8 +19,8 @@ use tieline_wire::{
 };
 
 pub(crate) use self::report::{
-    AcmeReport, AuditCounts, BoundReport, CallerReport, Cut, ShownCertificate, TlsReport,
-    TunnelBatch, TunnelDetail, TunnelReport,
+    AcmeReport, AuditCounts, BoundReport, CallerReport, Cut, PathReport, ShownCertificate,
+    TlsReport, TunnelBatch, TunnelDetail, TunnelReport,
 };
 pub(crate) use self::text::render;
 
@@ -210,6 +210,7 @@ pub(crate) enum DropKind {
     Optional,
 }
 
+const TRANSPORTS: [&str; 5] = ["tcp", "tls", "ws", "wss", "quic"];
 const DIRECTIONS: [&str; 2] = ["to_target", "to_frontend"];
 const FRONTEND_KINDS: [&str; 4] = ["tcp", "http", "websocket", "quic"];
 const HANDOFF_KINDS: [&str; 3] = ["link", "frontend", "lane"];
@@ -354,6 +355,10 @@ shard_metrics! {
         quic_packets: "relay_quic_packets_total", "QUIC datagrams received.";
         quic_handshakes: "relay_quic_handshakes_total", "QUIC handshakes completed.";
         quic_retries: "relay_quic_retries_total", "Clients that had to prove their address before a QUIC handshake.";
+        /// Counted from time to time.
+        quic_sent: "relay_quic_sent_total", "QUIC packets sent.";
+        /// Those that look for the largest datagram are left out: they are meant to get lost.
+        quic_lost: "relay_quic_lost_total", "QUIC packets sent and lost.";
         /// The kernel steers by the connection ID; such a packet came to another shard all the same.
         quic_strays: "relay_quic_strays_total", "QUIC packets passed on to the shard of their connection.";
         route_updates: "relay_route_updates_total", "Route updates applied.";
@@ -373,6 +378,7 @@ shard_metrics! {
         frontend_refused by CallerRefusal: "relay_frontend_refused_total", "Frontends refused.";
     }
     by_label {
+        links_by_transport by "transport" TRANSPORTS: "relay_link_transports_total", "Links established, by transport.";
         frontends_total by "kind" FRONTEND_KINDS: "relay_frontends_total", "Frontends accepted.";
         bytes by "direction" DIRECTIONS: "relay_bytes_total", "Payload passed on, in bytes.";
         lane_bytes by "direction" DIRECTIONS: "relay_lane_bytes_total", "Payload passed on over bulk lanes, in bytes.";
@@ -400,6 +406,14 @@ impl ShardMetrics {
     #[cfg(test)]
     pub(crate) fn sessions_reset(&self) -> u64 {
         self.session_reset.0.iter().map(Counter::read).sum()
+    }
+
+    /// Counts a link that was established over `transport`, one of [`TRANSPORTS`].
+    pub(crate) fn link_established(&self, transport: &str) {
+        self.links_total.inc();
+        if let Some(index) = TRANSPORTS.iter().position(|it| *it == transport) {
+            self.links_by_transport.0[index].inc();
+        }
     }
 
     /// Counts a frontend that connected.

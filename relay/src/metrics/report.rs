@@ -7,6 +7,22 @@ use serde::Serialize;
 
 use super::FrontendKind;
 
+/// Links whose paths are shown of one tunnel: as many as one agent may have.
+pub(crate) const PATHS_MAX: usize = 64;
+
+/// The path of one link, as the relay has measured it; absent are numbers that its transport does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct PathReport {
+    pub(crate) shard: usize,
+    pub(crate) transport: &'static str,
+    /// Round trip in milliseconds, smoothed.
+    pub(crate) rtt_ms: Option<f64>,
+    /// Share of the relay's packets that were lost.
+    pub(crate) loss_percent: Option<f64>,
+    /// Bytes of the largest datagram that gets to the agent, as far as it is known.
+    pub(crate) mtu: Option<u16>,
+}
+
 /// A tunnel, as operators see it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TunnelReport {
@@ -37,6 +53,8 @@ pub(crate) struct TunnelReport {
     pub(crate) transport: &'static str,
     /// Whether on all of the tunnel's links the agent's proof is bound to the TLS connection.
     pub(crate) channel_bound: bool,
+    /// The paths of some of the tunnel's links, at most [`PATHS_MAX`].
+    pub(crate) paths: Vec<PathReport>,
     /// Whether an operator paused the tunnel.
     pub(crate) paused: bool,
     /// Payload since the tunnel's links were established.
@@ -61,6 +79,9 @@ impl TunnelReport {
             self.transport = "mixed";
         }
         self.channel_bound &= other.channel_bound;
+        let room = PATHS_MAX.saturating_sub(self.paths.len());
+        self.paths.extend(other.paths.into_iter().take(room));
+        self.paths.sort_by_key(|path| path.shard);
         self.links += other.links;
         self.session_count += other.session_count;
         self.paused |= other.paused;

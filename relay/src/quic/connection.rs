@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quinn_proto::crypto::rustls::HandshakeData;
-use quinn_proto::{ConnectionError, ConnectionEvent, Event, VarInt};
+use quinn_proto::{ConnectionError, ConnectionEvent, Event, PathStats, VarInt};
 use rustls::pki_types::CertificateDer;
 use tieline_transport::quic;
 use tieline_wire::LinkEnd;
@@ -101,6 +101,11 @@ impl Connection {
     /// Closes the connection; the peer is told `reason`, as code and as word. Data that was not sent is lost.
     pub(crate) fn end(&self, reason: LinkEnd) {
         self.close(quic::close_code(reason), reason.word().as_bytes());
+    }
+
+    /// What the connection has measured on its path.
+    pub(crate) fn path(&self) -> PathStats {
+        self.proto.borrow().stats().path
     }
 
     /// The peer's current address: it may change while the connection goes on.

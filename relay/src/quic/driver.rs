@@ -26,6 +26,10 @@ pub(super) struct Driver {
     timer: Option<(Instant, Sleep)>,
     /// Datagrams that the socket had no room for.
     unsent: Option<(Transmit, Vec<u8>)>,
+    /// Packets that were counted as sent, and as lost.
+    counted: (u64, u64),
+    /// Packets are to be counted: seldom, because the numbers are copied with all others of the connection.
+    is_count_due: bool,
     is_over: bool,
 }
 
@@ -54,6 +58,8 @@ impl Driver {
             handle,
             timer: None,
             unsent: None,
+            counted: (0, 0),
+            is_count_due: false,
             is_over: false,
         }
     }
@@ -68,6 +74,15 @@ impl Driver {
         let mut is_over = self.table.exchange(self.handle, &mut proto);
         let sent = transmit(&self.sender, &mut proto, now, &mut self.unsent);
         is_over |= self.table.exchange(self.handle, &mut proto);
+        if std::mem::take(&mut self.is_count_due) || is_over {
+            let path = proto.stats().path;
+            let (sent, lost) = self.counted;
+            self.counted = (path.sent_packets, path.lost_packets);
+            self.table.count(
+                path.sent_packets.saturating_sub(sent),
+                path.lost_packets.saturating_sub(lost),
+            );
+        }
         drop(proto);
         self.is_over = is_over;
         if is_due || is_over {
@@ -143,6 +158,7 @@ impl Future for Driver {
             }
             // If one is ready, there is something to do, and the other must be asked again anyway.
             let is_due = this.poll_timer(now, cx).is_ready();
+            this.is_count_due |= is_due;
             if this.connection.work.poll_wait(cx).is_pending() && !is_due {
                 return Poll::Pending;
             }

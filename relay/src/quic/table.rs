@@ -48,6 +48,12 @@ impl Table {
         }
     }
 
+    /// Counts packets of a connection that were sent, and those that were lost.
+    pub(super) fn count(&self, sent: u64, lost: u64) {
+        self.metrics.quic_sent.add(sent);
+        self.metrics.quic_lost.add(lost);
+    }
+
     /// All connections.
     pub(super) fn all(&self) -> Vec<Rc<Connection>> {
         self.connections

@@ -6,7 +6,7 @@ mod tunnel;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::Bound;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -17,6 +17,7 @@ use tracing::debug;
 pub(crate) use self::tunnel::{Due, Grant, Renewal, TunnelEntry, TunnelInfo};
 use crate::auth::Identity;
 use crate::limits::AddressCount;
+use crate::quic::Connection;
 use crate::session::{AgentRun, SharedMux, TunnelSessions};
 
 /// Links of one run of an agent that are looked up at once: as many as an agent can be told to open.
@@ -63,6 +64,8 @@ pub(crate) struct LinkEntry {
     pub(crate) nonce: Option<[u8; 32]>,
     /// What carries the link.
     channel: Channel,
+    /// Connection of a link over QUIC.
+    quic: Weak<Connection>,
     /// Whether the link has ever had a tunnel.
     pub(crate) has_served: bool,
     tunnels: BTreeMap<TunnelId, TunnelEntry>,
@@ -208,6 +211,7 @@ impl Registry {
                 agent: None,
                 nonce: None,
                 channel: Channel::default(),
+                quic: Weak::new(),
                 has_served: false,
                 tunnels: BTreeMap::new(),
                 left: Vec::new(),
@@ -217,6 +221,13 @@ impl Registry {
             },
         );
         id
+    }
+
+    /// Notes that a link is over QUIC.
+    pub(crate) fn runs_over(&mut self, id: LinkId, connection: &Rc<Connection>) {
+        if let Some(entry) = self.links.get_mut(&id) {
+            entry.quic = Rc::downgrade(connection);
+        }
     }
 
     /// Takes the count of a link without a tunnel, when the link moves to another shard.

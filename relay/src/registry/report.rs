@@ -4,8 +4,8 @@ use std::ops::Bound;
 
 use tieline_wire::{Moment, TunnelId};
 
-use super::{AgentTag, LinkId, Registry};
-use crate::metrics::{CallerReport, TunnelBatch, TunnelDetail, TunnelReport};
+use super::{AgentTag, LinkEntry, LinkId, Registry};
+use crate::metrics::{CallerReport, PathReport, TunnelBatch, TunnelDetail, TunnelReport};
 use crate::session::SessionRecord;
 
 /// Entries that one report covers: 120 us of a shard's time (0.5 us each, with 10,000 links).
@@ -79,6 +79,7 @@ impl Registry {
             target_scheme: it.info.scheme_word(),
             transport: entry.channel.transport,
             channel_bound: entry.channel.is_bound,
+            paths: vec![path(entry, shard)],
         })
     }
 
@@ -99,6 +100,22 @@ impl Registry {
             detail.join(of_link, REPORT_CALLERS);
         }
         detail
+    }
+}
+
+/// The path of one link. Links over TCP are not measured here.
+fn path(entry: &LinkEntry, shard: usize) -> PathReport {
+    let measured = entry.quic.upgrade().map(|it| it.path());
+    let rounded = |value: f64| (value * 1e3).round() / 1e3;
+    PathReport {
+        shard,
+        transport: entry.channel.transport,
+        rtt_ms: measured.map(|it| rounded(it.rtt.as_secs_f64() * 1e3)),
+        loss_percent: measured.map(|it| {
+            let sent = it.sent_packets.max(1);
+            rounded(it.lost_packets as f64 / sent as f64 * 100.0)
+        }),
+        mtu: measured.map(|it| it.current_mtu),
     }
 }
 

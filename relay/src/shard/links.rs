@@ -85,6 +85,7 @@ impl Shard {
         let exporter = connection.exporter();
         let mux = self.agents.new_mux_over_quic(nonce, exporter);
         let id = self.agents.link_arrived(&mux, source.address(), stranger);
+        self.agents.link_over_quic(id, &connection);
         let host = Host {
             agents: Rc::clone(&self.agents),
             id,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::*;
 use crate::directory::Forgotten;
-use crate::metrics::{BoundReport, CallerReport, FrontendKind, TunnelReport};
+use crate::metrics::{BoundReport, CallerReport, FrontendKind, PathReport, TunnelReport};
 
 /// Tunnels that a shard reports per batch.
 const BATCH: usize = 2;
@@ -153,6 +153,13 @@ fn report(id: &str, shard: usize) -> TunnelReport {
         target_scheme: "http",
         transport: if shard == 0 { "tls" } else { "tcp" },
         channel_bound: shard == 0,
+        paths: vec![PathReport {
+            shard,
+            transport: if shard == 0 { "quic" } else { "tcp" },
+            rtt_ms: (shard == 0).then_some(1.5),
+            loss_percent: (shard == 0).then_some(0.25),
+            mtu: (shard == 0).then_some(1452),
+        }],
         paused: false,
         bytes_to_target: 7,
         bytes_to_frontend: 8,

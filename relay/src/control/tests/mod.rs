@@ -132,6 +132,9 @@ fn tunnels_are_listed_in_order_with_every_field() {
         "session_count": 3, "generation": "18446744073709551615", "shard": 1,
         "shards": [1], "links": 1, "agents": 1, "target_scheme": "http",
         "transport": "tcp", "channel_bound": false,
+        "paths": [{
+            "shard": 1, "transport": "tcp", "rtt_ms": null, "loss_percent": null, "mtu": null,
+        }],
         "paused": false, "bytes_to_target": 7, "bytes_to_frontend": 8,
     });
     assert_eq!(all[0], expected);
@@ -212,6 +215,11 @@ fn a_tunnel_on_two_shards_is_one_row() {
     ];
     let shown = shown.map(|field| &maya[field]);
     assert_eq!(serde_json::json!(shown), expected);
+    let measured = serde_json::json!({
+        "shard": 0, "transport": "quic", "rtt_ms": 1.5, "loss_percent": 0.25, "mtu": 1452,
+    });
+    assert_eq!(maya["paths"][0], measured);
+    assert_eq!(maya["paths"][1]["rtt_ms"], Value::Null);
     assert_eq!(all[0]["transport"], "tls");
     assert_eq!(all[0]["channel_bound"], true);
 }

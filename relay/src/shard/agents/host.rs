@@ -68,7 +68,7 @@ impl LinkHost for Host {
             );
         }
         registry.introduce(self.id, hello, self.nonce, channel);
-        agents.kit.metrics.links_total.inc();
+        agents.kit.metrics.link_established(self.transport);
         Ok(Stay::Here)
     }
 

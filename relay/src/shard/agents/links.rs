@@ -16,6 +16,7 @@ use crate::clock::now_seconds;
 use crate::directory::ReleaseKind;
 use crate::io::{Stream, turn};
 use crate::limits::AddressCount;
+use crate::quic::Connection;
 use crate::registry::{LinkEntry, LinkId, LinkRef};
 use crate::session::{Session, SessionCaller, SharedMux};
 
@@ -38,6 +39,11 @@ impl Agents {
         self.registry
             .borrow_mut()
             .add(Rc::clone(mux), came, stranger)
+    }
+
+    /// Notes that a link is over QUIC, so that its path can be shown.
+    pub(in crate::shard) fn link_over_quic(&self, id: LinkId, connection: &Rc<Connection>) {
+        self.registry.borrow_mut().runs_over(id, connection);
     }
 
     /// The mux of a new link over `stream`, whose agent is asked to sign `nonce`. Only a link over a plain socket may
