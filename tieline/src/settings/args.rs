@@ -12,10 +12,10 @@ use crate::proxy::ProxyArgs;
 /// Flags of `tieline serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The relay: https://host, which goes through most firewalls and proxies; its port for agents, tls://host; or
-    /// quic://host, over UDP and through no proxy (port 443 if none is given). Without encryption: tcp://host:port
-    /// (port 9001 unless the relay's operator says otherwise), or ws://host:port and its HTTP port. wss:// is the same
-    /// as https://
+    /// The relay: https://host, which takes QUIC where UDP gets through, and else a WebSocket, which goes through most
+    /// firewalls and proxies. wss://host, tls://host (its port for agents) and quic://host force one transport (port
+    /// 443 if none is given). Without encryption: tcp://host:port (port 9001 unless the relay's operator says
+    /// otherwise), or ws://host:port and its HTTP port
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: Option<String>,
     /// Local server to publish: host:port or http://host:port/path; may be repeated. NAME= in front
