@@ -1,4 +1,4 @@
-//! An agent whose machine wakes up; the tests play the relay and report the sleep.
+//! An agent whose machine wakes up, or whose relay has two transports; the tests play the relay and report the sleep.
 
 use std::time::Duration;
 
@@ -13,9 +13,26 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::*;
+use crate::transport::tests::Server;
+use crate::transport::tests::quic_relay::QuicRelay;
 
 /// Far longer than any step takes; only a hang reaches this limit.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The answer that grants a tunnel.
+fn granted(request: u32) -> RegisterAck {
+    let granted = Granted {
+        urls: vec!["http://relay.test/w/maya/mcp".to_owned()],
+        tunnel: TunnelId::parse("maya").unwrap(),
+        generation: Generation(1),
+        heartbeat_ms: 15_000,
+        expires_in_s: 0,
+    };
+    RegisterAck {
+        request,
+        outcome: Ok(granted),
+    }
+}
 
 /// The relay's end of a link.
 struct RelayLink {
@@ -44,17 +61,7 @@ impl RelayLink {
                 break register;
             }
         };
-        let granted = Granted {
-            urls: vec!["http://relay.test/w/maya/mcp".to_owned()],
-            tunnel: TunnelId::parse("maya").unwrap(),
-            generation: Generation(1),
-            heartbeat_ms: 15_000,
-            expires_in_s: 0,
-        };
-        link.mux.register_ack(&RegisterAck {
-            request: register.request,
-            outcome: Ok(granted),
-        });
+        link.mux.register_ack(&granted(register.request));
         link.flush().await;
         link
     }
@@ -164,4 +171,56 @@ async fn a_link_that_answers_after_a_sleep_is_kept() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn an_https_relay_is_reached_over_quic_where_that_gets_through_and_that_is_remembered() {
+    // Takes connections over TCP, and says nothing on them.
+    let server = Server::relay().await;
+    let mut relay = QuicRelay::beside(&server).await;
+    let state = tempfile::tempdir().unwrap();
+    let port = server.listener.local_addr().unwrap().port();
+    let (registered, mut up) = mpsc::channel(8);
+    let relay_url = format!("https://localhost:{port}");
+    let mut config = Config::new(&relay_url, "http://127.0.0.1:1/mcp")
+        .unwrap()
+        .with_name("maya")
+        .unwrap()
+        .with_ca(&server.ca)
+        .with_machine("test")
+        .with_state_dir(state.path())
+        .with_event_hook(move |event| {
+            if matches!(event, AgentEvent::Registered { .. }) {
+                drop(registered.try_send(()));
+            }
+        });
+    config.status_socket = false;
+    let mut agent = JoinSet::new();
+    let network = NetworkWatch::default();
+    agent.spawn(run_in(network, config, false, std::future::pending()));
+    relay
+        .until("the registration", |relay| {
+            let mut registers = relay.take_events().into_iter().filter_map(|it| match it {
+                Event::Register(register) => Some(register.request),
+                _ => None,
+            });
+            let request = registers.next();
+            if let Some(request) = request {
+                relay.mux().register_ack(&granted(request));
+            }
+            request.is_some()
+        })
+        .await;
+    tokio::select! {
+        up = timeout(PATIENCE, up.recv()) => up.unwrap().unwrap(),
+        () = relay.serve() => unreachable!("the relay serves for ever"),
+    }
+    // Written by a task that nothing waits for.
+    let path = state.path().join("transports.json");
+    let kept = async {
+        while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("works")) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, kept).await.unwrap();
 }

@@ -31,7 +31,7 @@ const AGENTS: &[u8] = b"tieline-agent/1";
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
     config: Arc<ServerConfig>,
-    ca: PathBuf,
+    pub(crate) ca: PathBuf,
     _dir: TempDir,
 }
 

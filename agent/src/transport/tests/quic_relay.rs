@@ -41,11 +41,20 @@ impl QuicRelay {
         Self::with_version(server, 1).await
     }
 
+    /// A relay with the certificate of `server`, at the UDP port with the number of its TCP port.
+    pub(crate) async fn beside(server: &Server) -> Self {
+        let mut relay = Self::of(server).await;
+        let address = server.listener.local_addr().unwrap();
+        relay.socket = UdpSocket::bind(address).await.unwrap();
+        relay
+    }
+
     /// A relay that speaks this version of QUIC alone.
     pub(crate) async fn with_version(server: &Server, version: u32) -> Self {
         let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &[1; 64]);
         let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&[2; 64]);
-        let config = quic::server(&server.config, Arc::new(token_key), Duration::from_secs(60)).unwrap();
+        let config =
+            quic::server(&server.config, Arc::new(token_key), Duration::from_secs(60)).unwrap();
         let mut settings = quic::endpoint(Arc::new(reset_key));
         settings.supported_versions(vec![version]);
         let config = Some(Arc::new(config));
