@@ -156,12 +156,14 @@ fn now_s() -> u64 {
 mod tests {
     use super::*;
     use crate::transport::Proxies;
+    use crate::transport::tests::Server;
 
     #[tokio::test]
     async fn what_was_observed_is_there_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let relay = RelayUrl::parse("https://relay.invalid").unwrap();
-        let dialler = Dialler::new(relay.clone(), None, &Proxies::Never).unwrap();
+        let server = Server::relay().await;
+        let dialler = Dialler::new(relay.clone(), Some(&server.ca), &Proxies::Never).unwrap();
         let chooser = Chooser::load(folder.path(), &relay);
         assert!(chooser.races(&dialler, "home"));
         chooser.learn("home", Verdict::Dead);

@@ -485,9 +485,15 @@ mod tests {
 
     #[test]
     fn quic_is_tried_where_the_url_leaves_it_open_and_no_proxy_leads_to_the_relay() {
+        let authority = rcgen::generate_simple_self_signed(["relay".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        fs::write(&ca, authority.cert.pem()).unwrap();
         let tries = |url: &str, proxies: &Proxies| {
             let relay = RelayUrl::parse(url).unwrap();
-            Dialler::new(relay, None, proxies).unwrap().tries_quic()
+            Dialler::new(relay, Some(&ca), proxies)
+                .unwrap()
+                .tries_quic()
         };
         assert_eq!(tries("https://relay.invalid", &Proxies::Never), Ok(()));
         assert_eq!(tries("relay.invalid", &Proxies::Never), Ok(()));

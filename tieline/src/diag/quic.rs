@@ -29,9 +29,10 @@ pub(super) async fn beside(
         }
         Err(why) => return (Check::not_applicable("quic", why), None),
     }
-    let (mut check, connection) = connect(dialler, has_address, now).await;
+    let (check, connection) = connect(dialler, has_address, now).await;
     if check.outcome == Outcome::Failed {
-        check.outcome = Outcome::Warning;
+        let advice = "links go over a WebSocket until QUIC gets through";
+        return (Check::warning("quic", check.detail, advice), None);
     }
     (check, connection)
 }
@@ -148,9 +149,13 @@ mod tests {
 
     #[tokio::test]
     async fn why_quic_is_not_tried_is_told() {
+        let authority = rcgen::generate_simple_self_signed(["relay".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, authority.cert.pem()).unwrap();
         let relay = RelayUrl::parse("https://relay.invalid").unwrap();
         let proxies = Proxies::parse("http://proxy:3128").unwrap();
-        let dialler = Dialler::new(relay, None, &proxies).unwrap();
+        let dialler = Dialler::new(relay, Some(&ca), &proxies).unwrap();
         let (check, connection) = beside(&dialler, true, 0).await;
         assert!(connection.is_none());
         let line = check.to_string();
@@ -159,7 +164,7 @@ mod tests {
             "{line}"
         );
         let relay = RelayUrl::parse("wss://relay.invalid").unwrap();
-        let dialler = Dialler::new(relay, None, &proxies).unwrap();
+        let dialler = Dialler::new(relay, Some(&ca), &proxies).unwrap();
         let line = beside(&dialler, true, 0).await.0.to_string();
         assert!(line.contains("a wss:// link does not use it"), "{line}");
     }
