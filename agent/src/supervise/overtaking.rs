@@ -30,7 +30,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(300);
 /// Time for the link over QUIC to register: the limit of any registration.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A link over QUIC that lasts for as long is no loss that speaks against QUIC.
+/// Age from which on the loss of a link over QUIC does not speak against QUIC.
 const LASTS: Duration = Duration::from_secs(60);
 
 /// What goes on beside a link.
