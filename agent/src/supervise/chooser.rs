@@ -49,7 +49,7 @@ impl Chooser {
     }
 
     /// True if a dial from `network` begins with QUIC.
-    fn races(&self, dialler: &Dialler, network: &str) -> bool {
+    pub(super) fn races(&self, dialler: &Dialler, network: &str) -> bool {
         let verdict = self.known().outlook.verdict(&self.relay, network, now_s());
         verdict != Some(Verdict::Dead) && dialler.tries_quic().is_ok()
     }

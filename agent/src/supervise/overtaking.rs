@@ -15,7 +15,7 @@ use super::outlook::Verdict;
 use super::race::Attempt;
 use crate::error::Error;
 use crate::link::News;
-use crate::network::local_network;
+use crate::network::{SETTLING, local_network};
 use crate::transport::Connection;
 
 /// Time that a link has to register once the rival of its race has got through, too. It is below the relay's limit of 5 s
@@ -180,6 +180,18 @@ impl Overtaking {
             true => Stage::Waiting(Instant::now() + retry_after(fastrand::f64())),
             false => Stage::Idle,
         };
+    }
+
+    /// Has QUIC tried once this machine's network has settled, if it is another one, in which QUIC may get through.
+    pub(super) fn network_changed(&mut self) {
+        let Stage::Waiting(at) = &mut self.stage else {
+            return;
+        };
+        let network = local_network();
+        let is_other = self.network.as_ref() != Some(&network);
+        if is_other && self.agent.chooser.races(&self.agent.dialler, &network) {
+            *at = (*at).min(Instant::now() + SETTLING);
+        }
     }
 
     /// Notes that the link has a tunnel: the race is over.

@@ -338,7 +338,10 @@ impl Slot {
                 }
                 // Before the change of the network, as which a sleep counts too.
                 () = changed(&mut self.long_sleeps) => return Err(slept(&link)),
-                () = self.network.changed() => self.check(&link, dialled.address, &mut doubt)?,
+                () = self.network.changed() => {
+                    beside.network_changed();
+                    self.check(&link, dialled.address, &mut doubt)?;
+                }
                 judged = verdict(&mut doubt), if !stopping => {
                     doubt = None;
                     if let Some(raced) = judged? {

@@ -138,10 +138,8 @@ pub(in crate::transport) fn receive_room() -> io::Result<usize> {
     let _ = options.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
     let bytes = options.recv_buffer_size()?;
     // Linux doubles what is set, and tells the double, for its own bookkeeping (socket(7)).
-    Ok(match cfg!(any(target_os = "linux", target_os = "android")) {
-        true => bytes / 2,
-        false => bytes,
-    })
+    let is_doubled = cfg!(any(target_os = "linux", target_os = "android"));
+    Ok(if is_doubled { bytes / 2 } else { bytes })
 }
 
 /// Memory that datagrams are received into: 256 KiB, of which a quiet connection uses little.
