@@ -120,6 +120,11 @@ loom preemptions='4':
 emulated *arguments:
     TIELINE_INTEROP=require cargo test -p tieline-loadgen --test emulator -- {{ arguments }}
 
+# Every transport of links with every kind of caller, with MIB of payload in each
+[group('test')]
+matrix mib='64':
+    MATRIX_MIB={{ mib }} cargo test -p tieline-e2e --test behaviour_matrix -- --nocapture
+
 # Cost of SIZE concurrent links, names and frontends; `ulimit -n` must be twice SIZE
 [group('test')]
 fanout size='10000':
