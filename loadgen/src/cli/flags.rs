@@ -154,6 +154,8 @@ pub(crate) enum PathFlag {
     DirectWs,
     /// Client to a target that speaks WebSocket over TLS
     DirectWss,
+    /// Client to a target that speaks QUIC: quinn to quinn
+    DirectQuic,
     /// Relay and agent, with TLS between client and relay
     RelayTlsCaller,
     /// Relay and agent, with TLS between relay and agent
@@ -166,8 +168,42 @@ pub(crate) enum PathFlag {
     RelayWssCaller,
     /// Relay and agent, with a WebSocket over TLS between relay and agent
     RelayWssLink,
+    /// Relay and agent, with QUIC between client and relay
+    RelayQuicCaller,
+    /// Relay and agent, with QUIC between relay and agent
+    RelayQuicLink,
+    /// Relay and agent, with QUIC on both hops
+    RelayQuic,
     /// Relay and agent that pass a WebSocket on to a target that speaks WebSocket
     RelayWsPassed,
+}
+
+/// A path with chosen transports.
+#[derive(Args, Debug)]
+pub(crate) struct TransportFlags {
+    /// Add a path through relay and agent with this transport between them, and tcp between client and relay if
+    /// --frontend-transport does not say otherwise
+    #[arg(long, value_enum, value_name = "TRANSPORT")]
+    pub(crate) agent_transport: Option<TransportFlag>,
+    /// Add a path through relay and agent with this transport between client and relay, and with it the direct path
+    /// to a target that speaks it
+    #[arg(long, value_enum, value_name = "TRANSPORT")]
+    pub(crate) frontend_transport: Option<TransportFlag>,
+}
+
+/// A transport of one hop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum TransportFlag {
+    /// TCP alone
+    Tcp,
+    /// TLS
+    Tls,
+    /// WebSocket
+    Ws,
+    /// WebSocket over TLS
+    Wss,
+    /// QUIC
+    Quic,
 }
 
 /// Parses `1.5s`, `300ms` or a plain number of seconds.

@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_wrapped_path_is_named_by_the_hops_that_are_wrapped() {
-        use Wrapping::{PassedWebSocket, Plain, Tls, WebSocket, WebSocketTls};
+        use Wrapping::{PassedWebSocket, Plain, Quic, Tls, WebSocket, WebSocketTls};
         let over = Wrapped::new;
         for (kind, name) in [
             (PathKind::DirectOver(Tls), "direct-tls"),
@@ -209,6 +209,9 @@ mod tests {
                 PathKind::RelayOver(over(PassedWebSocket, Plain)),
                 "relay-ws-passed",
             ),
+            (PathKind::DirectOver(Quic), "direct-quic"),
+            (PathKind::RelayOver(over(Plain, Quic)), "relay-quic-link"),
+            (PathKind::RelayOver(over(Quic, Quic)), "relay-quic"),
             (PathKind::PeerOver("haproxy", over(Tls, Tls)), "haproxy-tls"),
         ] {
             assert_eq!(kind.to_string(), name);

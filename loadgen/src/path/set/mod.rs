@@ -88,7 +88,7 @@ pub(crate) struct PathSet {
     peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
-    /// Targets that speak TLS or WebSocket, with their addresses.
+    /// Targets that speak TLS, WebSocket or QUIC, with their addresses.
     wrapped_targets: Vec<(Wrapping, ExternalTarget, Running)>,
     /// Certificate of the wrapped paths.
     certificate: Option<Certificate>,
