@@ -138,12 +138,14 @@ pub(crate) struct SingleFlags {
 pub(crate) enum PathFlag {
     /// Client to target without a hop between
     Direct,
-    /// Both bare forwarders
+    /// The bare forwarders on tokio and on tokio-uring
     Forwarder,
     /// Two bare forwarders in a row on tokio
     ForwarderTokio,
     /// Two bare forwarders in a row on tokio-uring
     ForwarderTokioUring,
+    /// Two bare forwarders in a row on monoio
+    ForwarderMonoio,
     /// Relay and agent
     Relay,
     /// Relay and agent, with the relay on its epoll driver; `bench` only

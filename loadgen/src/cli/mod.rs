@@ -285,6 +285,8 @@ pub(crate) enum ForwarderRuntime {
     Tokio,
     /// io_uring
     TokioUring,
+    /// io_uring
+    Monoio,
 }
 
 #[derive(Args, Debug)]

@@ -30,6 +30,8 @@ pub(crate) enum PathKind {
     ForwarderTokio,
     /// Two bare forwarders in a row, on tokio-uring.
     ForwarderTokioUring,
+    /// Two bare forwarders in a row, on monoio.
+    ForwarderMonoio,
     /// Another tunnel or proxy program. The name is leaked: a run has only a handful.
     Peer(&'static str),
     /// A known peer whose hops are wrapped.
@@ -50,7 +52,10 @@ impl PathKind {
 
     /// Whether this is one of the bare forwarders.
     pub(crate) fn is_forwarder(self) -> bool {
-        matches!(self, Self::ForwarderTokio | Self::ForwarderTokioUring)
+        matches!(
+            self,
+            Self::ForwarderTokio | Self::ForwarderTokioUring | Self::ForwarderMonoio
+        )
     }
 
     /// Path through the peer with this name.
@@ -103,6 +108,7 @@ impl fmt::Display for PathKind {
             Self::Direct => "direct",
             Self::ForwarderTokio => "forwarder-tokio",
             Self::ForwarderTokioUring => "forwarder-tokio-uring",
+            Self::ForwarderMonoio => "forwarder-monoio",
             Self::Peer(name) => name,
             Self::Relay => "relay",
             Self::RelayEpoll => "relay-epoll",

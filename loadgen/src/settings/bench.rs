@@ -164,12 +164,12 @@ impl BenchFlags {
 impl TransportFlags {
     /// The paths that the flags add; none without flags.
     fn paths(&self) -> Result<Vec<PathKind>, UsageError> {
+        use Wrapping::{WebSocket, WebSocketTls};
         let (agent, frontend) = (self.agent_transport, self.frontend_transport);
         if agent.or(frontend).is_none() {
             return Ok(Vec::new());
         }
         let (link, caller) = (wrapping(agent), wrapping(frontend));
-        use Wrapping::{WebSocket, WebSocketTls};
         if let (WebSocket, WebSocketTls) | (WebSocketTls, WebSocket) = (link, caller) {
             return Err(UsageError::Transports);
         }

@@ -321,6 +321,7 @@ fn named(flag: PathFlag) -> Vec<PathKind> {
         PathFlag::Direct => PathKind::Direct,
         PathFlag::ForwarderTokio => PathKind::ForwarderTokio,
         PathFlag::ForwarderTokioUring => PathKind::ForwarderTokioUring,
+        PathFlag::ForwarderMonoio => PathKind::ForwarderMonoio,
         PathFlag::Relay => PathKind::Relay,
         PathFlag::RelayEpoll => PathKind::RelayEpoll,
         PathFlag::DirectTls => PathKind::DirectOver(Wrapping::Tls),

@@ -23,6 +23,7 @@ use crate::socket::{Certificate, Wrap};
 /// Values of the forwarder's `--runtime` flag.
 const TOKIO: &str = "tokio";
 const TOKIO_URING: &str = "tokio-uring";
+const MONOIO: &str = "monoio";
 
 /// URL path of the target, which accepts any path.
 const TARGET_PAGE: &str = "/mcp";
@@ -105,7 +106,7 @@ pub(crate) struct PathSet {
 }
 
 impl PathSet {
-    /// Starts the wanted paths. A tokio-uring forwarder or known peer that does not work here is left out with a note.
+    /// Starts the wanted paths. A forwarder on io_uring or known peer that does not work here is left out with a note.
     pub(crate) fn start(wanted: &PathsWanted, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let mut set = Self {
             wanted: wanted.clone(),
@@ -207,8 +208,12 @@ impl PathSet {
                     connections_max: None,
                 }),
                 PathKind::ForwarderTokio => self.start_forwarder(*kind, TOKIO, target, interrupt),
-                PathKind::ForwarderTokioUring => {
-                    match self.start_forwarder(*kind, TOKIO_URING, target, interrupt) {
+                PathKind::ForwarderTokioUring | PathKind::ForwarderMonoio => {
+                    let runtime = match kind {
+                        PathKind::ForwarderMonoio => MONOIO,
+                        _ => TOKIO_URING,
+                    };
+                    match self.start_forwarder(*kind, runtime, target, interrupt) {
                         Err(error) if !interrupt.is_raised() => {
                             self.notes.push(format!("{kind} left out: {error:#}"));
                             continue;

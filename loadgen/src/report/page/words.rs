@@ -43,6 +43,9 @@ pub(super) fn path(kind: PathKind) -> &'static str {
         PathKind::ForwarderTokioUring => {
             "two bare forwarders in a row, on tokio-uring (io_uring); ratios are to the better forwarder"
         }
+        PathKind::ForwarderMonoio => {
+            "two bare forwarders in a row, on monoio (io_uring); ratios are to the best forwarder"
+        }
         PathKind::DirectOver(_) => {
             "client to a target that speaks TLS, WebSocket (ws), both (wss) or QUIC itself"
         }
