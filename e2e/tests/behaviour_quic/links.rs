@@ -251,10 +251,10 @@ async fn a_hundred_stalled_sessions_hold_up_no_other(driver: DriverChoice) -> Re
             flooded.push(caller);
         } else {
             caller.write_all(b"d").await?;
-            // More than windows and socket buffers take.
             sending.push(tokio::spawn(async move {
-                let _ = caller.write_all(&noise(1, 4 * LONG_BYTES)).await;
-                std::future::pending::<()>().await;
+                let block = noise(1, 64 * 1024);
+                // Stalls once windows and socket buffers are full.
+                while caller.write_all(&block).await.is_ok() {}
             }));
         }
     }
