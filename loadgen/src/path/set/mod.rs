@@ -209,11 +209,7 @@ impl PathSet {
                 }),
                 PathKind::ForwarderTokio => self.start_forwarder(*kind, TOKIO, target, interrupt),
                 PathKind::ForwarderTokioUring | PathKind::ForwarderMonoio => {
-                    let runtime = match kind {
-                        PathKind::ForwarderMonoio => MONOIO,
-                        _ => TOKIO_URING,
-                    };
-                    match self.start_forwarder(*kind, runtime, target, interrupt) {
+                    match self.start_forwarder(*kind, on_ring(*kind), target, interrupt) {
                         Err(error) if !interrupt.is_raised() => {
                             self.notes.push(format!("{kind} left out: {error:#}"));
                             continue;
@@ -287,6 +283,14 @@ impl PathSet {
             .filter_map(Running::obituary);
         let peers = self.peers.iter_mut().flat_map(RunningPeer::obituaries);
         own.chain(peers).collect()
+    }
+}
+
+/// The runtime of a forwarder on io_uring.
+fn on_ring(kind: PathKind) -> &'static str {
+    match kind {
+        PathKind::ForwarderMonoio => MONOIO,
+        _ => TOKIO_URING,
     }
 }
 
