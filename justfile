@@ -120,6 +120,11 @@ loom preemptions='4':
 emulated *arguments:
     TIELINE_INTEROP=require cargo test -p tieline-loadgen --test emulator -- {{ arguments }}
 
+# Every transport of links with every kind of caller, with MIB of payload in each
+[group('test')]
+matrix mib='64':
+    MATRIX_MIB={{ mib }} cargo test -p tieline-e2e --test behaviour_matrix -- --nocapture
+
 # Cost of SIZE concurrent links, names and frontends; `ulimit -n` must be twice SIZE
 [group('test')]
 fanout size='10000':
@@ -197,6 +202,14 @@ bench-wire:
 instructions *arguments:
     cargo build --release -p tieline-relay -p tieline -p tieline-loadgen
     target/release/tieline-loadgen instructions {{ arguments }}
+
+# Cost of bare forwarders on tokio, tokio-uring and monoio, compared with the relay, 5 rounds; 4 minutes
+[group('bench')]
+bench-runtimes *arguments: (_bench 'bench-runtimes' '--path' 'direct,forwarder,forwarder-monoio,relay,relay-epoll' '--scenario' '1x256,64x256,512x1024,bulk-down-1' '--rounds' '5' '--duration' '1s' '--warm-up' '300ms' arguments)
+
+# Cost of all transports, on links and for callers, compared with their direct paths (QUIC: quinn to quinn), 5 rounds; 12 minutes
+[group('bench')]
+bench-transports *arguments: (_bench 'bench-transports' '--path' 'direct,direct-tls,direct-wss,direct-quic,relay,relay-tls-link,relay-wss-link,relay-quic-link,relay-tls-caller,relay-wss-caller,relay-quic-caller,relay-quic' '--scenario' '1x256,64x256,bulk-up-1,bulk-down-1,idle-2000' '--rounds' '5' '--duration' '1s' '--warm-up' '300ms' arguments)
 
 _bench name *arguments:
     cargo build --release -p tieline-relay -p tieline -p tieline-loadgen

@@ -1,8 +1,15 @@
 //! Callers over QUIC: each stream is a raw caller with bytes and ends as over TCP, also where its session is on another
-//! shard.
+//! shard. Links over QUIC: sessions as over TCP, on paths that change or die, and agents that come, go and prove who they
+//! are.
 
 #[path = "behaviour_quic/ends.rs"]
 mod ends;
+#[path = "behaviour_quic/links.rs"]
+mod links;
+#[path = "behaviour_quic/lives.rs"]
+mod lives;
+#[path = "behaviour_quic/paths.rs"]
+mod paths;
 #[path = "behaviour_quic/refusals.rs"]
 mod refusals;
 

@@ -20,6 +20,7 @@ mod agent;
 mod built;
 mod bytes;
 mod child;
+mod datagrams;
 mod http;
 mod patient;
 mod program;
@@ -43,6 +44,7 @@ pub use bytes::{
     Digest, LONG_BYTES, Noise, abort, echo_round_trip, half_close, is_reset, noise, read_to_close,
 };
 pub use child::{Child, ChildRelay, Up};
+pub use datagrams::DatagramPath;
 pub use http::{Body, Framing, Head, HttpStream};
 pub use patient::PatientTarget;
 pub use program::{Addresses, AgentProgram, RelayProgram, without_settings};

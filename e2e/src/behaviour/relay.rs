@@ -112,12 +112,21 @@ impl TestRelay {
     /// # Errors
     /// The relay does not start again.
     pub fn restart(self) -> Result<Self> {
+        self.restart_with(|_| {})
+    }
+
+    /// Restarts like [`TestRelay::restart`], with changed settings.
+    ///
+    /// # Errors
+    /// The relay does not start again.
+    pub fn restart_with(self, change: impl FnOnce(&mut Config)) -> Result<Self> {
         let Self { relay, mut config } = self;
         config.agent_listen = relay.listening(ListenKind::Agent);
         config.tcp_listen = relay.listening(ListenKind::Tcp);
         config.http_listen = relay.listening(ListenKind::Http);
         config.admin_listen = relay.admin_addresses().to_vec();
         config.quic_listen = relay.quic_addresses().to_vec();
+        change(&mut config);
         drop(relay);
         Self::run(config)
     }
@@ -155,6 +164,12 @@ impl TestRelay {
     #[must_use]
     pub fn quic_address(&self) -> SocketAddr {
         self.relay.quic_addresses()[0]
+    }
+
+    /// URL that agents dial for a link over QUIC.
+    #[must_use]
+    pub fn quic_url(&self) -> String {
+        format!("quic://{}", self.quic_address())
     }
 
     /// Address of HTTP frontends.

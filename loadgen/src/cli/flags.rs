@@ -138,12 +138,14 @@ pub(crate) struct SingleFlags {
 pub(crate) enum PathFlag {
     /// Client to target without a hop between
     Direct,
-    /// Both bare forwarders
+    /// The bare forwarders on tokio and on tokio-uring
     Forwarder,
     /// Two bare forwarders in a row on tokio
     ForwarderTokio,
     /// Two bare forwarders in a row on tokio-uring
     ForwarderTokioUring,
+    /// Two bare forwarders in a row on monoio
+    ForwarderMonoio,
     /// Relay and agent
     Relay,
     /// Relay and agent, with the relay on its epoll driver; `bench` only
@@ -154,6 +156,8 @@ pub(crate) enum PathFlag {
     DirectWs,
     /// Client to a target that speaks WebSocket over TLS
     DirectWss,
+    /// Client to a target that speaks QUIC: quinn to quinn
+    DirectQuic,
     /// Relay and agent, with TLS between client and relay
     RelayTlsCaller,
     /// Relay and agent, with TLS between relay and agent
@@ -166,8 +170,42 @@ pub(crate) enum PathFlag {
     RelayWssCaller,
     /// Relay and agent, with a WebSocket over TLS between relay and agent
     RelayWssLink,
+    /// Relay and agent, with QUIC between client and relay
+    RelayQuicCaller,
+    /// Relay and agent, with QUIC between relay and agent
+    RelayQuicLink,
+    /// Relay and agent, with QUIC on both hops
+    RelayQuic,
     /// Relay and agent that pass a WebSocket on to a target that speaks WebSocket
     RelayWsPassed,
+}
+
+/// A path with chosen transports.
+#[derive(Args, Debug)]
+pub(crate) struct TransportFlags {
+    /// Add a path through relay and agent with this transport between them, and tcp between client and relay if
+    /// --frontend-transport does not say otherwise
+    #[arg(long, value_enum, value_name = "TRANSPORT")]
+    pub(crate) agent_transport: Option<TransportFlag>,
+    /// Add a path through relay and agent with this transport between client and relay, and with it the direct path
+    /// to a target that speaks it
+    #[arg(long, value_enum, value_name = "TRANSPORT")]
+    pub(crate) frontend_transport: Option<TransportFlag>,
+}
+
+/// A transport of one hop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum TransportFlag {
+    /// TCP alone
+    Tcp,
+    /// TLS
+    Tls,
+    /// WebSocket
+    Ws,
+    /// WebSocket over TLS
+    Wss,
+    /// QUIC
+    Quic,
 }
 
 /// Parses `1.5s`, `300ms` or a plain number of seconds.

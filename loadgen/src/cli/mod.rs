@@ -15,6 +15,7 @@ use crate::scenario::Scenario;
 pub(crate) use emulator::{EmulatorFlags, GuardFlags};
 pub(crate) use flags::{
     MethodFlags, OutputFlags, PathFlag, PathFlags, PeerFlags, ProgramFlags, SingleFlags,
+    TransportFlag, TransportFlags,
 };
 pub(crate) use scaling::{ScalingFlags, SeriesFlag};
 
@@ -176,6 +177,8 @@ pub(crate) struct BenchFlags {
     #[arg(long, value_name = "DIR")]
     pub(crate) known_peers: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) transports: TransportFlags,
+    #[command(flatten)]
     pub(crate) programs: ProgramFlags,
     /// Number of tunnels, each with its own agent; connections are spread over them in round-robin order
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -250,6 +253,9 @@ pub(crate) struct WrapFlags {
     /// Accept WebSockets, and only those of this program
     #[arg(long)]
     pub(crate) websocket: bool,
+    /// Accept streams of QUIC, and nothing over TCP
+    #[arg(long, requires = "tls_cert", conflicts_with = "websocket")]
+    pub(crate) quic: bool,
 }
 
 #[derive(Args, Debug)]
@@ -279,6 +285,8 @@ pub(crate) enum ForwarderRuntime {
     Tokio,
     /// io_uring
     TokioUring,
+    /// io_uring
+    Monoio,
 }
 
 #[derive(Args, Debug)]

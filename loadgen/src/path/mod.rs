@@ -30,6 +30,8 @@ pub(crate) enum PathKind {
     ForwarderTokio,
     /// Two bare forwarders in a row, on tokio-uring.
     ForwarderTokioUring,
+    /// Two bare forwarders in a row, on monoio.
+    ForwarderMonoio,
     /// Another tunnel or proxy program. The name is leaked: a run has only a handful.
     Peer(&'static str),
     /// A known peer whose hops are wrapped.
@@ -50,7 +52,10 @@ impl PathKind {
 
     /// Whether this is one of the bare forwarders.
     pub(crate) fn is_forwarder(self) -> bool {
-        matches!(self, Self::ForwarderTokio | Self::ForwarderTokioUring)
+        matches!(
+            self,
+            Self::ForwarderTokio | Self::ForwarderTokioUring | Self::ForwarderMonoio
+        )
     }
 
     /// Path through the peer with this name.
@@ -103,6 +108,7 @@ impl fmt::Display for PathKind {
             Self::Direct => "direct",
             Self::ForwarderTokio => "forwarder-tokio",
             Self::ForwarderTokioUring => "forwarder-tokio-uring",
+            Self::ForwarderMonoio => "forwarder-monoio",
             Self::Peer(name) => name,
             Self::Relay => "relay",
             Self::RelayEpoll => "relay-epoll",
@@ -189,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_wrapped_path_is_named_by_the_hops_that_are_wrapped() {
-        use Wrapping::{PassedWebSocket, Plain, Tls, WebSocket, WebSocketTls};
+        use Wrapping::{PassedWebSocket, Plain, Quic, Tls, WebSocket, WebSocketTls};
         let over = Wrapped::new;
         for (kind, name) in [
             (PathKind::DirectOver(Tls), "direct-tls"),
@@ -209,6 +215,9 @@ mod tests {
                 PathKind::RelayOver(over(PassedWebSocket, Plain)),
                 "relay-ws-passed",
             ),
+            (PathKind::DirectOver(Quic), "direct-quic"),
+            (PathKind::RelayOver(over(Plain, Quic)), "relay-quic-link"),
+            (PathKind::RelayOver(over(Quic, Quic)), "relay-quic"),
             (PathKind::PeerOver("haproxy", over(Tls, Tls)), "haproxy-tls"),
         ] {
             assert_eq!(kind.to_string(), name);

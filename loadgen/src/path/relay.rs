@@ -73,6 +73,8 @@ pub(crate) struct RelayPair {
     pub(crate) frontend: SocketAddr,
     /// Address that frontends connect to over HTTP.
     pub(crate) http: SocketAddr,
+    /// UDP address for agents and frontends over QUIC, if a hop has QUIC.
+    pub(crate) quic: Option<SocketAddr>,
     /// Names of the tunnels, one per agent.
     pub(crate) tunnels: Vec<String>,
     /// Facts for the report.
@@ -147,11 +149,11 @@ impl RelayPair {
         arguments.extend(relay_arguments());
         let mut settings = vec![told(&binaries.relay, &[], &arguments)];
         let mut relay = place.start(name.clone(), &binaries.relay, &arguments, cores.0)?;
-        let [links, frontend, http, admin] = listeners(&mut relay, interrupt)?;
+        let listeners = Listeners::of(&mut relay, hops.wrapped.has_quic(), interrupt)?;
 
         let (mut agents, mut tunnels) = (Vec::new(), Vec::new());
         for number in 0..binaries.tunnels {
-            let at = hops.relay_url(links, http)?;
+            let at = hops.relay_url(&listeners)?;
             let arguments = binaries.serve_arguments(&at, target, number);
             if number == 0 {
                 settings.push(told(&binaries.agent, &["serve"], &arguments));
@@ -169,9 +171,10 @@ impl RelayPair {
         Ok(Self {
             agents,
             relay,
-            links,
-            frontend,
-            http,
+            links: listeners.links,
+            frontend: listeners.frontend,
+            http: listeners.http,
+            quic: listeners.quic,
             tunnels,
             facts: RelayFacts {
                 path,
@@ -179,7 +182,7 @@ impl RelayPair {
                     .chain(binaries.agent_arguments.iter().cloned())
                     .collect(),
                 settings,
-                health: health(admin),
+                health: health(listeners.admin),
             },
         })
     }
@@ -211,6 +214,9 @@ impl Hops<'_> {
             arguments.push(format!("--{listener}-listen"));
             arguments.push(format!("{scheme}127.0.0.1:0"));
         }
+        if self.wrapped.has_quic() {
+            arguments.push("--quic-listen=127.0.0.1:0".to_owned());
+        }
         if self.wrapped.has_tls() {
             let Certificate { cert, key, .. } = self.certificate()?;
             arguments.push(format!("--tls-cert={}", cert.display()));
@@ -220,8 +226,12 @@ impl Hops<'_> {
     }
 
     /// Arguments with which an agent dials the relay.
-    fn relay_url(&self, links: SocketAddr, http: SocketAddr) -> anyhow::Result<Vec<String>> {
+    fn relay_url(&self, relay: &Listeners) -> anyhow::Result<Vec<String>> {
+        let Listeners {
+            links, http, quic, ..
+        } = relay;
         let url = match self.wrapped.link {
+            Wrapping::Quic => format!("quic://{}", quic.context("the relay has no QUIC")?),
             Wrapping::Tls => format!("tls://{links}"),
             Wrapping::WebSocket => format!("ws://{http}/agent"),
             Wrapping::WebSocketTls => format!("wss://{http}/agent"),
@@ -313,23 +323,48 @@ fn defaults(help: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Waits for the addresses of the relay's agent, TCP, HTTP and admin listeners, which come in any order.
-fn listeners(relay: &mut Running, interrupt: &Interrupt) -> anyhow::Result<[SocketAddr; 4]> {
-    let kinds = ["agent", "tcp", "http", "admin"];
-    let mut found = [None; 4];
-    while let Some(missing) = found.iter().position(Option::is_none) {
-        let what = format!("the address of its {} listener", kinds[missing]);
-        let (index, address) = relay.wait_for(&what, START_PATIENCE, interrupt, |line| {
-            kinds.iter().enumerate().find_map(|(index, kind)| {
-                listening_address(line, kind).map(|address| (index, address))
-            })
-        })?;
-        found[index] = Some(address);
+/// Addresses of a relay's listeners.
+struct Listeners {
+    links: SocketAddr,
+    frontend: SocketAddr,
+    http: SocketAddr,
+    admin: SocketAddr,
+    quic: Option<SocketAddr>,
+}
+
+impl Listeners {
+    /// Waits for the addresses, which come in any order.
+    fn of(relay: &mut Running, has_quic: bool, interrupt: &Interrupt) -> anyhow::Result<Self> {
+        let all = ["agent", "tcp", "http", "admin", "quic"];
+        let kinds = if has_quic { &all[..] } else { &all[..4] };
+        let mut found = vec![None; kinds.len()];
+        while let Some(missing) = found.iter().position(Option::is_none) {
+            let what = format!("the address of its {} listener", kinds[missing]);
+            let (index, address) = relay.wait_for(&what, START_PATIENCE, interrupt, |line| {
+                kinds.iter().enumerate().find_map(|(index, kind)| {
+                    listening_address(line, kind).map(|address| (index, address))
+                })
+            })?;
+            found[index] = Some(address);
+        }
+        let [
+            Some(links),
+            Some(frontend),
+            Some(http),
+            Some(admin),
+            quic @ ..,
+        ] = &found[..]
+        else {
+            bail!("the relay did not report all of its listeners");
+        };
+        Ok(Self {
+            links: *links,
+            frontend: *frontend,
+            http: *http,
+            admin: *admin,
+            quic: quic.first().copied().flatten(),
+        })
     }
-    let [Some(links), Some(frontend), Some(http), Some(admin)] = found else {
-        bail!("the relay did not report all of its listeners");
-    };
-    Ok([links, frontend, http, admin])
 }
 
 /// Tunnel name in the agent's `registered` line.

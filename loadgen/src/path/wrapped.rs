@@ -1,4 +1,4 @@
-//! What wraps the bytes on the two outer hops of a path: TLS, WebSocket messages, both or nothing.
+//! What wraps the bytes on the two outer hops of a path: TLS, WebSocket messages, both, QUIC or nothing.
 
 use std::fmt;
 
@@ -17,12 +17,14 @@ pub(crate) enum Wrapping {
     WebSocketTls,
     /// A WebSocket to the target, whose messages relay or proxy pass on as they are.
     PassedWebSocket,
+    /// A stream of QUIC.
+    Quic,
 }
 
 impl Wrapping {
-    /// Whether the hop has TLS.
+    /// Whether the hop needs a certificate: it has TLS, or QUIC, whose handshake is that of TLS.
     pub(crate) fn is_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::WebSocketTls)
+        matches!(self, Self::Tls | Self::WebSocketTls | Self::Quic)
     }
 
     /// Whether the hop carries WebSocket messages.
@@ -39,6 +41,7 @@ impl Wrapping {
         Wrap {
             tls: certificate.map(|certificate| certificate.client.clone()),
             is_websocket: self.is_websocket(),
+            is_quic: self == Self::Quic,
         }
     }
 
@@ -57,6 +60,7 @@ impl Wrapping {
             Self::WebSocket => "ws",
             Self::WebSocketTls => "wss",
             Self::PassedWebSocket => "ws-passed",
+            Self::Quic => "quic",
         }
     }
 }
@@ -88,6 +92,11 @@ impl Wrapped {
 
     /// A WebSocket from the client to the target.
     pub(crate) const PASSED: Self = Self::new(Wrapping::PassedWebSocket, Wrapping::Plain);
+
+    /// Whether a hop has QUIC.
+    pub(crate) fn has_quic(self) -> bool {
+        [self.caller, self.link].contains(&Wrapping::Quic)
+    }
 
     /// Wrapping of the hop from the client, and of that between near and far hop.
     pub(crate) const fn new(caller: Wrapping, link: Wrapping) -> Self {

@@ -169,6 +169,7 @@ pub(super) fn short_name(path: PathKind) -> String {
     match path {
         PathKind::ForwarderTokio => "tokio".to_owned(),
         PathKind::ForwarderTokioUring => "uring".to_owned(),
+        PathKind::ForwarderMonoio => "monoio".to_owned(),
         PathKind::Direct | PathKind::DirectOver(_) | PathKind::Relay => String::new(),
         _ => path.to_string(),
     }

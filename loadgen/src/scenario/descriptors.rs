@@ -4,7 +4,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use crate::machine::raise_open_files_limit;
-use crate::path::{Path, PathKind, Wrapped};
+use crate::path::{Path, PathKind, Wrapped, Wrapping};
 use crate::scenario::{Scenario, connect};
 
 /// Descriptors that a process needs in addition to its connections.
@@ -38,6 +38,8 @@ pub(super) fn check(scenarios: &[Scenario]) -> anyhow::Result<u64> {
 pub(super) fn left_out(scenario: Scenario, path: &Path, limit: u64) -> Option<LeftOut> {
     let connections = scenario.connections();
     let each = match path.kind {
+        // A UDP socket and both ends of a socket pair in the generator.
+        kind if kind.wrapped().caller == Wrapping::Quic => 3,
         PathKind::Direct | PathKind::DirectOver(_) => 1,
         // A bulk session may get a second connection between relay and agent, the bulk lane.
         kind if kind.is_relay() && !matches!(scenario, Scenario::Bulk { .. }) => 1,
@@ -71,6 +73,9 @@ fn unsuited(scenario: Scenario, path: &Path) -> Option<String> {
         Scenario::Connect { .. } if wrapped.caller.is_websocket() => {
             Some("opens WebSockets before the measured time only".to_owned())
         }
+        Scenario::Connect { .. } if wrapped.caller == Wrapping::Quic => {
+            Some("opens QUIC connections before the measured time only".to_owned())
+        }
         _ => None,
     }
 }
@@ -99,13 +104,17 @@ mod tests {
             let left_out = left_out(name.parse().unwrap(), &path(kind, connections_max), limit);
             left_out.map(|left_out| left_out.reason)
         };
-        use PathKind::{Direct, ForwarderTokio, Peer, Relay, RelayEpoll};
+        use PathKind::{Direct, DirectOver, ForwarderTokio, Peer, Relay, RelayEpoll};
         for kind in [Direct, Relay, RelayEpoll] {
             assert_eq!(reason("idle-10000", kind, None, 20_000), None);
         }
         let told = reason("idle-10000", ForwarderTokio, None, 20_000).unwrap();
         assert!(told.contains("20064") && told.contains("20000"), "{told}");
         assert_eq!(reason("idle-10000", ForwarderTokio, None, 20_064), None);
+        let quic = DirectOver(Wrapping::Quic);
+        assert!(reason("idle-10000", quic, None, 20_000).is_some());
+        assert_eq!(reason("idle-10000", quic, None, 30_064), None);
+        assert!(reason("connect-1", quic, None, 30_064).is_some());
         let told = reason("idle-10000", Peer("nginx"), Some(9_000), 99_999).unwrap();
         assert!(told.contains("9000"), "{told}");
         assert!(reason("bulk-up-1000", Relay, None, 1_500).is_some());

@@ -290,7 +290,8 @@ impl Round<'_> {
             PathKind::Direct
             | PathKind::DirectOver(_)
             | PathKind::ForwarderTokio
-            | PathKind::ForwarderTokioUring => "",
+            | PathKind::ForwarderTokioUring
+            | PathKind::ForwarderMonoio => "",
         };
         RoundError::Path {
             path: self.path.kind,

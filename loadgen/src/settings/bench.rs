@@ -1,9 +1,9 @@
 //! Settings of `bench`, checked.
 
 use super::{UsageError, path_kinds};
-use crate::cli::{BenchFlags, PathFlag, ProgramFlags, Suite};
-use crate::path::PathKind;
+use crate::cli::{BenchFlags, PathFlag, ProgramFlags, Suite, TransportFlag, TransportFlags};
 use crate::path::set::{PathsWanted, RelaySource};
+use crate::path::{PathKind, Wrapped, Wrapping};
 use crate::scenario::{Method, Scenario, ScenarioError};
 
 /// Most tunnels of a bench run; each has its own agent process.
@@ -134,7 +134,10 @@ impl BenchFlags {
             [] if is_wrapped => &TLS_PATHS,
             given => given,
         };
-        let kinds = path_kinds(paths, by_default);
+        let mut kinds = path_kinds(paths, by_default);
+        kinds.extend(self.transports.paths()?);
+        kinds.sort_unstable();
+        kinds.dedup();
         let mut wrapped = kinds.iter().filter(|kind| kind.plain() != **kind);
         if let (true, Some(kind)) = (is_http, wrapped.next()) {
             return Err(UsageError::HttpWrapped(*kind));
@@ -155,6 +158,41 @@ impl BenchFlags {
             pin: self.method.pin(),
         };
         Ok((scenarios, self.method.checked()?, wanted))
+    }
+}
+
+impl TransportFlags {
+    /// The paths that the flags add; none without flags.
+    fn paths(&self) -> Result<Vec<PathKind>, UsageError> {
+        use Wrapping::{WebSocket, WebSocketTls};
+        let (agent, frontend) = (self.agent_transport, self.frontend_transport);
+        if agent.or(frontend).is_none() {
+            return Ok(Vec::new());
+        }
+        let (link, caller) = (wrapping(agent), wrapping(frontend));
+        if let (WebSocket, WebSocketTls) | (WebSocketTls, WebSocket) = (link, caller) {
+            return Err(UsageError::Transports);
+        }
+        let direct = match caller {
+            Wrapping::Plain => PathKind::Direct,
+            caller => PathKind::DirectOver(caller),
+        };
+        let relay = match Wrapped::new(caller, link) {
+            Wrapped::PLAIN => PathKind::Relay,
+            wrapped => PathKind::RelayOver(wrapped),
+        };
+        Ok(vec![direct, relay])
+    }
+}
+
+/// What a transport wraps the bytes of a hop in; TCP if none is given.
+fn wrapping(transport: Option<TransportFlag>) -> Wrapping {
+    match transport {
+        None | Some(TransportFlag::Tcp) => Wrapping::Plain,
+        Some(TransportFlag::Tls) => Wrapping::Tls,
+        Some(TransportFlag::Ws) => Wrapping::WebSocket,
+        Some(TransportFlag::Wss) => Wrapping::WebSocketTls,
+        Some(TransportFlag::Quic) => Wrapping::Quic,
     }
 }
 

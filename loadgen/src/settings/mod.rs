@@ -64,6 +64,11 @@ pub(crate) enum UsageError {
     /// A scenario over HTTP was given with a wrapped path.
     #[error("scenarios over HTTP are not measured over --path {0}")]
     HttpWrapped(PathKind),
+    /// Two transports need different settings of one listener.
+    #[error(
+        "ws and wss share the relay's HTTP listener: give --agent-transport and --frontend-transport the same"
+    )]
+    Transports,
     /// `--path relay-epoll` conflicts with a driver set by `--relay-arg`.
     #[error("--path relay-epoll sets the driver itself: leave --relay-arg=--driver out")]
     Driver,
@@ -316,11 +321,16 @@ fn named(flag: PathFlag) -> Vec<PathKind> {
         PathFlag::Direct => PathKind::Direct,
         PathFlag::ForwarderTokio => PathKind::ForwarderTokio,
         PathFlag::ForwarderTokioUring => PathKind::ForwarderTokioUring,
+        PathFlag::ForwarderMonoio => PathKind::ForwarderMonoio,
         PathFlag::Relay => PathKind::Relay,
         PathFlag::RelayEpoll => PathKind::RelayEpoll,
         PathFlag::DirectTls => PathKind::DirectOver(Wrapping::Tls),
         PathFlag::DirectWs => PathKind::DirectOver(Wrapping::WebSocket),
         PathFlag::DirectWss => PathKind::DirectOver(Wrapping::WebSocketTls),
+        PathFlag::DirectQuic => PathKind::DirectOver(Wrapping::Quic),
+        PathFlag::RelayQuicCaller => over(Wrapping::Quic, Wrapping::Plain),
+        PathFlag::RelayQuicLink => over(Wrapping::Plain, Wrapping::Quic),
+        PathFlag::RelayQuic => over(Wrapping::Quic, Wrapping::Quic),
         PathFlag::RelayTlsCaller => over(Wrapping::Tls, Wrapping::Plain),
         PathFlag::RelayTlsLink => over(Wrapping::Plain, Wrapping::Tls),
         PathFlag::RelayTls => over(Wrapping::Tls, Wrapping::Tls),

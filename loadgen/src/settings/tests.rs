@@ -110,6 +110,21 @@ fn the_suite_tls_has_wrapped_paths_and_http_has_none() {
 }
 
 #[test]
+fn transports_add_a_path_and_the_direct_path_to_compare_it_with() {
+    use PathKind::{Direct, DirectOver, Relay, RelayOver};
+    let only = |flags: &[&str]| bench(&[flags, &["--path", "direct"]].concat()).unwrap();
+    let quic = RelayOver(Wrapped::new(Wrapping::Plain, Wrapping::Quic));
+    assert_eq!(only(&["--agent-transport", "quic"]), [Direct, quic]);
+    let both = ["--agent-transport=tls", "--frontend-transport=quic"];
+    let mixed = RelayOver(Wrapped::new(Wrapping::Quic, Wrapping::Tls));
+    let wanted = [Direct, DirectOver(Wrapping::Quic), mixed];
+    assert_eq!(only(&both), wanted);
+    assert_eq!(only(&["--frontend-transport", "tcp"]), [Direct, Relay]);
+    let error = bench(&["--agent-transport=wss", "--frontend-transport=ws"]);
+    assert!(error.unwrap_err().to_string().contains("HTTP listener"));
+}
+
+#[test]
 fn idle_memory_is_measured_at_2000_and_10000_sessions() {
     let words = ["tieline-loadgen", "bench", "--suite", "full"];
     let Command::Bench(flags) = Cli::try_parse_from(words).unwrap().command else {

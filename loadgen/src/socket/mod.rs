@@ -1,10 +1,12 @@
-//! A connection of the generator: plain, over TLS, in WebSocket messages, or in WebSocket messages over TLS.
+//! A connection of the generator: plain, over TLS, in WebSocket messages, in WebSocket messages over TLS, or a stream over
+//! QUIC.
 //!
 //! All loads use [`Socket`], so a wrapped path runs the same code as a plain one. TLS comes from rustls; the WebSocket
 //! frames are those of this program, so that relay and agent are not measured with their own code.
 
 mod certificate;
 mod layers;
+mod quic;
 mod tls;
 mod websocket;
 
@@ -18,6 +20,7 @@ use rustls::{ClientConfig, HandshakeKind};
 
 pub(crate) use certificate::{Certificate, server_config};
 pub(crate) use layers::Layers;
+pub(crate) use quic::quic_server_config;
 pub(crate) use tls::{Shake, TlsClient};
 pub(crate) use websocket::{HEAD_BYTES_MAX, Role, answer_to};
 
@@ -27,27 +30,36 @@ pub(crate) const BUFFER_BYTES_MIN: usize = 64 * 1024;
 /// What the client puts around the bytes of a path; by default nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wrap {
-    /// Settings of TLS, if the path begins with TLS.
+    /// Settings of TLS, if the path begins with TLS or QUIC.
     pub(crate) tls: Option<TlsClient>,
     /// Whether the bytes travel in WebSocket messages.
     pub(crate) is_websocket: bool,
+    /// Whether the bytes travel on a stream of QUIC, with the settings of `tls`.
+    pub(crate) is_quic: bool,
 }
 
 /// A connected socket with what wraps its bytes.
 #[derive(Debug)]
 pub(crate) struct Socket {
+    /// For QUIC an end of a socket pair, see `quic`.
     tcp: TcpStream,
     layers: Layers,
 }
 
 impl Socket {
-    /// Connects, and completes the handshakes of TLS and WebSocket. The socket blocks, at most for `timeout`.
+    /// Connects, and completes the handshakes of TLS, WebSocket and QUIC. The socket blocks, at most for `timeout`.
     pub(crate) fn open(
         address: SocketAddr,
         wrap: &Wrap,
         page: &str,
         timeout: Duration,
     ) -> io::Result<Self> {
+        if let (true, Some(client)) = (wrap.is_quic, &wrap.tls) {
+            return Ok(Self {
+                tcp: quic::open(address, &client.config(), timeout)?,
+                layers: Layers::default(),
+            });
+        }
         let tcp = TcpStream::connect_timeout(&address, timeout)?;
         tcp.set_nodelay(true)?;
         tcp.set_write_timeout(Some(timeout))?;

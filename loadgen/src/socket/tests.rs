@@ -49,6 +49,7 @@ fn bytes_come_back_unchanged_through_every_wrapping() {
         let wrap = Wrap {
             tls: is_tls.then(|| certificate.client.clone()),
             is_websocket,
+            is_quic: false,
         };
         let mut socket = Socket::open(address, &wrap, "/", Duration::from_secs(10)).unwrap();
         assert_eq!(socket.handshake().is_some(), is_tls);
@@ -77,6 +78,7 @@ fn a_client_refuses_a_certificate_of_another_run() {
     let wrap = Wrap {
         tls: Some(Certificate::make(folder.path()).unwrap().client),
         is_websocket: false,
+        is_quic: false,
     };
     assert!(Socket::open(address, &wrap, "/", Duration::from_secs(10)).is_err());
 }
@@ -94,6 +96,7 @@ fn a_websocket_that_is_not_granted_names_the_status() {
     let wrap = Wrap {
         tls: None,
         is_websocket: true,
+        is_quic: false,
     };
     let error = Socket::open(address, &wrap, "/tunnel/maya", Duration::from_secs(10)).unwrap_err();
     assert!(error.to_string().contains("404"), "{error}");

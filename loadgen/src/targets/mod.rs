@@ -2,6 +2,7 @@
 //! HTTP.
 
 mod http;
+mod quic;
 pub(crate) mod request;
 mod stream;
 mod wrapped;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::runtime;
 
-use crate::cli::{TargetFlags, TargetKind};
+use crate::cli::{TargetFlags, TargetKind, WrapFlags};
 use crate::process::{self, announce};
 use crate::pump::Pump;
 use crate::targets::stream::{Arrival, Streams};
@@ -30,6 +31,9 @@ pub(crate) fn run(flags: &TargetFlags) -> anyhow::Result<()> {
         TargetKind::Echo(listen) => runtime.block_on(serve(listen.listen, None)),
         TargetKind::Any(any) => {
             let (streams, listen) = (Streams::start()?, any.listen.listen);
+            if any.wrap.quic {
+                return runtime.block_on(serve_quic(listen, streams, &any.wrap));
+            }
             match Wrapping::read(&any.wrap)? {
                 Some(wrapping) => runtime.block_on(serve_wrapped(listen, streams, wrapping)),
                 None => runtime.block_on(serve(listen, Some(streams))),
@@ -98,6 +102,16 @@ async fn serve_wrapped(
             Err(error) => process::pause_after_accept_error(&error).await,
         }
     }
+}
+
+/// Serves block requests and echo on streams of QUIC.
+async fn serve_quic(listen: SocketAddr, streams: Streams, flags: &WrapFlags) -> anyhow::Result<()> {
+    let files = flags.tls_cert.as_deref().zip(flags.tls_key.as_deref());
+    let (cert, key) = files.context("QUIC needs --tls-cert and --tls-key")?;
+    let endpoint = quic::listen(listen, cert, key)?;
+    announce("target", endpoint.local_addr()?)?;
+    quic::serve(endpoint, streams).await;
+    Ok(())
 }
 
 async fn answer_wrapped(

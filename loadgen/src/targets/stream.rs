@@ -14,6 +14,7 @@ use tokio::runtime;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::blocks::{BLOCK_BYTES, Incoming, Outgoing, Table};
+use crate::targets::quic::QuicStream;
 use crate::targets::request::{ACCEPTED, Duty};
 use crate::targets::wrapped::{Parts, Wrapped};
 
@@ -31,6 +32,8 @@ pub(super) enum Arrival {
     Plain(std::net::TcpStream),
     /// In TLS, WebSocket messages or both.
     Wrapped(Box<Parts>),
+    /// A stream of QUIC, whose connection stays with the main thread.
+    Quic(Box<QuicStream>),
 }
 
 /// Handle of the thread that serves bulk transfers. A separate thread, because a source that is always
@@ -74,6 +77,10 @@ async fn serve_all(mut arrivals: Receiver<(Arrival, Duty, u64)>) {
                 .map(|stream| drop(tokio::spawn(serve(stream, duty, id, table)))),
             Arrival::Wrapped(parts) => Wrapped::from_parts(*parts)
                 .map(|stream| drop(tokio::spawn(serve(stream, duty, id, table)))),
+            Arrival::Quic(stream) => {
+                drop(tokio::spawn(serve(*stream, duty, id, table)));
+                Ok(())
+            }
         };
         if let Err(error) = started {
             eprintln!("refused a connection: {error}");

@@ -11,10 +11,11 @@ use crate::path::{Path, PathKind, Role};
 use crate::socket::Wrap;
 
 /// Names of the built-in paths, which peers cannot use.
-const TAKEN: [&str; 5] = [
+const TAKEN: [&str; 6] = [
     "direct",
     "forwarder-tokio",
     "forwarder-tokio-uring",
+    "forwarder-monoio",
     "relay",
     "relay-epoll",
 ];

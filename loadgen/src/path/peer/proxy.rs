@@ -74,6 +74,7 @@ fn answers(address: SocketAddr, websockets: bool) -> std::io::Result<bool> {
         let wrap = Wrap {
             tls: None,
             is_websocket: true,
+            is_quic: false,
         };
         return Socket::open(address, &wrap, "/", ANSWER_TIMEOUT).map(|_| true);
     }

@@ -23,6 +23,7 @@ use crate::socket::{Certificate, Wrap};
 /// Values of the forwarder's `--runtime` flag.
 const TOKIO: &str = "tokio";
 const TOKIO_URING: &str = "tokio-uring";
+const MONOIO: &str = "monoio";
 
 /// URL path of the target, which accepts any path.
 const TARGET_PAGE: &str = "/mcp";
@@ -88,7 +89,7 @@ pub(crate) struct PathSet {
     peers: Vec<RunningPeer>,
     hops: Vec<Running>,
     target: Option<Running>,
-    /// Targets that speak TLS or WebSocket, with their addresses.
+    /// Targets that speak TLS, WebSocket or QUIC, with their addresses.
     wrapped_targets: Vec<(Wrapping, ExternalTarget, Running)>,
     /// Certificate of the wrapped paths.
     certificate: Option<Certificate>,
@@ -105,7 +106,7 @@ pub(crate) struct PathSet {
 }
 
 impl PathSet {
-    /// Starts the wanted paths. A tokio-uring forwarder or known peer that does not work here is left out with a note.
+    /// Starts the wanted paths. A forwarder on io_uring or known peer that does not work here is left out with a note.
     pub(crate) fn start(wanted: &PathsWanted, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let mut set = Self {
             wanted: wanted.clone(),
@@ -207,8 +208,8 @@ impl PathSet {
                     connections_max: None,
                 }),
                 PathKind::ForwarderTokio => self.start_forwarder(*kind, TOKIO, target, interrupt),
-                PathKind::ForwarderTokioUring => {
-                    match self.start_forwarder(*kind, TOKIO_URING, target, interrupt) {
+                PathKind::ForwarderTokioUring | PathKind::ForwarderMonoio => {
+                    match self.start_forwarder(*kind, on_ring(*kind), target, interrupt) {
                         Err(error) if !interrupt.is_raised() => {
                             self.notes.push(format!("{kind} left out: {error:#}"));
                             continue;
@@ -282,6 +283,14 @@ impl PathSet {
             .filter_map(Running::obituary);
         let peers = self.peers.iter_mut().flat_map(RunningPeer::obituaries);
         own.chain(peers).collect()
+    }
+}
+
+/// The runtime of a forwarder on io_uring.
+fn on_ring(kind: PathKind) -> &'static str {
+    match kind {
+        PathKind::ForwarderMonoio => MONOIO,
+        _ => TOKIO_URING,
     }
 }
 

@@ -224,10 +224,10 @@ impl PathSet {
                 let place = (self.directory.path(), self.certificate.as_ref());
                 let pair = RelayPair::start(kind, binaries, &to, cores, place, interrupt)?;
                 let found = (
-                    if is_page || caller.is_websocket() {
-                        pair.http
-                    } else {
-                        pair.frontend
+                    match caller {
+                        _ if is_page || caller.is_websocket() => pair.http,
+                        Wrapping::Quic => pair.quic.context("the relay has no QUIC")?,
+                        _ => pair.frontend,
                     },
                     pair.tunnels.clone(),
                     Some(pair.relay.pid()),

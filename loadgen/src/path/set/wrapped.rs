@@ -1,4 +1,4 @@
-//! Starts what only wrapped paths need: targets that speak TLS or WebSocket, and peers whose hops are wrapped.
+//! Starts what only wrapped paths need: targets that speak TLS, WebSocket or QUIC, and peers whose hops are wrapped.
 
 use anyhow::Context;
 
@@ -74,6 +74,9 @@ impl PathSet {
         }
         if wrapping.is_websocket() {
             arguments.push("--websocket".to_owned());
+        }
+        if wrapping == Wrapping::Quic {
+            arguments.push("--quic".to_owned());
         }
         let cores = self.cores.as_ref().map(|cores| cores.target.clone());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

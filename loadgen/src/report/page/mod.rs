@@ -23,6 +23,7 @@ const RELAY_EPOLL: (&str, &str) = ("#f0a36b", "6 3");
 pub(super) const DIRECT: (&str, &str) = ("#777777", "2 3");
 pub(super) const TOKIO: (&str, &str) = ("#0072b2", "");
 const URING: (&str, &str) = ("#56b4e9", "6 3");
+const MONOIO: (&str, &str) = ("#56b4e9", "1 3");
 const PEERS: [(&str, &str); 5] = [
     ("#009e73", "6 2 2 2"),
     ("#cc79a7", "8 3"),
@@ -105,6 +106,7 @@ impl Styles {
             PathKind::DirectOver(_) => (DIRECT.0, *dashes.next().unwrap_or(&"")),
             PathKind::ForwarderTokio => TOKIO,
             PathKind::ForwarderTokioUring => URING,
+            PathKind::ForwarderMonoio => MONOIO,
             PathKind::Peer(_) | PathKind::PeerOver(..) => *peers.next().unwrap_or(&DIRECT),
             PathKind::Relay => RELAY,
             PathKind::RelayOver(_) => (RELAY.0, *dashes.next().unwrap_or(&"")),

@@ -43,8 +43,11 @@ pub(super) fn path(kind: PathKind) -> &'static str {
         PathKind::ForwarderTokioUring => {
             "two bare forwarders in a row, on tokio-uring (io_uring); ratios are to the better forwarder"
         }
+        PathKind::ForwarderMonoio => {
+            "two bare forwarders in a row, on monoio (io_uring); ratios are to the best forwarder"
+        }
         PathKind::DirectOver(_) => {
-            "client to a target that speaks TLS, WebSocket (ws) or both (wss) itself"
+            "client to a target that speaks TLS, WebSocket (ws), both (wss) or QUIC itself"
         }
         PathKind::Peer(_) => "a peer: another program for the same purpose",
         PathKind::PeerOver(..) => {
@@ -54,7 +57,7 @@ pub(super) fn path(kind: PathKind) -> &'static str {
             "relay and agent that pass a WebSocket on to a target that speaks WebSocket"
         }
         PathKind::RelayOver(_) => {
-            "relay and agent with their defaults, with TLS, WebSocket (ws) or both (wss) between client and \
+            "relay and agent with their defaults, with TLS, WebSocket (ws), both (wss) or QUIC between client and \
              relay (caller), between relay and agent (link), or on both"
         }
         PathKind::Relay => "a relay and its agent that were already running",
