@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::{LinkEnd, SendBatching, Side, Transmit};
+use tieline_wire::{LinkEnd, SendBatching, SendProgress, Side, Transmit};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -33,6 +33,10 @@ pub(crate) async fn run(link: Arc<Link>, stream: Stream, start: Start) -> Result
     let exporter = stream.exporter();
     // What opened a WebSocket for agents is a relay, so its bytes need no explanation.
     let is_surely_relay = stream.is_websocket();
+    if let Ok(gauge) = stream.gauge() {
+        // A link runs once, so there was none.
+        let _ = link.gauge.set(gauge);
+    }
     let (reads, writes) = stream.split();
     let mut ending = Ending { link: &link, reads };
     let reads = &mut ending.reads;
@@ -117,7 +121,7 @@ async fn flushed(link: &Link) {
         flushed.as_mut().enable();
         {
             let core = link.core();
-            if !core.sending && !core.mux.wants_transmit() {
+            if core.written.waiting == 0 && !core.mux.wants_transmit() {
                 return;
             }
         }
@@ -146,6 +150,10 @@ async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
             let mut core = link.core();
             let now = link.now();
             if core.mux.poll_timeout() <= now {
+                if core.mux.wants_progress(now) {
+                    let progress = link.progress(&core);
+                    core.mux.progressed(now, progress);
+                }
                 core.mux.handle_timeout(now).map_err(Error::of_link)?;
                 link.transmit.ring();
             }
@@ -164,7 +172,7 @@ async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
 /// Sends the mux's output in gathered writes until the socket fails.
 async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
     let mut out = Transmit::new();
-    let mut turn_bytes = 0;
+    let (mut turn_bytes, mut written) = (0, SendProgress::default());
     loop {
         let mut batching = SendBatching::default();
         while batching.goes_on(&link.core().mux) {
@@ -177,7 +185,8 @@ async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
                 core.mux.poll_transmit(link.now(), &mut out);
                 core.after_turn(&link.deadline);
             }
-            core.sending = !out.is_empty();
+            written.waiting = out.len() as u64;
+            core.written = written;
         }
         if out.is_empty() {
             link.flushed.notify_waiters();
@@ -193,8 +202,13 @@ async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
                 Ok(count)
             });
             match sent {
-                Ok(count) => turn_bytes += count,
+                Ok(count) => {
+                    turn_bytes += count;
+                    written.acked += count as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    written.waiting = out.len() as u64;
+                    link.core().written = written;
                     writes.writable().await.map_err(Error::lost_by)?;
                 }
                 Err(error) => return Err(Error::lost_by(error)),

@@ -8,6 +8,7 @@
 mod choice;
 mod client_certificate;
 mod dial;
+mod gauge;
 mod head;
 mod heard;
 mod hello;
@@ -29,6 +30,7 @@ mod wire;
 pub use self::choice::Proxies;
 pub use self::client_certificate::client_certificate_problem;
 pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler, Secured};
+pub(crate) use self::gauge::Gauge;
 pub use self::hello::{Hellos, Try};
 pub(crate) use self::lane::{Lane, dial_lane};
 pub use self::logins::Logins;

@@ -2,6 +2,7 @@
 //!
 //! Every call uses `MSG_DONTWAIT`, whatever mode the descriptor is in. A socket owns no buffer.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -37,6 +38,8 @@ pub(crate) struct Socket {
     // Declared before `fd`, so that it is dropped first.
     readiness: Readiness,
     fd: OwnedFd,
+    /// Bytes that the kernel took since the socket belongs to this shard, but for those of splice(2).
+    written: Cell<u64>,
 }
 
 impl Socket {
@@ -44,12 +47,16 @@ impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         // SAFETY: `readiness` is dropped before the descriptor is closed, by the order of the fields, or given up.
         let readiness = unsafe { Readiness::new(fd.as_fd(), Interest::Both, true) };
-        Self { readiness, fd }
+        Self {
+            readiness,
+            fd,
+            written: Cell::new(0),
+        }
     }
 
     /// Detaches the descriptor, for another shard.
     pub(crate) fn into_fd(self) -> OwnedFd {
-        let Self { readiness, fd } = self;
+        let Self { readiness, fd, .. } = self;
         readiness.stays_open();
         drop(readiness);
         fd
@@ -83,6 +90,7 @@ impl Socket {
 
     /// Notes that a write took `taken` of `offered` bytes.
     fn wrote(&self, taken: usize, offered: usize) -> usize {
+        self.written.set(self.written.get() + taken as u64);
         if taken < offered {
             self.readiness.spend(Direction::Out);
         }
@@ -250,6 +258,13 @@ impl Socket {
             .ok()
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(0)
+    }
+
+    /// Bytes written since the socket belongs to this shard: those that the peer's kernel has acknowledged, and those
+    /// that it has not. Bytes of splice(2) do not count as written.
+    pub(crate) fn acked_and_unacked(&self) -> (u64, u64) {
+        let unacked = self.unsent() as u64;
+        (self.written.get().saturating_sub(unacked), unacked)
     }
 
     /// Sets options of a link: how long bytes may stay unacknowledged, and how many unsent bytes the kernel
