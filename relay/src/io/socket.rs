@@ -340,7 +340,7 @@ fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usiz
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
 
     use super::*;
@@ -350,6 +350,37 @@ mod tests {
     fn has_ended(socket: &Socket) -> bool {
         let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
         rustix::event::poll(&mut polled, Some(&Timespec::default())).unwrap() > 0
+    }
+
+    #[test]
+    fn bytes_that_a_peer_does_not_read_are_unacked_and_acked_once_it_does() {
+        let (best, _) = choose(None).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        run(best, async {
+            let socket = Socket::new(accepted.into());
+            let piece = vec![7; 1024 * 1024];
+            socket.writable().await;
+            let mut sent = 0;
+            loop {
+                match socket.send(&piece).unwrap() {
+                    0 => break,
+                    count => sent += count,
+                }
+            }
+            let (acked, unacked) = socket.acked_and_unacked();
+            assert!(acked > 0 && unacked > 0, "{acked} {unacked}");
+            assert_eq!(acked + unacked, sent as u64);
+            socket.finish();
+            let mut rest = Vec::new();
+            caller.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest.len(), sent);
+            while socket.acked_and_unacked() != (sent as u64, 0) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .unwrap();
     }
 
     #[test]
