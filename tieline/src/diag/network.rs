@@ -46,16 +46,13 @@ pub(super) async fn tcp(dialler: &Dialler, has_address: bool) -> (Check, Option<
     match dialler.connect().await {
         Ok(connected) => {
             let took = begun.elapsed().as_micros();
-            let to = connected.peer_addr();
-            let to = to.map_or_else(|_| relay.to_string(), |address| address.to_string());
-            let proxy = connected.way().proxy();
-            let proxy = proxy.map(|proxy| format!(" through {proxy}"));
-            let text = format!(
-                "connected to {to}{} in {}.{} ms",
-                proxy.unwrap_or_default(),
-                took / 1000,
-                took / 100 % 10
-            );
+            // The address at the other end is a proxy's own, if there is one.
+            let to = match (connected.way().proxy(), connected.peer_addr()) {
+                (Some(proxy), _) => format!("through {proxy}"),
+                (None, Ok(address)) => format!("to {address}"),
+                (None, Err(_)) => format!("to {relay}"),
+            };
+            let text = format!("connected {to} in {}.{} ms", took / 1000, took / 100 % 10);
             (Check::ok("tcp", text), Some(connected))
         }
         Err(error) => {

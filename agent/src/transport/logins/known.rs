@@ -134,10 +134,10 @@ impl Known {
             false => 0,
         };
         self.accepted_at = Some(Instant::now());
-        match &mut self.refusal {
-            Some(refusal) if refusal.is_sure => refusal.is_over = true,
+        match self.refusal.as_mut().filter(|it| it.is_sure) {
+            Some(refusal) => refusal.is_over = true,
             // It was not the password.
-            _ => self.refusal = None,
+            None => self.refusal = None,
         }
     }
 
