@@ -483,6 +483,17 @@ pub enum ProxyError {
         /// Scheme of the proxy's URL.
         scheme: String,
     },
+    /// The kind of proxy that a variable names is not supported.
+    #[error(
+        "{name}: a proxy that is reached over {scheme}:// is not supported: name one with http://, socks5:// or \
+         socks5h:// there, or write none there to go without"
+    )]
+    KindOfVariable {
+        /// Name of the variable, as it is spelt.
+        name: &'static str,
+        /// Scheme of the proxy's URL.
+        scheme: String,
+    },
 }
 
 /// A proxy's refusal of the login, or of a connection without one. It is the inner error of an [`io::Error`].

@@ -5,6 +5,7 @@
 //! program `tieline` trust the same certificates ([`Trust`]), begin their handshakes alike ([`Hellos`]) and go the
 //! same [`Way`].
 
+mod ask;
 mod choice;
 mod client_certificate;
 mod dial;
