@@ -93,7 +93,8 @@ pub enum Error {
 }
 
 /// A reason and the relay's explanation; the reason is left out where the explanation repeats it.
-fn words(reason: &impl fmt::Display, message: &str) -> String {
+#[must_use]
+pub fn words(reason: &impl fmt::Display, message: &str) -> String {
     let reason = reason.to_string();
     match message {
         "" => reason,
