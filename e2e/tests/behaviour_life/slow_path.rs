@@ -91,8 +91,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, rate: Arc<Atomic
         if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
-        if rate > 0 {
-            let micros = count as u64 * 1_000_000 / rate;
+        if let Some(micros) = (count as u64 * 1_000_000).checked_div(rate) {
             tokio::time::sleep(Duration::from_micros(micros)).await;
         }
     }
