@@ -154,7 +154,8 @@ async fn is_head_request(stream: &Stream) -> bool {
     let mut start = BytesMut::new();
     while start.len() < REQUEST_START_BYTES_MAX {
         stream.readable().await;
-        match stream.recv(&mut start, REQUEST_START_BYTES_MAX - start.len()) {
+        let room = REQUEST_START_BYTES_MAX - start.len();
+        match stream.recv(&mut start, room) {
             Ok(Received::Bytes(_) | Received::Nothing) => {}
             Ok(Received::End) | Err(_) => return false,
         }
