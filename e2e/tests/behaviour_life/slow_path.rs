@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 /// Bytes a second that the slow path passes in each direction.
-const RATE: u64 = 8 * 1024;
+const RATE: u64 = 24 * 1024;
 
 /// Time on the slow path: three times what a link has to answer a ping.
 const SLOW: Duration = Duration::from_secs(12);
