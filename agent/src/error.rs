@@ -93,7 +93,8 @@ pub enum Error {
 }
 
 /// A reason and the relay's explanation; the reason is left out where the explanation repeats it.
-fn words(reason: &impl fmt::Display, message: &str) -> String {
+#[must_use]
+pub fn words(reason: &impl fmt::Display, message: &str) -> String {
     let reason = reason.to_string();
     match message {
         "" => reason,
@@ -489,6 +490,17 @@ pub enum ProxyError {
          (--proxy or TIELINE_PROXY, else HTTPS_PROXY or ALL_PROXY), or write --proxy none to go without"
     )]
     Kind {
+        /// Scheme of the proxy's URL.
+        scheme: String,
+    },
+    /// The kind of proxy that a variable names is not supported.
+    #[error(
+        "{name}: a proxy that is reached over {scheme}:// is not supported: name one with http://, socks5:// or \
+         socks5h:// there, or write none there to go without"
+    )]
+    KindOfVariable {
+        /// Name of the variable, as it is spelt.
+        name: &'static str,
         /// Scheme of the proxy's URL.
         scheme: String,
     },

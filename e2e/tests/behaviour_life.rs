@@ -35,6 +35,8 @@ mod network;
 mod pools;
 #[path = "behaviour_life/race.rs"]
 mod race;
+#[path = "behaviour_life/slow_path.rs"]
+mod slow_path;
 #[path = "behaviour_life/successor.rs"]
 mod successor;
 #[path = "behaviour_life/takeover.rs"]

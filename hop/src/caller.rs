@@ -44,6 +44,12 @@ pub trait CallerState: 'static {
         false
     }
 
+    /// Number of requests that the hop got from hyper so far. The default suits a hop that never asks for the request
+    /// line of a refused head ([`Intake::request_line`]): none is kept.
+    fn served(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Size limit of the next read from the caller.
     fn read_bytes_max(&self) -> usize {
         usize::MAX
@@ -171,6 +177,7 @@ impl<IO: CallerSocket, S: CallerState> Read for Caller<IO, S> {
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let Inner { io, intake } = &mut *self.inner.borrow_mut();
+        intake.drop_served(self.state.served());
         if intake.is_held() && self.state.stays_http() {
             intake.go_on();
         }

@@ -135,6 +135,38 @@ impl ConfigError {
     }
 }
 
+/// What is wrong with a file that is read while the relay runs, and what the relay does about it.
+#[derive(Debug)]
+pub(crate) struct FileProblem {
+    error: ConfigError,
+    outcome: &'static str,
+}
+
+impl FileProblem {
+    /// A file that is read again: what was read from it before goes on.
+    pub(crate) const fn of_changed(error: ConfigError) -> Self {
+        Self {
+            error,
+            outcome: "the content read before stays in force",
+        }
+    }
+
+    /// The file of the ordered certificate, of which one is in use if `has_other` is true.
+    pub(crate) const fn of_ordered(error: ConfigError, has_other: bool) -> Self {
+        let outcome = match has_other {
+            true => "the certificate read before stays in use, and another one is ordered",
+            false => "another certificate is ordered",
+        };
+        Self { error, outcome }
+    }
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.error, self.outcome)
+    }
+}
+
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

@@ -1,7 +1,7 @@
 //! The program `tieline`: its command line, and the commands above the library `tieline-agent`.
 //!
 //! Commands print through `paint`, and end on `signals` and with the codes of `exit`; what several commands need stands
-//! below them: `settings` of `serve`, and `outbound`, the requests to a relay's HTTP port.
+//! below them: `settings` of `serve`, `advice` on refusals, and `outbound`, the requests to a relay's HTTP port.
 
 pub mod cli;
 pub mod command;
@@ -17,6 +17,7 @@ pub mod settings;
 pub mod status;
 pub mod token_show;
 
+mod advice;
 mod ca;
 #[cfg(target_os = "linux")]
 mod demo;

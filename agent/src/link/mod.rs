@@ -11,14 +11,14 @@ pub(crate) mod tests;
 mod tunnels;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BufMut;
 use tieline_wire::{
-    Event, GoAway, Granted, LinkEnd, Lost, Moment, Mux, Refusal, Register, SessionEnd, SessionId,
-    SessionMap, TunnelId,
+    Event, GoAway, Granted, LinkEnd, Lost, Moment, Mux, Refusal, Register, SendProgress,
+    SessionEnd, SessionId, SessionMap, TunnelId,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -32,7 +32,7 @@ use crate::bell::Bell;
 use crate::identity::Identity;
 use crate::link::session::Session;
 use crate::targets::WatchedTarget;
-use crate::transport::{Connection, QuicPath};
+use crate::transport::{Connection, Gauge, QuicPath};
 
 /// Largest number of bytes that one read of a target takes.
 const PULL_BYTES_MAX: usize = 64 * 1024;
@@ -94,6 +94,8 @@ pub(crate) struct Link {
     /// When the link ends; set once it is closing. Sessions that still run then are aborted.
     closing: watch::Sender<Option<Instant>>,
     started_at: Instant,
+    /// Tells how far the connection's bytes have come; set once the link has its connection.
+    gauge: OnceLock<Gauge>,
 }
 
 #[derive(Debug)]
@@ -104,8 +106,10 @@ struct Core {
     /// When the timer task looks at the mux next.
     wakes_at: Option<Moment>,
     tunnels: Tunnels,
-    /// True while the writer holds bytes that the kernel has not taken yet.
-    sending: bool,
+    /// Bytes that the kernel has taken from the writer, and those that the writer held when it last looked or waited.
+    written: SendProgress,
+    /// How far the link's bytes had come at the last ping of [`Link::probe`].
+    asked: Option<SendProgress>,
     /// True once the link accepts no new sessions.
     draining: bool,
     /// Reason that the relay was given for the link's end.
@@ -159,7 +163,8 @@ impl Link {
                 buffer: ReadBuffer::default(),
                 wakes_at: None,
                 tunnels: Tunnels::default(),
-                sending: false,
+                written: SendProgress::default(),
+                asked: None,
                 draining: false,
                 reason: None,
                 nonce: None,
@@ -176,6 +181,7 @@ impl Link {
             empty: Notify::new(),
             closing: watch::Sender::new(None),
             started_at,
+            gauge: OnceLock::new(),
         }
     }
 
@@ -272,6 +278,7 @@ impl Link {
         if !core.mux.is_established() {
             return None;
         }
+        core.asked = Some(self.progress(&core));
         core.mux.probe(now);
         core.after_turn(&self.deadline);
         drop(core);
@@ -279,9 +286,27 @@ impl Link {
         Some(now)
     }
 
-    /// True if nothing but the relay's own pings has arrived since `moment`.
+    /// True if nothing shows that the path works since `moment`, the time of the last [`Link::probe`]: nothing but the
+    /// relay's own pings has arrived, and no bytes in front of that probe's ping are on the move.
     pub(crate) fn is_silent_since(&self, moment: Moment) -> bool {
-        self.core().mux.last_heard() <= moment
+        let core = self.core();
+        let is_moving = || {
+            core.asked
+                .is_some_and(|before| self.progress(&core).moves_since(before))
+        };
+        core.mux.last_heard() <= moment && !is_moving()
+    }
+
+    /// How far the link's bytes have come. Where the system does not tell, bytes that it took count as acknowledged: a
+    /// full socket takes more only once the relay's system has acknowledged some.
+    fn progress(&self, core: &Core) -> SendProgress {
+        let Some(acked) = self.gauge.get().and_then(Gauge::read) else {
+            return core.written;
+        };
+        SendProgress {
+            waiting: acked.waiting + core.written.waiting,
+            ..acked
+        }
     }
 
     /// Reads a target and queues the bytes, up to the session's credit.
@@ -335,7 +360,10 @@ impl Link {
 
     /// Counts bytes that a session's lane took.
     pub(crate) fn lane_sent(&self, id: SessionId, count: usize) {
-        self.core().mux.lane_sent(id, count as u64);
+        let now = self.now();
+        let mut core = self.core();
+        core.mux.lane_sent(now, id, count as u64);
+        core.after_turn(&self.deadline);
     }
 
     /// Counts bytes that a lane brought and its target took.

@@ -1,5 +1,6 @@
 //! Which proxy a connection goes through: that of a setting, of the environment, or of the system.
 
+use std::borrow::Cow;
 use std::env;
 use std::ffi::OsString;
 use std::sync::Once;
@@ -20,7 +21,8 @@ const NONE: &str = "none";
 /// Stands in messages for the URL of a proxy that the system names.
 const SYSTEMS: &str = "… (of the system's settings)";
 
-/// Schemes of proxies that [`Matcher`] knows.
+/// Schemes of proxies that [`Matcher`] knows, those that are not supported included; it takes a URL with another one for
+/// no proxy.
 const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
 
 /// Longest text that is taken for a scheme, in bytes: it is shown, and longer text may be a part of a password.
@@ -105,7 +107,7 @@ fn choose(
     let proxy = value.to_str().ok_or(Unusable::Url).and_then(of_text);
     match proxy {
         Ok(proxy) => Ok((proxy, WayReason::Variable(name))),
-        Err(Unusable::Kind(scheme)) => Err(ProxyError::Kind { scheme }),
+        Err(Unusable::Kind(scheme)) => Err(ProxyError::KindOfVariable { name, scheme }),
         Err(Unusable::Url) => Err(ProxyError::Variable { name }),
     }
 }
@@ -142,26 +144,28 @@ fn of_text(text: &str) -> Result<Option<Proxy>, Unusable> {
     if text.eq_ignore_ascii_case(NONE) {
         return Ok(None);
     }
-    if let Some(scheme) = unknown_scheme(text) {
-        return Err(Unusable::Kind(scheme));
-    }
-    let matcher = Matcher::builder().all(text).build();
+    let text = match split_scheme(text) {
+        Some((scheme, _)) if !SCHEMES.contains(&&*scheme) => return Err(Unusable::Kind(scheme)),
+        Some((scheme, rest)) => Cow::Owned(format!("{scheme}://{rest}")),
+        None => Cow::Borrowed(text),
+    };
+    let matcher = Matcher::builder().all(&*text).build();
     let found = matcher.intercept(&Uri::from_static("https://relay.invalid"));
-    let found = found.filter(|_| !breaks_user(text)).ok_or(Unusable::Url)?;
+    let found = found.filter(|_| !breaks_user(&text));
+    let found = found.ok_or(Unusable::Url)?;
     Proxy::of(&found).map(Some)
 }
 
-/// Scheme of the URL `text` if no proxy has such a URL. [`Matcher`] knows the schemes of proxies that are not
-/// supported, such as `https` and `socks4`, and takes a URL with another one for none.
-fn unknown_scheme(text: &str) -> Option<String> {
-    let (scheme, _) = text.split_once("://")?;
+/// Scheme of the URL `text`, in lower case since capitals make no difference (RFC 3986, section 3.1), and what follows
+/// it. [`Matcher`] knows schemes in lower case alone.
+fn split_scheme(text: &str) -> Option<(String, &str)> {
+    let (scheme, rest) = text.split_once("://")?;
     let is_scheme = !scheme.is_empty()
         && scheme.len() <= SCHEME_LEN_MAX
         && scheme
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    let scheme = scheme.to_ascii_lowercase();
-    (is_scheme && !SCHEMES.contains(&&*scheme)).then_some(scheme)
+    is_scheme.then(|| (scheme.to_ascii_lowercase(), rest))
 }
 
 /// True if the user name or the password in the URL `text` has a character that must be percent-encoded there: a part
@@ -262,7 +266,7 @@ mod tests {
             ("SOCKS://ada:secret@proxy", "over socks://"),
             ("ftp://ada:secret@proxy", "over ftp://"),
             ("https://ada:secret@proxy", "over https://"),
-            ("socks4://ada@proxy", "over socks4://"),
+            ("socks4://ada@proxy", "https_proxy: a proxy"),
         ] {
             let mut variables = vec![("https_proxy", value), ("ALL_PROXY", "http://proxy")];
             let error = chosen(&variables, "relay:1").unwrap_err();
@@ -286,6 +290,8 @@ mod tests {
             ("http://proxy", Some("http://proxy:80")),
             ("socks5://[::1]:9050/", Some("socks5://[::1]:9050")),
             ("socks5h://u:p@proxy", Some("socks5h://proxy:1080")),
+            ("SOCKS5H://u:p@proxy", Some("socks5h://proxy:1080")),
+            ("Http://proxy", Some("http://proxy:80")),
             ("None", None),
         ] {
             let way = Proxies::parse(text).unwrap().way(&to("relay:1")).unwrap();

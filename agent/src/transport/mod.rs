@@ -5,10 +5,12 @@
 //! [`Quic`]. A [`Connection`] is one of both. HTTP clients of the program `tieline` trust the same certificates
 //! ([`Trust`]), begin their handshakes alike ([`Hellos`]) and go the same [`Way`].
 
+mod ask;
 mod choice;
 mod client_certificate;
 mod connection;
 mod dial;
+mod gauge;
 mod head;
 mod heard;
 mod hello;
@@ -34,6 +36,7 @@ pub use self::choice::Proxies;
 pub use self::client_certificate::client_certificate_problem;
 pub use self::connection::Connection;
 pub use self::dial::{Connected, DIAL_TIMEOUT, Dialler, Secured, Untried};
+pub(crate) use self::gauge::Gauge;
 pub use self::hello::{Hellos, Try};
 pub(crate) use self::lane::{Lane, dial_lane};
 pub use self::logins::Logins;

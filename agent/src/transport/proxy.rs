@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_socks::tcp::Socks5Stream;
 
 use super::head::{Head, INTERIM_MAX, NoHead};
-use super::heard::Heard;
+use super::heard::{Heard, Said};
 use super::logins::Login;
 use super::refusal::{NoAnswer, Problem};
 use crate::address::HostPort;
@@ -20,9 +20,6 @@ const HTTP_PORT: u16 = 80;
 
 /// Port of a SOCKS proxy whose URL names none (RFC 1928, section 3).
 const SOCKS_PORT: u16 = 1080;
-
-/// What is told of a proxy whose answer does not come in time.
-pub(super) const LATE: &str = "no answer in time";
 
 /// Bytes that one read of a proxy's answer takes.
 const READ_BYTES: usize = 4 * 1024;
@@ -93,31 +90,40 @@ impl Proxy {
         }
     }
 
-    /// Asks the proxy at the other end of `socket` for a connection to `to`. `heard` gets what an HTTP proxy has sent
-    /// of its answer's head, for [`Proxy::late`].
+    /// Asks the proxy at the other end of `socket` for a connection to `to`. `said` gets what the proxy sends, of an
+    /// HTTP proxy its answer's head alone.
     pub(super) async fn open(
         &self,
         socket: &mut TcpStream,
         to: &HostPort,
-        heard: &mut Vec<u8>,
+        said: &Said,
     ) -> Result<(), Problem> {
         match self.kind {
-            Kind::Http => self.connect(socket, to, heard).await,
-            Kind::Socks5 | Kind::Socks5h => self.socks(socket, to).await,
+            Kind::Http => self.connect(socket, to, said).await,
+            Kind::Socks5 | Kind::Socks5h => self.socks(socket, to, said).await,
         }
     }
 
-    /// The problem of a proxy whose answer has not come in time; `heard` is what [`Proxy::open`] has read of it.
-    pub(super) fn late(&self, heard: &[u8]) -> Problem {
-        let why = NoAnswer::from(LATE.to_owned());
-        Problem::of_no_head(why, heard, self.basic.is_some())
+    /// The problem of a proxy whose answer has not come in time; `said` is what [`Proxy::open`] has read of it.
+    pub(super) fn late(&self, said: &Said) -> Problem {
+        match self.kind {
+            Kind::Http => Problem::of_late_http(&said.bytes(), self.basic.is_some()),
+            Kind::Socks5 | Kind::Socks5h => {
+                Problem::of_late_socks(&said.bytes(), self.user.is_some())
+            }
+        }
+    }
+
+    /// `problem` in words that name the proxy.
+    pub(super) fn words(&self, problem: &dyn fmt::Display) -> String {
+        format!("the proxy {self}: {problem}")
     }
 
     async fn connect(
         &self,
         socket: &mut TcpStream,
         to: &HostPort,
-        heard: &mut Vec<u8>,
+        said: &Said,
     ) -> Result<(), Problem> {
         let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
         if let Some(value) = &self.basic {
@@ -126,17 +132,25 @@ impl Proxy {
             request.extend_from_slice(b"\r\n");
         }
         request.extend_from_slice(b"\r\n");
-        let written = socket.write_all(&request).await;
-        written.map_err(|error| error.to_string())?;
         let has_user = self.basic.is_some();
-        match read_head(socket, heard).await {
+        let read = match socket.write_all(&request).await {
+            Ok(()) => read_head(socket, said).await,
+            // A part of the request may have reached the proxy.
+            Err(error) => Err(NoAnswer::of(&error)),
+        };
+        match read {
             Ok(head) if matches!(head.status, 200..=299) => Ok(()),
             Ok(head) => Err(Problem::of_http(&head, to, has_user)),
-            Err(why) => Err(Problem::of_no_head(why, heard, has_user)),
+            Err(why) => Err(Problem::of_no_head(why, &said.bytes(), has_user)),
         }
     }
 
-    async fn socks(&self, socket: &mut TcpStream, to: &HostPort) -> Result<(), Problem> {
+    async fn socks(
+        &self,
+        socket: &mut TcpStream,
+        to: &HostPort,
+        said: &Said,
+    ) -> Result<(), Problem> {
         let host = match self.kind {
             Kind::Socks5 => {
                 let found = to.resolve().await;
@@ -146,10 +160,7 @@ impl Proxy {
             Kind::Http | Kind::Socks5h => to.host(),
         };
         let target = (host.as_str(), to.port());
-        let mut socket = Heard {
-            socket,
-            bytes: Vec::new(),
-        };
+        let mut socket = Heard { socket, said };
         let through = &mut socket;
         let opened = match &self.user {
             Some((user, password)) => {
@@ -162,7 +173,7 @@ impl Proxy {
                 .map(drop),
         };
         let has_user = self.user.is_some();
-        opened.map_err(|error| Problem::of_socks(&error, &socket.bytes, to, has_user))
+        opened.map_err(|error| Problem::of_socks(&error, &said.bytes(), to, has_user))
     }
 }
 
@@ -190,12 +201,12 @@ fn reachable(addresses: &[SocketAddr]) -> Option<IpAddr> {
     v4.or(addresses.first()).map(SocketAddr::ip)
 }
 
-/// Reads the head of the proxy's answer, and leaves what comes behind it in the socket: it is the server's. `heard`
+/// Reads the head of the proxy's answer, and leaves what comes behind it in the socket: it is the server's. `said`
 /// gets the bytes of the head that is being read.
-async fn read_head(socket: &mut TcpStream, heard: &mut Vec<u8>) -> Result<Head, NoAnswer> {
+async fn read_head(socket: &mut TcpStream, said: &Said) -> Result<Head, NoAnswer> {
     for _ in 0..=INTERIM_MAX {
-        heard.clear();
-        let head = read_next_head(socket, heard).await?;
+        said.clear();
+        let head = read_next_head(socket, said).await?;
         if !head.is_interim() {
             return Ok(head);
         }
@@ -205,7 +216,8 @@ async fn read_head(socket: &mut TcpStream, heard: &mut Vec<u8>) -> Result<Head, 
         .into())
 }
 
-async fn read_next_head(socket: &mut TcpStream, heard: &mut Vec<u8>) -> Result<Head, NoAnswer> {
+async fn read_next_head(socket: &mut TcpStream, said: &Said) -> Result<Head, NoAnswer> {
+    let mut heard = Vec::new();
     let mut piece = vec![0; READ_BYTES];
     loop {
         let count = socket.peek(&mut piece).await;
@@ -218,7 +230,8 @@ async fn read_next_head(socket: &mut TcpStream, heard: &mut Vec<u8>) -> Result<H
         }
         let before = heard.len();
         heard.extend_from_slice(&piece[..count]);
-        let parsed = Head::parse(heard);
+        said.add(&piece[..count]);
+        let parsed = Head::parse(&heard);
         let own = match &parsed {
             Ok(Some((_, len))) => len - before,
             Ok(None) | Err(_) => count,

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::head::{Head, shown};
+use super::logins::Failure;
 use crate::address::HostPort;
 
 /// Status of a proxy that wants a login (RFC 9110, section 15.5.8).
@@ -18,11 +19,21 @@ const NOT_ACCEPTED: &str = "it does not accept the user name and password in its
 const CLOSES_AT_LOGIN: &str = "it closed the connection when it was sent the user name and password in its URL: it \
                                does not accept them";
 
-/// Beginning of the answer of an HTTP proxy that wants a login, up to the minor version.
-const LOGIN_START: &[u8] = b"HTTP/1.";
+/// What is told of a proxy whose answer does not come in time.
+pub(super) const LATE: &str = "no answer in time";
 
-/// What follows the minor version in such an answer.
-const LOGIN_STATUS: &[u8] = b" 407";
+/// What is told of a proxy whose answer to the login does not come in time.
+const LATE_AT_LOGIN: &str =
+    "it gave no answer in time when it was sent the user name and password in its URL";
+
+/// Beginning of the answer of an HTTP proxy, up to the minor version.
+const ANSWER_START: &[u8] = b"HTTP/1.";
+
+/// First status that is no interim one (RFC 9110, section 15.3).
+const FINAL_STATUS_MIN: u16 = 200;
+
+/// Digits of a status.
+const STATUS_DIGITS: usize = 3;
 
 /// Why a proxy opened no connection.
 pub(super) struct Problem {
@@ -34,13 +45,18 @@ pub(super) struct Problem {
 /// What a problem says about the login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Nothing.
+    /// Nothing, or that the proxy objects to something else.
     Open,
+    /// The proxy accepted the login.
+    Accepted,
     /// The proxy did not accept the login, or wants one and was given none.
     Refused,
     /// The proxy was sent a user name and password, and ended the connection without an answer: it refuses them, or it
     /// restarts.
     Ended,
+    /// The proxy was sent a user name and password, and its answer does not come, or does not say whether it accepts
+    /// them.
+    Unanswered,
 }
 
 /// Why an HTTP proxy's answer has no head.
@@ -85,7 +101,8 @@ impl Problem {
     /// From an HTTP proxy that has sent `heard` of its answer's head, and not all of it. `has_user` is true if it was
     /// given a user name and password.
     pub(super) fn of_no_head(why: NoAnswer, heard: &[u8], has_user: bool) -> Self {
-        if wants_login(heard) {
+        let status = status(heard);
+        if status == Some(LOGIN_REQUIRED) {
             let text = match has_user {
                 true => NOT_ACCEPTED,
                 false => {
@@ -97,11 +114,36 @@ impl Problem {
                 verdict: Verdict::Refused,
             };
         }
+        let is_answered = status.is_some_and(|status| status >= FINAL_STATUS_MIN);
+        let is_empty = heard.trim_ascii_start().is_empty();
         Self {
             text: why.text,
-            verdict: match why.is_end && has_user && heard.is_empty() {
-                true => Verdict::Ended,
+            verdict: match has_user && !is_answered {
                 false => Verdict::Open,
+                true if why.is_end && is_empty => Verdict::Ended,
+                true => Verdict::Unanswered,
+            },
+        }
+    }
+
+    /// From an HTTP proxy that has sent `heard` of its answer's head in time, and not all of it. `has_user` is true if it
+    /// was given a user name and password.
+    pub(super) fn of_late_http(heard: &[u8], has_user: bool) -> Self {
+        let problem = Self::of_no_head(LATE.to_owned().into(), heard, has_user);
+        match problem.verdict {
+            Verdict::Unanswered => Self::late_at_login(),
+            _ => problem,
+        }
+    }
+
+    /// From a SOCKS proxy that has sent `heard` of its answers in time, and not all of them. `has_user` is true if it was
+    /// given a user name and password.
+    pub(super) fn of_late_socks(heard: &[u8], has_user: bool) -> Self {
+        match socks_login(heard, has_user) {
+            Verdict::Unanswered => Self::late_at_login(),
+            verdict => Self {
+                text: LATE.to_owned(),
+                verdict,
             },
         }
     }
@@ -123,7 +165,7 @@ impl Problem {
                 | Error::NoAcceptableAuthMethods
                 | Error::AuthorizationRequired => Verdict::Refused,
                 error if ends_at_login(error, heard) => Verdict::Ended,
-                _ => Verdict::Open,
+                _ => socks_login(heard, has_user),
             },
         }
     }
@@ -133,28 +175,52 @@ impl Problem {
         &self.text
     }
 
-    /// The text of the refusal, if the proxy refuses the login. `was_accepted` is true if it accepted the same login
-    /// before: one that now ends the connection is taken to restart.
-    pub(super) fn refused_login(&self, was_accepted: bool) -> Option<&str> {
+    /// How the login failed, and the text for that, if it did: a login that the proxy does not answer counts as failed,
+    /// since it may have been checked, and counted, all the same.
+    pub(super) fn login_failure(&self) -> Option<(Failure, &str)> {
         match self.verdict {
-            Verdict::Refused => Some(&self.text),
-            Verdict::Ended if !was_accepted => Some(CLOSES_AT_LOGIN),
-            Verdict::Ended | Verdict::Open => None,
+            Verdict::Refused => Some((Failure::Refused, &self.text)),
+            Verdict::Ended => Some((Failure::Unanswered, CLOSES_AT_LOGIN)),
+            Verdict::Unanswered => Some((Failure::Unanswered, &self.text)),
+            Verdict::Open | Verdict::Accepted => None,
+        }
+    }
+
+    /// True if the proxy accepted the login, and opened no connection all the same.
+    pub(super) fn accepts_login(&self) -> bool {
+        self.verdict == Verdict::Accepted
+    }
+
+    fn late_at_login() -> Self {
+        Self {
+            text: LATE_AT_LOGIN.to_owned(),
+            verdict: Verdict::Unanswered,
         }
     }
 }
 
-/// True if the head that begins with `heard` has the status of a proxy that wants a login, however the head goes on.
-fn wants_login(heard: &[u8]) -> bool {
+/// Status of the answer whose head begins with `heard`, however the head goes on; `None` if `heard` does not have it.
+fn status(heard: &[u8]) -> Option<u16> {
     // As for whole heads, empty lines may come first.
-    let Some(rest) = heard.trim_ascii_start().strip_prefix(LOGIN_START) else {
-        return false;
+    let rest = heard.trim_ascii_start().strip_prefix(ANSWER_START)?;
+    let [b'0'..=b'9', b' ', rest @ ..] = rest else {
+        return None;
     };
-    let behind = match rest.split_first() {
-        Some((b'0'..=b'9', rest)) => rest.strip_prefix(LOGIN_STATUS),
-        _ => None,
-    };
-    behind.is_some_and(|behind| !behind.first().is_some_and(u8::is_ascii_digit))
+    let (digits, behind) = rest.split_at_checked(STATUS_DIGITS)?;
+    let is_status =
+        digits.iter().all(u8::is_ascii_digit) && !behind.first().is_some_and(u8::is_ascii_digit);
+    let value = |sum: u16, digit: &u8| sum * 10 + u16::from(digit - b'0');
+    is_status.then(|| digits.iter().fold(0, value))
+}
+
+/// What a SOCKS proxy that has sent `heard`, and no code of a refused login in it, says about the login (RFC 1929, section
+/// 2). `has_user` is true if it was given a user name and password.
+fn socks_login(heard: &[u8], has_user: bool) -> Verdict {
+    match heard {
+        [5, 2, 1, 0, ..] if has_user => Verdict::Accepted,
+        [5, 2, ..] if has_user => Verdict::Unanswered,
+        _ => Verdict::Open,
+    }
 }
 
 /// True for the error of a connection that the peer has ended.
@@ -336,46 +402,88 @@ mod tests {
     }
 
     #[test]
-    fn a_socks_proxy_that_closes_the_connection_after_the_login_refuses_it_unless_it_accepted_it_before()
-     {
+    fn a_socks_proxy_that_closes_the_connection_after_the_login_did_not_accept_it() {
         for (kind, heard, is_login) in [
             (io::ErrorKind::UnexpectedEof, &[5, 2][..], true),
             (io::ErrorKind::ConnectionReset, &[5, 2, 1], true),
-            (io::ErrorKind::TimedOut, &[5, 2], false),
             (io::ErrorKind::UnexpectedEof, &[], false),
             (io::ErrorKind::UnexpectedEof, &[5, 0], false),
             (io::ErrorKind::UnexpectedEof, &[5, 2, 1, 0], false),
         ] {
             let error = tokio_socks::Error::Io(kind.into());
             let problem = Problem::of_socks(&error, heard, &to("relay:1"), true);
-            let refused = problem.refused_login(false);
-            let is_told = refused.is_some_and(|text| text.contains("does not accept them"));
-            assert_eq!(is_told, is_login, "{kind} {heard:?}");
-            assert_eq!(problem.refused_login(true), None, "{kind} {heard:?}");
+            let expected = is_login.then_some((Failure::Unanswered, CLOSES_AT_LOGIN));
+            assert_eq!(problem.login_failure(), expected, "{kind} {heard:?}");
         }
     }
 
     #[test]
-    fn an_http_proxy_that_ends_the_connection_in_place_of_an_answer_refuses_the_login() {
-        let read = |kind: io::ErrorKind| NoAnswer::of(&kind.into());
-        for (why, heard, has_user, is_login) in [
-            (read(io::ErrorKind::UnexpectedEof), "", true, true),
-            (read(io::ErrorKind::ConnectionReset), "", true, true),
-            (read(io::ErrorKind::UnexpectedEof), "", false, false),
-            (
-                read(io::ErrorKind::UnexpectedEof),
-                "HTTP/1.1 2",
-                true,
-                false,
-            ),
-            ("no answer in time".to_owned().into(), "", true, false),
+    fn a_socks_proxy_that_does_not_answer_the_login_counts_as_refusing_it() {
+        let broken = || tokio_socks::Error::InvalidResponseVersion;
+        for (heard, has_user, verdict) in [
+            (&[5, 0][..], true, Verdict::Open),
+            (&[], true, Verdict::Open),
+            (&[5, 2], true, Verdict::Unanswered),
+            (&[5, 2, 1], true, Verdict::Unanswered),
+            (&[5, 2, 7, 0], true, Verdict::Unanswered),
+            (&[5, 2, 1, 0], true, Verdict::Accepted),
+            (&[5, 2, 1, 0, 5, 4, 0, 1], true, Verdict::Accepted),
+            (&[5, 2], false, Verdict::Open),
+        ] {
+            let late = Problem::of_late_socks(heard, has_user);
+            let other = Problem::of_socks(&broken(), heard, &to("relay:1"), has_user);
+            assert_eq!(late.verdict, verdict, "{heard:?}");
+            assert_eq!(other.verdict, verdict, "{heard:?}");
+            let is_unanswered = verdict == Verdict::Unanswered;
+            let words = if is_unanswered { LATE_AT_LOGIN } else { LATE };
+            assert_eq!(late.text(), words, "{heard:?}");
+            assert_eq!(late.accepts_login(), verdict == Verdict::Accepted);
+            assert_eq!(late.login_failure().is_some(), is_unanswered, "{heard:?}");
+        }
+    }
+
+    #[test]
+    fn an_http_proxy_that_does_not_answer_the_login_counts_as_refusing_it() {
+        let ended = || NoAnswer::of(&io::ErrorKind::UnexpectedEof.into());
+        let reset = || NoAnswer::of(&io::ErrorKind::ConnectionReset.into());
+        let wrong = || NoAnswer::from("it does not speak HTTP".to_owned());
+        for (why, heard, verdict) in [
+            (ended(), "", Verdict::Ended),
+            (reset(), "", Verdict::Ended),
+            (ended(), "\r\n", Verdict::Ended),
+            (wrong(), "", Verdict::Unanswered),
+            (ended(), "HTTP/1.1 2", Verdict::Unanswered),
+            (ended(), "HTTP/1.1 +20 ", Verdict::Unanswered),
+            (wrong(), "SSH-2.0-x\r\n", Verdict::Unanswered),
+            (wrong(), "HTTP/1.1 102 Wait\r\n\r\n", Verdict::Unanswered),
+            // The status says that it is not the login.
+            (ended(), "HTTP/1.1 503 Away\r\nVia: p", Verdict::Open),
         ] {
             let text = why.text.clone();
-            let problem = Problem::of_no_head(why, heard.as_bytes(), has_user);
-            assert_eq!(problem.text(), text);
-            let refused = problem.refused_login(false);
-            assert_eq!(refused, is_login.then_some(CLOSES_AT_LOGIN), "{heard}");
-            assert_eq!(problem.refused_login(true), None, "{heard}");
+            let is_end = why.is_end;
+            let problem = Problem::of_no_head(why, heard.as_bytes(), true);
+            assert_eq!((problem.text(), problem.verdict), (&*text, verdict));
+            let expected = match verdict {
+                Verdict::Ended => Some((Failure::Unanswered, CLOSES_AT_LOGIN)),
+                Verdict::Unanswered => Some((Failure::Unanswered, &*text)),
+                _ => None,
+            };
+            assert_eq!(problem.login_failure(), expected, "{heard}");
+            let why = NoAnswer { text, is_end };
+            let without = Problem::of_no_head(why, heard.as_bytes(), false);
+            assert_eq!(without.login_failure(), None, "{heard}");
+        }
+        for (heard, has_user, words) in [
+            ("", true, LATE_AT_LOGIN),
+            ("\r\n", true, LATE_AT_LOGIN),
+            ("HTTP/1.1 4", true, LATE_AT_LOGIN),
+            ("HTTP/1.1 502 Bad\r\n", true, LATE),
+            ("", false, LATE),
+        ] {
+            let late = Problem::of_late_http(heard.as_bytes(), has_user);
+            assert_eq!(late.text(), words, "{heard}");
+            let is_failure = late.login_failure().is_some();
+            assert_eq!(is_failure, words == LATE_AT_LOGIN, "{heard}");
         }
     }
 
@@ -391,15 +499,11 @@ mod tests {
             ("HTTP/1.x 407", false),
             ("407", false),
         ] {
-            let late = NoAnswer::from("no answer in time".to_owned());
-            let problem = Problem::of_no_head(late, heard.as_bytes(), true);
-            for was_accepted in [false, true] {
-                let refused = problem.refused_login(was_accepted);
-                assert_eq!(refused, is_login.then_some(NOT_ACCEPTED), "{heard}");
-            }
-            let late = NoAnswer::from("no answer in time".to_owned());
-            let problem = Problem::of_no_head(late, heard.as_bytes(), false);
-            assert_eq!(problem.refused_login(false).is_some(), is_login, "{heard}");
+            let problem = Problem::of_late_http(heard.as_bytes(), true);
+            let refused = problem.login_failure() == Some((Failure::Refused, NOT_ACCEPTED));
+            assert_eq!(refused, is_login, "{heard}");
+            let problem = Problem::of_late_http(heard.as_bytes(), false);
+            assert_eq!(problem.login_failure().is_some(), is_login, "{heard}");
         }
     }
 

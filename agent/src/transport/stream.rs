@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::gauge::Gauge;
 use super::wire::Wire;
 
 /// Empty messages after which other tasks get a turn before the next read.
@@ -106,6 +107,14 @@ impl Stream {
             true => self.socket().peer_addr().map(Some),
             false => Ok(None),
         }
+    }
+
+    /// Tells how far the connection's bytes have come.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(crate) fn gauge(&self) -> io::Result<Gauge> {
+        Gauge::of(self.socket())
     }
 
     fn socket(&self) -> &TcpStream {

@@ -145,9 +145,13 @@ pub(super) fn misspelt(no_proxy: &str) -> Vec<(String, String)> {
 
 /// How to write an entry that matches no host; `None` if it is right.
 fn right_spelling(entry: &str) -> Option<String> {
-    let words: Vec<&str> = entry.split_whitespace().collect();
-    if words.len() > 1 {
-        return Some(words.join(","));
+    let between = |c: char| c.is_whitespace() || c == ';';
+    let words: Vec<&str> = entry.split(between).filter(|it| !it.is_empty()).collect();
+    if entry.contains(between) {
+        return Some(match words.is_empty() {
+            true => PLAIN_ENTRY.to_owned(),
+            false => words.join(","),
+        });
     }
     if entry.contains("://") {
         return Some("the host alone".to_owned());
@@ -200,12 +204,28 @@ fn right_host(host: &str) -> Option<String> {
     {
         return Some(right_or_same(suffix));
     }
+    if let Some(rest) = host.strip_prefix("..") {
+        let suffix = format!(".{}", rest.trim_start_matches('.'));
+        return Some(right_or_same(&suffix));
+    }
     let name = without_dot(host);
     let is_wrong = host.contains('*')
         || (name.is_empty() && !host.is_empty())
-        || name.ends_with('.')
+        || is_broken_name(name)
         || is_broken_address(name);
     is_wrong.then(|| PLAIN_ENTRY.to_owned())
+}
+
+/// True for text that is meant for a name, and that no host has: with an empty part between dots, or with characters
+/// other than letters, digits, hyphens (RFC 1123, section 2.1) and the underscore, which some names have all the same.
+fn is_broken_name(text: &str) -> bool {
+    let is_meant = !text.is_empty() && !text.contains(['/', ':']);
+    let mut parts = text.strip_prefix('.').unwrap_or(text).split('.');
+    let is_part = |part: &str| {
+        let mut chars = part.chars();
+        !part.is_empty() && chars.all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+    };
+    is_meant && !parts.all(is_part)
 }
 
 /// True for text that is meant for an address or a network, and is none: [`Matcher`] takes it for a name, which no host
@@ -267,12 +287,22 @@ mod tests {
             ("relay.test/mcp", PLAIN_ENTRY),
             (".", PLAIN_ENTRY),
             ("relay.test..", PLAIN_ENTRY),
+            ("..", PLAIN_ENTRY),
+            ("..relay.test", ".relay.test"),
+            ("...relay.test:443", ".relay.test:443"),
+            ("relay..test", PLAIN_ENTRY),
+            ("relay.test;foo", "relay.test,foo"),
+            ("relay.test; foo;", "relay.test,foo"),
+            ("relay.test;", "relay.test"),
+            (";", PLAIN_ENTRY),
+            ("relay.test|foo", PLAIN_ENTRY),
+            ("\"relay.test\"", PLAIN_ENTRY),
         ] {
             let told = misspelt(&format!("one.test, {entry} ,.two.test"));
             assert_eq!(told, [(entry.to_owned(), right.to_owned())]);
         }
         for right in [
-            "*, Relay.TEST,.test,,relay.test.,3com.test,10.test",
+            "*, Relay.TEST,.test,,relay.test.,3com.test,10.test,my_relay,xn--bcher-kva.test",
             "10.0.0.0/8,10.9.8.7/32,10.9.8.7,2001:db8::1,2001:db8::/32,::1,::ffff:10.9.8.7,::ffff:10.0.0.0/104",
             "*:443, relay.test:443,relay.test.:443,.test:1,10.9.8.7:443,10.0.0.0/8:443,[2001:db8::1]:65535",
         ] {

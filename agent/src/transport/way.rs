@@ -4,10 +4,12 @@ use std::fmt;
 use std::io;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::ask::Request;
 use super::logins::Logins;
-use super::proxy::{LATE, Proxy};
+use super::proxy::Proxy;
+use super::refusal::LATE;
 use crate::address::HostPort;
 
 /// Why a way goes through its proxy, or straight.
@@ -94,29 +96,21 @@ impl Way {
         if let Some(refusal) = self.logins.refusal(&login) {
             return Err(refusal.into());
         }
-        let words = |problem: &dyn fmt::Display| format!("the proxy {proxy}: {problem}");
-        let named = |kind, problem: &dyn fmt::Display| io::Error::new(kind, words(problem));
+        let named = |kind, problem: &dyn fmt::Display| io::Error::new(kind, proxy.words(problem));
         let connected = proxy.address().connect(deadline).await;
-        let mut socket = connected.map_err(|error| named(error.kind(), &error))?;
+        let socket = connected.map_err(|error| named(error.kind(), &error))?;
         // After the connection, so that one whose packets are lost holds up no other dial.
         let turn = self.logins.turn(&login, deadline).await;
         let turn = turn.map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => named(error.kind(), &LATE),
             _ => error,
         })?;
-        let mut heard = Vec::new();
-        let opened = timeout_at(deadline, proxy.open(&mut socket, &self.to, &mut heard)).await;
-        let (kind, problem) = match opened {
-            Ok(Ok(())) => {
-                turn.accepted();
-                return Ok(socket);
-            }
-            Ok(Err(problem)) => (io::ErrorKind::Other, problem),
-            Err(_) => (io::ErrorKind::TimedOut, proxy.late(&heard)),
+        let request = Request {
+            proxy: proxy.clone(),
+            to: self.to.clone(),
+            socket,
+            turn,
         };
-        Err(match problem.refused_login(turn.was_accepted()) {
-            Some(text) => turn.refused(words(&text)).into(),
-            None => named(kind, &problem.text()),
-        })
+        request.make(deadline).await
     }
 }

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tieline_e2e::behaviour::{Target, TestAgent, TestRelay, soon};
+use tieline_e2e::behaviour::{Metrics, Target, TestAgent, TestRelay, noise, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::network::{Network, Rig};
 
@@ -21,28 +23,32 @@ async fn silent_rig(grace: Duration) -> Result<Rig> {
     Ok(rig)
 }
 
-#[tokio::test]
-async fn a_call_over_a_path_that_takes_nothing_to_the_agent_is_not_sent_and_says_so() -> Result<()>
-{
-    let rig = silent_rig(Duration::from_millis(500)).await?;
+/// Sends a call over a path that takes nothing to the agent: all links of the agent are given up in time, and the answer
+/// says that the call was not sent.
+async fn is_not_sent(rig: &Rig, links: u16) -> Result<()> {
     rig.network.lose(|it| &it.to_agent);
     let began = Instant::now();
     let mut caller = rig.post("call").await?;
     let metrics = rig
         .relay
-        .until("the link is given up", |it| it.get("relay_links") == 0)
+        .until("every link is given up", |it| it.get("relay_links") == 0)
         .await?;
     ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
-    ensure!(
-        metrics.labelled("relay_link_evictions_total", "stale") == 1,
-        "{metrics}"
-    );
+    let stale = metrics.labelled("relay_link_evictions_total", "stale");
+    ensure!(stale == i64::from(links), "{metrics}");
     // The agent sends nothing, so it notices the dead path later than the relay.
     let (head, body) = soon("an answer", caller.answer()).await??;
     let text = String::from_utf8_lossy(&body.bytes);
     ensure!(head.status() == 503 && text.contains("not_sent"), "{text}");
     ensure!(rig.runs().is_empty());
     Ok(())
+}
+
+#[tokio::test]
+async fn a_call_over_a_path_that_takes_nothing_to_the_agent_is_not_sent_and_says_so() -> Result<()>
+{
+    let rig = silent_rig(Duration::from_millis(500)).await?;
+    is_not_sent(&rig, 1).await
 }
 
 #[tokio::test]
@@ -70,25 +76,11 @@ async fn a_call_over_a_path_that_takes_nothing_to_the_relay_runs_once_over_the_n
 
 #[tokio::test]
 async fn all_links_of_an_agent_on_a_dead_path_are_given_up_together() -> Result<()> {
+    // One after the other would take 16 s.
     const LINKS: u16 = 4;
     let rig = Rig::with_links(LINKS, Duration::from_millis(500)).await?;
     tokio::time::sleep(SILENCE).await;
-    rig.network.lose(|it| &it.to_agent);
-    let began = Instant::now();
-    let mut caller = rig.post("call").await?;
-    let metrics = rig
-        .relay
-        .until("every link is given up", |it| it.get("relay_links") == 0)
-        .await?;
-    // One after the other would take 16 s.
-    ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
-    let stale = metrics.labelled("relay_link_evictions_total", "stale");
-    ensure!(stale == i64::from(LINKS), "{metrics}");
-    let (head, body) = soon("an answer", caller.answer()).await??;
-    let text = String::from_utf8_lossy(&body.bytes);
-    ensure!(head.status() == 503 && text.contains("not_sent"), "{text}");
-    ensure!(rig.runs().is_empty());
-    Ok(())
+    is_not_sent(&rig, LINKS).await
 }
 
 #[tokio::test]
@@ -126,5 +118,81 @@ async fn a_download_over_a_path_that_takes_nothing_to_the_relay_is_cut_in_time()
     let metrics = relay.metrics().await?;
     let stale = metrics.labelled("relay_link_evictions_total", "stale");
     ensure!(stale == 1, "{metrics}");
+    Ok(())
+}
+
+/// A relay that moves a session to a lane after a few reads, and a network before it.
+async fn with_lanes() -> Result<(TestRelay, Network)> {
+    let relay = TestRelay::with().shards(2);
+    let relay = relay
+        .config(|config| config.bulk_run_bytes = 64 * 1024)
+        .start()?;
+    let network = Network::start(&relay).await?;
+    Ok((relay, network))
+}
+
+/// Sends at some pace until the connection breaks.
+async fn send_without_end(stream: &mut TcpStream) {
+    let piece = noise(1, 256 * 1024);
+    while stream.write_all(&piece).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Reads until the connection ends or breaks.
+async fn read_without_end(stream: &mut TcpStream) {
+    let mut buffer = vec![0; 64 * 1024];
+    while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+}
+
+/// Waits until a lane carries bytes `way`.
+async fn until_on_a_lane(relay: &TestRelay, way: &str) -> Result<()> {
+    let is_used = |it: &Metrics| it.labelled("relay_lane_bytes_total", way) > 0;
+    relay.until("bytes on a lane", is_used).await.map(drop)
+}
+
+#[tokio::test]
+async fn an_upload_on_a_lane_over_a_path_that_takes_nothing_to_the_relay_is_cut_in_time()
+-> Result<()> {
+    let (relay, network) = with_lanes().await?;
+    let target = Target::tcp(|mut stream| async move {
+        read_without_end(&mut stream).await;
+        Ok(())
+    })
+    .await?;
+    let agent = TestAgent::of(&target).named("maya");
+    let _agent = agent.start_at(&network.address).await?;
+    let mut caller = relay.raw("maya").await?;
+    let sending = tokio::spawn(async move { send_without_end(&mut caller).await });
+    until_on_a_lane(&relay, "to_target").await?;
+    network.lose_for_good(|it| &it.to_relay);
+    let began = Instant::now();
+    soon("the upload's end", sending).await??;
+    ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
+    let metrics = relay.metrics().await?;
+    let stale = metrics.labelled("relay_link_evictions_total", "stale");
+    ensure!(stale == 1, "{metrics}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_download_on_a_lane_over_a_path_that_takes_nothing_to_the_agent_is_cut_in_time()
+-> Result<()> {
+    let (relay, network) = with_lanes().await?;
+    let target = Target::tcp(|mut stream| async move {
+        send_without_end(&mut stream).await;
+        Ok(())
+    })
+    .await?;
+    let agent = TestAgent::of(&target).named("maya");
+    let mut agent = agent.start_at(&network.address).await?;
+    let mut caller = relay.raw("maya").await?;
+    let reading = tokio::spawn(async move { read_without_end(&mut caller).await });
+    until_on_a_lane(&relay, "to_frontend").await?;
+    network.lose(|it| &it.to_agent);
+    let began = Instant::now();
+    agent.registered().await?;
+    soon("the download's end", reading).await??;
+    ensure!(began.elapsed() < NOTICED_MAX, "{:?}", began.elapsed());
     Ok(())
 }

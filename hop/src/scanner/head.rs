@@ -4,26 +4,37 @@ use memchr::memchr;
 
 use super::{BARE_LINE_FEED, Step};
 use crate::escape::is_escaped;
-use crate::refusal::REQUEST_START_BYTES;
+use crate::method::{METHOD_BYTES, is_head};
 
 /// The broken rule: a Content-Length is a number.
 const NO_LENGTH: &str = "its Content-Length is not a number";
 
 /// What is kept of a request line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RequestLine {
-    /// Bytes of method and URL.
+pub struct RequestLine {
     pub(super) target_bytes: usize,
     /// First bytes of the line, with zeros behind a shorter one.
-    pub(super) start: [u8; REQUEST_START_BYTES],
+    pub(super) start: [u8; METHOD_BYTES],
 }
 
 impl RequestLine {
     /// A request line that has not begun.
     pub(super) const EMPTY: Self = Self {
         target_bytes: 0,
-        start: [0; REQUEST_START_BYTES],
+        start: [0; METHOD_BYTES],
     };
+
+    /// Bytes of method and URL.
+    #[must_use]
+    pub const fn target_bytes(&self) -> usize {
+        self.target_bytes
+    }
+
+    /// Whether the method is HEAD.
+    #[must_use]
+    pub fn is_head(&self) -> bool {
+        is_head(&self.start) == Some(true)
+    }
 
     /// Takes the next bytes of method and URL.
     fn take(&mut self, bytes: &[u8]) {
@@ -178,7 +189,11 @@ impl Head {
     fn next(&mut self, byte: u8) -> Next {
         match self.line {
             Line::Start => self.start(byte),
-            Line::Empty if byte != b'\n' => Next::Rest,
+            Line::Empty if byte != b'\n' => {
+                // hyper refuses a head that begins with a lone carriage return: a later line is not its request line.
+                self.is_begun = true;
+                Next::Rest
+            }
             Line::Empty if self.is_begun => Next::Ended,
             Line::Empty => Next::Line(Line::Start),
             Line::Method | Line::Target => match (self.line, byte) {

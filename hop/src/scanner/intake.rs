@@ -2,8 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::Scanner;
-use crate::refusal::REQUEST_START_BYTES;
+use super::{RequestLine, Scanner};
 
 /// The bytes of one caller, on their way to hyper's server.
 #[derive(Debug)]
@@ -59,19 +58,18 @@ impl Intake {
         self.scanner = None;
     }
 
-    /// Bytes of method and URL in the head that hyper reads, or else in the last one.
-    #[must_use]
-    pub fn target_bytes(&self) -> usize {
-        let scanner = self.scanner.as_ref();
-        scanner.map_or(0, |it| it.request_line().target_bytes)
+    /// Drops what is known of the first `served` requests.
+    pub(crate) fn drop_served(&mut self, served: u64) {
+        if let Some(scanner) = &mut self.scanner {
+            scanner.unserved.drop_served(served);
+        }
     }
 
-    /// First bytes of the request line in the head that hyper reads, or else in the last one, with zeros behind a
-    /// shorter one; all zeros over HTTP/2.
+    /// Request line of the head behind the first `served` requests, which is the one that hyper refuses if it refuses
+    /// one. `None` over HTTP/2, and if more heads waited in front of it than are kept.
     #[must_use]
-    pub fn request_start(&self) -> [u8; REQUEST_START_BYTES] {
-        let scanner = self.scanner.as_ref();
-        scanner.map_or([0; REQUEST_START_BYTES], |it| it.request_line().start)
+    pub fn request_line(&self, served: u64) -> Option<RequestLine> {
+        self.scanner.as_ref().and_then(|it| it.request_line(served))
     }
 
     /// The rule broken by the head or trailers that the scanner made hyper refuse.

@@ -16,10 +16,13 @@ mod head;
 mod intake;
 #[cfg(test)]
 mod tests;
+mod unserved;
 
 use chunks::Chunks;
-use head::{Framing, Head, RequestLine};
+pub use head::RequestLine;
+use head::{Framing, Head};
 pub use intake::Intake;
+use unserved::Unserved;
 
 use crate::escape::escape;
 
@@ -35,8 +38,8 @@ const BARE_LINE_FEED: &str = "a line ends in a line feed without a carriage retu
 struct Scanner {
     part: Part,
     escape: Escape,
-    /// Request line of the last head that was scanned to its end, or refused.
-    last_request_line: RequestLine,
+    /// Request lines of the heads that were scanned to their ends, or refused.
+    unserved: Unserved,
     /// The rule that the last head or its trailers broke.
     broken_rule: Option<&'static str>,
     /// Whether bytes behind a request to upgrade wait for its answer.
@@ -102,7 +105,7 @@ impl Scanner {
                 bytes: [0; 3],
                 left: 0,
             },
-            last_request_line: RequestLine::EMPTY,
+            unserved: Unserved::new(),
             broken_rule: None,
             holds_upgrades: false,
         }
@@ -125,15 +128,13 @@ impl Scanner {
                 Step::Inside => return passed(all, all),
                 Step::Ended(count) => {
                     at += count;
-                    self.last_request_line = self.request_line();
+                    self.end_head();
                     self.part = self.part.next(self.holds_upgrades);
                 }
                 Step::Doubtful(index, rule) => {
                     bytes[at + index] = 0;
                     self.broken_rule = Some(rule);
-                    if let Part::Head(head) = &self.part {
-                        self.last_request_line = head.request_line();
-                    }
+                    self.end_head();
                     self.part = Part::Refused(END);
                     return passed(at + index + 1, all);
                 }
@@ -160,11 +161,18 @@ impl Scanner {
         self.escape.take(room)
     }
 
-    /// Request line of the current head, or else of the last one.
-    const fn request_line(&self) -> RequestLine {
+    /// Keeps the request line, if the part that ends is a head.
+    fn end_head(&mut self) {
+        if let Part::Head(head) = &self.part {
+            self.unserved.push(head.request_line());
+        }
+    }
+
+    /// Request line of the head with this number, counted from 0 on; `None` if it is not known.
+    fn request_line(&self, number: u64) -> Option<RequestLine> {
         match &self.part {
-            Part::Head(head) if head.request_line().target_bytes > 0 => head.request_line(),
-            _ => self.last_request_line,
+            Part::Head(head) if number == self.unserved.next_number() => Some(head.request_line()),
+            _ => self.unserved.line(number),
         }
     }
 

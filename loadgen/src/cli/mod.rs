@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Run a command at each end of a path with delay, loss and a rate; needs root and Linux's TUN devices
     ///
     /// The ends are two network namespaces, which exist as long as this program runs. Both commands find the
-    /// addresses in TIELINE_PATH_NEAR and TIELINE_PATH_FAR, and their own end, near or far, in TIELINE_PATH_END.
+    /// addresses in EMULATED_NEAR and EMULATED_FAR, and their own end, near or far, in EMULATED_END.
     /// The counters of both directions are printed at the end.
     Path(EmulatorFlags),
     /// Run a target server; prints its address as one JSON line

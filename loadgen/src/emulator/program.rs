@@ -58,9 +58,10 @@ impl Program {
         shell
             .args(["child", "--parent", &std::process::id().to_string(), "--"])
             .args(["sh", "-c", command])
-            .env("TIELINE_PATH_NEAR", addresses.near.to_string())
-            .env("TIELINE_PATH_FAR", addresses.far.to_string())
-            .env("TIELINE_PATH_END", place.word());
+            // Without the prefix TIELINE_, since an agent refuses variables with it that it does not know.
+            .env("EMULATED_NEAR", addresses.near.to_string())
+            .env("EMULATED_FAR", addresses.far.to_string())
+            .env("EMULATED_END", place.word());
         if place == Place::Far {
             shell.stdin(Stdio::null()).process_group(0);
         }

@@ -62,10 +62,10 @@ fn ipv6_passes() {
 }
 
 /// Uploads for a moment; every byte is checked at the far end.
-const UPLOAD: &str = "exec \"$LOADGEN\" bulk up --path direct --target $TIELINE_PATH_FAR:7000 --rounds 1 \
+const UPLOAD: &str = "exec \"$LOADGEN\" bulk up --path direct --target $EMULATED_FAR:7000 --rounds 1 \
                       --warm-up 100ms --duration 500ms --json";
 
-const TARGET: &str = "exec \"$LOADGEN\" target any --listen $TIELINE_PATH_FAR:7000 >/dev/null";
+const TARGET: &str = "exec \"$LOADGEN\" target any --listen $EMULATED_FAR:7000 >/dev/null";
 
 fn tcp_learns_the_mtu() {
     let flags = "--delay 2ms --path-mtu 1250 --far-port 7000";

@@ -123,8 +123,8 @@ fn datagrams_arrive_at_the_rate() {
 fn tcp_share(rate_mbit: f64, mtu: f64, header_bytes: f64, flags: &str) -> (f64, Value) {
     let flags = format!("{flags} {RENO} --far-port 7000 --rate {rate_mbit}mbit --mtu {mtu}");
     let address = match flags.contains("--v6") {
-        true => "[$TIELINE_PATH_FAR]:7000",
-        false => "$TIELINE_PATH_FAR:7000",
+        true => "[$EMULATED_FAR]:7000",
+        false => "$EMULATED_FAR:7000",
     };
     let near = format!(
         "exec \"$LOADGEN\" bulk down --path direct --target \"{address}\" --rounds 1 --warm-up 1s --duration 3s --json"

@@ -54,12 +54,12 @@ fn address(name: &str) -> IpAddr {
 }
 
 fn far(port: u16) -> SocketAddr {
-    SocketAddr::new(address("TIELINE_PATH_FAR"), port)
+    SocketAddr::new(address("EMULATED_FAR"), port)
 }
 
 /// A socket of the near end that sends to the far end.
 fn near_udp(timeout: Duration) -> UdpSocket {
-    let socket = UdpSocket::bind((address("TIELINE_PATH_NEAR"), 0)).unwrap();
+    let socket = UdpSocket::bind((address("EMULATED_NEAR"), 0)).unwrap();
     socket.connect(far(UDP_PORT)).unwrap();
     socket.set_read_timeout(Some(timeout)).unwrap();
     socket

@@ -22,6 +22,7 @@ use rustls::server::{
 };
 use rustls::version::TLS13;
 use rustls::{ALL_VERSIONS, SupportedProtocolVersion};
+use tracing::warn;
 
 pub(crate) use self::challenges::{Challenges, OpenChallenge};
 use self::if_shown::IfShown;
@@ -43,6 +44,8 @@ pub(crate) struct Certificates {
     pub(crate) ticketer: Arc<dyn ProducesTickets>,
     /// Files that the certificates are in.
     pub(crate) sources: Sources,
+    /// What was wrong with the file of the ordered certificate, in the words of the log.
+    pub(crate) told: Option<String>,
     /// Answers to a CA, if the relay orders a certificate.
     pub(crate) challenges: Option<Arc<Challenges>>,
 }
@@ -62,10 +65,15 @@ impl Certificates {
             return Ok(None);
         }
         let sources = Sources::new(config, acme);
-        let table = sources.read_at_start(now_seconds())?;
+        let (table, problem) = sources.read_at_start(now_seconds())?;
+        let told = problem.map(|it| it.to_string());
+        if let Some(problem) = &told {
+            warn!("{problem}");
+        }
         Ok(Some(Self {
             table: Arc::new(table),
             sources,
+            told,
             challenges: acme.map(|_| Arc::default()),
             ticketer: aws_lc_rs::Ticketer::new().map_err(|_| StartError::Randomness)?,
         }))

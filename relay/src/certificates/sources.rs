@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing::warn;
-
 use super::certificate::Certificate;
 use super::ordered::is_there;
 use super::provider;
 use super::table::CertificateTable;
 use crate::config::{AcmeConfig, TlsConfig};
-use crate::error::ConfigError;
+use crate::error::{ConfigError, FileProblem};
 
 /// Files of the relay's certificates, and of the authorities of its agents.
 #[derive(Clone, Debug)]
@@ -47,24 +45,24 @@ impl Sources {
     }
 
     /// Reads all files when the relay starts. A named certificate may have expired; an ordered one that has expired or
-    /// is damaged is left out: the relay orders another.
+    /// is damaged is left out: the relay orders another. Returns what is wrong with a damaged one, too.
     ///
     /// # Errors
     /// [`ConfigError`] names the file, and what is wrong with it; also if others can read an ordered one's key.
-    pub(super) fn read_at_start(&self, now_seconds: u64) -> Result<CertificateTable, ConfigError> {
+    pub(super) fn read_at_start(
+        &self,
+        now_seconds: u64,
+    ) -> Result<(CertificateTable, Option<FileProblem>), ConfigError> {
         let table = CertificateTable::of(&self.named)?;
         let Some(path) = &self.ordered else {
-            return Ok(table);
+            return Ok((table, None));
         };
         if !is_there(path)? {
-            return Ok(table);
+            return Ok((table, None));
         }
         match Certificate::read_ordered(path, &provider()) {
-            Ok(certificate) => Ok(self.joined(table, certificate, now_seconds)),
-            Err(error) => {
-                warn!("{error}; another certificate will be ordered");
-                Ok(table)
-            }
+            Ok(certificate) => Ok((self.joined(table, certificate, now_seconds), None)),
+            Err(error) => Ok((table, Some(FileProblem::of_ordered(error, false)))),
         }
     }
 
@@ -77,15 +75,15 @@ impl Sources {
         &self,
         known: &CertificateTable,
         now_seconds: u64,
-    ) -> (CertificateTable, Vec<ConfigError>) {
+    ) -> (CertificateTable, Vec<FileProblem>) {
         let mut problems = Vec::new();
         let named = self.read_named(known, now_seconds);
         let named = named.unwrap_or_else(|error| {
-            problems.push(error);
+            problems.push(FileProblem::of_changed(error));
             known.named()
         });
         let ordered = self.read_ordered().unwrap_or_else(|error| {
-            problems.push(error);
+            problems.push(FileProblem::of_ordered(error, known.ordered().is_some()));
             known.ordered().cloned()
         });
         let table = match ordered {

@@ -43,8 +43,13 @@ impl CertificateUpdater {
     ) -> Self {
         let sources = certificates.sources;
         let paths = sources.paths();
+        let mut told = certificates.told;
         let read = move |known: &Arc<CertificateTable>| {
-            let (table, problems) = sources.read_again(known, now_seconds());
+            let (table, mut problems) = sources.read_again(known, now_seconds());
+            // The first read here repeats that of the start, whose warning is in the log.
+            if let Some(told) = told.take() {
+                problems.retain(|problem| problem.to_string() != told);
+            }
             (Arc::new(table), problems)
         };
         Self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::config::Stamp;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, FileProblem};
 
 /// Time between two looks at watched files.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -15,8 +15,8 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 type Stamps = Vec<Option<Stamp>>;
 
 /// Reads the files: gets their last valid content, and returns the content that is in force now, and what is wrong with
-/// those files whose last valid content stays in force.
-type Read<T> = dyn Fn(&T) -> (T, Vec<ConfigError>) + Send + Sync;
+/// files.
+type Read<T> = dyn FnMut(&T) -> (T, Vec<FileProblem>) + Send + Sync;
 
 /// Files that are read together, and their last valid content.
 pub(super) struct Watched<T> {
@@ -37,7 +37,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
         let file = path.to_owned();
         let read = move |known: &T| match read(&file) {
             Ok(content) => (content, Vec::new()),
-            Err(error) => (known.clone(), vec![error]),
+            Err(error) => (known.clone(), vec![FileProblem::of_changed(error)]),
         };
         Self::together(vec![path.to_owned()], known, read)
     }
@@ -46,7 +46,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
     pub(super) fn together(
         paths: Vec<PathBuf>,
         known: T,
-        read: impl Fn(&T) -> (T, Vec<ConfigError>) + Send + Sync + 'static,
+        read: impl FnMut(&T) -> (T, Vec<FileProblem>) + Send + Sync + 'static,
     ) -> Self {
         let unknown = vec![None; paths.len()];
         Self {
@@ -83,7 +83,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
         }
         self.read_at = stamps;
         for problem in problems {
-            warn!("{problem}; the content read before stays in force");
+            warn!("{problem}");
         }
         if content == self.known {
             return None;

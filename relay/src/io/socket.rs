@@ -2,6 +2,7 @@
 //!
 //! Every call uses `MSG_DONTWAIT`, whatever mode the descriptor is in. A socket owns no buffer.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -37,6 +38,8 @@ pub(crate) struct Socket {
     // Declared before `fd`, so that it is dropped first.
     readiness: Readiness,
     fd: OwnedFd,
+    /// Bytes that the kernel took since the socket belongs to this shard, but for those of splice(2).
+    written: Cell<u64>,
 }
 
 impl Socket {
@@ -44,12 +47,16 @@ impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         // SAFETY: `readiness` is dropped before the descriptor is closed, by the order of the fields, or given up.
         let readiness = unsafe { Readiness::new(fd.as_fd(), Interest::Both, true) };
-        Self { readiness, fd }
+        Self {
+            readiness,
+            fd,
+            written: Cell::new(0),
+        }
     }
 
     /// Detaches the descriptor, for another shard.
     pub(crate) fn into_fd(self) -> OwnedFd {
-        let Self { readiness, fd } = self;
+        let Self { readiness, fd, .. } = self;
         readiness.stays_open();
         drop(readiness);
         fd
@@ -83,6 +90,7 @@ impl Socket {
 
     /// Notes that a write took `taken` of `offered` bytes.
     fn wrote(&self, taken: usize, offered: usize) -> usize {
+        self.written.set(self.written.get() + taken as u64);
         if taken < offered {
             self.readiness.spend(Direction::Out);
         }
@@ -252,6 +260,13 @@ impl Socket {
             .unwrap_or(0)
     }
 
+    /// Bytes written since the socket belongs to this shard: those that the peer's kernel has acknowledged, and those
+    /// that it has not. Bytes of splice(2) do not count as written.
+    pub(crate) fn acked_and_unacked(&self) -> (u64, u64) {
+        let unacked = self.unsent() as u64;
+        (self.written.get().saturating_sub(unacked), unacked)
+    }
+
     /// Sets options of a link: how long bytes may stay unacknowledged, and how many unsent bytes the kernel
     /// may hold, so that its buffer does not undo the mux's order of sending.
     pub(crate) fn tune_link(&self, user_timeout: Duration, notsent_bytes: u32) {
@@ -325,7 +340,7 @@ fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usiz
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
 
     use super::*;
@@ -335,6 +350,37 @@ mod tests {
     fn has_ended(socket: &Socket) -> bool {
         let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
         rustix::event::poll(&mut polled, Some(&Timespec::default())).unwrap() > 0
+    }
+
+    #[test]
+    fn bytes_that_a_peer_does_not_read_are_unacked_and_acked_once_it_does() {
+        let (best, _) = choose(None).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        run(best, async {
+            let socket = Socket::new(accepted.into());
+            let piece = vec![7; 1024 * 1024];
+            socket.writable().await;
+            let mut sent = 0;
+            loop {
+                match socket.send(&piece).unwrap() {
+                    0 => break,
+                    count => sent += count,
+                }
+            }
+            let (acked, unacked) = socket.acked_and_unacked();
+            assert!(acked > 0 && unacked > 0, "{acked} {unacked}");
+            assert_eq!(acked + unacked, sent as u64);
+            socket.finish();
+            let mut rest = Vec::new();
+            caller.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest.len(), sent);
+            while socket.acked_and_unacked() != (sent as u64, 0) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .unwrap();
     }
 
     #[test]

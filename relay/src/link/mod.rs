@@ -79,6 +79,8 @@ pub(crate) async fn run(
     host: &impl LinkHost,
     block: &LinkBlock,
 ) -> Left {
+    let stream = Rc::new(stream);
+    link.runs_over(&stream);
     let end = {
         let heard = Cell::new(false);
         let reader = pin!(read(&stream, may_move, link, host, block, &heard));
@@ -87,8 +89,11 @@ pub(crate) async fn run(
     };
     let reason = match end {
         Ok(to) => {
-            let stream = stream.detach();
-            return Left::Moved { to, stream };
+            // Nothing else keeps the stream: the mux looks at it only within a call.
+            match Rc::into_inner(stream).map(Stream::detach) {
+                Some(stream) => return Left::Moved { to, stream },
+                None => LinkEnd::LinkLost,
+            }
         }
         Err(reason) => {
             match link.closing().is_some_and(is_of_unreached_agent) {
@@ -236,7 +241,7 @@ async fn write(stream: &Stream, link: &Rc<SharedMux>) -> LinkEnd {
             }
             turn = 0;
             // A peer that does not read gets no farewell: the link ends with the bytes that fitted.
-            if link.closing().is_some() || !writable(stream, link).await {
+            if link.closing().is_some() || !writable(stream, link, transmit.len()).await {
                 break;
             }
         }
@@ -259,10 +264,10 @@ fn gather(link: &SharedMux, transmit: &mut Transmit) -> bool {
     waits || link.transmit(transmit)
 }
 
-/// Waits until the stream takes more; false if it failed or the link must end.
-async fn writable(stream: &Stream, link: &Rc<SharedMux>) -> bool {
+/// Waits until the stream takes more of the `held` bytes; false if it failed or the link must end.
+async fn writable(stream: &Stream, link: &Rc<SharedMux>, held: usize) -> bool {
     let mut writable = pin!(stream.writable());
-    link.set_blocked(true);
+    link.set_held(held);
     let going_on = poll_fn(|cx| {
         if writable.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
@@ -275,7 +280,7 @@ async fn writable(stream: &Stream, link: &Rc<SharedMux>) -> bool {
         Poll::Pending
     })
     .await;
-    link.set_blocked(false);
+    link.set_held(0);
     going_on
 }
 

@@ -109,7 +109,7 @@ impl Session {
     pub(crate) fn send(&self, payload: Bytes, ended_message: bool) -> Result<(), SessionEnd> {
         let len = payload.len();
         // Payload that may wait for long must not pin the block that it was read into.
-        let payload = if self.link.blocked.get() && len <= PINNING_BYTES_MAX {
+        let payload = if self.link.keeps_payload() && len <= PINNING_BYTES_MAX {
             Bytes::copy_from_slice(&payload)
         } else {
             payload
@@ -257,8 +257,10 @@ impl Session {
             .metrics
             .lane_bytes_moved(Direction::ToTarget, count);
         self.shared.hold.record.moved(Direction::ToTarget, count);
+        let now = self.link.clock.now();
         let mut state = self.link.state.borrow_mut();
-        state.mux.lane_sent(self.id, count as u64);
+        state.mux.lane_sent(now, self.id, count as u64);
+        self.link.watch_if_asking(&state.mux);
     }
 
     /// Counts bytes from the lane that the frontend took.

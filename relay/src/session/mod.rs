@@ -14,13 +14,13 @@ use bytes::Bytes;
 use tieline_wire::limits::PREFACE;
 use tieline_wire::{
     Counters, Error, Event, GoAway, LinkEnd, Moment, Mux, Open, OpenError, SendBatching,
-    SessionEnd, SessionId, SessionMap, Side, Transmit, TunnelId,
+    SendProgress, SessionEnd, SessionId, SessionMap, Side, Transmit, TunnelId,
 };
 
 use tracing::debug;
 
 use crate::clock::Clock;
-use crate::io::Signal;
+use crate::io::{Signal, Stream};
 use crate::metrics::{Direction, DropKind, FrontendKind, ShardMetrics};
 
 mod handle;
@@ -64,8 +64,12 @@ pub(crate) struct SharedMux {
     state: RefCell<MuxState>,
     /// Raised when something waits to be sent.
     writer: Signal,
-    /// Whether the link's socket has no room at present.
-    blocked: Cell<bool>,
+    /// The stream under the link, while the link's driver runs.
+    stream: RefCell<Weak<Stream>>,
+    /// Bytes that the link's writer holds because the stream has no room; 0 while it has.
+    held: Cell<usize>,
+    /// Whether sent payload is kept until the agent has acknowledged it.
+    waits_for_acks: Cell<bool>,
     /// Reason of the link's end, once the end is decided.
     closing: Cell<Option<LinkEnd>>,
     clock: Clock,
@@ -112,7 +116,9 @@ impl SharedMux {
                 counted_sessions: 0,
             }),
             writer: Signal::default(),
-            blocked: Cell::new(false),
+            stream: RefCell::default(),
+            held: Cell::new(0),
+            waits_for_acks: Cell::new(false),
             closing: Cell::new(None),
             clock,
             metrics,
@@ -377,6 +383,11 @@ impl SharedMux {
             state.abandoned.pop_front();
             state.mux.reset(id, SessionEnd::Cancelled);
         }
+        if state.mux.wants_progress(now)
+            && let Some(progress) = self.progress()
+        {
+            state.mux.progressed(now, progress);
+        }
         state.mux.handle_timeout(now)?;
         if state.mux.wants_transmit() {
             self.writer.raise();
@@ -529,9 +540,31 @@ impl SharedMux {
         batching.goes_on(&self.state.borrow().mux)
     }
 
-    /// Sets whether the link's socket has no room at present.
-    pub(crate) fn set_blocked(&self, blocked: bool) {
-        self.blocked.set(blocked);
+    /// Notes the stream that the link's driver moves bytes over.
+    pub(crate) fn runs_over(&self, stream: &Rc<Stream>) {
+        self.stream.replace(Rc::downgrade(stream));
+    }
+
+    /// Notes how many bytes the link's writer holds because the stream has no room; 0 once it has.
+    pub(crate) fn set_held(&self, bytes: usize) {
+        self.held.set(bytes);
+    }
+
+    /// Notes that sent payload is kept until the agent has acknowledged it.
+    pub(crate) fn waits_for_acks(&self) {
+        self.waits_for_acks.set(true);
+    }
+
+    /// Whether payload that is sent now stays in memory for longer than its turn.
+    fn keeps_payload(&self) -> bool {
+        self.held.get() > 0 || self.waits_for_acks.get()
+    }
+
+    /// How far the link's bytes have come; `None` in tests without a stream.
+    fn progress(&self) -> Option<SendProgress> {
+        let (acked, unacked) = self.stream.borrow().upgrade()?.acked_and_unacked();
+        let waiting = unacked + self.held.get() as u64;
+        Some(SendProgress { acked, waiting })
     }
 
     /// Sessions that are not over.

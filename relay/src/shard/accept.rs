@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_hop::{REQUEST_START_BYTES, answer_to};
+use tieline_hop::{REQUEST_START_BYTES_MAX, answer_to, is_head};
 use tieline_wire::{CallerRefusal, LinkRefusal};
 use tracing::error;
 
@@ -141,9 +141,8 @@ fn is_http2(stream: &Stream) -> bool {
 }
 
 async fn tell(stream: Stream) {
-    let mut start = BytesMut::new();
-    let _ = timeout(METHOD_TIMEOUT, read_method(&stream, &mut start)).await;
-    let answer = answer_to(&start, ANSWER);
+    let is_head = timeout(METHOD_TIMEOUT, is_head_request(&stream)).await;
+    let answer = answer_to(is_head.unwrap_or(false), ANSWER);
     // The send buffer of a new connection has room for the whole answer.
     if stream.send(answer).is_ok_and(|taken| taken == answer.len()) {
         stream.finish().await;
@@ -151,15 +150,21 @@ async fn tell(stream: Stream) {
     stream.read_out().await;
 }
 
-/// Reads the first bytes of a request into `start`, enough to know HEAD; fewer if the caller ends.
-async fn read_method(stream: &Stream, start: &mut BytesMut) {
-    while start.len() < REQUEST_START_BYTES {
+/// Reads the first bytes of a request and tells whether it is HEAD; false if they do not tell.
+async fn is_head_request(stream: &Stream) -> bool {
+    let mut start = BytesMut::new();
+    while start.len() < REQUEST_START_BYTES_MAX {
         stream.readable().await;
-        match stream.recv(start, REQUEST_START_BYTES - start.len()) {
+        let room = REQUEST_START_BYTES_MAX - start.len();
+        match stream.recv(&mut start, room) {
             Ok(Received::Bytes(_) | Received::Nothing) => {}
-            Ok(Received::End) | Err(_) => return,
+            Ok(Received::End) | Err(_) => return false,
+        }
+        if let Some(is_head) = is_head(&start) {
+            return is_head;
         }
     }
+    false
 }
 
 #[cfg(test)]
@@ -192,7 +197,16 @@ mod tests {
             let head = &ANSWER[..end];
             assert_eq!(told(&["HEAD / HTTP/1.1\r\n\r\n"]).await, head);
             assert_eq!(told(&["H", "EAD", " "]).await, head);
-            for other in [&["GET / HTTP/1.1\r\n\r\n"][..], &["HEAD"], &[]] {
+            assert_eq!(told(&["\r\nHEAD / HTTP/1.1\r\n\r\n"]).await, head);
+            assert_eq!(told(&["\r", "\n\r\nHE", "AD / "]).await, head);
+            let empty_lines = "\r\n".repeat(REQUEST_START_BYTES_MAX);
+            for other in [
+                &["GET / HTTP/1.1\r\n\r\n"][..],
+                &["\r\nGET / HTTP/1.1\r\n\r\n"],
+                &["HEAD"],
+                &[],
+                &[empty_lines.as_str(), "HEAD / HTTP/1.1\r\n\r\n"],
+            ] {
                 assert_eq!(told(other).await, ANSWER, "{other:?}");
             }
         })

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod busy;
 mod ca;
 mod checks;
 mod client;
@@ -492,43 +493,6 @@ fn a_ca_that_would_look_for_another_record_is_not_told_to_look() {
         assert!(ca.checks().is_empty());
         assert_eq!(ca.given_up(), [(0, 0), (0, 1)]);
     }
-}
-
-#[test]
-fn a_busy_ca_is_asked_again_when_it_says_so() {
-    let folder = tempfile::tempdir().unwrap();
-    let (ca, relay, before) = certified(folder.path());
-    ca.order(|script| {
-        script.busy_seconds = Some(5);
-        script.make_due();
-    });
-    let orders = wait("second order", || {
-        Some(ca.turned_away()).filter(|it| it.len() > 1)
-    });
-    // Without the CA's wish it would be two seconds at most.
-    assert!(orders[1] - orders[0] >= Duration::from_secs(5));
-    assert!(failure(&relay).contains("too many orders"));
-    ca.order(|script| script.busy_seconds = None);
-    renewed(&relay, &ca, NAME, &before);
-    assert!(ca.asked()[1]["replaces"].is_string());
-}
-
-#[test]
-fn a_certificate_that_another_order_has_replaced_is_named_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let (ca, relay, before) = certified(folder.path());
-    ca.order(|script| {
-        script.is_replaced = true;
-        script.busy_seconds = Some(1);
-        script.make_due();
-    });
-    wait("second order", || {
-        (ca.turned_away().len() > 1).then_some(())
-    });
-    ca.order(|script| script.busy_seconds = None);
-    renewed(&relay, &ca, NAME, &before);
-    assert_eq!(ca.already_replaced(), 1);
-    assert!(ca.asked()[1]["replaces"].is_null());
 }
 
 #[test]

@@ -53,7 +53,7 @@ const HOP: Rows = &[
         "scanner",
     ],
     &["continue_wait", "endpoints", "escape", "refusal", "track"],
-    &["informational"],
+    &["informational", "method"],
 ];
 
 const TRANSPORT: Rows = &[
@@ -116,7 +116,7 @@ const PROGRAM: Rows = &[
     &["connect", "token_show"],
     &["outbound", "settings"],
     &["ca", "proxy"],
-    &["paint", "signals", "descriptors", "exit"],
+    &["advice", "paint", "signals", "descriptors", "exit"],
 ];
 
 /// Folders whose modules have rows of their own, as the rooms of a house.

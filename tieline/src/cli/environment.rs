@@ -202,6 +202,8 @@ mod tests {
             ("TIELINE_CONNECT_PORT_80_TCP_ADDR", "10.0.0.1"),
             ("TIELINE_EMPTY", ""),
             ("XTIELINE_TO", "x"),
+            // Of `tieline-loadgen path`, whose commands may be agents.
+            ("EMULATED_NEAR", "10.77.0.1"),
         ] {
             assert_eq!(of(name, value), Ok(()), "{name}");
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tieline_hop::{CallerState, REQUEST_START_BYTES, answer_to};
+use tieline_hop::{CallerState, REQUEST_START_BYTES_MAX, answer_to, is_head};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -169,13 +169,29 @@ fn places(descriptors: Option<u64>) -> (usize, usize) {
 }
 
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
-    let mut start = [0; REQUEST_START_BYTES];
+    let is_head = timeout(METHOD_TIMEOUT, is_head_request(&mut stream)).await;
     // Without a method in time, the answer is that to GET.
-    let _ = timeout(METHOD_TIMEOUT, stream.read_exact(&mut start)).await;
-    stream.write_all(answer_to(&start, TOO_MANY)).await?;
+    let answer = answer_to(is_head.unwrap_or(false), TOO_MANY);
+    stream.write_all(answer).await?;
     stream.shutdown().await?;
     // Closing with unread bytes would reset the connection and destroy the answer.
     copy(&mut stream, &mut sink()).await.map(|_| ())
+}
+
+/// Reads the first bytes of a request and tells whether it is HEAD; false if they do not tell.
+async fn is_head_request(stream: &mut TcpStream) -> bool {
+    let mut start = [0; REQUEST_START_BYTES_MAX];
+    let mut known = 0;
+    while known < start.len() {
+        match stream.read(&mut start[known..]).await {
+            Ok(count @ 1..) => known += count,
+            _ => return false,
+        }
+        if let Some(is_head) = is_head(&start[..known]) {
+            return is_head;
+        }
+    }
+    false
 }
 
 async fn serve_one(stream: TcpStream, front: Rc<Front>, stopping: watch::Receiver<bool>) {
@@ -262,10 +278,14 @@ mod tests {
             .position(|it| it == b"\r\n\r\n")
             .unwrap()
             + 4;
+        let many = "\r\n".repeat(REQUEST_START_BYTES_MAX) + "HEAD / HTTP/1.1\r\n\r\n";
         for (request, expected) in [
             ("HEAD / HTTP/1.1\r\n\r\n", &TOO_MANY[..end]),
+            ("\r\n\r\nHEAD / HTTP/1.1\r\n\r\n", &TOO_MANY[..end]),
             ("GET / HTTP/1.1\r\n\r\n", TOO_MANY),
+            ("\r\nGET / HTTP/1.1\r\n\r\n", TOO_MANY),
             ("", TOO_MANY),
+            (&many, TOO_MANY),
         ] {
             let mut caller = TcpStream::connect(address).await.unwrap();
             let (stream, _) = listener.accept().await.unwrap();

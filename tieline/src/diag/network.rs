@@ -46,16 +46,13 @@ pub(super) async fn tcp(dialler: &Dialler, has_address: bool) -> (Check, Option<
     match dialler.connect().await {
         Ok(connected) => {
             let took = begun.elapsed().as_micros();
-            let to = connected.peer_addr();
-            let to = to.map_or_else(|_| relay.to_string(), |address| address.to_string());
-            let proxy = connected.way().proxy();
-            let proxy = proxy.map(|proxy| format!(" through {proxy}"));
-            let text = format!(
-                "connected to {to}{} in {}.{} ms",
-                proxy.unwrap_or_default(),
-                took / 1000,
-                took / 100 % 10
-            );
+            // The address at the other end is a proxy's own, if there is one.
+            let to = match (connected.way().proxy(), connected.peer_addr()) {
+                (Some(proxy), _) => format!("through {proxy}"),
+                (None, Ok(address)) => format!("to {address}"),
+                (None, Err(_)) => format!("to {relay}"),
+            };
+            let text = format!("connected {to} in {}.{} ms", took / 1000, took / 100 % 10);
             (Check::ok("tcp", text), Some(connected))
         }
         Err(error) => {
@@ -131,6 +128,8 @@ fn of_way(relay: &HostPort, way: &Way) -> Check {
 #[cfg(test)]
 mod tests {
     use tieline_agent::{Proxies, RelayUrl};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     use super::super::check::Outcome;
     use super::*;
@@ -188,5 +187,24 @@ mod tests {
         let dialler = dialler("tcp://relay.invalid:1", &Proxies::Never);
         let (check, connected) = tcp(&dialler, false).await;
         assert!(check.outcome == Outcome::NotApplicable && connected.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_through_a_proxy_names_it_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let dialler = dialler("tcp://relay.invalid:1", &Proxies::parse(&url).unwrap());
+        let answering = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(socket.read_u8().await.unwrap());
+            }
+            socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        };
+        let ((check, connected), ()) = tokio::join!(tcp(&dialler, true), answering);
+        assert!(connected.is_some(), "{check}");
+        let words = format!("connected through {url} in ");
+        assert!(check.detail.starts_with(&words), "{check}");
     }
 }

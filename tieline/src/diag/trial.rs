@@ -1,6 +1,5 @@
 //! A trial registration that takes no name from any agent: its key is new and thrown away, so no agent has
 //! the name that is derived from it. An agent that runs on this machine keeps its tunnels.
-//! Long because the trial, its meaning and the advice stand together.
 
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use tokio::time::{Instant, timeout};
 use super::check::Check;
 use super::clock::Evidence;
 use super::words;
+use crate::advice::{advice, advice_on_end};
 use crate::token_show::Validity;
 use tieline_agent::config::{Config, TargetConfig};
+use tieline_agent::error::words as words_of;
 use tieline_agent::identity::Identity;
 use tieline_agent::server_kind;
 use tieline_agent::transport::{Connection, Talk, client_certificate_problem};
@@ -244,7 +245,7 @@ pub(super) fn judge(trial: Trial, config: &Config, token: Option<&Validity>) -> 
         Ok(answered) => answered,
         Err(NoAnswer { why, reason }) => {
             let (text, advice) = match reason {
-                Some(reason) => (format!("{reason} ({why})"), advice_on_end(reason)),
+                Some(reason) => (words_of(&reason, &why), advice_on_end(reason)),
                 None if config.relay.transport().is_websocket() => (why, ON_CUT_WEBSOCKET),
                 None => (
                     why,
@@ -315,83 +316,7 @@ fn limits_of(reason: RefusalReason, config: &Config) -> Option<&'static str> {
     }
 }
 
-const ASK_WHY: &str = "ask the relay's operator why";
-const ASK: &str = "ask the relay's operator";
-const MAY_PASS: &str = "this may pass: try again";
 const ON_CUT_WEBSOCKET: &str = "the relay or a server in front of it ended the WebSocket: try again, and ask the relay's operator";
-
-/// Advice on a refused registration.
-const fn advice(reason: RefusalReason) -> &'static str {
-    match reason {
-        RefusalReason::BadToken => {
-            "ask the relay's operator for a token for agents, and give it with --token-file FILE \
-             (tieline token show FILE tells what it says)"
-        }
-        RefusalReason::TokenExpired => "put a fresh token into the file; the agent finds it there",
-        RefusalReason::TokenNotYet => {
-            "set the clock of this machine or of the one that issued the token, or wait: the agent \
-             asks until the token is valid"
-        }
-        RefusalReason::DccNotAllowed => {
-            "ask for a token that allows this kind of application (--dcc)"
-        }
-        RefusalReason::NameNotAllowed => {
-            "the token allows certain names only: ask for one of those names with --to NAME=TARGET"
-        }
-        RefusalReason::Revoked => ASK_WHY,
-        RefusalReason::NotLoopback => "the relay needs --auth to take agents from elsewhere",
-        RefusalReason::NameInvalid
-        | RefusalReason::NameTaken
-        | RefusalReason::Superseded
-        | RefusalReason::RegistrationInvalid => ASK,
-        RefusalReason::ClaimTimeout
-        | RefusalReason::TunnelLimit
-        | RefusalReason::Overload
-        | RefusalReason::ShuttingDown
-        | RefusalReason::AuthUnavailable
-        | RefusalReason::AuthChanged
-        | RefusalReason::Kicked
-        | RefusalReason::Limited
-        | RefusalReason::NameBound
-        | RefusalReason::Cancelled
-        | RefusalReason::Internal => MAY_PASS,
-    }
-}
-
-/// Advice on a link that ended before each registration was answered.
-const fn advice_on_end(reason: LinkEnd) -> &'static str {
-    match reason {
-        LinkEnd::Revoked => ASK_WHY,
-        LinkEnd::RelayName => {
-            "dial the relay's own name; through a forwarder on this machine not `localhost`, but a name in the hosts file that \
-             leads to it"
-        }
-        LinkEnd::Unbound => {
-            "the relay requires TLS 1.3 (https:// or tls://) that ends at the relay itself: dial it around proxies and TLS \
-             inspection, with an agent of this version"
-        }
-        LinkEnd::Version => "relay and agent versions are too far apart: update the older one",
-        LinkEnd::Preface | LinkEnd::Protocol | LinkEnd::FrameTooLong | LinkEnd::Table => {
-            "what answers there does not speak the relay's protocol: is that its port for agents, and has it TLS (tls://) or not (tcp://)?"
-        }
-        LinkEnd::BadSignature | LinkEnd::Superseded => ASK,
-        LinkEnd::CreditOverrun
-        | LinkEnd::UnknownSession
-        | LinkEnd::HandshakeTimeout
-        | LinkEnd::Stale
-        | LinkEnd::LinkLost
-        | LinkEnd::ClaimTimeout
-        | LinkEnd::LinkLimit
-        | LinkEnd::SessionLimit
-        | LinkEnd::Overload
-        | LinkEnd::ShuttingDown
-        | LinkEnd::LengthMismatch
-        | LinkEnd::AuthChanged
-        | LinkEnd::Limited
-        | LinkEnd::NoTunnel
-        | LinkEnd::Internal => MAY_PASS,
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -470,6 +395,18 @@ mod tests {
         let line = judge(trial, &over_websocket, None).0.to_string();
         assert!(line.contains("ended the WebSocket"), "{line}");
         assert!(!line.contains("port for agents"), "{line}");
+    }
+
+    #[test]
+    fn what_the_relay_says_and_the_advice_stand_once_each() {
+        let reason = Some(LinkEnd::RelayName);
+        let why = LinkEnd::RelayName.to_string();
+        let (check, _) = judge(Err(NoAnswer { why, reason }), &config(), None);
+        let line = check.to_string();
+        let said = LinkEnd::RelayName.to_string();
+        for text in [&*said, "dial the relay's own name"] {
+            assert_eq!(line.matches(text).count(), 1, "{line}");
+        }
     }
 
     #[test]

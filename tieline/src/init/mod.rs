@@ -119,7 +119,7 @@ pub(crate) async fn run(args: &InitArgs) -> Result<u8, Ended> {
         Some((origin, tunnel)) => expected(args, plan, &origin, &tunnel).await,
         None => Ok(plan),
     };
-    write(args, &plan.map_err(Ended::failed)?)
+    write(args, &plan?)
 }
 
 /// Message for missing --tunnel and --url: how to choose a tunnel, and the names of tunnels if a relay
@@ -174,10 +174,10 @@ fn asked(
 }
 
 /// The plan with the URL that the relay knows for the tunnel; an error if MCP clients cannot use the tunnel.
-async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, String> {
+async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Result<Plan, Ended> {
     let (ca, token_file) = (args.ca.as_deref(), args.token_to_ask());
     let relay = asked(origin, ca, token_file, args.is_by_connect());
-    let relay = relay.map_err(|error| error.to_string())?;
+    let relay = relay.map_err(|error| Ended::new(error.exit_code(), error))?;
     match relay.knows(tunnel).await {
         Listed::Yes(it) => match it.url {
             Some(url) => Ok(args.with_url(plan, url)),
@@ -187,12 +187,13 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
                 ));
                 Ok(plan)
             }
-            None => Err(raw(tunnel)),
+            None => Err(Ended::failed(raw(tunnel))),
         },
         Listed::No(others) => {
             let problem = unknown(origin, tunnel, &others);
             if !args.force {
-                return Err(format!("{problem}; --force writes the entry anyway"));
+                let problem = format!("{problem}; --force writes the entry anyway");
+                return Err(Ended::failed(problem));
             }
             warn(&problem);
             Ok(plan)

@@ -7,6 +7,7 @@ use tieline_agent::{Config, ConfigError, run_once, run_standing_by, run_with_rec
 
 use self::announce::announcing;
 use self::printer::printer;
+use crate::advice::explained;
 use crate::exit::{DONE, Ended};
 use crate::paint::{complain, print_json, warn};
 use crate::settings::{self, ConfigFile, ServeArgs};
@@ -45,7 +46,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<u8, Ended> {
     });
     match ended.await {
         None | Some(Ok(())) => Ok(DONE),
-        Some(Err(error)) => Err(Ended::new(error.exit_code(), error)),
+        Some(Err(error)) => Err(Ended::new(error.exit_code(), explained(&error))),
     }
 }
 

@@ -476,3 +476,22 @@ fn the_token_beside_a_url_asks_its_relay() {
     let output = command.env("TIELINE_TOKEN_FILE", token).output().unwrap();
     assert!(err(&output).contains("not checked"), "{}", err(&output));
 }
+
+#[test]
+fn a_variable_that_names_an_unusable_proxy_is_wrong_usage() {
+    let dir = project();
+    for value in ["socks://proxy.test", "http://ada:a/b@proxy.test"] {
+        let mut command = program::tieline();
+        for name in ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
+        let relay = ["--tunnel", "maya-1", "--relay", "http://relay.invalid:9080"];
+        command.arg("init").args(relay).arg("--dir").arg(dir.path());
+        let output = command.env("all_proxy", value).output().unwrap();
+        let stderr = err(&output);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("all_proxy"), "{stderr}");
+        assert!(!stderr.contains("ALL_PROXY"), "{stderr}");
+        assert!(!dir.path().join(".mcp.json").exists());
+    }
+}

@@ -147,7 +147,7 @@ fn hostile(mut mux: Mux, mut script: Script<'_>) -> Outcome {
             OUTPUT => drop(take_output(&mut mux, now)),
             SAY_HELLO => mux.hello(&HELLO),
             MOVE_TO_LANE => drop(mux.move_to_lane(id)),
-            LANE_SENT => mux.lane_sent(id, u64::from(script.number())),
+            LANE_SENT => mux.lane_sent(now, id, u64::from(script.number())),
             LANE_ENDED => drop(mux.lane_ended(id, u64::from(script.number()))),
             _ => {
                 let len = usize::from(script.byte()) + 1;

@@ -92,8 +92,10 @@ impl Mux {
         true
     }
 
-    /// Counts bytes that the lane took, for the total in `Finish`.
-    pub fn lane_sent(&mut self, id: SessionId, bytes: u64) {
+    /// Counts bytes that the lane took, for the total in `Finish`. Like data on the link, they are followed by a ping
+    /// over the link, which shares their path.
+    pub fn lane_sent(&mut self, now: Moment, id: SessionId, bytes: u64) {
+        self.timers.asked(now);
         if let Some(session) = self.sessions.live_mut(id) {
             session.send.bytes_total += bytes;
         }

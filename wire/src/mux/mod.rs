@@ -33,6 +33,7 @@ mod input;
 mod lane;
 mod lost;
 mod output;
+mod progress;
 mod receive;
 mod schedule;
 mod send;
@@ -50,6 +51,7 @@ use handshake::Handshake;
 use input::Decoder;
 use lane::SendLane;
 pub use output::Output;
+pub use progress::SendProgress;
 use schedule::Schedule;
 use sessions::{Session, Sessions};
 pub use streams::Intake;
@@ -350,6 +352,19 @@ impl Mux {
             self.now = now;
             self.ping();
         }
+    }
+
+    /// True if the driver should call [`Mux::progressed`] before the next [`Mux::handle_timeout`]: a ping with a deadline
+    /// has no answer yet, and may wait behind other bytes.
+    #[must_use]
+    pub fn wants_progress(&self, now: Moment) -> bool {
+        self.timers.wants_progress(now)
+    }
+
+    /// Tells how far the link's bytes have come. While bytes in front of an unanswered ping are being acknowledged, the
+    /// path works, and the ping's deadline moves on; the stale timeout still holds.
+    pub fn progressed(&mut self, now: Moment, progress: SendProgress) {
+        self.timers.progressed(now, progress);
     }
 
     /// True once for each ping with a deadline that nothing answers soon: other links to the same peer may be dead too,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::progress::{Ahead, SendProgress};
 use crate::error::Error;
 use crate::ids::Moment;
 use crate::limits::{HANDSHAKE_TIMEOUT, PROBE_AFTER, PROBE_TIMEOUT};
@@ -36,6 +37,10 @@ pub(super) struct Timers {
     asked_at: Option<Moment>,
     /// When the ping after such a frame, or after silence behind data, was sent, while its answer is due.
     probed_at: Option<Moment>,
+    /// The bytes in front of the ping of `probed_at`, once the driver has told of them.
+    ahead: Option<Ahead>,
+    /// When such bytes were last found to have been acknowledged.
+    passed_at: Moment,
     /// The ping of `probed_at` has raised no doubt about the peer's other links yet.
     may_doubt: bool,
     /// When data of the peer last arrived, until a ping into the silence behind it is answered.
@@ -63,6 +68,8 @@ impl Timers {
             heard_at: now,
             asked_at: None,
             probed_at: None,
+            ahead: None,
+            passed_at: now,
             may_doubt: false,
             data_at: None,
             looked_at: now,
@@ -117,6 +124,7 @@ impl Timers {
             return false;
         }
         self.probed_at = Some(now);
+        self.ahead = None;
         self.may_doubt = false;
         // The process runs now, so a later check must not take the time before for a halt.
         self.looked_at = now;
@@ -129,9 +137,31 @@ impl Timers {
         let Some(probed_at) = self.probed_at.filter(|_| self.may_doubt) else {
             return false;
         };
-        let is_silent = now >= self.heard_at.max(probed_at) + DOUBT_AFTER;
+        let is_silent = now >= self.silent_since(probed_at) + DOUBT_AFTER;
         self.may_doubt = !is_silent;
         is_silent
+    }
+
+    /// Since when nothing shows that a ping sent at `probed_at` is on its way or that the peer is alive.
+    fn silent_since(&self, probed_at: Moment) -> Moment {
+        self.heard_at.max(self.passed_at).max(probed_at)
+    }
+
+    /// Whether a ping with a deadline has had no answer for so long that the bytes in front of it matter.
+    pub(super) fn wants_progress(&self, now: Moment) -> bool {
+        self.probed_at
+            .is_some_and(|probed_at| now >= self.silent_since(probed_at) + PROBE_LOOK)
+    }
+
+    /// How far the link's bytes have come, see [`Ahead`]. If those in front of the ping move, its deadline does too.
+    pub(super) fn progressed(&mut self, now: Moment, progress: SendProgress) {
+        if self.probed_at.is_none() {
+            return;
+        }
+        let ahead = self.ahead.get_or_insert_with(|| Ahead::new(progress));
+        if ahead.passes(progress) {
+            self.passed_at = now;
+        }
     }
 
     /// True while bytes that were sent are not known to have arrived, or while more of the peer's data may be due.
@@ -174,12 +204,13 @@ impl Timers {
         }
         let was_halted = now.saturating_since(self.looked_at) > HALTED_MIN;
         self.looked_at = now;
-        if let Some(probed_at) = &mut self.probed_at {
+        if let Some(probed_at) = self.probed_at {
             if was_halted {
-                *probed_at = now;
+                self.probed_at = Some(now);
+                self.ahead = None;
                 return Ok(true);
             }
-            let since = self.heard_at.max(*probed_at);
+            let since = self.silent_since(probed_at);
             if now >= since + PROBE_TIMEOUT {
                 let silent = now.saturating_since(since);
                 return Err(Error::peer(
@@ -215,6 +246,7 @@ impl Timers {
         let is_probe = follows || self.quiet_at().is_some_and(|at| now >= at);
         if is_probe && self.probed_at.is_none() {
             self.probed_at = Some(now);
+            self.ahead = None;
             self.may_doubt = true;
         }
         let first = self.pings_sent.map_or(now, |(first, _)| first);
@@ -243,7 +275,7 @@ impl Timers {
         if self.shaken {
             let probe_at = self.probe_at();
             let look_at = self.probed_at.map(|probed_at| {
-                let overdue_at = self.heard_at.max(probed_at) + PROBE_TIMEOUT;
+                let overdue_at = self.silent_since(probed_at) + PROBE_TIMEOUT;
                 overdue_at.min(self.looked_at + PROBE_LOOK)
             });
             let heartbeat = self.ping_at.min(self.received_at + self.stale);
@@ -367,6 +399,46 @@ mod tests {
         timers.ping(at(16));
         assert!(timers.next() > at_ms(16_499));
         assert_eq!(ends_at(&mut timers, at(30)), Some(at(19)));
+    }
+
+    /// Goes from one deadline to the next over a path that passes `rate` bytes a second until `until`, with `queued`
+    /// bytes in front of the first ping; returns when the link is given up.
+    fn ends_behind(queued: u64, rate: u64, until: Moment) -> Option<Moment> {
+        let mut timers = settled();
+        timers.asked(at(10));
+        while timers.next() < at(60) {
+            let now = timers.next();
+            // The peer's pings, for as long as anything passes.
+            timers.received(now.min(until));
+            if timers.wants_progress(now) {
+                let passed = now.min(until).saturating_since(at(10)).as_millis();
+                let acked = (u64::try_from(passed).unwrap() * rate / 1000).min(queued);
+                let waiting = queued - acked;
+                timers.progressed(now, SendProgress { acked, waiting });
+            }
+            match timers.check(now) {
+                Ok(true) => drop(timers.ping(now)),
+                Ok(false) => {}
+                Err(_) => return Some(now),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_ping_that_waits_behind_bytes_which_pass_has_time_until_it_is_through() {
+        assert_eq!(ends_behind(10_000_000, 60_000, at(60)), None);
+        // The bytes take 10 s, so the ping is through at 20 s, and has 3 s from the look that finds it.
+        assert_eq!(ends_behind(600_000, 60_000, at(60)), Some(at(23)));
+    }
+
+    #[test]
+    fn bytes_that_pass_no_more_end_the_link_as_soon_as_silence_does() {
+        // The last look that finds progress is within half a second of the path's end.
+        let ended = ends_behind(10_000_000, 60_000, at(20)).unwrap();
+        assert!(ended >= at(23) && ended <= at_ms(23_500), "{ended:?}");
+        assert_eq!(ends_behind(0, 60_000, at(60)), Some(at(14)));
+        assert_eq!(ends_behind(600_000, 0, at(60)), Some(at(14)));
     }
 
     #[test]

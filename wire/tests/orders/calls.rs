@@ -127,7 +127,7 @@ pub(crate) fn make(mux: &mut Mux, now: &mut Moment, call: Call) {
         Call::Consumed(id, len) => mux.consumed(SessionId(id), len),
         Call::OfferBulk(id) => mux.offer_bulk(SessionId(id), &BulkNonce::new([7; 16])),
         Call::MoveToLane(id) => drop(mux.move_to_lane(SessionId(id))),
-        Call::LaneSent(id, len) => mux.lane_sent(SessionId(id), len),
+        Call::LaneSent(id, len) => mux.lane_sent(*now, SessionId(id), len),
         Call::LaneEnded(id, len) => drop(mux.lane_ended(SessionId(id), len)),
         Call::GoAway => mux.go_away(&GoAway {
             last_session: 0,

@@ -183,7 +183,7 @@ impl Two {
                 {
                     stream.lane.on_the_way += len;
                     stream.sent += len;
-                    peer.mux.lane_sent(id, len);
+                    peer.mux.lane_sent(self.now, id, len);
                 }
             }
             Step::LaneDeliver(which, most) => {

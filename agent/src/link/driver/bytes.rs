@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tieline_wire::Transmit;
+use tieline_wire::{SendProgress, Transmit};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -21,7 +21,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Sends the mux's output in gathered writes until the socket fails.
 pub(super) async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> {
     let mut out = Transmit::new();
-    let mut turn_bytes = 0;
+    let (mut turn_bytes, mut written) = (0, SendProgress::default());
     loop {
         gathered(&link).await;
         {
@@ -30,7 +30,8 @@ pub(super) async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> 
                 core.mux.poll_transmit(link.now(), &mut out);
                 core.after_turn(&link.deadline);
             }
-            core.sending = !out.is_empty();
+            written.waiting = out.len() as u64;
+            core.written = written;
         }
         if out.is_empty() {
             link.flushed.notify_waiters();
@@ -46,8 +47,13 @@ pub(super) async fn write(link: Arc<Link>, writes: Writes) -> Result<(), Error> 
                 Ok(count)
             });
             match sent {
-                Ok(count) => turn_bytes += count,
+                Ok(count) => {
+                    turn_bytes += count;
+                    written.acked += count as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    written.waiting = out.len() as u64;
+                    link.core().written = written;
                     writes.writable().await.map_err(Error::lost_by)?;
                 }
                 Err(error) => return Err(Error::lost_by(error)),
@@ -68,7 +74,7 @@ pub(super) async fn flushed(link: &Link) {
         flushed.as_mut().enable();
         {
             let core = link.core();
-            if !core.sending && !core.mux.wants_transmit() {
+            if core.written.waiting == 0 && !core.mux.wants_transmit() {
                 return;
             }
         }

@@ -44,6 +44,10 @@ pub(crate) async fn run(
     let mut others = JoinSet::new();
     let carrier = match connection {
         Connection::Bytes(stream) => {
+            if let Ok(gauge) = stream.gauge() {
+                // A link runs once, so there was none.
+                let _ = link.gauge.set(gauge);
+            }
             let (reads, writes) = stream.split();
             others.spawn(bytes::write(Arc::clone(&link), writes));
             Carrier::Bytes(reads)
@@ -210,6 +214,10 @@ async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
             let mut core = link.core();
             let now = link.now();
             if core.mux.poll_timeout() <= now {
+                if core.mux.wants_progress(now) {
+                    let progress = link.progress(&core);
+                    core.mux.progressed(now, progress);
+                }
                 core.mux.handle_timeout(now).map_err(Error::of_link)?;
                 link.transmit.ring();
             }

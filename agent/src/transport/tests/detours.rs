@@ -5,6 +5,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
 use super::*;
 use crate::address::{HostPort, deadline_in};
 use crate::error::RefusedLogin;
@@ -221,21 +224,92 @@ async fn a_proxy_that_closes_the_connection_after_the_login_is_asked_once() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_accepted_the_login_and_then_closes_the_connection_is_asked_again_soon() {
+async fn a_proxy_that_accepted_the_login_and_then_closes_the_connection_is_asked_once_more_at_once()
+{
     for (scheme, is_socks) in [("http://ada:wrong@", false), ("socks5h://ada:wrong@", true)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialler = through(&listener, scheme, "tcp://relay.test:9001");
-        for accepts in [true, false, false, true] {
+        for (accepts, is_refused) in [
+            (true, false),
+            (false, false),
+            (true, false),
+            (false, false),
+            (false, true),
+        ] {
             let proxy = takes_login(&listener, is_socks, accepts);
             let (_socket, dialled) = tokio::join!(proxy, dialler.dial_stream());
             assert_eq!(dialled.is_ok(), accepts);
             if let Err(error) = dialled {
-                assert!(!error.is_refused_login(), "{error}");
-                let words = "closed the connection in place of an answer";
+                assert_eq!(error.is_refused_login(), is_refused, "{error}");
+                let words = match is_refused {
+                    true => "closed the connection when it was sent the user name and password",
+                    false => "closed the connection in place of an answer",
+                };
                 assert!(error.to_string().contains(words), "{error}");
             }
         }
+        assert!(dialler.way().unwrap().is_barred());
     }
+}
+
+/// Takes a connection for an HTTP proxy once `dialler` dials in a task of its own, and reads the request.
+async fn asked(
+    listener: &TcpListener,
+    dialler: &Dialler,
+) -> (TcpStream, JoinHandle<Result<Stream, Error>>) {
+    let dialler = dialler.clone();
+    let dialling = tokio::spawn(async move { dialler.dial().await });
+    let (mut socket, _) = listener.accept().await.unwrap();
+    request(&mut socket).await;
+    (socket, dialling)
+}
+
+/// Ready once the proxy of `dialler` may be asked, or may not.
+async fn barred(dialler: &Dialler, is_barred: bool) {
+    let waiting = async {
+        while dialler.way().unwrap().is_barred() != is_barred {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_login_without_an_answer_counts_as_refused_until_a_late_answer_is_another_one() {
+    for (answer, is_barred) in [
+        ("HTTP/1.1 503 Unreachable\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\n\r\n", false),
+        ("HTTP/1.1 407 Login\r\n\r\n", true),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialler = through(&listener, "http://ada:wrong@", "tcp://relay.test:9001");
+        let (mut socket, dialling) = asked(&listener, &dialler).await;
+        tokio::time::pause();
+        tokio::time::advance(DIAL_TIMEOUT).await;
+        let error = dialling.await.unwrap().err().unwrap();
+        tokio::time::resume();
+        assert!(error.is_refused_login(), "{error}");
+        let words = "no answer in time when it was sent the user name and password";
+        assert!(error.to_string().contains(words), "{error}");
+        socket.write_all(answer.as_bytes()).await.unwrap();
+        if is_barred {
+            // The request ends with the answer.
+            assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
+        }
+        barred(&dialler, is_barred).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refused_login_is_remembered_though_its_dial_has_ended() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialler = through(&listener, "http://ada:wrong@", "tcp://relay.test:9001");
+    let (mut socket, dialling) = asked(&listener, &dialler).await;
+    dialling.abort();
+    assert!(dialling.await.is_err_and(|error| error.is_cancelled()));
+    let answer = b"HTTP/1.1 407 Login\r\n\r\n";
+    socket.write_all(answer).await.unwrap();
+    barred(&dialler, true).await;
 }
 
 #[tokio::test]
@@ -266,15 +340,18 @@ async fn an_answer_that_begins_with_407_is_a_refused_login_though_its_head_does_
 }
 
 #[tokio::test]
-async fn an_answer_that_says_nothing_of_the_login_is_a_failure_like_others() {
-    for answer in [
-        "HTTP/1.1 403 Forbidden\r\n\r\n",
-        "HTTP/1.1 2",
-        "\x05\x02 407",
+async fn an_answer_without_a_status_counts_as_a_refused_login_and_one_with_another_status_does_not()
+{
+    for (answer, is_refused) in [
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", false),
+        ("HTTP/1.1 502 Bad Gateway\r\nVia", false),
+        ("HTTP/1.1 2", true),
+        ("\r\n", true),
+        ("\x05\x02 407", true),
     ] {
         let (_, dialled) = connected("ada:secret@", answer.as_bytes()).await;
         let error = dialled.err().unwrap();
-        assert!(!error.is_refused_login(), "{answer}: {error}");
+        assert_eq!(error.is_refused_login(), is_refused, "{answer}: {error}");
     }
 }
 

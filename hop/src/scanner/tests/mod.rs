@@ -260,7 +260,7 @@ fn the_rule_that_a_head_breaks_is_known() {
 }
 
 #[test]
-fn how_the_last_request_begins_is_known() {
+fn how_a_head_begins_is_known_by_its_number() {
     let get = "GET / HTTP/1.1\r\n\r\n";
     for (input, start) in [
         ("\r\nHEA", "HEA\0\0"),
@@ -272,19 +272,46 @@ fn how_the_last_request_begins_is_known() {
             "HEAD ",
         ),
         ("HEAD\n", "HEAD\0"),
-        ("HEAD / HTTP/1.1\r\n\r\n\n", "\0\0\0\0\0"),
+        ("\n", "\0\0\0\0\0"),
+        ("\rx\r\nHEAD / HTTP/1.1\r\n\r\n", "\0\0\0\0\0"),
         ("GE\"T /", "GE\"T "),
+        ("HEAD / HTTP/1.1\r\nbad name: x\r\n\r\nGET / HTTP", "HEAD "),
+        ("GET / HTTP/9.9\r\n\r\nHEAD / HTTP/1.1\r\n\r\nHEAD", "GET /"),
     ] {
         for length in [1, 7, 100] {
-            for before in ["", get] {
-                let (_, scanner) = passed(format!("{before}{input}").as_bytes(), &[length]);
-                let got = scanner.request_line().start;
+            for count in [0, 1, 5] {
+                let input = format!("{}{input}", get.repeat(count));
+                let (_, scanner) = passed(input.as_bytes(), &[length]);
+                let got = scanner.request_line(count as u64).unwrap().start;
                 assert_eq!(str::from_utf8(&got).unwrap(), start, "{input:?} {length}");
             }
         }
     }
-    let (_, scanner) = passed(get.as_bytes(), &[3]);
-    assert_eq!(&scanner.request_line().start, b"GET /");
+}
+
+#[test]
+fn heads_behind_many_that_wait_are_unknown_except_for_the_last() {
+    let get = "GET / HTTP/1.1\r\n\r\n";
+    let head = "HEAD / HTTP/1.1\r\n\r\n";
+    let count = unserved::EARLIER_MAX as u64;
+    let input = get.repeat(unserved::EARLIER_MAX) + head + get + head;
+    let (_, mut scanner) = passed(input.as_bytes(), &[9]);
+    let is_head = |scanner: &Scanner, number| scanner.request_line(number).map(|it| it.is_head());
+    for (number, expected) in [
+        (0, Some(false)),
+        (count - 1, Some(false)),
+        (count, None),
+        (count + 1, None),
+        (count + 2, Some(true)),
+        // The head that has not begun.
+        (count + 3, Some(false)),
+        (count + 4, None),
+    ] {
+        assert_eq!(is_head(&scanner, number), expected, "{number}");
+    }
+    scanner.unserved.drop_served(count);
+    assert_eq!(is_head(&scanner, count - 1), None);
+    assert_eq!(is_head(&scanner, count + 2), Some(true));
 }
 
 #[test]

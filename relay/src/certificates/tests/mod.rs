@@ -33,7 +33,7 @@ impl Files {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -80,7 +80,7 @@ impl Files {
         }
     }
 
-    fn write(&self, file: &str, text: &str, mode: u32) -> PathBuf {
+    pub(crate) fn write(&self, file: &str, text: &str, mode: u32) -> PathBuf {
         let path = self.path(file);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -515,7 +515,16 @@ fn an_ordered_certificate_that_is_no_use_does_not_stop_the_start() {
     let path = put_ordered(&files, &expired);
     assert!(with_ordered(&files, Vec::new()).unwrap().table.is_empty());
     fs::write(&path, "nonsense").unwrap();
-    assert!(with_ordered(&files, Vec::new()).unwrap().table.is_empty());
+    let damaged = with_ordered(&files, Vec::new()).unwrap();
+    assert!(damaged.table.is_empty());
+    // Nothing was read before that could stay.
+    let told = damaged.told.unwrap();
+    assert!(told.ends_with("; another certificate is ordered"), "{told}");
+    let (_, problems) = damaged.sources.read_again(&damaged.table, NOW_SECONDS);
+    assert!(
+        problems.len() == 1 && problems[0].to_string() == told,
+        "{problems:?}"
+    );
     // A key that others can read is refused as in any other file.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     let error = with_ordered(&files, Vec::new()).unwrap_err().to_string();
@@ -533,6 +542,11 @@ fn an_ordered_certificate_whose_file_goes_away_stays() {
     fs::remove_file(path).unwrap();
     let (again, problems) = sources.read_again(table, NOW_SECONDS);
     assert!(again == **table && problems.len() == 1);
+    let problem = problems[0].to_string();
+    assert!(
+        problem.ends_with("stays in use, and another one is ordered"),
+        "{problem}"
+    );
 }
 
 #[test]

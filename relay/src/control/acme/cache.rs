@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64URL_NOPAD;
@@ -27,6 +28,9 @@ const PROBE_FILE: &str = "order.probe";
 /// file that a [`Folder`] reads.
 const RELAYS_MAX: usize = 32;
 const RELAY_BYTES: usize = 12;
+
+/// Accounts of one CA that are kept aside for one reason.
+const ASIDE_MAX: usize = 8;
 
 /// Longest certificate with its key, in bytes.
 const CERTIFICATE_BYTES_MAX: usize = 128 * 1024;
@@ -118,7 +122,7 @@ impl Cache {
             return Ok(());
         };
         let path = self.folder.path().join(&self.account_file);
-        let aside = path.with_extension("damaged.json");
+        let aside = aside(&path, "damaged");
         let (from, to) = (path.display(), aside.display());
         fs::rename(&path, &aside)
             .map_err(|error| AcmeError::Here(format!("{from} cannot be moved to {to}: {error}")))?;
@@ -153,13 +157,8 @@ impl Cache {
             return;
         }
         let path = self.folder.path().join(&self.account_file);
-        let aside = path.with_extension("gone.json");
-        // The first account put aside is the one that records may name. If the file stays, the CA refuses the account
-        // once more.
-        let _ = match aside.exists() {
-            true => fs::remove_file(&path),
-            false => fs::rename(&path, &aside),
-        };
+        // If the file stays, the CA refuses the account once more.
+        let _ = fs::rename(&path, aside(&path, "gone"));
     }
 
     /// The certificate in the folder, if there is one.
@@ -264,6 +263,28 @@ impl Cache {
     }
 }
 
+/// A name beside the account's file `path` for an account that is put aside: `….account.WHY.json`, then
+/// `….account.WHY.2.json` and so on, up to [`ASIDE_MAX`] files. If all exist, it is the name of the one that was written
+/// longest ago, which the log tells; the first file always stays, because records in DNS may name its account.
+fn aside(path: &Path, why: &str) -> PathBuf {
+    let written = |path: &Path| fs::symlink_metadata(path).and_then(|it| it.modified());
+    let first = path.with_extension(format!("{why}.json"));
+    if written(&first).is_err() {
+        return first;
+    }
+    let others = (2..=ASIDE_MAX).map(|number| path.with_extension(format!("{why}.{number}.json")));
+    // A free name has no time, and comes before all others.
+    let oldest = others.min_by_key(|path| written(path).ok());
+    let oldest = oldest.unwrap_or(first);
+    if written(&oldest).is_ok() {
+        warn!(
+            "{} is replaced: the folder keeps {ASIDE_MAX} accounts that were put aside",
+            oldest.display()
+        );
+    }
+    oldest
+}
+
 /// Name of the relay that listens on `listens`.
 fn relay_name(listens: &str) -> String {
     let digest = digest(&SHA256, listens.as_bytes());
@@ -282,7 +303,7 @@ fn failed(error: StartError) -> AcmeError {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
@@ -432,6 +453,8 @@ mod tests {
         cache.forget_credentials("y");
         assert!(cache.credentials().unwrap().is_none());
         assert!(fs::read_to_string(&aside).unwrap().contains(r#""id":"x""#));
+        let second = aside.with_extension("2.json");
+        assert!(fs::read_to_string(second).unwrap().contains(r#""id":"y""#));
     }
 
     #[test]
@@ -440,15 +463,18 @@ mod tests {
         let cache = cache(folder.path());
         cache.put_damaged_aside().unwrap();
         let path = folder.path().join(ACCOUNT_FILE);
-        let aside = path.with_extension("damaged.json");
         let whole = account("x", LETS_ENCRYPT);
         let key = format!(r#"{{"id":"x","key_pkcs8":"AAAA","directory":"{LETS_ENCRYPT}"}}"#);
-        for text in ["", &whole[..60], "\0\u{1}garbage", "{}", "[]", &key] {
+        let texts = ["", &whole[..60], "\0\u{1}garbage", "{}", "[]", &key];
+        for text in texts {
             write_secret(&path, text);
             assert!(cache.credentials().unwrap().is_none(), "{text}");
             cache.put_damaged_aside().unwrap();
             assert!(!path.exists());
-            assert_eq!(fs::read_to_string(&aside).unwrap(), text);
+        }
+        let all = (1..).map(|number| damaged(&path, number));
+        for (text, aside) in texts.iter().zip(all) {
+            assert_eq!(fs::read_to_string(aside).unwrap(), *text);
         }
         write_secret(&path, &whole);
         cache.put_damaged_aside().unwrap();
@@ -458,5 +484,34 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(cache.credentials().is_err() && cache.put_damaged_aside().is_err());
         assert!(path.exists());
+    }
+
+    /// The file of the damaged account that was put aside as number `number`.
+    fn damaged(path: &Path, number: usize) -> PathBuf {
+        match number {
+            1 => path.with_extension("damaged.json"),
+            _ => path.with_extension(format!("damaged.{number}.json")),
+        }
+    }
+
+    #[test]
+    fn of_many_accounts_put_aside_the_first_one_and_the_newest_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        let path = folder.path().join(ACCOUNT_FILE);
+        for number in 1..=ASIDE_MAX + 2 {
+            write_secret(&path, &number.to_string());
+            // Files that are written at the same time have no order.
+            let written =
+                SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(number).unwrap());
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(written).unwrap();
+            cache.put_damaged_aside().unwrap();
+        }
+        let kept: Vec<_> = (1..=ASIDE_MAX)
+            .map(|number| fs::read_to_string(damaged(&path, number)).unwrap())
+            .collect();
+        assert_eq!(kept, ["1", "9", "10", "4", "5", "6", "7", "8"]);
+        assert!(!damaged(&path, ASIDE_MAX + 1).exists());
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Heard(Arc<Mutex<Facts>>);
 
 #[derive(Default)]
 struct Facts {
+    /// Whether an answer said that the CA is busy, with or without a pause.
+    is_busy: bool,
     /// End of the pause that the CA wants.
     busy_until: Option<Instant>,
     /// Beginning of the URIs that name accounts in records, from the directory (draft 02).
@@ -78,6 +80,7 @@ impl Heard {
         // Certificates and pages of proxies are no JSON, and tell nothing here.
         let page = serde_json::from_slice::<Page>(answer.body()).unwrap_or_default();
         let mut facts = self.facts();
+        facts.is_busy |= is_busy(answer);
         // The longest wish counts: an answer after the one that ended the order may ask for less.
         let wished = pause(answer).map(|pause| Instant::now() + pause);
         facts.busy_until = facts.busy_until.max(wished);
@@ -101,9 +104,16 @@ impl Heard {
         }
     }
 
-    /// Forgets the CA's wish for a pause.
+    /// Forgets that the CA was busy, and its wish for a pause.
     pub(super) fn begin(&self) {
-        self.facts().busy_until = None;
+        let mut facts = self.facts();
+        facts.is_busy = false;
+        facts.busy_until = None;
+    }
+
+    /// Whether the CA has said since [`begin`](Self::begin) that it is busy.
+    pub(super) fn is_busy(&self) -> bool {
+        self.facts().is_busy
     }
 
     /// Forgets how the CA calls an account that it does not know any more.
@@ -159,13 +169,18 @@ impl Heard {
     }
 }
 
-/// The pause that the CA wants, if `answer` says that the CA is busy.
-fn pause(answer: &Response<Bytes>) -> Option<Duration> {
-    let is_busy = matches!(
+/// Whether `answer` says that the CA is busy.
+fn is_busy(answer: &Response<Bytes>) -> bool {
+    matches!(
         answer.status(),
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-    );
-    let text = answer.headers().get(RETRY_AFTER).filter(|_| is_busy)?;
+    )
+}
+
+/// The pause that the CA wants, if `answer` says that the CA is busy, and for how long.
+fn pause(answer: &Response<Bytes>) -> Option<Duration> {
+    let text = answer.headers().get(RETRY_AFTER);
+    let text = text.filter(|_| is_busy(answer))?;
     let text = text.to_str().ok()?.trim();
     let seconds = match text.parse::<u64>() {
         Ok(seconds) => seconds,
@@ -225,6 +240,20 @@ mod tests {
         assert!(heard.pause() > Duration::from_secs(7000));
         heard.begin();
         assert_eq!(heard.pause(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_ca_that_names_no_pause_is_busy_all_the_same() {
+        let heard = Heard::default();
+        for (status, retry_after) in [(503, "soon"), (429, "0")] {
+            heard.hear(&answer(403, "7200", ""));
+            assert!(!heard.is_busy());
+            heard.hear(&answer(status, retry_after, ""));
+            heard.hear(&answer(200, "1", ""));
+            assert!(heard.is_busy() && heard.pause().is_zero());
+            heard.begin();
+            assert!(!heard.is_busy());
+        }
     }
 
     #[test]

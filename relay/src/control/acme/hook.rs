@@ -1,10 +1,10 @@
 //! Runs the program that puts a TXT record into DNS and takes it out again.
 
-use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
+use std::{fmt, io};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, copy, sink};
@@ -20,8 +20,12 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(300);
 /// Time for output behind the end of the program: what it has started and left behind may hold its pipes for ever.
 const REST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest output that is looked at, in bytes.
-const OUTPUT_BYTES_MAX: u64 = 4096;
+/// Longest beginning of one pipe's output that is kept for the log, in bytes.
+const KEPT_BYTES_MAX: u64 = 4096;
+
+/// Output of one pipe, in bytes, at which the program is killed: reading an endless one would cost half of a core until
+/// [`TIMEOUT`].
+const OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What the program is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,25 +45,48 @@ impl Deed {
     }
 }
 
+/// How a run of the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The program ended by itself.
+    Exit(ExitStatus),
+    /// The program was killed at the end of its time.
+    Overdue,
+    /// The program was killed because its output reached [`OUTPUT_BYTES_MAX`].
+    Overflow,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(status) => write!(f, "{status}"),
+            Self::Overdue => write!(f, "did not end within {TIMEOUT:?}"),
+            Self::Overflow => write!(
+                f,
+                "was killed because its output reached the limit of {OUTPUT_BYTES_MAX} bytes"
+            ),
+        }
+    }
+}
+
+/// The output of one pipe reached [`OUTPUT_BYTES_MAX`].
+struct Overflow;
+
 /// Runs `program` for the TXT record `name` with `value`, until it ends.
 ///
 /// # Errors
-/// The program cannot be run, fails, or takes too long. The text has nothing of its output, which may hold secrets, such as
+/// The program cannot be run, fails, takes too long, or writes too much. The text has nothing of its output, which may hold secrets, such as
 /// the token of a DNS provider; the log has the beginning of it.
 pub(super) async fn run(program: &Path, deed: Deed, name: &str, value: &str) -> Result<(), String> {
     let limit = time::sleep(TIMEOUT);
     let what = format!("{} {} {name}", program.display(), deed.word());
     let ended = output(limit, program, deed, name, value).await;
-    let (status, output) = ended.map_err(|error| format!("acme_dns_hook: {what}: {error}"))?;
-    let problem = match status {
-        Some(status) if status.success() => {
-            info!(record = name, "acme_dns_hook: {} done", deed.word());
-            debug!(record = name, output, "output of acme_dns_hook");
-            return Ok(());
-        }
-        Some(status) => status.to_string(),
-        None => format!("did not end within {TIMEOUT:?}"),
-    };
+    let (end, output) = ended.map_err(|error| format!("acme_dns_hook: {what}: {error}"))?;
+    if matches!(end, End::Exit(status) if status.success()) {
+        info!(record = name, "acme_dns_hook: {} done", deed.word());
+        debug!(record = name, output, "output of acme_dns_hook");
+        return Ok(());
+    }
     warn!(
         record = name,
         output,
@@ -70,7 +97,7 @@ pub(super) async fn run(program: &Path, deed: Deed, name: &str, value: &str) -> 
         true => "it has written nothing",
         false => "the log has its output",
     };
-    Err(format!("acme_dns_hook: {what}: {problem}; {hint}"))
+    Err(format!("acme_dns_hook: {what}: {end}; {hint}"))
 }
 
 /// Runs the program to take a record out; a failure is told and changes nothing else.
@@ -80,15 +107,14 @@ pub(super) async fn clean_up(program: &Path, name: &str, value: &str) {
     }
 }
 
-/// Exit status of the program, absent if it was killed at the end of `limit`, and the beginning of its output in one
-/// line.
+/// How the program ended, which is killed at the end of `limit`, and the beginning of its output in one line.
 async fn output(
     limit: impl Future<Output = ()>,
     program: &Path,
     deed: Deed,
     name: &str,
     value: &str,
-) -> io::Result<(Option<ExitStatus>, String)> {
+) -> io::Result<(End, String)> {
     let child = Command::new(program)
         .args([deed.word(), name, value])
         .stdin(Stdio::null())
@@ -100,20 +126,25 @@ async fn output(
     let mut running = Running(child);
     let pipes = (running.0.stdout.take(), running.0.stderr.take());
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let status = {
-        let reading = async {
-            tokio::join!(beginning(pipes.0, &mut out), beginning(pipes.1, &mut err));
-        };
+    let end = {
+        let reading =
+            async { tokio::try_join!(beginning(pipes.0, &mut out), beginning(pipes.1, &mut err)) };
         let mut reading = pin!(reading);
         let mut limit = pin!(limit);
         let mut is_read = false;
-        let status = loop {
+        let end = loop {
             tokio::select! {
-                status = running.0.wait() => break Some(status?),
-                () = &mut reading, if !is_read => is_read = true,
+                status = running.0.wait() => break End::Exit(status?),
+                outcome = &mut reading, if !is_read => {
+                    is_read = true;
+                    if outcome.is_err() {
+                        running.kill();
+                        break End::Overflow;
+                    }
+                }
                 () = &mut limit => {
                     running.kill();
-                    break None;
+                    break End::Overdue;
                 }
             }
         };
@@ -121,10 +152,10 @@ async fn output(
             // The text so far is enough.
             let _ = time::timeout(REST_TIMEOUT, reading).await;
         }
-        status
+        end
     };
     let text = [out, err].concat();
-    Ok((status, line(&String::from_utf8_lossy(&text))))
+    Ok((end, line(&String::from_utf8_lossy(&text))))
 }
 
 /// A run of the program, which is killed if it is dropped before its end.
@@ -148,13 +179,25 @@ impl Drop for Running {
     }
 }
 
-/// Reads the beginning of what comes out of a pipe into `text`; the rest is read and dropped.
-async fn beginning(pipe: Option<impl AsyncRead + Unpin>, text: &mut Vec<u8>) {
-    if let Some(pipe) = pipe {
-        let mut pipe = pipe.take(OUTPUT_BYTES_MAX);
-        // After a failed read the text so far is enough.
-        let _ = pipe.read_to_end(text).await;
-        let _ = copy(&mut pipe.into_inner(), &mut sink()).await;
+/// Reads the first [`KEPT_BYTES_MAX`] bytes of a pipe into `text`; the rest is read and dropped.
+///
+/// # Errors
+/// [`Overflow`] as soon as [`OUTPUT_BYTES_MAX`] bytes were read.
+async fn beginning(
+    pipe: Option<impl AsyncRead + Unpin>,
+    text: &mut Vec<u8>,
+) -> Result<(), Overflow> {
+    let Some(pipe) = pipe else {
+        return Ok(());
+    };
+    let mut kept = pipe.take(KEPT_BYTES_MAX);
+    // After a failed read the text so far is enough.
+    let _ = kept.read_to_end(text).await;
+    let mut rest = kept.into_inner().take(OUTPUT_BYTES_MAX - KEPT_BYTES_MAX);
+    let _ = copy(&mut rest, &mut sink()).await;
+    match rest.limit() {
+        0 => Err(Overflow),
+        _ => Ok(()),
     }
 }
 
@@ -249,8 +292,20 @@ mod tests {
         };
         let running = output(limit, &hook, Deed::Present, "name", "value");
         let ended = time::timeout(TIMEOUT / 5, running).await;
-        let (status, output) = ended.unwrap().unwrap();
-        assert_eq!((status, &*output), (None, "words more"));
+        let (end, output) = ended.unwrap().unwrap();
+        assert_eq!((end, &*output), (End::Overdue, "words more"));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_writes_without_end_is_killed_at_the_limit_of_its_output() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["exec yes", "exec yes >&2"] {
+            let hook = program(folder.path(), text);
+            let running = run(&hook, Deed::Present, "name", "value");
+            let outcome = time::timeout(TIMEOUT / 5, running).await.unwrap();
+            let error = outcome.unwrap_err();
+            assert!(error.contains("the limit of 1048576 bytes"), "{error}");
+        }
     }
 
     #[tokio::test]

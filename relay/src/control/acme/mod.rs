@@ -69,8 +69,6 @@ pub(super) struct Acme {
     account: Option<Account>,
     /// The certificate in the cache.
     held: Option<Held>,
-    /// Why the file of that certificate cannot be used, which is logged once.
-    damage: Option<String>,
     /// Orders that failed since the last one that succeeded.
     failures: u32,
     /// Whether the next order may say that it replaces the certificate in use (ARI, RFC 9773).
@@ -157,7 +155,6 @@ impl Acme {
             shown: Arc::new(Mutex::new(report)),
             account: None,
             held: None,
-            damage: None,
             failures: 0,
             may_replace: true,
             asks_in_vain: false,
@@ -275,15 +272,10 @@ impl Acme {
         Some(wait)
     }
 
-    /// Looks at the certificate in the cache, which another relay may have put there.
+    /// Looks at the certificate in the cache, which another relay may have put there. A damaged file counts as none;
+    /// the updater of certificates, which reads the same file, warns of it.
     fn look(&mut self) {
-        let read = self.cache.certificate().map_err(|error| error.to_string());
-        let problem = read.as_ref().err();
-        if let Some(problem) = problem.filter(|it| Some(*it) != self.damage.as_ref()) {
-            warn!("{problem}; another certificate is ordered");
-        }
-        self.damage = problem.cloned();
-        let certificate = read.unwrap_or_default();
+        let certificate = self.cache.certificate().unwrap_or_default();
         let known = self.held.as_ref().map(|held| &held.certificate);
         if known != certificate.as_ref() {
             if certificate.is_some() {
@@ -486,7 +478,7 @@ impl Acme {
         // The next order begins with the addresses that the CA has then.
         self.account = None;
         // Some CAs do not know what replacing means, and may refuse such an order in any way.
-        self.may_replace &= error.is_about_other_than_replacing() || !self.heard.pause().is_zero();
+        self.may_replace &= error.is_about_other_than_replacing() || self.heard.is_busy();
         self.failures = self.failures.saturating_add(1);
         let now = now();
         let in_use = self.held.as_ref().map(|held| held.term);

@@ -54,7 +54,7 @@ pub(super) async fn order(account: &Account, wanted: Wanted<'_>) -> Result<Strin
         )))
     });
     // A busy CA is left alone: it forgets checks by itself, some days later.
-    let may_ask = wanted.means.heard.pause().is_zero();
+    let may_ask = !wanted.means.heard.is_busy();
     if outcome.is_err()
         && may_ask
         && let Some(order) = &mut begun

@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use tokio::task::yield_now;
+use tracing::subscriber::DefaultGuard;
 
 use super::*;
 use crate::certificates::tests::Files;
-use crate::config::{CertificateFiles, TlsConfig};
+use crate::config::{AcmeConfig, CertificateFiles, TlsConfig};
 
 /// An updater of one certificate, and the configurations that the shards get from it.
 struct Rig {
@@ -25,7 +26,10 @@ impl Rig {
     }
 
     fn of(config: &TlsConfig) -> Self {
-        let certificates = Certificates::read(config, None).unwrap().unwrap();
+        Self::with(Certificates::read(config, None).unwrap().unwrap())
+    }
+
+    fn with(certificates: Certificates) -> Self {
         let fake = Fake::default();
         let (reload, applied) = (Arc::<Notify>::default(), Arc::clone(&fake.tls));
         let inspect: Arc<dyn Inspect> = Arc::new(fake);
@@ -115,6 +119,68 @@ async fn a_bad_certificate_changes_nothing() {
     assert_eq!(rig.count(), 0);
     replace(&old, &files.lasting("good", &["relay.example"]));
     rig.look(2).await;
+    assert_eq!(rig.count(), 1);
+}
+
+/// What a thread logs, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Keeps what this thread logs until the guard is dropped.
+    fn start() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
+        (log, tracing::subscriber::set_default(subscriber.finish()))
+    }
+
+    /// The lines with `text`.
+    fn lines(&self, text: &str) -> Vec<String> {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = log.lines().filter(|line| line.contains(text));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_ordered_certificate_is_told_once_at_the_start_and_once_at_a_change() {
+    let files = Files::new();
+    let acme = AcmeConfig::new(vec!["relay.example".to_owned()], files.path(""));
+    let name = acme.certificate_file();
+    files.write(&name, "nonsense", 0o600);
+    let (log, _guard) = Log::start();
+    let certificates = Certificates::read(&TlsConfig::default(), Some(&acme));
+    let mut rig = Rig::with(certificates.unwrap().unwrap());
+    rig.look(5).await;
+    let told = log.lines(&name);
+    assert!(
+        told.len() == 1 && told[0].ends_with("; another certificate is ordered"),
+        "{told:?}"
+    );
+
+    let good = files.lasting("good", &["relay.example"]);
+    let [key, cert] = [good.key, good.cert].map(|it| fs::read_to_string(it).unwrap());
+    files.write(&name, &(key + &cert), 0o600);
+    rig.look(4).await;
+    assert_eq!(rig.count(), 1);
+    files.write(&name, "nonsense", 0o600);
+    rig.look(5).await;
+    let told = log.lines(&name);
+    let wanted = "stays in use, and another one is ordered";
+    assert!(told.len() == 2 && told[1].ends_with(wanted), "{told:?}");
     assert_eq!(rig.count(), 1);
 }
 

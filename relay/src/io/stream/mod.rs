@@ -460,6 +460,11 @@ impl Stream {
         is_waiting || self.socket.unsent() > 0
     }
 
+    /// How far the socket's bytes have come, see [`Socket::acked_and_unacked`].
+    pub(crate) fn acked_and_unacked(&self) -> (u64, u64) {
+        self.socket.acked_and_unacked()
+    }
+
     /// Sets options of a link, see [`Socket::tune_link`].
     pub(crate) fn tune_link(&self, user_timeout: Duration, notsent_bytes: u32) {
         self.socket.tune_link(user_timeout, notsent_bytes);

@@ -62,7 +62,7 @@ fn a_lane_ends_its_direction_once_both_its_end_and_the_finish_came() {
     for finish_first in [true, false] {
         let (mut pair, id) = moved("framed");
         pair.agent_events.clear();
-        pair.relay.lane_sent(id, 1000);
+        pair.relay.lane_sent(pair.now, id, 1000);
         pair.relay.finish(id);
         let finish = take_output(&mut pair.relay, pair.now);
         let mut seen = Vec::new();
@@ -89,7 +89,7 @@ fn a_lane_ends_its_direction_once_both_its_end_and_the_finish_came() {
 fn a_lane_that_broke_off_resets_its_session_and_leaves_the_link_alone() {
     let (mut pair, id) = moved("framed");
     let other = pair.session();
-    pair.relay.lane_sent(id, 1000);
+    pair.relay.lane_sent(pair.now, id, 1000);
     pair.relay.finish(id);
     pair.exchange();
     let reason = SessionEnd::LengthMismatch;
@@ -128,7 +128,7 @@ fn a_marker_that_disagrees_or_comes_out_of_turn_ends_the_link() {
 #[test]
 fn a_finish_of_a_session_that_was_given_up_on_its_lane_is_dropped() {
     let (mut pair, id) = moved("framed");
-    pair.relay.lane_sent(id, 1000);
+    pair.relay.lane_sent(pair.now, id, 1000);
     pair.relay.finish(id);
     let finish = take_output(&mut pair.relay, pair.now);
     pair.agent.reset(id, SessionEnd::TargetReset);
@@ -167,6 +167,32 @@ fn a_lane_that_stops_has_the_link_probed() {
 }
 
 #[test]
+fn what_a_lane_took_has_the_link_probed_and_an_idle_lane_costs_nothing() {
+    for answers in [true, false] {
+        let (mut pair, id) = moved("framed");
+        pair.pass(Duration::from_secs(3));
+        assert!(!pair.relay.is_asking(), "the lane is idle");
+        for _ in 0..3 {
+            pair.relay.lane_sent(pair.now, id, 1000);
+        }
+        assert!(pair.relay.is_asking());
+        assert_eq!(pair.relay.poll_timeout(), pair.now + millis(1000));
+        if answers {
+            pair.pass(Duration::from_secs(2));
+            assert!(!pair.relay.is_asking(), "one ping covers all of them");
+            continue;
+        }
+        let (began, mut outcome) = (pair.now, Ok(()));
+        while outcome.is_ok() {
+            pair.now = pair.relay.poll_timeout();
+            outcome = pair.relay.handle_timeout(pair.now);
+        }
+        assert_eq!(outcome.unwrap_err().reason, LinkEnd::Stale);
+        assert_eq!(pair.now, began + Duration::from_secs(4));
+    }
+}
+
+#[test]
 fn a_bulky_session_is_named_once_by_both_ends() {
     let settings = Settings {
         bulk_run_bytes: 256 * 1024,
@@ -189,7 +215,7 @@ fn a_move_that_crosses_a_reset_leaves_the_link_alone() {
     let mut pair = Pair::connected();
     let id = pair.session();
     assert!(pair.relay.move_to_lane(id));
-    pair.relay.lane_sent(id, 1000);
+    pair.relay.lane_sent(pair.now, id, 1000);
     pair.relay.finish(id);
     let late = take_output(&mut pair.relay, pair.now);
     // The agent has decided to reset, and has not sent it yet.

@@ -13,7 +13,6 @@ use super::refused_head::{self, HeldAnswer};
 use super::resets::Resets;
 use super::state::FrontendState;
 use crate::io::{Liveness, poll_read_through};
-use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 
 /// Connection preface of an HTTP/2 client (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -52,8 +51,7 @@ impl<IO: Read + Write + Unpin + 'static> Outlet<IO> {
         let (outlet, intake) = inner.expect("hyper's half is dropped before");
         let held = HeldAnswer {
             bytes: outlet.held,
-            is_url_long: intake.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2,
-            request_start: intake.request_start(),
+            request_line: intake.request_line(outlet.state.requests.get()),
             rule: intake.broken_rule(),
         };
         (outlet.io, held, intake.into_ahead())

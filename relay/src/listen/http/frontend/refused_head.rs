@@ -11,13 +11,15 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use hyper::rt::Write;
-use tieline_hop::{REQUEST_START_BYTES, answer_to};
+use tieline_hop::RequestLine;
 
 use crate::audit::Call;
 use crate::listen::http::gateway::Gateway;
 use crate::listen::http::gateway::ended::Ended;
+use crate::listen::http::gateway::settings::HTTP_BUFFER_BYTES_MAX;
 use crate::listen::http::policy::origin::{self, Page};
 use crate::listen::http::problem::Problem;
 
@@ -30,14 +32,12 @@ const START: &[u8] = b"HTTP/1.";
 /// Time limit for writing the last answer.
 const WRITE_MAX: Duration = Duration::from_secs(5);
 
-/// The answer that was held back until hyper dropped the connection, and what is known of the last head.
+/// The answer that was held back until hyper dropped the connection, and what is known of the head that it refused.
 pub(crate) struct HeldAnswer {
     /// hyper's own answer to a head that it refused, or bytes that look like one; not written yet.
     pub(crate) bytes: Vec<u8>,
-    /// Whether the URL of the last head takes more than half of the limit for a head.
-    pub(super) is_url_long: bool,
-    /// First bytes of the last head.
-    pub(super) request_start: [u8; REQUEST_START_BYTES],
+    /// Request line of the head that was not served; `None` if it is not known.
+    pub(super) request_line: Option<RequestLine>,
     /// The rule for which the scanner made hyper refuse the head.
     pub(crate) rule: Option<&'static str>,
 }
@@ -81,7 +81,9 @@ pub(crate) async fn write_answer<IO: Write + Unpin, G: Gateway>(
 ) {
     let status = str::from_utf8(&held.bytes).ok().and_then(status_in);
     // hyper has one limit for the whole head; the URL decides between 414 and 431.
-    let status = status.map(|status| match (status, held.is_url_long) {
+    let line = held.request_line.as_ref();
+    let is_url_long = line.is_some_and(|it| it.target_bytes() > HTTP_BUFFER_BYTES_MAX / 2);
+    let status = status.map(|status| match (status, is_url_long) {
         (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true) => StatusCode::URI_TOO_LONG,
         (status, _) => status,
     });
@@ -101,7 +103,7 @@ pub(crate) async fn write_answer<IO: Write + Unpin, G: Gateway>(
             let mut response = problem.into_response();
             // The page's origin is unknown, so this answer gets no CORS permission.
             origin::add_cors(response.headers_mut(), Page::Own);
-            answer_to(&held.request_start, &in_http1(&response)).to_vec()
+            in_http1(response, line.map(RequestLine::is_head))
         }
         _ => held.bytes,
     };
@@ -117,18 +119,27 @@ fn rule_of(why: &str) -> &str {
     why
 }
 
-/// The last answer of a connection, encoded for HTTP/1.1.
-fn in_http1(response: &Response<Bytes>) -> Vec<u8> {
+/// The last answer of a connection, encoded for HTTP/1.1; `is_head` tells whether it answers HEAD. If that is not known,
+/// the answer has neither a length nor a body: to HEAD it is complete, to others its body is empty.
+fn in_http1(mut response: Response<Bytes>, is_head: Option<bool>) -> Vec<u8> {
+    if is_head.is_none() {
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
     let mut out = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             out.extend_from_slice(part);
         }
     }
-    let length = response.body().len();
-    let end = format!("connection: close\r\ncontent-length: {length}\r\n\r\n");
-    out.extend_from_slice(end.as_bytes());
-    out.extend_from_slice(response.body());
+    out.extend_from_slice(b"connection: close\r\n");
+    if is_head.is_some() {
+        let length = format!("content-length: {}\r\n", response.body().len());
+        out.extend_from_slice(length.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    if is_head == Some(false) {
+        out.extend_from_slice(response.body());
+    }
     out
 }
 
@@ -174,5 +185,21 @@ mod tests {
             None
         );
         assert_eq!(answer_start(b"\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn an_answer_to_an_unknown_method_suits_head_and_get() {
+        let answer = |is_head| {
+            let mut response = Response::new(Bytes::from_static(b"{}"));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            let json = http::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(CONTENT_TYPE, json);
+            String::from_utf8(in_http1(response, is_head)).unwrap()
+        };
+        let start = "HTTP/1.1 400 Bad Request\r\n";
+        let fields = "content-type: application/json\r\nconnection: close\r\ncontent-length: 2\r\n";
+        assert_eq!(answer(Some(true)), format!("{start}{fields}\r\n"));
+        assert_eq!(answer(Some(false)), format!("{start}{fields}\r\n{{}}"));
+        assert_eq!(answer(None), format!("{start}connection: close\r\n\r\n"));
     }
 }

@@ -302,6 +302,10 @@ impl tieline_hop::CallerState for FrontendState {
         self.stays_http.take()
     }
 
+    fn served(&self) -> u64 {
+        self.requests.get()
+    }
+
     fn read_bytes_max(&self) -> usize {
         let held = self.held.get().filter(|_| !self.is_http2.get());
         held.map_or(usize::MAX, |held| held.read_bytes_max())

@@ -87,6 +87,42 @@ fn a_refused_head_request_gets_the_head_of_the_answer_to_get() {
 }
 
 #[test]
+fn the_method_of_the_refused_head_decides_whatever_comes_in_front_of_it_and_behind_it() {
+    run(async {
+        let health = |method: &str| format!("{method} /health HTTP/1.1\r\nHost: r\r\n\r\n");
+        let fields = "X: 1\r\n".repeat(101);
+        for rest in [
+            " / HTTP/1.1\r\nHost: r\r\nbad name: x\r\n\r\n",
+            " / HTTP/9.9\r\n\r\n",
+            " /\u{7f} HTTP/1.1\r\nHost: r\r\n\r\n",
+            &format!(" / HTTP/1.1\r\n{fields}\r\n"),
+        ] {
+            for (refused, other) in [("GET", "HEAD"), ("HEAD", "GET")] {
+                for in_front in [0, 1, 3, 200] {
+                    let start = health(other).repeat(in_front);
+                    let behind = health(other).repeat(3);
+                    let mut caller = Relay::new().caller();
+                    let request = format!("{start}\r\n{refused}{rest}{behind}");
+                    caller.send(request).await;
+                    let answers = caller.rest().await;
+                    let at = answers.find("HTTP/1.1 4").unwrap();
+                    let (head, body) = answers[at..].split_once("\r\n\r\n").unwrap();
+                    let about = format!("{in_front} {refused}{rest}: {answers}");
+                    assert_eq!(answers[..at].matches("HTTP/1.1 200 ").count(), in_front);
+                    assert!(head.contains("connection: close"), "{about}");
+                    // Behind many requests the method may be unknown; the answer then has neither length nor body.
+                    let is_known = head.contains("\r\ncontent-length: ");
+                    assert!(is_known || in_front == 200, "{about}");
+                    let has_body = body.contains("\"error\"");
+                    assert_eq!(has_body, is_known && refused == "GET", "{about}");
+                    assert!(has_body || body.is_empty(), "{about}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn the_rule_that_a_head_breaks_is_told() {
     run(async {
         for (lines, rule) in [
