@@ -29,8 +29,8 @@ pub use message::{
     Register, RegisterAck, RelayHello, Scheme, Token, Withdrawal, is_hidden,
 };
 pub use mux::{
-    Charge, Counters, Event, Intake, Mux, OpenError, Output, SendBatching, SendError,
-    SendProgress, Settings, SharedBudget, Transmit,
+    Charge, Counters, Event, Intake, Mux, OpenError, Output, SendBatching, SendError, SendProgress,
+    Settings, SharedBudget, Transmit,
 };
 pub use reason::{
     CallerRefusal, Eviction, LinkEnd, LinkRefusal, NoSession, RefusalReason, SessionEnd,

@@ -191,7 +191,7 @@ async fn an_https_relay_is_reached_over_quic_where_that_gets_through_and_that_is
         .with_state_dir(state.path())
         .with_event_hook(move |event| {
             if matches!(event, AgentEvent::Registered { .. }) {
-                drop(registered.try_send(()));
+                let _ = registered.try_send(());
             }
         });
     config.status_socket = false;

@@ -127,7 +127,7 @@ mod tests {
     fn an_echo_over_quic_returns_every_byte_and_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let certificate = Certificate::make(folder.path()).unwrap();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         let (cert, key) = (certificate.cert.clone(), certificate.key.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread();

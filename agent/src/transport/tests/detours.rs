@@ -258,7 +258,7 @@ async fn asked(
     dialler: &Dialler,
 ) -> (TcpStream, JoinHandle<Result<Stream, Error>>) {
     let dialler = dialler.clone();
-    let dialling = tokio::spawn(async move { dialler.dial().await });
+    let dialling = tokio::spawn(async move { dialler.dial_stream().await });
     let (mut socket, _) = listener.accept().await.unwrap();
     request(&mut socket).await;
     (socket, dialling)
