@@ -195,9 +195,7 @@ impl Shard {
                 tunnel,
                 revision,
                 shard,
-            } => {
-                self.route_applied(&tunnel, revision, shard);
-            }
+            } => self.route_applied(&tunnel, revision, shard),
             Message::ClaimAnswered {
                 link,
                 request,

@@ -79,7 +79,7 @@ pub(super) fn of_handshake(reason: &ConnectionError, refusals: &Refusals) -> io:
     {
         let error = match refusals.take() {
             Some(refusal) => Error::InvalidCertificate(refusal),
-            // Which side found it does not matter to whom it is told.
+            // The person reads the same, whichever side found it.
             None if alert == AlertDescription::NoApplicationProtocol => Error::AlertReceived(alert),
             None => Error::General(error.reason.clone()),
         };
