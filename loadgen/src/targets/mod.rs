@@ -3,6 +3,7 @@
 
 mod http;
 mod quic;
+mod quic_stream;
 pub(crate) mod request;
 mod stream;
 mod wrapped;

@@ -1,29 +1,17 @@
 //! The target over QUIC, on `quinn`: each stream is what a connection is over TCP.
 
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use anyhow::Context as _;
-use quinn::{Endpoint, Incoming, RecvStream, SendStream};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use quinn::{Endpoint, Incoming};
 
+use super::quic_stream::QuicStream;
 use super::stream::{Arrival, Streams};
 use super::{read_request, request};
 use crate::pump::Pump;
 use crate::socket::{quic_server_config, server_config};
-
-/// Both directions of a stream.
-#[derive(Debug)]
-pub(super) struct QuicStream {
-    receive: RecvStream,
-    send: SendStream,
-    /// The first byte, if it was looked at and is to be read again.
-    first: Option<u8>,
-}
 
 /// Binds to `address`, with the certificate and the key in these files. Needs tokio's runtime.
 pub(super) fn listen(address: SocketAddr, cert: &Path, key: &Path) -> anyhow::Result<Endpoint> {
@@ -46,11 +34,7 @@ async fn serve_connection(incoming: Incoming, streams: Streams) {
         return;
     };
     while let Ok((send, receive)) = connection.accept_bi().await {
-        let stream = QuicStream {
-            receive,
-            send,
-            first: None,
-        };
+        let stream = QuicStream::new(receive, send);
         let streams = streams.clone();
         drop(tokio::spawn(async move {
             if let Err(error) = answer(stream, &streams).await {
@@ -61,10 +45,9 @@ async fn serve_connection(incoming: Incoming, streams: Streams) {
 }
 
 async fn answer(mut stream: QuicStream, streams: &Streams) -> anyhow::Result<()> {
-    let Ok(first) = stream.read_u8().await else {
+    let Ok(first) = stream.peek().await else {
         return Ok(());
     };
-    stream.first = Some(first);
     if first == request::MARK {
         let (duty, id) = read_request(&mut stream).await?;
         let arrival = Arrival::Quic(Box::new(stream));
@@ -75,45 +58,6 @@ async fn answer(mut stream: QuicStream, streams: &Streams) -> anyhow::Result<()>
     // A client that disconnects is the normal end of a stream.
     let _ = poll_fn(|cx| pump.poll(cx, &mut from, &mut to)).await;
     Ok(())
-}
-
-impl AsyncRead for QuicStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if buffer.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let first = self.first.take();
-        if let Some(first) = first {
-            buffer.put_slice(&[first]);
-        }
-        match AsyncRead::poll_read(Pin::new(&mut self.receive), cx, buffer) {
-            // The first byte is there, whatever comes of the others: a failure comes again.
-            _ if first.is_some() => Poll::Ready(Ok(())),
-            read => read,
-        }
-    }
-}
-
-impl AsyncWrite for QuicStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::runtime;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::blocks::{BLOCK_BYTES, Incoming, Outgoing, Table};
-use crate::targets::quic::QuicStream;
+use crate::targets::quic_stream::QuicStream;
 use crate::targets::request::{ACCEPTED, Duty};
 use crate::targets::wrapped::{Parts, Wrapped};
 

@@ -80,7 +80,7 @@ pub(crate) async fn run(
     block: &LinkBlock,
 ) -> Left {
     let stream = Rc::new(stream);
-    link.runs_over(&stream);
+    link.carrier().runs_over(&stream);
     let end = {
         let heard = Cell::new(false);
         let reader = pin!(read(&stream, may_move, link, host, block, &heard));
@@ -267,7 +267,7 @@ fn gather(link: &SharedMux, transmit: &mut Transmit) -> bool {
 /// Waits until the stream takes more of the `held` bytes; false if it failed or the link must end.
 async fn writable(stream: &Stream, link: &Rc<SharedMux>, held: usize) -> bool {
     let mut writable = pin!(stream.writable());
-    link.set_held(held);
+    link.carrier().set_held(held);
     let going_on = poll_fn(|cx| {
         if writable.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
@@ -280,7 +280,7 @@ async fn writable(stream: &Stream, link: &Rc<SharedMux>, held: usize) -> bool {
         Poll::Pending
     })
     .await;
-    link.set_held(0);
+    link.carrier().set_held(0);
     going_on
 }
 

@@ -28,7 +28,7 @@ pub(crate) async fn run(
 ) -> LinkEnd {
     let streams = RefCell::new(LinkStreams::relay());
     // Payload waits until the agent has acknowledged it, and must not pin the block that it was read into.
-    link.waits_for_acks();
+    link.carrier().waits_for_acks();
     let heard = Cell::new(false);
     let reason = {
         let reader = pin!(read(connection, &streams, link, host, &heard));

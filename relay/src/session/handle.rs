@@ -109,7 +109,7 @@ impl Session {
     pub(crate) fn send(&self, payload: Bytes, ended_message: bool) -> Result<(), SessionEnd> {
         let len = payload.len();
         // Payload that may wait for long must not pin the block that it was read into.
-        let payload = if self.link.keeps_payload() && len <= PINNING_BYTES_MAX {
+        let payload = if self.link.carrier.keeps_payload() && len <= PINNING_BYTES_MAX {
             Bytes::copy_from_slice(&payload)
         } else {
             payload

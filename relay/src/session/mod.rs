@@ -14,15 +14,16 @@ use bytes::Bytes;
 use tieline_wire::limits::PREFACE;
 use tieline_wire::{
     Counters, Error, Event, GoAway, LinkEnd, Moment, Mux, Open, OpenError, SendBatching,
-    SendProgress, SessionEnd, SessionId, SessionMap, Side, Transmit, TunnelId,
+    SessionEnd, SessionId, SessionMap, Side, Transmit, TunnelId,
 };
 
 use tracing::debug;
 
 use crate::clock::Clock;
-use crate::io::{Signal, Stream};
+use crate::io::Signal;
 use crate::metrics::{Direction, DropKind, FrontendKind, ShardMetrics};
 
+mod carrier;
 mod handle;
 mod inbox;
 mod lanes;
@@ -37,6 +38,7 @@ mod stream;
 pub(crate) mod tests;
 mod tunnel_sessions;
 
+use carrier::Carrier;
 pub(crate) use handle::{Incoming, Session};
 use inbox::InboxEnd;
 use lanes::LaneState;
@@ -64,12 +66,7 @@ pub(crate) struct SharedMux {
     state: RefCell<MuxState>,
     /// Raised when something waits to be sent.
     writer: Signal,
-    /// The stream under the link, while the link's driver runs.
-    stream: RefCell<Weak<Stream>>,
-    /// Bytes that the link's writer holds because the stream has no room; 0 while it has.
-    held: Cell<usize>,
-    /// Whether sent payload is kept until the agent has acknowledged it.
-    waits_for_acks: Cell<bool>,
+    carrier: Carrier,
     /// Reason of the link's end, once the end is decided.
     closing: Cell<Option<LinkEnd>>,
     clock: Clock,
@@ -116,9 +113,7 @@ impl SharedMux {
                 counted_sessions: 0,
             }),
             writer: Signal::default(),
-            stream: RefCell::default(),
-            held: Cell::new(0),
-            waits_for_acks: Cell::new(false),
+            carrier: Carrier::default(),
             closing: Cell::new(None),
             clock,
             metrics,
@@ -384,7 +379,7 @@ impl SharedMux {
             state.mux.reset(id, SessionEnd::Cancelled);
         }
         if state.mux.wants_progress(now)
-            && let Some(progress) = self.progress()
+            && let Some(progress) = self.carrier.progress()
         {
             state.mux.progressed(now, progress);
         }
@@ -540,31 +535,9 @@ impl SharedMux {
         batching.goes_on(&self.state.borrow().mux)
     }
 
-    /// Notes the stream that the link's driver moves bytes over.
-    pub(crate) fn runs_over(&self, stream: &Rc<Stream>) {
-        self.stream.replace(Rc::downgrade(stream));
-    }
-
-    /// Notes how many bytes the link's writer holds because the stream has no room; 0 once it has.
-    pub(crate) fn set_held(&self, bytes: usize) {
-        self.held.set(bytes);
-    }
-
-    /// Notes that sent payload is kept until the agent has acknowledged it.
-    pub(crate) fn waits_for_acks(&self) {
-        self.waits_for_acks.set(true);
-    }
-
-    /// Whether payload that is sent now stays in memory for longer than its turn.
-    fn keeps_payload(&self) -> bool {
-        self.held.get() > 0 || self.waits_for_acks.get()
-    }
-
-    /// How far the link's bytes have come; `None` in tests without a stream.
-    fn progress(&self) -> Option<SendProgress> {
-        let (acked, unacked) = self.stream.borrow().upgrade()?.acked_and_unacked();
-        let waiting = unacked + self.held.get() as u64;
-        Some(SendProgress { acked, waiting })
+    /// What carries the link's bytes.
+    pub(crate) const fn carrier(&self) -> &Carrier {
+        &self.carrier
     }
 
     /// Sessions that are not over.

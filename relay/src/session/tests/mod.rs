@@ -320,7 +320,7 @@ fn payload_is_copied_only_while_its_link_takes_nothing() {
     let mut link = Link::established();
     let (session, _) = link.open_to_targets(1).remove(0);
     for (blocked, in_place) in [(false, 1), (true, 0)] {
-        link.relay.set_held(usize::from(blocked));
+        link.relay.carrier().set_held(usize::from(blocked));
         let payload = Bytes::from(vec![7; 5_000]);
         let read_at = payload.as_ptr();
         session.send(payload, false).unwrap();
