@@ -5,7 +5,8 @@
 //! records that the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read;
 //! `nonce` repeats requests; `cache` keeps the result. A new certificate lies in the cache, where the updater of
 //! certificates reads it as it reads any other file: that gives it to the shards, and relays with the same cache see it
-//! too. An order that fails touches no certificate.
+//! too. The updater also tells [`Acme`] when the file has changed, be it damaged. An order that fails touches no
+//! certificate.
 
 mod account;
 mod cache;
