@@ -535,6 +535,12 @@ impl RefusedLogin {
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
+
+    /// Time until the proxy may be asked again, as it stood when the dial failed.
+    #[must_use]
+    pub const fn again(&self) -> Duration {
+        self.again
+    }
 }
 
 /// The clause that says when the proxy is asked again, `again` from now at the earliest.
@@ -564,6 +570,29 @@ fn in_words(wait: &Duration) -> String {
 impl From<RefusedLogin> for io::Error {
     fn from(refused: RefusedLogin) -> Self {
         Self::new(io::ErrorKind::PermissionDenied, refused)
+    }
+}
+
+/// A login that a proxy has left without an answer until the dial's end, and that does not count as refused yet. It is the
+/// inner error of an [`io::Error`].
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct UnansweredLogin {
+    /// What the proxy does, in words that name it.
+    pub(crate) text: String,
+}
+
+impl UnansweredLogin {
+    /// The unanswered login that `error` has as its inner error, if any.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<UnansweredLogin> for io::Error {
+    fn from(unanswered: UnansweredLogin) -> Self {
+        Self::new(io::ErrorKind::TimedOut, unanswered)
     }
 }
 

@@ -39,6 +39,7 @@ pub use address::HostPort;
 pub use config::{Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, TARGETS_MAX, TargetConfig};
 pub use error::{
     ConfigError, Error, IdentityError, ProxyError, RefusedLogin, TokenError, TrustError,
+    UnansweredLogin,
 };
 pub use event::{AgentEvent, CallerToken};
 pub use identity::{Identity, default_state_dir};

@@ -14,6 +14,7 @@ use super::logins::{Failure, Turn};
 use super::proxy::Proxy;
 use super::refusal::Problem;
 use crate::address::HostPort;
+use crate::error::{RefusedLogin, UnansweredLogin};
 
 /// Least time that a proxy has for its answer: a dial that waited for others may end earlier.
 const ANSWER_TIME_MIN: Duration = Duration::from_secs(5);
@@ -38,7 +39,8 @@ impl Request {
     /// Makes the request, and notes the answer to the login; returns the connection.
     ///
     /// # Errors
-    /// What the proxy says, in words that name it; [`io::ErrorKind::TimedOut`] at `deadline`.
+    /// What the proxy says, in words that name it; [`io::ErrorKind::TimedOut`] at `deadline`, with an
+    /// [`UnansweredLogin`] in it if the proxy was sent the login and it does not count as refused.
     pub(super) async fn make(self, deadline: Instant) -> io::Result<TcpStream> {
         let (tell, told) = oneshot::channel();
         tokio::spawn(self.run(deadline, tell));
@@ -61,13 +63,13 @@ impl Request {
             let mut open = pin!(proxy.open(&mut socket, &to, &said));
             let mut opened = timeout_at(deadline, open.as_mut()).await.ok();
             if opened.is_none() && limit > deadline && !is_refused(&proxy.late(&said)) {
-                let late = io::Error::new(io::ErrorKind::TimedOut, words(&proxy, &said));
-                give(&mut tell, Err(late));
+                give(&mut tell, Err(out_of_time(&proxy, &proxy.late(&said))));
                 opened = timeout_at(limit, open.as_mut()).await.ok();
             }
             let Some(opened) = opened else {
                 let late = proxy.late(&said);
-                let error = note(&mut turn, &proxy, io::ErrorKind::TimedOut, &late);
+                let refused = note(&mut turn, &proxy, &late);
+                let error = refused.map_or_else(|| out_of_time(&proxy, &late), io::Error::from);
                 give(&mut tell, Err(error));
                 if matches!(late.login_failure(), Some((Failure::Unanswered, _))) {
                     hear_out(open, &mut turn, &proxy).await;
@@ -81,7 +83,11 @@ impl Request {
                 turn.accepted();
                 Ok(socket)
             }
-            Err(problem) => Err(note(&mut turn, &proxy, io::ErrorKind::Other, &problem)),
+            Err(problem) => {
+                let refused = note(&mut turn, &proxy, &problem);
+                let other = || io::Error::other(proxy.words(&problem.text()));
+                Err(refused.map_or_else(other, io::Error::from))
+            }
         };
         give(&mut tell, result);
     }
@@ -95,9 +101,13 @@ fn give(tell: &mut Option<oneshot::Sender<io::Result<TcpStream>>>, result: io::R
     }
 }
 
-/// What is told of a proxy that has said no more than `said` in time.
-fn words(proxy: &Proxy, said: &Said) -> String {
-    proxy.words(&proxy.late(said).text())
+/// The error of a dial that ends before the proxy's answer; `late` is the problem with what the proxy has said so far.
+fn out_of_time(proxy: &Proxy, late: &Problem) -> io::Error {
+    let text = proxy.words(&late.text());
+    match late.login_failure() {
+        Some((Failure::Unanswered, _)) => UnansweredLogin { text }.into(),
+        Some((Failure::Refused, _)) | None => io::Error::new(io::ErrorKind::TimedOut, text),
+    }
 }
 
 /// True if the proxy said that it refuses the login.
@@ -105,18 +115,13 @@ fn is_refused(problem: &Problem) -> bool {
     matches!(problem.login_failure(), Some((Failure::Refused, _)))
 }
 
-/// Notes what `problem` says about the login; returns it as the error of the dial.
-fn note(turn: &mut Turn, proxy: &Proxy, kind: io::ErrorKind, problem: &Problem) -> io::Error {
+/// Notes what `problem` says about the login; returns the refusal, if the proxy must not be asked again yet.
+fn note(turn: &mut Turn, proxy: &Proxy, problem: &Problem) -> Option<RefusedLogin> {
     if problem.accepts_login() {
         turn.accepted();
     }
-    let refused = problem
-        .login_failure()
-        .and_then(|(failure, text)| turn.failed(failure, proxy.words(&text)));
-    match refused {
-        Some(refused) => refused.into(),
-        None => io::Error::new(kind, proxy.words(&problem.text())),
-    }
+    let (failure, text) = problem.login_failure()?;
+    turn.failed(failure, proxy.words(&text))
 }
 
 /// Waits for the answer to a login that has counted as unanswered, and notes what it says about the password.

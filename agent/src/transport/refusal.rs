@@ -51,8 +51,8 @@ enum Verdict {
     Accepted,
     /// The proxy did not accept the login, or wants one and was given none.
     Refused,
-    /// The proxy was sent a user name and password, and ended the connection without an answer: it refuses them, or it
-    /// restarts.
+    /// The proxy was sent a user name and password, and ended the connection before its answer had a status: it refuses
+    /// them, or it restarts.
     Ended,
     /// The proxy was sent a user name and password, and its answer does not come, or does not say whether it accepts
     /// them.
@@ -115,12 +115,11 @@ impl Problem {
             };
         }
         let is_answered = status.is_some_and(|status| status >= FINAL_STATUS_MIN);
-        let is_empty = heard.trim_ascii_start().is_empty();
         Self {
             text: why.text,
             verdict: match has_user && !is_answered {
                 false => Verdict::Open,
-                true if why.is_end && is_empty => Verdict::Ended,
+                true if why.is_end => Verdict::Ended,
                 true => Verdict::Unanswered,
             },
         }
@@ -452,8 +451,9 @@ mod tests {
             (reset(), "", Verdict::Ended),
             (ended(), "\r\n", Verdict::Ended),
             (wrong(), "", Verdict::Unanswered),
-            (ended(), "HTTP/1.1 2", Verdict::Unanswered),
-            (ended(), "HTTP/1.1 +20 ", Verdict::Unanswered),
+            (ended(), "HTTP/1.1 2", Verdict::Ended),
+            (reset(), "HTTP/1.1 +20 ", Verdict::Ended),
+            (ended(), "HTTP/1.1 102 Wait\r\n", Verdict::Ended),
             (wrong(), "SSH-2.0-x\r\n", Verdict::Unanswered),
             (wrong(), "HTTP/1.1 102 Wait\r\n\r\n", Verdict::Unanswered),
             // The status says that it is not the login.

@@ -85,9 +85,12 @@ impl Way {
     ///
     /// # Errors
     /// The system's error; with a proxy also what the proxy says, in words that name it: a [`RefusedLogin`] if it does
-    /// not accept the login, also without a connection if it has refused the login a short time ago.
+    /// not accept the login, also without a connection if it has refused the login a short time ago; an
+    /// [`UnansweredLogin`] if the time ends while it leaves the login without an answer, which may be up to a second
+    /// after `deadline`, once the login of another dial counts as unanswered.
     ///
     /// [`RefusedLogin`]: crate::RefusedLogin
+    /// [`UnansweredLogin`]: crate::UnansweredLogin
     pub async fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
         let Some(proxy) = &self.proxy else {
             return self.to.connect(deadline).await;
@@ -101,9 +104,9 @@ impl Way {
         let socket = connected.map_err(|error| named(error.kind(), &error))?;
         // After the connection, so that one whose packets are lost holds up no other dial.
         let turn = self.logins.turn(&login, deadline).await;
-        let turn = turn.map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => named(error.kind(), &LATE),
-            _ => error,
+        let turn = turn.map_err(|error| match error.get_ref() {
+            None => named(error.kind(), &LATE),
+            Some(_) => error,
         })?;
         let request = Request {
             proxy: proxy.clone(),

@@ -58,6 +58,9 @@ impl Certificate {
         let key = key.map_err(|problem| in_key(problem.to_owned()))?;
         Self::of(chain, key).map_err(|wrong| match wrong {
             Wrong::Certificate(problem) => in_cert(problem),
+            Wrong::Key if files.key == files.cert => {
+                in_key("the key in it is not that of its certificate".to_owned())
+            }
             Wrong::Key => in_key(format!("is not the key of {}", files.cert.display())),
         })
     }

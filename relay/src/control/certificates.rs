@@ -28,6 +28,8 @@ pub(super) struct CertificateUpdater {
     challenges: Option<Arc<Challenges>>,
     /// State of the orders, if the relay orders a certificate.
     acme: Option<ShownAcme>,
+    /// Notified when the files were read, if the relay orders a certificate.
+    was_read: Option<Arc<Notify>>,
     /// The certificates that the admin port shows.
     shown: watch::Sender<Arc<CertificateTable>>,
 }
@@ -56,6 +58,7 @@ impl CertificateUpdater {
             inspect: Arc::clone(inspect),
             reload: Arc::clone(reload),
             acme: acme.map(Acme::shown),
+            was_read: acme.map(Acme::was_read),
             shown: watch::Sender::new(Arc::clone(&certificates.table)),
             table: Watched::together(paths, certificates.table, read),
             ticketer: certificates.ticketer,
@@ -97,7 +100,14 @@ impl CertificateUpdater {
 
     /// Reads the files if one has changed, or in any case if `now` is set.
     pub(super) async fn look(&mut self, now: bool) {
-        let Some(table) = self.table.look(now) else {
+        let changed = self.table.look(now);
+        if let Some(was_read) = &self.was_read
+            && self.table.has_read()
+        {
+            // A damaged file changes no table, and another certificate is to be ordered.
+            was_read.notify_one();
+        }
+        let Some(table) = changed else {
             return;
         };
         info!(certificates = %table, "the certificates have changed");

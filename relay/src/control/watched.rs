@@ -29,6 +29,8 @@ pub(super) struct Watched<T> {
     read_at: Stamps,
     /// The files' state when they could not be read, if they will be read once more.
     failed_at: Option<Stamps>,
+    /// Whether the last look read the files, and will not repeat that.
+    has_read: bool,
 }
 
 impl<T: Clone + PartialEq + 'static> Watched<T> {
@@ -57,6 +59,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
             // Unknown: read once more, since a file may have changed after the read at the start.
             read_at: unknown,
             failed_at: None,
+            has_read: false,
         }
     }
 
@@ -65,12 +68,18 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
         &self.known
     }
 
+    /// Whether the last look read the files to the end, be their content valid or not.
+    pub(super) const fn has_read(&self) -> bool {
+        self.has_read
+    }
+
     /// Returns the content in force if it changed. Reads only once the files look the same at two looks in a row,
     /// because a file written in place is incomplete for a moment; with `now`, reads them in any case.
     pub(super) fn look(&mut self, now: bool) -> Option<T> {
         let stamps: Stamps = self.paths.iter().map(|path| Stamp::of(path)).collect();
         let is_still = self.seen == stamps;
         self.seen.clone_from(&stamps);
+        self.has_read = false;
         if !now && (!is_still || self.read_at == stamps) {
             return None;
         }
@@ -82,6 +91,7 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
             return None;
         }
         self.read_at = stamps;
+        self.has_read = true;
         for problem in problems {
             warn!("{problem}");
         }

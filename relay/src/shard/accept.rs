@@ -30,8 +30,8 @@ const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     \"request\":\"not_sent\"}";
 
 /// Callers that one shard sends [`ANSWER`] at a time; further ones are reset. Each holds one of the reserved
-/// descriptors.
-const OVERLOAD_ANSWERS_MAX: usize = 4;
+/// descriptors, of which [`listen::Room::for_refusals`] leaves all shards together as many, or fewer under a low limit.
+const OVERLOAD_ANSWERS_MAX: usize = 64;
 
 /// Time for a refused caller to send its request and to close.
 const TOLD_TIMEOUT: Duration = Duration::from_millis(500);

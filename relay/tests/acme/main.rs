@@ -6,6 +6,7 @@ mod busy;
 mod ca;
 mod checks;
 mod client;
+mod lost;
 mod script;
 
 use std::fs;

@@ -31,7 +31,7 @@ use crate::descriptors;
 /// connection. Answers have no time limit.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connections beyond the limit that get a 503 answer at the same time; more are closed unanswered.
+/// Connections beyond the limit that get a 503 answer at the same time; more are reset.
 const REFUSALS_MAX: usize = 16;
 
 /// Longest time to send a 503 answer to a connection beyond the limit.
@@ -148,6 +148,8 @@ pub(super) async fn serve(
                 let _ = timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
                 drop(permit);
             });
+        } else {
+            reset(stream);
         }
     }
     drop(listeners);
@@ -166,6 +168,11 @@ fn places(descriptors: Option<u64>) -> (usize, usize) {
     let refusals = REFUSALS_MAX.min(free / 4).max(1);
     let served = CONNECTIONS_MAX.min(free.saturating_sub(refusals) / 2);
     (served.max(1), refusals)
+}
+
+/// Closes a connection without an answer: an orderly end would look like an empty answer.
+fn reset(stream: TcpStream) {
+    let _ = stream.set_zero_linger();
 }
 
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
@@ -296,6 +303,17 @@ mod tests {
             caller.read_to_end(&mut answer).await.unwrap();
             assert_eq!(answer, expected, "{request:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_caller_beyond_the_refusals_gets_a_reset_and_no_end() {
+        let listener = bind_one("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut caller = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        reset(stream);
+        let error = caller.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[test]

@@ -80,8 +80,9 @@ impl Pool {
                 DialFailure::Untrusted(why) => {
                     Problem::relay_tls(format!("cannot trust {relay}: {why}"))
                 }
-                DialFailure::Login(why) => {
-                    Problem::proxy_login(format!("cannot reach the relay at {relay}: {why}"))
+                DialFailure::Login { why, again } => {
+                    let message = format!("cannot reach the relay at {relay}: {why}");
+                    Problem::proxy_login(message, again)
                 }
                 failure => Problem::relay_unreachable(format!(
                     "cannot reach the relay at {relay}: {failure}"

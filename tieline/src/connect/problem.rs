@@ -1,5 +1,7 @@
 //! The proxy's own error answers: a stable code and a message for people, both in JSON.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use tieline_hop::{Delivery, Refusal, json_answer};
@@ -14,6 +16,8 @@ pub(super) struct Problem {
     pub(super) message: String,
     /// Whether the relay may have received the request; `None` for requests that the proxy refuses.
     delivery: Option<Delivery>,
+    /// Time until a proxy on the way may be sent the login again; zero for other problems.
+    pub(super) login_wait: Duration,
 }
 
 impl Problem {
@@ -23,6 +27,7 @@ impl Problem {
             word,
             message: message.into(),
             delivery: None,
+            login_wait: Duration::ZERO,
         }
     }
 
@@ -71,9 +76,13 @@ impl Problem {
             .delivered(Delivery::NotSent)
     }
 
-    /// A proxy on the way to the relay refuses the login.
-    pub(super) fn proxy_login(message: String) -> Self {
-        Self::new(StatusCode::BAD_GATEWAY, "proxy_login", message).delivered(Delivery::NotSent)
+    /// A proxy on the way to the relay refuses the login, or does not answer it; it is sent again after `login_wait`.
+    pub(super) fn proxy_login(message: String, login_wait: Duration) -> Self {
+        let problem = Self::new(StatusCode::BAD_GATEWAY, "proxy_login", message);
+        Self {
+            login_wait,
+            ..problem.delivered(Delivery::NotSent)
+        }
     }
 
     /// The TLS handshake with the relay failed, for example because its certificate is not trusted.

@@ -1,6 +1,6 @@
 //! State of the relay and the token as recent requests found them, for the terminal that runs `tieline
 //! connect`. An unreachable relay or a refused token is reported when the trouble begins and when it ends,
-//! not for each request.
+//! not for each request. A wait for a proxy that refuses the login is reported again when it grows.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -16,6 +16,12 @@ use crate::outbound::tunnels::ListErrorKind;
 /// Shortest time between two reports that the same kind of trouble begins.
 const TELL_PAUSE: Duration = Duration::from_secs(10);
 
+/// Factor by which the wait for a proxy must be longer than the reported one to be reported as well.
+///
+/// More than the random part of the waits, a quarter, and less than the growth from one wait to the next, of which the
+/// smallest is from 375 s to 900 s.
+const WAIT_GROWTH: f64 = 1.5;
+
 /// Whether callers now get answers from the relay, and whether the relay accepts the token.
 #[derive(Debug, Default)]
 pub(super) struct TroubleReporter(RefCell<Troubles>);
@@ -24,6 +30,28 @@ pub(super) struct TroubleReporter(RefCell<Troubles>);
 struct Troubles {
     relay: Trouble,
     token: Trouble,
+    /// The longest wait for a proxy since the start of the relay's trouble was last reported; `None` if the report's own
+    /// is not known.
+    login_wait: Option<Duration>,
+}
+
+impl Troubles {
+    /// Records that the relay is away, and a proxy on the way is not asked for `login_wait`; true if it is to be reported.
+    fn relay_away(&mut self, login_wait: Duration) -> bool {
+        let begins = self.relay.begins();
+        let has_grown = match self.login_wait {
+            Some(told) if !begins => login_wait > told.mul_f64(WAIT_GROWTH),
+            // The report that comes now, or the one of the check at the start, has it.
+            _ => false,
+        };
+        if begins || has_grown || self.login_wait.is_none() {
+            self.login_wait = Some(login_wait);
+        }
+        if has_grown {
+            self.relay.told();
+        }
+        begins || has_grown
+    }
 }
 
 /// State of one kind of trouble.
@@ -50,6 +78,12 @@ impl Trouble {
         is_told
     }
 
+    /// Records that the trouble, which is present, is reported now.
+    fn told(&mut self) {
+        self.now = Some(true);
+        self.told_at = Some(Instant::now());
+    }
+
     /// Records that the trouble is over; true if its end is to be reported, because its start was.
     fn ends(&mut self) -> bool {
         self.now.take() == Some(true)
@@ -61,7 +95,10 @@ impl TroubleReporter {
     pub(super) fn told(&self, why: ListErrorKind) {
         let mut it = self.0.borrow_mut();
         match why {
-            ListErrorKind::Away => it.relay.begins(),
+            ListErrorKind::Away => {
+                it.login_wait = None;
+                it.relay.begins()
+            }
             ListErrorKind::NeedsToken | ListErrorKind::BadToken | ListErrorKind::NoScope => {
                 it.token.begins()
             }
@@ -75,8 +112,10 @@ impl TroubleReporter {
     /// Records a request without an answer from the relay; returns the event to report, if any.
     pub(super) fn failed(&self, problem: &Problem) -> Option<ConnectEvent> {
         let mut it = self.0.borrow_mut();
-        (problem.is_relay_away() && it.relay.begins()).then(|| ConnectEvent::RelayAway {
-            message: problem.message.clone(),
+        (problem.is_relay_away() && it.relay_away(problem.login_wait)).then(|| {
+            ConnectEvent::RelayAway {
+                message: problem.message.clone(),
+            }
         })
     }
 
@@ -205,6 +244,42 @@ mod tests {
         }
         tokio::time::advance(TELL_PAUSE).await;
         assert!(fail(&trouble));
+        assert_eq!(answer(&trouble, 200, None), ["back"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_a_proxy_is_told_again_when_it_grows() {
+        let away = |trouble: &TroubleReporter, wait_s| {
+            let wait = Duration::from_secs(wait_s);
+            let problem = Problem::proxy_login(format!("in {wait_s} s"), wait);
+            trouble.failed(&problem).is_some()
+        };
+        let trouble = TroubleReporter::default();
+        // A refusal, what is left of its wait, those of logins that were under way, and the next tries.
+        let waits = [
+            (31, true),
+            (30, false),
+            (350, true),
+            (349, false),
+            (1, false),
+            (0, false),
+            (900, true),
+            (1125, false),
+        ];
+        for (wait_s, is_told) in waits {
+            assert_eq!(away(&trouble, wait_s), is_told, "{wait_s} s");
+        }
+        assert_eq!(answer(&trouble, 200, None), ["back"]);
+        tokio::time::advance(TELL_PAUSE).await;
+        assert!(away(&trouble, 31), "another trouble has its own report");
+        // The first problem may name no wait.
+        let trouble = TroubleReporter::default();
+        assert!(fail(&trouble) && away(&trouble, 31) && !fail(&trouble));
+
+        // The check at the start has told the wait that the first request finds.
+        let trouble = TroubleReporter::default();
+        trouble.told(ListErrorKind::Away);
+        assert!(!away(&trouble, 31) && away(&trouble, 350) && !away(&trouble, 349));
         assert_eq!(answer(&trouble, 200, None), ["back"]);
     }
 

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use tieline_agent::address::HostPort;
 use tieline_agent::transport::Logins;
-use tieline_agent::{Proxies, RefusedLogin};
+use tieline_agent::{Proxies, RefusedLogin, UnansweredLogin};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -76,10 +77,7 @@ impl Dial {
         let way = way.map_err(|error| Failure::Away(error.to_string()))?;
         let way = way.with_logins(&self.logins);
         let connected = way.connect(deadline).await;
-        let stream = connected.map_err(|error| match RefusedLogin::of(&error) {
-            Some(refused) => Failure::Login(refused.to_string()),
-            None => Failure::Away(error.to_string()),
-        })?;
+        let stream = connected.map_err(|error| not_connected(&error))?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
@@ -97,11 +95,26 @@ impl Dial {
     }
 }
 
+/// Why no connection could be made: the login at a proxy, or anything else.
+fn not_connected(error: &io::Error) -> Failure {
+    let why = error.to_string();
+    match RefusedLogin::of(error) {
+        Some(refused) => Failure::Login {
+            why,
+            again: refused.again(),
+        },
+        None if UnansweredLogin::of(error).is_some() => Failure::Login {
+            why,
+            again: Duration::ZERO,
+        },
+        None => Failure::Away(why),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::sync::Arc;
-    use std::time::Duration;
 
     use rustls::crypto::aws_lc_rs::default_provider;
     use rustls::pki_types::PrivateKeyDer;
@@ -112,6 +125,25 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_proxy_that_does_not_answer_the_login_in_time_is_a_failed_login() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = format!("http://ada:secret@{}", listener.local_addr().unwrap());
+        let relay = RelayOrigin::parse("http://relay.test:9080").unwrap();
+        let proxies = Proxies::parse(&proxy).unwrap();
+        let dial = Dial::of(&relay, None, &proxies).unwrap();
+        let dialling = dial.connect(deadline_in(Duration::from_secs(1)));
+        let (dialled, _silent) = tokio::join!(dialling, listener.accept());
+        let Err(Failure::Login { why, again }) = dialled else {
+            panic!("a connection, or another failure");
+        };
+        assert!(
+            why.contains("no answer in time when it was sent the user name"),
+            "{why}"
+        );
+        assert_eq!(again, Duration::ZERO, "the answer may still come");
+    }
 
     /// A middlebox that drops long hellos: it cuts the first connection, and lets the second pass.
     #[tokio::test]

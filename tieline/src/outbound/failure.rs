@@ -1,6 +1,7 @@
 //! Why a request of a command got no answer.
 
 use std::io;
+use std::time::Duration;
 
 /// Why there was no answer, with a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -8,9 +9,13 @@ pub(crate) enum Failure {
     /// The connection failed.
     #[error("{0}")]
     Away(String),
-    /// A proxy on the way refuses the login; more attempts may lock an account.
-    #[error("{0}")]
-    Login(String),
+    /// A proxy on the way refuses the login, or does not answer it; more attempts may lock an account.
+    #[error("{why}")]
+    Login {
+        why: String,
+        /// Time until the proxy may be asked again.
+        again: Duration,
+    },
     /// The server's certificate is not trusted.
     #[error("{0}")]
     Untrusted(String),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::line::Line;
 use super::login::{Failure, Login};
-use crate::error::{NextTry, RefusedLogin};
+use crate::error::{NextTry, RefusedLogin, UnansweredLogin};
 
 /// Wait after the first refusal. A login that failed because the proxy's directory was away for a moment works then.
 pub(super) const WAIT_FIRST: Duration = Duration::from_secs(30);
@@ -42,6 +42,9 @@ pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
 /// take 4 s, and a dial has 10 s.
 pub(super) const OPEN_MAX: u32 = 8;
 
+/// Time without an answer after which the logins under way are taken to get none: half of the time that a dial has.
+const QUIET_AFTER: Duration = Duration::from_secs(5);
+
 /// Refusals that several logins count as which were refused together: the next wait is then 5 minutes.
 const TOGETHER: u32 = 2;
 
@@ -51,6 +54,8 @@ pub(super) struct Known {
     pub(super) line: Arc<Line>,
     /// Logins under way: sent, and not answered yet.
     open: u32,
+    /// When the first login under way was sent, or another one ended after that.
+    quiet_since: Instant,
     accepted_at: Option<Instant>,
     /// Logins that were accepted in a row, without a failure or a pause of [`ACCEPTED_FOR`].
     row: u32,
@@ -65,6 +70,7 @@ impl Known {
             login: login.clone(),
             line: Arc::default(),
             open: 0,
+            quiet_since: Instant::now(),
             accepted_at: None,
             row: 0,
             failures: 0,
@@ -87,6 +93,9 @@ impl Known {
     pub(super) fn begin(&mut self) -> Option<u64> {
         let is_free = self.open < self.open_max();
         is_free.then(|| {
+            if self.open == 0 {
+                self.quiet_since = Instant::now();
+            }
             self.open += 1;
             self.failures
         })
@@ -95,6 +104,21 @@ impl Known {
     /// Gives a place among the logins under way back.
     pub(super) fn end(&mut self) {
         self.open = self.open.saturating_sub(1);
+        self.quiet_since = Instant::now();
+    }
+
+    /// True if the proxy has answered none of the logins under way for [`QUIET_AFTER`].
+    pub(super) fn is_quiet(&self) -> bool {
+        self.login.user.is_some() && self.is_open() && self.quiet_since.elapsed() >= QUIET_AFTER
+    }
+
+    /// What is told of the last login, if the proxy gave it no answer and has given none since.
+    pub(super) fn unanswered(&self) -> Option<UnansweredLogin> {
+        let refusal = self.refusal.as_ref();
+        let silent = refusal.filter(|it| !it.is_sure && !it.is_over);
+        silent.map(|it| UnansweredLogin {
+            text: it.text.clone(),
+        })
     }
 
     /// Largest number of logins that may be under way now: one, until the proxy is taken to accept the login.

@@ -11,7 +11,9 @@ mod login;
 mod tests;
 
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
@@ -22,6 +24,12 @@ use crate::error::{NextTry, RefusedLogin};
 
 /// Largest number of logins that are remembered: a laptop may change between a few networks, each with its proxy.
 const KNOWN_MAX: usize = 8;
+
+/// Time after its deadline for which a dial in the line waits for the end of a login that has no answer yet.
+///
+/// Dials that begin together connect to the proxy one after the other, so the one that sent the login may end last. A
+/// second covers one packet of its handshake that was lost and sent again (RFC 6298, section 2).
+const OUTCOME_TIME: Duration = Duration::from_secs(1);
 
 /// What the dials of one dialler know about the logins at their proxies; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -50,27 +58,62 @@ impl Logins {
         self.find(login, |known| known.error())?
     }
 
-    /// Waits, until `deadline`, for the permission to ask the proxy with `login`.
+    /// Waits, until `deadline`, for the permission to ask the proxy with `login`; up to [`OUTCOME_TIME`] longer for the end
+    /// of a login under way that seems to get no answer.
     ///
     /// # Errors
-    /// The refusal, if the proxy has refused the login and must not be asked yet; else [`io::ErrorKind::TimedOut`].
+    /// The refusal, if the proxy has refused the login and must not be asked yet; else [`io::ErrorKind::TimedOut`], with
+    /// an [`UnansweredLogin`](crate::UnansweredLogin) in it if the proxy gave the last login no answer.
     pub(super) async fn turn(&self, login: &Login, deadline: Instant) -> io::Result<Turn> {
         let line = self.entry(login, |known| Arc::clone(&known.line));
-        let _first = timeout_at(deadline, line.first.lock()).await?;
+        let mut next = pin!(self.next_turn(login, &line, deadline));
+        if let Ok(turn) = timeout_at(deadline, next.as_mut()).await {
+            return turn;
+        }
+        if self.find(login, |known| known.is_quiet()) == Some(true)
+            && let Ok(turn) = timeout_at(deadline + OUTCOME_TIME, next).await
+        {
+            return turn;
+        }
+        Err(self.late(login))
+    }
+
+    /// Waits in `line` for the permission to ask the proxy with `login`; none is given after `deadline`.
+    async fn next_turn(
+        &self,
+        login: &Login,
+        line: &Arc<Line>,
+        deadline: Instant,
+    ) -> io::Result<Turn> {
+        let _first = line.first.lock().await;
         loop {
             if let Some(refusal) = self.refusal(login) {
                 return Err(refusal.into());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.late(login));
             }
             if let Some(failures) = self.entry(login, Known::begin) {
                 return Ok(Turn {
                     logins: self.clone(),
                     login: login.clone(),
-                    line: Arc::clone(&line),
+                    line: Arc::clone(line),
                     failures,
                     is_open: true,
                 });
             }
-            timeout_at(deadline, line.ended.notified()).await?;
+            line.ended.notified().await;
+        }
+    }
+
+    /// The error of a dial whose time has ended in the line.
+    fn late(&self, login: &Login) -> io::Error {
+        if let Some(refusal) = self.refusal(login) {
+            return refusal.into();
+        }
+        match self.find(login, |known| known.unanswered()).flatten() {
+            Some(unanswered) => unanswered.into(),
+            None => io::ErrorKind::TimedOut.into(),
         }
     }
 
@@ -133,6 +176,8 @@ impl Turn {
             known.failed(failure, self.failures, text, next)
         });
         self.end();
+        // A refusal that comes after the login counted as unanswered is news for the line as well.
+        self.line.ended.notify_one();
         refused
     }
 

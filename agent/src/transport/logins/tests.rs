@@ -11,6 +11,7 @@ use super::known::{
     WAIT_WITHOUT_USER_MAX, wait,
 };
 use super::*;
+use crate::error::UnansweredLogin;
 
 fn login(proxy: &str, user: &str) -> Login {
     Login {
@@ -177,6 +178,65 @@ async fn a_turn_that_is_dropped_makes_room() {
     // A dial that waits in vain ends in time.
     let late = logins.turn(&login, far()).await.err().unwrap();
     assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    assert!(late.get_ref().is_none(), "nothing is known of the login");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dials_in_the_line_are_told_of_a_login_without_an_answer_once_that_is_known() {
+    let login = login("proxy", "ada:secret");
+    let unit = Duration::from_millis(500);
+    for was_accepted in [false, true] {
+        let logins = Logins::default();
+        accepted(&logins, &login, u32::from(was_accepted)).await;
+        let mut under_way = turns(&logins, &login, 9).await;
+        let began_at = Instant::now();
+        let known_at = began_at + unit * 20;
+        let ending = async {
+            sleep(unit * 20).await;
+            for turn in &mut under_way {
+                turn.failed(Failure::Unanswered, "no".to_owned());
+            }
+        };
+        // These dials began before the one with the login, with it and after it.
+        let ends = [known_at - unit, known_at, known_at + unit * 10];
+        let waiting = all(ends.map(|end| logins.turn(&login, end)));
+        let (ended, ()) = tokio::join!(waiting, ending);
+        assert!(Instant::now() < known_at + unit, "at the same time");
+        let told = ended.iter().filter_map(|it| it.as_ref().err());
+        let told: Vec<_> = told
+            .map(|error| match RefusedLogin::of(error) {
+                Some(_) => "refused",
+                None => UnansweredLogin::of(error).map_or("else", |_| "unanswered"),
+            })
+            .collect();
+        if !was_accepted {
+            assert_eq!(told, ["refused"; 3]);
+            continue;
+        }
+        // The proxy may restart, so a dial that has time left asks it again, and others wait behind that.
+        assert_eq!(told, ["unanswered"; 2]);
+        let late = logins.turn(&login, known_at + unit).await.err().unwrap();
+        assert!(UnansweredLogin::of(&late).is_some(), "{late}");
+        assert_eq!(late.to_string(), "no");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_the_login_counted_as_unanswered_is_told_to_the_line_at_once() {
+    let (logins, login) = (Logins::default(), login("proxy", "ada:secret"));
+    accepted(&logins, &login, 1).await;
+    let mut slow = logins.turn(&login, far()).await.unwrap();
+    slow.failed(Failure::Unanswered, "no".to_owned());
+    let _again = logins.turn(&login, far()).await.unwrap();
+    let began_at = Instant::now();
+    let refusing = async {
+        sleep(Duration::from_secs(2)).await;
+        slow.failed(Failure::Refused, "no".to_owned());
+    };
+    let (ended, ()) = tokio::join!(logins.turn(&login, far()), refusing);
+    let error = ended.err().unwrap();
+    assert!(RefusedLogin::of(&error).is_some(), "{error}");
+    assert!(began_at.elapsed() < Duration::from_secs(3));
 }
 
 #[tokio::test(start_paused = true)]

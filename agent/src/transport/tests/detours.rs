@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::address::{HostPort, deadline_in};
-use crate::error::RefusedLogin;
+use crate::error::{RefusedLogin, UnansweredLogin};
 
 /// First bytes of the server behind a proxy, sent in one piece with the proxy's answer.
 const GREETING: &[u8] = b"TLINE";
@@ -298,6 +298,29 @@ async fn a_login_without_an_answer_counts_as_refused_until_a_late_answer_is_anot
         }
         barred(&dialler, is_barred).await;
     }
+}
+
+#[tokio::test]
+async fn a_dial_that_ends_before_the_answer_to_its_login_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = HostPort::parse("relay.test:9001", None).unwrap();
+    let proxy = format!("http://ada:wrong@{}", listener.local_addr().unwrap());
+    let way = Proxies::parse(&proxy).unwrap().way(&to).unwrap();
+    // As of a dial that has waited for others: the proxy has more time for its answer.
+    let rest = Duration::from_secs(4);
+    let dial = way.clone();
+    let dialling = tokio::spawn(async move { dial.connect(deadline_in(rest)).await });
+    let (mut socket, _) = listener.accept().await.unwrap();
+    request(&mut socket).await;
+    tokio::time::pause();
+    tokio::time::advance(rest).await;
+    let error = dialling.await.unwrap().unwrap_err();
+    tokio::time::resume();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(UnansweredLogin::of(&error).is_some(), "{error}");
+    let words = "no answer in time when it was sent the user name and password";
+    assert!(error.to_string().contains(words), "{error}");
+    assert!(!way.is_barred(), "the answer may still come");
 }
 
 #[tokio::test]

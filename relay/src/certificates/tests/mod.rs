@@ -194,13 +194,18 @@ fn a_key_belongs_to_its_certificate_and_to_the_relay_alone() {
     let wanted = format!("is not the key of {}", good.cert.display());
     is_refused(mixed, &other.key, &wanted);
     // One file may hold both.
-    let both = fs::read_to_string(&good.key).unwrap() + &fs::read_to_string(&good.cert).unwrap();
-    let both = files.write("both.pem", &both, 0o600);
-    let both = CertificateFiles {
-        cert: both.clone(),
-        key: both,
+    let both = |name: &str, key: &Path| {
+        let text = fs::read_to_string(key).unwrap() + &fs::read_to_string(&good.cert).unwrap();
+        let file = files.write(name, &text, 0o600);
+        CertificateFiles {
+            cert: file.clone(),
+            key: file,
+        }
     };
-    CertificateTable::read(&[both]).unwrap();
+    CertificateTable::read(&[both("both.pem", &good.key)]).unwrap();
+    let mixed = both("mixed.pem", &other.key);
+    let file = mixed.key.clone();
+    is_refused(mixed, &file, "the key in it is not that of its certificate");
     for mode in [0o644, 0o604, 0o660] {
         fs::set_permissions(&good.key, fs::Permissions::from_mode(mode)).unwrap();
         is_refused(

@@ -5,7 +5,8 @@
 //! records that the operator puts into DNS for them; `heard` is what the CA says and the ACME client does not read;
 //! `nonce` repeats requests; `cache` keeps the result. A new certificate lies in the cache, where the updater of
 //! certificates reads it as it reads any other file: that gives it to the shards, and relays with the same cache see it
-//! too. An order that fails touches no certificate.
+//! too. The updater also tells [`Acme`] when the file has changed, be it damaged. An order that fails touches no
+//! certificate.
 
 mod account;
 mod cache;
@@ -65,10 +66,14 @@ pub(super) struct Acme {
     checks: Vec<Check>,
     /// Makes the updater of certificates read the cache.
     reload: Arc<Notify>,
+    /// Makes this task look at the cache: the updater has read it.
+    was_read: Arc<Notify>,
     shown: ShownAcme,
     account: Option<Account>,
-    /// The certificate in the cache.
+    /// The certificate in the cache, or the last one there if its file is damaged or gone.
     held: Option<Held>,
+    /// Whether the last order that succeeded replaced a file that was damaged or gone.
+    has_replaced_lost: bool,
     /// Orders that failed since the last one that succeeded.
     failures: u32,
     /// Whether the next order may say that it replaces the certificate in use (ARI, RFC 9773).
@@ -84,6 +89,8 @@ pub(super) struct Acme {
 /// The certificate in the cache, and when it is renewed.
 struct Held {
     certificate: OrderedCertificate,
+    /// Whether its file is damaged or gone since.
+    is_lost: bool,
     term: Term,
     /// Name of the certificate in questions about its renewal; absent if it does not say who signed it.
     identifier: Option<CertificateIdentifier<'static>>,
@@ -106,6 +113,7 @@ impl Held {
             window: None,
             ask_at: 0,
             share: fastrand::u32(0..=WHOLE),
+            is_lost: false,
             certificate,
         }
     }
@@ -152,9 +160,11 @@ impl Acme {
             challenges: Arc::clone(challenges),
             checks: Check::all(config),
             reload: Arc::clone(reload),
+            was_read: Arc::default(),
             shown: Arc::new(Mutex::new(report)),
             account: None,
             held: None,
+            has_replaced_lost: false,
             failures: 0,
             may_replace: true,
             asks_in_vain: false,
@@ -168,6 +178,11 @@ impl Acme {
         Arc::clone(&self.shown)
     }
 
+    /// Is to be notified when the certificate's file was read because it changed.
+    pub(super) fn was_read(&self) -> Arc<Notify> {
+        Arc::clone(&self.was_read)
+    }
+
     /// Runs from [`Phase::Serves`] to [`Phase::Drains`]: before, no CA could reach the relay, and afterwards its
     /// successor orders. An order in progress goes on.
     pub(super) async fn run(mut self, mut phase: watch::Receiver<Phase>) {
@@ -177,6 +192,7 @@ impl Acme {
             let pause = self.step().await.min(LOOK_MAX);
             tokio::select! {
                 () = time::sleep(pause) => {}
+                () = self.was_read.notified() => {}
                 _ = phase.wait_for(|phase| *phase >= Phase::Drains) => {}
             }
         }
@@ -275,20 +291,37 @@ impl Acme {
     /// Looks at the certificate in the cache, which another relay may have put there. A damaged file counts as none;
     /// the updater of certificates, which reads the same file, warns of it.
     fn look(&mut self) {
-        let certificate = self.cache.certificate().unwrap_or_default();
-        let known = self.held.as_ref().map(|held| &held.certificate);
-        if known != certificate.as_ref() {
-            if certificate.is_some() {
+        let Some(certificate) = self.cache.certificate().unwrap_or_default() else {
+            return self.lost();
+        };
+        match &mut self.held {
+            Some(held) if held.certificate == certificate => held.is_lost = false,
+            _ => {
                 self.failures = 0;
                 self.may_replace = true;
+                self.held = Some(Held::new(certificate));
             }
-            self.held = certificate.map(Held::new);
         }
     }
 
-    /// Second at which a certificate is due to be ordered; `None` means now, since there is none with all names.
+    /// Has a certificate whose file is damaged or gone ordered at once: the shards still have it, but the next start
+    /// would not. If that befell the certificate before it, too, the pause after an order holds: a program that damages
+    /// each file must not use up what the CA issues for a name.
+    fn lost(&mut self) {
+        let Some(held) = self.held.as_mut().filter(|held| !held.is_lost) else {
+            return;
+        };
+        held.is_lost = true;
+        // After a failure the pause is that of the failure.
+        if self.failures == 0 && !self.has_replaced_lost {
+            self.not_before = Instant::now();
+        }
+    }
+
+    /// Second at which a certificate is due to be ordered; `None` means now, since there is none with all names, or its
+    /// file is lost.
     fn due_at(&self) -> Option<i64> {
-        let held = self.held.as_ref()?;
+        let held = self.held.as_ref().filter(|held| !held.is_lost)?;
         match lacks(&held.certificate, &self.config.domains) {
             Some(_) => None,
             None => Some(held.term.renewal(held.window, held.share)),
@@ -437,6 +470,7 @@ impl Acme {
     fn succeeded(&mut self) -> Duration {
         self.reload.notify_one();
         self.failures = 0;
+        self.has_replaced_lost = self.held.as_ref().is_some_and(|held| held.is_lost);
         self.look();
         let rest = self.held.as_ref().map_or(OTHER_PAUSE, |it| it.term.rest());
         self.not_before = Instant::now() + rest;

@@ -306,7 +306,7 @@ impl RelayHttp {
                 ListErrorKind::Away,
                 &format!("{why}; is the relay up, and is this its address?"),
             ),
-            Failure::Login(why) | Failure::Untrusted(why) => {
+            Failure::Login { why, .. } | Failure::Untrusted(why) => {
                 self.problem(ListErrorKind::Away, why)
             }
             Failure::Closed(_) => self.problem(
