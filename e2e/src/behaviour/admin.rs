@@ -93,6 +93,18 @@ pub struct TunnelRow {
     pub agents: usize,
     pub transport: String,
     pub channel_bound: bool,
+    pub paths: Vec<PathRow>,
+}
+
+/// One link in [`TunnelRow::paths`]; the numbers are known over QUIC alone.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "field names of the admin API")]
+pub struct PathRow {
+    pub shard: usize,
+    pub transport: String,
+    pub rtt_ms: Option<f64>,
+    pub loss_percent: Option<f64>,
+    pub mtu: Option<u16>,
 }
 
 pub(super) async fn metrics(address: SocketAddr) -> Result<Metrics> {

@@ -27,6 +27,14 @@ pub fn programs() -> Result<PathBuf> {
     Ok(relay.parent().context("no folder")?.to_owned())
 }
 
+/// Path of `tieline-loadgen`, rebuilt if its sources have changed.
+///
+/// # Errors
+/// It cannot be built.
+pub fn load_generator() -> Result<PathBuf> {
+    find("tieline-loadgen", "tieline-loadgen")
+}
+
 /// Path of the binary `name` of `package`, built if necessary: `cargo test --workspace` builds the
 /// binaries too, but a narrower cargo command may not.
 fn find(package: &str, name: &str) -> Result<PathBuf> {

@@ -37,9 +37,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-pub use admin::{Metrics, TunnelRow};
+pub use admin::{Metrics, PathRow, TunnelRow};
 pub use agent::{AgentBuilder, Outcome, TestAgent};
-pub use built::programs;
+pub use built::{load_generator, programs};
 pub use bytes::{
     Digest, LONG_BYTES, Noise, abort, echo_round_trip, half_close, is_reset, noise, read_to_close,
 };
