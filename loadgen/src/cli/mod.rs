@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::emulator::units::Rate;
 use crate::scenario::Scenario;
 
 pub(crate) use emulator::{EmulatorFlags, GuardFlags};
@@ -150,6 +151,9 @@ pub(crate) struct MixedFlags {
     /// Messages per second over all connections
     #[arg(long, default_value_t = 3000)]
     pub(crate) rate: u32,
+    /// Rate of the download, such as 3mbit [default: as fast as possible]
+    #[arg(long)]
+    pub(crate) bulk_rate: Option<Rate>,
     #[command(flatten)]
     pub(crate) single: SingleFlags,
 }
@@ -161,7 +165,8 @@ pub(crate) struct BenchFlags {
     pub(crate) suite: Suite,
     /// Scenario to run; may be repeated: CONNECTIONSxBYTES (closed loop), CONNECTIONSxBYTES@RATE (open loop),
     /// bulk-up-N, bulk-down-N, bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES,
-    /// mixed-CONNECTIONSxBYTES@RATE; over HTTP: calls-CONNECTIONS, events-CONNECTIONS@RATE,
+    /// mixed-CONNECTIONSxBYTES@RATE, with +KBIT for a download of so many kbit/s; over HTTP:
+    /// calls-CONNECTIONS, events-CONNECTIONS@RATE,
     /// streams-N; over TLS: handshakes-x25519-N, handshakes-x25519mlkem768-N, handshakes-resumed-N
     #[arg(long = "scenario", value_delimiter = ',')]
     pub(crate) scenarios: Vec<Scenario>,

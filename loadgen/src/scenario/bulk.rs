@@ -13,7 +13,7 @@ use crate::scenario::Direction;
 use crate::scenario::failure::{ConnectionError, WorkerError, failed};
 use crate::scenario::poller::{Poller, Ready};
 use crate::socket::Socket;
-use crate::targets::request::{ACCEPTED, Duty, encode};
+use crate::targets::request::{ACCEPTED, Duty, Request};
 
 /// Timeout for connecting and for the target's acceptance of the request.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,10 +47,11 @@ pub(super) struct BulkWorker<'a> {
 }
 
 impl<'a> BulkWorker<'a> {
-    /// Opens the connections and waits until the target has accepted each of them.
+    /// Opens the connections and waits until the target has accepted each of them. What comes down has a rate, in kbit/s,
+    /// or comes as fast as possible.
     pub(super) fn connect(
         path: &Path,
-        direction: Direction,
+        load: (Direction, Option<u32>),
         ids: impl Iterator<Item = u64>,
         origin: Instant,
         stop: &'a AtomicBool,
@@ -62,7 +63,7 @@ impl<'a> BulkWorker<'a> {
             if stop.load(Ordering::Relaxed) {
                 return Err(WorkerError::Stopped);
             }
-            let opened = Transfer::open(path, direction, id, (&table, &mut buffer[..]));
+            let opened = Transfer::open(path, load, id, (&table, &mut buffer[..]));
             let transfer = opened.map_err(|error| failed(id, error))?;
             poller.add(&transfer.socket, transfers.len(), transfer.wants_write)?;
             transfers.push(transfer);
@@ -196,7 +197,7 @@ fn nanoseconds_since(origin: Instant) -> u64 {
 impl Transfer {
     fn open(
         path: &Path,
-        direction: Direction,
+        (direction, pace_kbit): (Direction, Option<u32>),
         id: u64,
         (table, buffer): (&Table, &mut [u8]),
     ) -> Result<Self, ConnectionError> {
@@ -205,10 +206,15 @@ impl Transfer {
             Direction::Down => Duty::Source,
             Direction::Both => Duty::Duplex,
         };
+        let request = Request {
+            duty,
+            stream: id,
+            pace_kbit,
+        };
         let mut connect = || {
             let page = path.page(id);
             let mut socket = Socket::open(path.address, &path.wrap, page, ACCEPT_TIMEOUT)?;
-            socket.write_all(&[path.preamble(id), &encode(duty, id)].concat())?;
+            socket.write_all(&[path.preamble(id), &request.encode()].concat())?;
             let len = socket.read(buffer)?;
             if len == 0 {
                 return Err(io::Error::from(ErrorKind::UnexpectedEof));

@@ -34,7 +34,8 @@ enum Duty {
     RoundTrips(Pacing),
     Http(RequestKind, Pacing),
     Streams,
-    Bulk(Direction),
+    /// With the rate of what comes down in kbit/s, if it has one.
+    Bulk(Direction, Option<u32>),
     Connect(Option<Shake>),
     Idle,
     Bursts,
@@ -76,7 +77,7 @@ impl Share {
             Scenario::Bulk {
                 direction,
                 connections,
-            } => split(Duty::Bulk(direction), connections),
+            } => split(Duty::Bulk(direction, None), connections),
             Scenario::Connect { at_once } => split(Duty::Connect(None), at_once),
             Scenario::Handshakes { shake, at_once } => split(Duty::Connect(Some(shake)), at_once),
             Scenario::Idle { sessions } => split(Duty::Idle, sessions),
@@ -84,13 +85,14 @@ impl Share {
             Scenario::Mixed {
                 messages,
                 requests_per_s,
+                bulk_kbit,
             } => {
                 let pacing = Pacing::Open { requests_per_s };
                 let mut shares = split(Duty::RoundTrips(pacing), messages.connections);
                 // On a separate thread: the generator's work for the download must not delay the small
                 // messages.
                 shares.push(Self {
-                    duty: Duty::Bulk(Direction::Down),
+                    duty: Duty::Bulk(Direction::Down, bulk_kbit),
                     connections: 1,
                     first: 0,
                     step: 1,
@@ -164,9 +166,10 @@ impl Thread<'_> {
                 worker.one_round_trip_each()?;
                 Ok(Recorder::new(window))
             }
-            Duty::Bulk(direction) => {
+            Duty::Bulk(direction, pace_kbit) => {
+                let load = (direction, pace_kbit);
                 let worker =
-                    BulkWorker::connect(self.path, direction, share.ids(), self.origin, self.stop)?;
+                    BulkWorker::connect(self.path, load, share.ids(), self.origin, self.stop)?;
                 let window = self.await_go(ready)?.window;
                 worker.run(window)
             }

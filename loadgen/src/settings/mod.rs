@@ -206,6 +206,10 @@ impl MixedFlags {
                 bytes: self.size,
             },
             requests_per_s: self.rate,
+            // At most 100 Gbit/s.
+            bulk_kbit: self
+                .bulk_rate
+                .and_then(|rate| u32::try_from(rate.bits() / 1000).ok()),
         };
         Ok(scenario.checked()?)
     }

@@ -20,6 +20,7 @@ use tokio::runtime;
 use crate::cli::{TargetFlags, TargetKind, WrapFlags};
 use crate::process::{self, announce};
 use crate::pump::Pump;
+use crate::targets::request::Request;
 use crate::targets::stream::{Arrival, Streams};
 use crate::targets::wrapped::{Wrapped, Wrapping};
 
@@ -124,9 +125,9 @@ async fn answer_wrapped(
     match stream.peek().await? {
         None => {}
         Some(request::MARK) => {
-            let (duty, id) = read_request(&mut stream).await?;
+            let request = read_request(&mut stream).await?;
             let arrival = Arrival::Wrapped(Box::new(stream.into_parts()?));
-            streams.hand_over(arrival, duty, id).await?;
+            streams.hand_over(arrival, request).await?;
         }
         Some(_) => {
             let (mut from, mut to) = tokio::io::split(stream);
@@ -149,7 +150,7 @@ async fn answer(mut stream: TcpStream, streams: Option<Streams>) {
         }
         if first == [request::MARK] {
             let handed_over = match read_request(&mut stream).await {
-                Ok((duty, id)) => hand_over(stream, &streams, duty, id).await,
+                Ok(request) => hand_over(stream, &streams, request).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = handed_over {
@@ -164,20 +165,13 @@ async fn answer(mut stream: TcpStream, streams: Option<Streams>) {
     let _ = poll_fn(|cx| pump.poll(cx, &mut from, &mut to)).await;
 }
 
-async fn hand_over(
-    stream: TcpStream,
-    streams: &Streams,
-    duty: request::Duty,
-    id: u64,
-) -> anyhow::Result<()> {
+async fn hand_over(stream: TcpStream, streams: &Streams, request: Request) -> anyhow::Result<()> {
     let arrival = Arrival::Plain(stream.into_std()?);
-    streams.hand_over(arrival, duty, id).await
+    streams.hand_over(arrival, request).await
 }
 
 /// Reads the request byte by byte, once per connection, because the following bytes belong to the stream.
-async fn read_request<S: AsyncRead + Unpin>(
-    stream: &mut S,
-) -> anyhow::Result<(request::Duty, u64)> {
+async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> anyhow::Result<Request> {
     let mut line = Vec::new();
     loop {
         let byte = stream.read_u8().await?;
@@ -191,6 +185,6 @@ async fn read_request<S: AsyncRead + Unpin>(
         );
     }
     let line = line.get(1..).unwrap_or_default();
-    request::decode(line)
+    Request::decode(line)
         .with_context(|| format!("`{}` is not a valid request", String::from_utf8_lossy(line)))
 }

@@ -49,9 +49,9 @@ async fn answer(mut stream: QuicStream, streams: &Streams) -> anyhow::Result<()>
         return Ok(());
     };
     if first == request::MARK {
-        let (duty, id) = read_request(&mut stream).await?;
+        let request = read_request(&mut stream).await?;
         let arrival = Arrival::Quic(Box::new(stream));
-        return streams.hand_over(arrival, duty, id).await;
+        return streams.hand_over(arrival, request).await;
     }
     let (mut from, mut to) = tokio::io::split(stream);
     let mut pump = Pump::default();

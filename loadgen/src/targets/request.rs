@@ -1,8 +1,8 @@
 //! Request line with which a connection asks the target to send or receive blocks.
 //!
-//! Format: a zero byte, a word, a blank, the stream's number, a line feed: `\0source 3\n`. A round-trip
-//! message never starts with a zero byte, so a connection without a request line gets an echo, and
-//! any echo server can serve round trips.
+//! Format: a zero byte, a word, a blank, the stream's number, a line feed: `\0source 3\n`. A source may have a rate in
+//! kbit/s as well: `\0source 3 5000\n`. A round-trip message never starts with a zero byte, so a connection without a
+//! request line gets an echo, and any echo server can serve round trips.
 
 use std::fmt;
 
@@ -45,18 +45,44 @@ impl fmt::Display for Duty {
     }
 }
 
-/// Encodes the request line for `duty` on stream number `stream`.
-pub(crate) fn encode(duty: Duty, stream: u64) -> Vec<u8> {
-    format!("{}{duty} {stream}\n", char::from(MARK)).into_bytes()
+/// What a connection asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Request {
+    pub(crate) duty: Duty,
+    /// Number of the stream.
+    pub(crate) stream: u64,
+    /// Rate of a source in kbit/s; `None` if it sends as fast as it can.
+    pub(crate) pace_kbit: Option<u32>,
 }
 
-/// Decodes a request line that was stripped of its mark and line feed.
-pub(crate) fn decode(line: &[u8]) -> Option<(Duty, u64)> {
-    let (word, stream) = std::str::from_utf8(line).ok()?.split_once(' ')?;
-    let duty = Duty::ALL
-        .into_iter()
-        .find(|duty| duty.to_string() == word)?;
-    Some((duty, stream.parse().ok()?))
+impl Request {
+    /// Encodes the request line.
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let Self { duty, stream, .. } = self;
+        let pace = self.pace_kbit.map(|kbit| format!(" {kbit}"));
+        let pace = pace.unwrap_or_default();
+        format!("{}{duty} {stream}{pace}\n", char::from(MARK)).into_bytes()
+    }
+
+    /// Decodes a request line that was stripped of its mark and line feed.
+    pub(crate) fn decode(line: &[u8]) -> Option<Self> {
+        let (word, rest) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+        let duty = Duty::ALL
+            .into_iter()
+            .find(|duty| duty.to_string() == word)?;
+        let (stream, pace_kbit) = match rest.split_once(' ') {
+            Some((stream, kbit)) if duty == Duty::Source => {
+                let kbit: u32 = kbit.parse().ok()?;
+                (stream, Some(kbit).filter(|kbit| *kbit > 0))
+            }
+            _ => (rest, None),
+        };
+        Some(Self {
+            duty,
+            stream: stream.parse().ok()?,
+            pace_kbit,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -65,20 +91,35 @@ mod tests {
 
     #[test]
     fn a_request_reads_back() {
-        for duty in Duty::ALL {
-            let bytes = encode(duty, u64::MAX);
+        let unpaced = Duty::ALL.map(|duty| (duty, None));
+        for (duty, pace_kbit) in unpaced.into_iter().chain([(Duty::Source, Some(u32::MAX))]) {
+            let request = Request {
+                duty,
+                stream: u64::MAX,
+                pace_kbit,
+            };
+            let bytes = request.encode();
             assert!(bytes.len() <= REQUEST_BYTES_MAX);
             let [MARK, line @ .., b'\n'] = bytes.as_slice() else {
                 panic!("{bytes:?}");
             };
-            assert_eq!(decode(line), Some((duty, u64::MAX)));
+            assert_eq!(Request::decode(line), Some(request));
         }
     }
 
     #[test]
     fn what_is_no_request_is_refused() {
-        for line in ["", "sink", "sink x", "pour 3", "sink 3 4", "sink -1"] {
-            assert_eq!(decode(line.as_bytes()), None, "{line}");
+        for line in [
+            "",
+            "sink",
+            "sink x",
+            "pour 3",
+            "sink 3 4",
+            "sink -1",
+            "source 3 x",
+            "source 3 4 5",
+        ] {
+            assert_eq!(Request::decode(line.as_bytes()), None, "{line}");
         }
     }
 }

@@ -2,24 +2,29 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::blocks::{BLOCK_BYTES, Incoming, Outgoing, Table};
 use crate::targets::quic_stream::QuicStream;
-use crate::targets::request::{ACCEPTED, Duty};
+use crate::targets::request::{ACCEPTED, Request};
 use crate::targets::wrapped::{Parts, Wrapped};
 
 /// Capacity of the queue of connections for the stream thread; a full queue makes `hand_over` wait.
 const WAITING_MAX: usize = 256;
+
+/// Bytes that a source with a rate sends at a time: less than a packet.
+const PACED_BYTES: u64 = 1_200;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BLOCK_BYTES].into_boxed_slice());
@@ -39,7 +44,7 @@ pub(super) enum Arrival {
 /// Handle of the thread that serves bulk transfers. A separate thread, because a source that is always
 /// ready must not delay the echoes on the main thread.
 #[derive(Clone, Debug)]
-pub(super) struct Streams(Sender<(Arrival, Duty, u64)>);
+pub(super) struct Streams(Sender<(Arrival, Request)>);
 
 impl Streams {
     /// Starts the thread, which runs until the process ends.
@@ -55,30 +60,25 @@ impl Streams {
     }
 
     /// Passes a connection to the thread.
-    pub(super) async fn hand_over(
-        &self,
-        arrival: Arrival,
-        duty: Duty,
-        id: u64,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn hand_over(&self, arrival: Arrival, request: Request) -> anyhow::Result<()> {
         self.0
-            .send((arrival, duty, id))
+            .send((arrival, request))
             .await
             .context("the stream thread has ended")
     }
 }
 
-async fn serve_all(mut arrivals: Receiver<(Arrival, Duty, u64)>) {
+async fn serve_all(mut arrivals: Receiver<(Arrival, Request)>) {
     let table = Arc::new(Table::new());
-    while let Some((arrival, duty, id)) = arrivals.recv().await {
+    while let Some((arrival, request)) = arrivals.recv().await {
         let table = Arc::clone(&table);
         let started = match arrival {
             Arrival::Plain(stream) => TcpStream::from_std(stream)
-                .map(|stream| drop(tokio::spawn(serve(stream, duty, id, table)))),
+                .map(|stream| drop(tokio::spawn(serve(stream, request, table)))),
             Arrival::Wrapped(parts) => Wrapped::from_parts(*parts)
-                .map(|stream| drop(tokio::spawn(serve(stream, duty, id, table)))),
+                .map(|stream| drop(tokio::spawn(serve(stream, request, table)))),
             Arrival::Quic(stream) => {
-                drop(tokio::spawn(serve(*stream, duty, id, table)));
+                drop(tokio::spawn(serve(*stream, request, table)));
                 Ok(())
             }
         };
@@ -91,14 +91,14 @@ async fn serve_all(mut arrivals: Receiver<(Arrival, Duty, u64)>) {
 /// Serves one connection until the client closes it.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    duty: Duty,
-    id: u64,
+    request: Request,
     table: Arc<Table>,
 ) {
     let mut serving = Serving {
-        outgoing: Outgoing::new(id),
-        incoming: Incoming::new(id),
-        duty,
+        outgoing: Outgoing::new(request.stream),
+        incoming: Incoming::new(request.stream),
+        sends: request.duty.sends(),
+        pace: request.pace_kbit.map(Pace::new),
         is_accepted: false,
     };
     // A client that disconnects is the normal end, even of a failed run: the client reports the reason.
@@ -108,8 +108,46 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 struct Serving {
     outgoing: Outgoing,
     incoming: Incoming,
-    duty: Duty,
+    sends: bool,
+    /// Rate of a source that has one.
+    pace: Option<Pace>,
     is_accepted: bool,
+}
+
+/// A constant rate, which a source that was held up catches up with.
+struct Pace {
+    bytes_per_s: u64,
+    began: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Pace {
+    fn new(kbit_per_s: u32) -> Self {
+        Self {
+            bytes_per_s: u64::from(kbit_per_s) * 125,
+            began: Instant::now(),
+            timer: Box::pin(sleep(Duration::ZERO)),
+        }
+    }
+
+    /// Ready once bytes beyond the first `sent` ones are due, at least [`PACED_BYTES`]; with their number.
+    fn poll_due(&mut self, cx: &mut Context<'_>, sent: u64) -> Poll<usize> {
+        let mut due = self.due().saturating_sub(sent);
+        if due < PACED_BYTES {
+            let at = (sent + PACED_BYTES) as f64 / self.bytes_per_s as f64;
+            let at = self.began + Duration::from_secs_f64(at);
+            self.timer.as_mut().reset(at);
+            ready!(self.timer.as_mut().poll(cx));
+            due = self.due().saturating_sub(sent).max(PACED_BYTES);
+        }
+        Poll::Ready(usize::try_from(due).unwrap_or(usize::MAX))
+    }
+
+    /// Bytes that are due by now, those that were sent included.
+    fn due(&self) -> u64 {
+        let bytes = self.began.elapsed().as_nanos() * u128::from(self.bytes_per_s) / 1_000_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
 }
 
 impl Serving {
@@ -165,10 +203,21 @@ impl Serving {
             }
             self.is_accepted = true;
         }
-        if self.outgoing.is_finished() || !(self.duty.sends() || self.outgoing.is_ending()) {
+        if self.outgoing.is_finished() || !(self.sends || self.outgoing.is_ending()) {
             return Ok(Poll::Pending);
         }
-        match stream.poll_write_vectored(cx, &self.outgoing.next(table))? {
+        let mut bytes = BLOCK_BYTES;
+        // The end of the stream is not held up: it comes behind what is measured.
+        if let Some(pace) = self.pace.as_mut().filter(|_| !self.outgoing.is_ending()) {
+            match pace.poll_due(cx, self.outgoing.sent()) {
+                Poll::Ready(due) => bytes = due,
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+        let [head, body] = self.outgoing.next(table);
+        let head = &head[..bytes.min(head.len())];
+        let body = &body[..(bytes - head.len()).min(body.len())];
+        match stream.poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body)])? {
             Poll::Ready(0) => Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(taken) => {
                 self.outgoing.advance(taken);

@@ -149,6 +149,24 @@ fn mixed_keeps_its_rate_beside_a_download() {
 }
 
 #[test]
+fn a_download_beside_messages_keeps_its_own_rate() {
+    let load = [
+        "--connections",
+        "4",
+        "--rate",
+        "500",
+        "--bulk-rate",
+        "8mbit",
+    ];
+    let report = report(&run(&["mixed"], &[&PATHS[..], &load].concat()));
+    for name in ["direct", "forwarder-tokio"] {
+        let mib = median(&path(&report, name)["mib_per_s"]);
+        let mbit = mib * 1024.0 * 1024.0 * 8.0 / 1e6;
+        assert!((6.0..=10.0).contains(&mbit), "{name}: {mbit} Mbit/s");
+    }
+}
+
+#[test]
 fn connections_take_turns_over_several_tunnels() {
     let target = Target::start("any");
     let address = target.address.to_string();

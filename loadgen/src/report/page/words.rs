@@ -119,8 +119,8 @@ pub(super) fn scenario(scenario: Scenario) -> &'static str {
              not included. CPU time is that of the hops while the streams are idle."
         }
         Scenario::Mixed { .. } => {
-            "Small messages fall due at a constant rate while one connection downloads as many \
-             bytes as possible over the same tunnel. Latency is that of the small messages, MiB/s that of the \
+            "Small messages fall due at a constant rate while one connection downloads over the same \
+             tunnel, as many bytes as possible if no rate is named. Latency is that of the small messages, MiB/s that of the \
              download."
         }
     }

@@ -85,6 +85,8 @@ pub(crate) enum Scenario {
         messages: Messages,
         /// Rate of the small messages.
         requests_per_s: u32,
+        /// Rate of the download in kbit/s; `None` if it is as fast as possible.
+        bulk_kbit: Option<u32>,
     },
     /// Calls over HTTP with JSON answers, on kept connections.
     Calls {
@@ -133,7 +135,11 @@ impl Scenario {
             Self::Mixed {
                 messages,
                 requests_per_s,
-            } => format!("mixed-{messages}@{requests_per_s}"),
+                bulk_kbit,
+            } => {
+                let bulk = bulk_kbit.map(|kbit| format!("+{kbit}")).unwrap_or_default();
+                format!("mixed-{messages}@{requests_per_s}{bulk}")
+            }
             Self::Calls { connections } => format!("calls-{connections}"),
             Self::FirstEvents {
                 connections,
@@ -217,6 +223,14 @@ impl Scenario {
         }
     }
 
+    /// Rate of a download beside messages, in kbit/s; `None` if it is as fast as possible, or there is none.
+    fn bulk_kbit(&self) -> Option<u32> {
+        match *self {
+            Self::Mixed { bulk_kbit, .. } => bulk_kbit,
+            _ => None,
+        }
+    }
+
     /// Returns the scenario if its parameters are within the limits.
     pub(crate) fn checked(self) -> Result<Self, ScenarioError> {
         if !(1..=CONNECTIONS_MAX).contains(&self.connections()) {
@@ -230,7 +244,7 @@ impl Scenario {
         if has_messages && !(1..=MESSAGE_BYTES_MAX).contains(&self.message_bytes()) {
             return Err(ScenarioError::Size(self.message_bytes()));
         }
-        if self.rate() == Some(0) {
+        if self.rate() == Some(0) || self.bulk_kbit() == Some(0) {
             return Err(ScenarioError::Rate);
         }
         Ok(self)
@@ -277,11 +291,15 @@ impl fmt::Display for Scenario {
             Self::Mixed {
                 messages,
                 requests_per_s,
-            } => write!(
-                f,
-                "{} at {requests_per_s}/s beside a bulk download",
-                described(messages)
-            ),
+                bulk_kbit,
+            } => {
+                let messages = described(messages);
+                write!(f, "{messages} at {requests_per_s}/s beside a bulk download")?;
+                match bulk_kbit {
+                    Some(kbit) => write!(f, " of {kbit} kbit/s"),
+                    None => Ok(()),
+                }
+            }
             Self::Calls { connections } => write!(
                 f,
                 "tools/call over HTTP, {}, closed loop",
@@ -321,6 +339,9 @@ impl Serialize for Scenario {
         }
         if let Some(rate) = self.rate() {
             map.serialize_entry("requests_per_s", &rate)?;
+        }
+        if let Some(kbit) = self.bulk_kbit() {
+            map.serialize_entry("bulk_kbit_per_s", &kbit)?;
         }
         map.end()
     }

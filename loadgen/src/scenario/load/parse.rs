@@ -14,7 +14,7 @@ pub(crate) enum ScenarioError {
         "`{0}` is not a scenario: write CONNECTIONSxBYTES for a closed loop (64x256), \
          CONNECTIONSxBYTES@RATE for an open loop (16x256@3000), bulk-up-N, bulk-down-N, \
          bulk-both-N, connect-N, idle-N, fanout-CONNECTIONSxBYTES or \
-         mixed-CONNECTIONSxBYTES@RATE; over HTTP calls-N, events-N@RATE or streams-N; over TLS \
+         mixed-CONNECTIONSxBYTES@RATE, with +KBIT for a download of so many kbit/s; over HTTP calls-N, events-N@RATE or streams-N; over TLS \
          handshakes-x25519-N, handshakes-x25519mlkem768-N or handshakes-resumed-N"
     )]
     Shape(String),
@@ -28,7 +28,7 @@ pub(crate) enum ScenarioError {
     #[error("messages of {0} bytes: give 1 to {MESSAGE_BYTES_MAX}")]
     Size(usize),
     /// An open loop with a rate of 0.
-    #[error("a rate of 0 sends nothing: give at least 1 request per second")]
+    #[error("a rate of 0 sends nothing: give at least 1 request or kbit per second")]
     Rate,
 }
 
@@ -89,13 +89,18 @@ fn parse(text: &str) -> Option<Scenario> {
             (messages, None) => Scenario::Fanout { messages },
             (_, Some(_)) => return None,
         },
-        "mixed" => match parse_messages(rest)? {
-            (messages, Some(requests_per_s)) => Scenario::Mixed {
+        "mixed" => {
+            let (rest, bulk_kbit) = match rest.split_once('+') {
+                Some((rest, kbit)) => (rest, Some(kbit.parse().ok()?)),
+                None => (rest, None),
+            };
+            let (messages, rate) = parse_messages(rest)?;
+            Scenario::Mixed {
                 messages,
-                requests_per_s,
-            },
-            (_, None) => return None,
-        },
+                requests_per_s: rate?,
+                bulk_kbit,
+            }
+        }
         _ => return None,
     })
 }
