@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn_proto::congestion::CubicConfig;
+use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn_proto::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn_proto::crypto::{HandshakeTokenKey, HmacKey};
 use quinn_proto::{
@@ -66,13 +66,24 @@ fn transport(idle_timeout: Duration) -> TransportConfig {
         .max_idle_timeout(IdleTimeout::try_from(idle_timeout).ok())
         .crypto_buffer_size(CRYPTO_BUFFER_BYTES)
         .mtu_discovery_config(Some(mtu))
-        .congestion_controller_factory(Arc::new(CubicConfig::default()))
+        .congestion_controller_factory(congestion())
         // No datagrams.
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
         // Observers need not learn the round trip.
         .allow_spin(false);
     config
+}
+
+/// What decides how much is on its way: CUBIC, as on the TCP of most systems.
+///
+/// For measurements alone, `QUIC_CONGESTION=bbr` in the environment of relay and agent puts BBR in its place. It is no
+/// setting, because `quinn-proto` calls its BBR experimental.
+fn congestion() -> Arc<dyn ControllerFactory + Send + Sync> {
+    match std::env::var_os("QUIC_CONGESTION").is_some_and(|name| name == "bbr") {
+        true => Arc::new(BbrConfig::default()),
+        false => Arc::new(CubicConfig::default()),
+    }
 }
 
 /// The relay's configuration of connections, with `tls` for their handshakes and `token_key` for Retry packets. The relay

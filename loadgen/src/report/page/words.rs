@@ -120,8 +120,8 @@ pub(super) fn scenario(scenario: Scenario) -> &'static str {
         }
         Scenario::Mixed { .. } => {
             "Small messages fall due at a constant rate while one connection downloads over the same \
-             tunnel, as many bytes as possible if no rate is named. Latency is that of the small messages, MiB/s that of the \
-             download."
+             tunnel, as many bytes as possible if no rate is named. Latency is that of the small messages, \
+             MiB/s that of the download."
         }
     }
 }
