@@ -212,6 +212,12 @@ bench-runtimes *arguments: (_bench 'bench-runtimes' '--path' 'direct,forwarder,f
 [group('bench')]
 bench-transports *arguments: (_bench 'bench-transports' '--path' 'direct,direct-tls,direct-wss,direct-quic,relay,relay-tls-link,relay-wss-link,relay-quic-link,relay-tls-caller,relay-wss-caller,relay-quic-caller,relay-quic' '--scenario' '1x256,64x256,bulk-up-1,bulk-down-1,idle-2000' '--rounds' '5' '--duration' '1s' '--warm-up' '300ms' arguments)
 
+# What sessions of one link do to each other, and how far one session fills a long path, for links of each transport on an emulated path, 3 rounds; needs root and TUN devices; 30 minutes
+[group('bench')]
+bench-path *arguments:
+    cargo build --release -p tieline-relay -p tieline -p tieline-loadgen
+    tools/bench/path.py {{ arguments }}
+
 _bench name *arguments:
     cargo build --release -p tieline-relay -p tieline -p tieline-loadgen
     target/release/tieline-loadgen bench --name {{ name }} {{ arguments }}
