@@ -101,5 +101,5 @@ pub(crate) async fn registers(scheme: &str, limit_ms: u64, transport: &str) -> R
         "1 MiB there and back in {:.0} ms; packets of QUIC: {packet:?}",
         ms(echo)
     );
-    near.has_first_link().await
+    Ok(())
 }
