@@ -293,12 +293,10 @@ impl fmt::Display for Scenario {
                 requests_per_s,
                 bulk_kbit,
             } => {
-                let messages = described(messages);
-                write!(f, "{messages} at {requests_per_s}/s beside a bulk download")?;
-                match bulk_kbit {
-                    Some(kbit) => write!(f, " of {kbit} kbit/s"),
-                    None => Ok(()),
-                }
+                let rate = bulk_kbit.map(|kbit| format!(" of {kbit} kbit/s"));
+                let (messages, rate) = (described(messages), rate.unwrap_or_default());
+                let bulk = format!("beside a bulk download{rate}");
+                write!(f, "{messages} at {requests_per_s}/s {bulk}")
             }
             Self::Calls { connections } => write!(
                 f,
