@@ -23,9 +23,11 @@ use crate::transport::Connection;
 /// trips, where UDP is dropped behind the handshake.
 const OUTRUN_AFTER: Duration = Duration::from_secs(1);
 
-/// Shortest time between two attempts to get a link over QUIC; the longest is twice as long, so that the agents of one
-/// network do not try together. A failed attempt is a few packets.
-const RETRY_AFTER: Duration = Duration::from_secs(300);
+/// Shortest wait before QUIC is tried again, whatever the settings say: attempts must not become a loop.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+
+/// Longest setting that counts: what is remembered of QUIC counts for as long.
+const RETRY_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Time for the link over QUIC to register: the limit of any registration.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -177,7 +179,10 @@ impl Overtaking {
     pub(super) fn wait(&mut self) {
         let may_improve = self.agent.dialler.relay().chooses() && !self.is_over_quic;
         self.stage = match may_improve {
-            true => Stage::Waiting(Instant::now() + retry_after(fastrand::f64())),
+            true => {
+                let wait = retry_after(self.agent.config.quic_retry, fastrand::f64());
+                Stage::Waiting(Instant::now() + wait)
+            }
             false => Stage::Idle,
         };
     }
@@ -304,18 +309,26 @@ impl Candidate {
     }
 }
 
-/// Wait before QUIC is tried again; `random` is from 0 to 1.
-fn retry_after(random: f64) -> Duration {
-    RETRY_AFTER.mul_f64(1.0 + random)
+/// Wait before QUIC is tried again, at least `least`, and at most twice as long, so that the agents of one network do not
+/// try together; `random` is from 0 to 1.
+fn retry_after(least: Duration, random: f64) -> Duration {
+    least.clamp(RETRY_MIN, RETRY_MAX).mul_f64(1.0 + random)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::QUIC_RETRY;
 
     #[test]
     fn quic_is_tried_again_after_five_to_ten_minutes() {
-        assert_eq!(retry_after(0.0), Duration::from_secs(300));
-        assert_eq!(retry_after(1.0), Duration::from_secs(600));
+        assert_eq!(retry_after(QUIC_RETRY, 0.0), Duration::from_secs(300));
+        assert_eq!(retry_after(QUIC_RETRY, 1.0), Duration::from_secs(600));
+    }
+
+    #[test]
+    fn the_setting_cannot_make_the_attempts_a_loop_or_overflow_the_clock() {
+        assert_eq!(retry_after(Duration::ZERO, 0.0), RETRY_MIN);
+        assert_eq!(retry_after(Duration::MAX, 1.0), 2 * RETRY_MAX);
     }
 }
