@@ -49,11 +49,11 @@ struct Entry {
 pub(super) struct Outlook(Vec<Entry>);
 
 impl Outlook {
-    /// Reads what [`Outlook::encode`] has written; any other text is nothing to remember.
-    pub(super) fn parse(text: &[u8]) -> Self {
-        let mut read: Self = serde_json::from_slice(text).unwrap_or_default();
+    /// Reads what [`Outlook::encode`] has written; `None` for any other text.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let mut read: Self = serde_json::from_slice(text).ok()?;
         read.limit();
-        read
+        Some(read)
     }
 
     /// The text to keep, at most [`FILE_BYTES_MAX`] bytes long: the oldest observations are left out.
@@ -189,11 +189,11 @@ mod tests {
         assert_eq!(outlook.0.len(), ENTRIES_MAX);
         let text = outlook.encode();
         assert!(text.len() as u64 <= FILE_BYTES_MAX);
-        let read = Outlook::parse(&text);
+        let read = Outlook::parse(&text).unwrap();
         assert_eq!(read.verdict(&long, "99", NOW + 100), Some(Verdict::Works));
         assert_eq!(read.verdict(&long, "0", NOW + 100), None);
         for damaged in [&b""[..], b"[{}]", b"{", &text[..text.len() / 2]] {
-            assert_eq!(Outlook::parse(damaged), Outlook::default());
+            assert_eq!(Outlook::parse(damaged), None);
         }
     }
 
