@@ -88,8 +88,8 @@ pub(super) enum Turn {
     Connected(Connection),
     /// Go on with this link, which has an answer for each target.
     Answered(Dialled),
-    /// Go on as before. The link over QUIC, which had as many tunnels, is given up.
-    GivenUp(usize),
+    /// Go on as before: the link over QUIC is given up, and the relay may have granted what it did not answer.
+    GivenUp,
 }
 
 impl Overtaking {
@@ -153,12 +153,11 @@ impl Overtaking {
                     let Some(is_complete) = candidate.answered().await else {
                         continue;
                     };
-                    if let Stage::Registering(candidate) = self.take() {
+                    if let Some(candidate) = self.take_candidate() {
                         self.wait();
-                        let granted = candidate.dialled.granted();
-                        return match is_complete && granted > 0 {
-                            true => Turn::Answered(candidate.dialled),
-                            false => Turn::GivenUp(granted),
+                        return match is_complete {
+                            true => Turn::Answered(candidate),
+                            false => Turn::GivenUp,
                         };
                     }
                 }
@@ -197,6 +196,11 @@ impl Overtaking {
         if is_other && self.agent.chooser.races(&self.agent.dialler, &network) {
             *at = (*at).min(Instant::now() + SETTLING);
         }
+    }
+
+    /// Ends what goes on, because the agent was asked to stop; returns the link over QUIC that registers.
+    pub(super) fn stop(&mut self) -> Option<Dialled> {
+        self.take_candidate()
     }
 
     /// Notes that the link has a tunnel: the race is over.
@@ -287,6 +291,13 @@ impl Overtaking {
 
     fn take(&mut self) -> Stage {
         std::mem::replace(&mut self.stage, Stage::Idle)
+    }
+
+    fn take_candidate(&mut self) -> Option<Dialled> {
+        match self.take() {
+            Stage::Registering(candidate) => Some(candidate.dialled),
+            _ => None,
+        }
     }
 }
 

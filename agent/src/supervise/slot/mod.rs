@@ -284,16 +284,20 @@ impl Slot {
             transport = "quic",
             "the link goes on over QUIC; its sessions end over the earlier connection"
         );
-        let (drain_timeout, stop) = (self.agent.config.drain_timeout, self.stop.clone());
-        while self.draining.try_join_next().is_some() {}
-        self.draining
-            .spawn(leave(earlier.link, earlier.task, drain_timeout, stop));
+        self.part(earlier);
         self.next = Some(Running {
             dialled: next,
             beside: Overtaking::beside(&self.agent, true, None, network),
             is_quiet: true,
         });
         Left::Overtaken
+    }
+
+    /// Leaves a link whose sessions go on, while another link of the slot gets the new ones.
+    fn part(&mut self, Dialled { link, task, .. }: Dialled) {
+        let (drain_timeout, stop) = (self.agent.config.drain_timeout, self.stop.clone());
+        while self.draining.try_join_next().is_some() {}
+        self.draining.spawn(leave(link, task, drain_timeout, stop));
     }
 
     /// Reacts to the link's news, to due registrations and to changes around the agent, until the link leaves the slot.
@@ -329,6 +333,10 @@ impl Slot {
                     stopping = true;
                     let deadline = Instant::now() + self.agent.config.drain_timeout;
                     link.close(deadline, Some(LinkEnd::ShuttingDown));
+                    // It may have sessions already.
+                    if let Some(candidate) = beside.stop() {
+                        self.part(candidate);
+                    }
                 }
                 () = until(wakes_at), if !stopping => {
                     if it.is_unanswered(Instant::now()) {
@@ -420,11 +428,18 @@ impl Slot {
                     beside.wait();
                 }
             },
-            Turn::Answered(next) if next.granted() >= it.up_count() => return Ok(Some(next)),
-            Turn::Answered(_) => it.again(Instant::now()),
-            // What it had took the place of this link's tunnels at the relay.
-            Turn::GivenUp(1..) => it.again(Instant::now()),
-            Turn::GivenUp(0) => {}
+            Turn::Answered(next) => match next.granted() {
+                // The relay has refused all.
+                0 => {}
+                granted if granted >= it.up_count() => return Ok(Some(next)),
+                // What it has took the place of this link's tunnels at the relay, and may have sessions.
+                _ => {
+                    it.again(Instant::now());
+                    self.part(next);
+                }
+            },
+            // An answer may be lost: the relay then sends calls to the link that is gone, and nowhere after its end.
+            Turn::GivenUp => it.again(Instant::now()),
         }
         Ok(None)
     }
