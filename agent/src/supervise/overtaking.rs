@@ -278,8 +278,9 @@ impl Overtaking {
         }
         self.network = Some(local_network());
         let agent = Arc::clone(&self.agent);
+        // The relay leads calls to the link from its registration on, so the path is tested before.
         self.stage = Stage::Dialling(Attempt::start(
-            async move { agent.dialler.dial_quic().await },
+            async move { agent.dialler.prove_quic().await },
         ));
     }
 
