@@ -15,7 +15,7 @@ use super::race::{Attempt, race};
 use crate::error::{Error, IdentityError};
 use crate::identity::store;
 use crate::network::local_network;
-use crate::transport::{Connection, Dialler, RelayUrl};
+use crate::transport::{Connection, Dialler, QuicError, RelayUrl};
 
 /// File in the state folder.
 const FILE: &str = "transports.json";
@@ -85,6 +85,14 @@ impl Chooser {
         }));
     }
 
+    /// Notes that a dial over QUIC from `network` has failed while a WebSocket gets through: the path is to blame, unless
+    /// `error` shows that it carries packets both ways, or that none was sent.
+    pub(super) fn failed(&self, network: &str, error: &Error) {
+        if blames_path(error) {
+            self.learn(network, Verdict::Dead);
+        }
+    }
+
     /// Notes that a link over QUIC from `network` was lost soon after it came up.
     pub(super) fn lost(&self, network: &str) {
         let is_dead = self.known().losses.lost(Instant::now());
@@ -140,14 +148,28 @@ pub(super) async fn dial(agent: Arc<Agent>) -> Result<Raced, Error> {
         async move { over_tcp.dialler.dial().await },
     );
     let won = won.await?;
-    if won.has_quic_failed {
-        agent.chooser.learn(&network, Verdict::Dead);
+    if let Some(error) = &won.quic_error {
+        agent.chooser.failed(&network, error);
     }
     Ok(Raced {
         connection: won.connection,
         rival: won.rival,
         network: Some(network),
     })
+}
+
+/// True for the error of a dial over QUIC that the path may have caused, or a relay without QUIC.
+fn blames_path(error: &Error) -> bool {
+    match error {
+        Error::Dial { source, .. } => {
+            let inner = source
+                .get_ref()
+                .and_then(|it| it.downcast_ref::<QuicError>());
+            // Errors of the system have none: no packet was sent.
+            inner.is_some_and(|it| !matches!(it, QuicError::Busy))
+        }
+        _ => true,
+    }
 }
 
 /// What the file holds; nothing if there is none.
@@ -201,6 +223,23 @@ mod tests {
         };
         let patience = std::time::Duration::from_secs(30);
         tokio::time::timeout(patience, written).await.unwrap();
+    }
+
+    #[test]
+    fn a_busy_relay_and_this_machines_own_limits_do_not_speak_against_the_path() {
+        let dial = |source| Error::Dial {
+            relay: "https://relay.test".to_owned(),
+            source,
+        };
+        for (source, is_to_blame) in [
+            (io::Error::other(QuicError::Busy), false),
+            // EMFILE: this process has no descriptor left.
+            (io::Error::from_raw_os_error(24), false),
+            (io::Error::other(QuicError::Version), true),
+            (io::Error::other(QuicError::Ended("reset".to_owned())), true),
+        ] {
+            assert_eq!(blames_path(&dial(source)), is_to_blame);
+        }
     }
 
     #[tokio::test]

@@ -145,7 +145,7 @@ impl Overtaking {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "QUIC does not get through yet");
-                        self.learn(Verdict::Dead);
+                        self.failed(&error);
                         self.wait();
                     }
                 },
@@ -252,22 +252,21 @@ impl Overtaking {
 
     /// The rival of the race has ended.
     fn raced(&mut self, ended: Result<Connection, Error>) {
-        let verdict = match &ended {
-            Ok(_) => Verdict::Works,
-            Err(_) => Verdict::Dead,
-        };
         match ended {
             Ok(connection) if !self.is_registered => {
                 let until = Instant::now() + OUTRUN_AFTER;
                 self.stage = Stage::Through(connection, until);
             }
             // A connection that is too late is closed.
-            _ => {
-                if !self.is_over_quic {
-                    self.learn(verdict);
-                }
+            Ok(_) if !self.is_over_quic => {
+                self.learn(Verdict::Works);
                 self.wait();
             }
+            Err(error) if !self.is_over_quic => {
+                self.failed(&error);
+                self.wait();
+            }
+            _ => self.wait(),
         }
     }
 
@@ -287,6 +286,12 @@ impl Overtaking {
     fn learn(&self, quic: Verdict) {
         if let Some(network) = &self.network {
             self.agent.chooser.learn(network, quic);
+        }
+    }
+
+    fn failed(&self, error: &Error) {
+        if let Some(network) = &self.network {
+            self.agent.chooser.failed(network, error);
         }
     }
 
