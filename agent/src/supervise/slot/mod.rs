@@ -116,7 +116,7 @@ impl Slot {
                 Ok(Left::Overtaken) => continue,
                 Ok(Left::Moved(_)) if once => break,
                 Ok(Left::Moved(wait)) => wait,
-                Err(error) if once => return Err(error),
+                Err(error) if once && !self.is_still_dialling() => return Err(error),
                 Err(error) => {
                     let settles = self.network.is_settling();
                     let Some(mut wait) = self.backoff.after(&error, settles, &mut self.random)
@@ -161,6 +161,12 @@ impl Slot {
         // Draining links end by themselves; each has its own deadline.
         while self.draining.join_next().await.is_some() {}
         Ok(())
+    }
+
+    /// True if the other transport of the first dial is still there, and no link has got as far as a tunnel.
+    fn is_still_dialling(&self) -> bool {
+        let had = self.agent.had.iter().any(|it| it.load(Ordering::Relaxed));
+        !had && (self.spare.is_some() || self.next.is_some())
     }
 
     /// Runs one link, which is dialled if none has begun.
