@@ -93,6 +93,15 @@ pub struct TunnelRow {
     pub agents: usize,
     pub transport: String,
     pub channel_bound: bool,
+    pub paths: Vec<PathRow>,
+}
+
+/// The path of one link in a [`TunnelRow`].
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "field names of the admin API")]
+pub struct PathRow {
+    pub shard: usize,
+    pub transport: String,
 }
 
 pub(super) async fn metrics(address: SocketAddr) -> Result<Metrics> {

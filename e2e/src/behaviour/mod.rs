@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-pub use admin::{Metrics, TunnelRow};
+pub use admin::{Metrics, PathRow, TunnelRow};
 pub use agent::{AgentBuilder, Outcome, TestAgent};
 pub use built::programs;
 pub use bytes::{
