@@ -147,7 +147,7 @@ impl Site {
             let mut calls = load.calls.subscribe();
             soon("more calls", calls.wait_for(|count| *count >= more)).await??;
             load.over.send_replace(true);
-            Ok(())
+            anyhow::Ok(())
         };
         tokio::try_join!(try_join_all(sessions), try_join_all(calls), moving)?;
 
@@ -294,7 +294,7 @@ async fn a_path_that_carries_handshakes_alone_costs_no_call(driver: DriverChoice
         };
         soon("two more attempts over QUIC", begins).await?;
         load.over.send_replace(true);
-        Ok(())
+        anyhow::Ok(())
     };
     tokio::try_join!(site.calls(agent.tunnel(), &load), trying)?;
     site.are_over("wss", 1).await?;
@@ -309,8 +309,7 @@ async fn a_link_whose_udp_is_cut_is_back_over_a_websocket(driver: DriverChoice) 
 async fn cut(driver: DriverChoice, stale: Duration) -> Result<()> {
     let site = Site::with(|relay| relay.driver(driver).stale_timeout(stale))?;
     let echo = Target::echo().await?;
-    let agent = site.agent(&echo).start_at(&site.url("https"));
-    let mut agent = agent.await?;
+    let mut agent = site.agent(&echo).start_at(&site.url("https")).await?;
     site.are_over("quic", 1).await?;
     site.is_served_over_udp(agent.tunnel()).await?;
     site.gate.dies(true);
@@ -329,8 +328,7 @@ async fn one_lost_link_does_not_speak_against_quic_and_three_in_a_row_do() -> Re
     let stale = Duration::from_secs(4);
     let site = Site::with(|relay| relay.stale_timeout(stale))?;
     let echo = Target::echo().await?;
-    let agent = site.agent(&echo).start_at(&site.url("https"));
-    let mut agent = agent.await?;
+    let mut agent = site.agent(&echo).start_at(&site.url("https")).await?;
     site.are_over("quic", 1).await?;
     for transport in ["quic", "quic", "wss"] {
         site.gate.dies(true);
@@ -348,9 +346,10 @@ async fn the_next_run_begins_with_what_worked() -> Result<()> {
     let site = Site::start(DriverChoice::Auto)?;
     let home = TempDir::new()?;
     let echo = Target::echo().await?;
+    let url = site.url("https");
     let run = || {
         let agent = site.agent(&echo).state_dir(home.path());
-        agent.start_at(&site.url("https"))
+        agent.start_at(&url)
     };
     site.gate.carries_handshakes_alone(true);
     let first = run().await?;
