@@ -44,7 +44,10 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Pieces of a long session, at least: 4 MiB each way.
 const PIECES_MIN: u64 = 64;
 
-/// Pause after each piece and call: a move takes seconds, and the machine has other tests.
+/// Pause after each piece of a long session: a move takes seconds, and the machine has other tests.
+const PIECE_PACE: Duration = Duration::from_millis(20);
+
+/// Pause after each call, and between two looks at what no event announces.
 const PACE: Duration = Duration::from_millis(5);
 
 /// A relay whose agents come over TCP and UDP at one port number, with a gate for UDP before it.
@@ -113,7 +116,7 @@ impl Site {
         ends(caller).await
     }
 
-    /// Calls `tunnel` without a pause, until all is over.
+    /// Calls `tunnel` again and again, until all is over.
     async fn calls(&self, tunnel: &str, load: &Load) -> Result<()> {
         while !load.is_over() {
             let count = *load.calls.borrow();
@@ -210,7 +213,7 @@ async fn goes_on(mut caller: TcpStream, load: &Load) -> Result<()> {
         let echo = soon("the echo", echo_round_trip(&mut caller, &piece)).await?;
         echo.with_context(|| format!("piece {seed} of a session that was there before"))?;
         seed += 1;
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(PIECE_PACE).await;
     }
     ends(caller).await
 }
