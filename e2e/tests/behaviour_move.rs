@@ -16,7 +16,8 @@ use tieline_e2e::behaviour::{
     TestRelay, TunnelRow, at_some_pace, echo_round_trip, half_close, noise, read_to_close, soon,
 };
 use tieline_e2e::on_each_driver;
-use tieline_relay::DriverChoice;
+use tieline_relay::config::{HttpUrl, Secret};
+use tieline_relay::{Auth, DriverChoice, ProviderAuth};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -408,6 +409,34 @@ async fn a_scheme_forces_its_transport() -> Result<()> {
     let after = site.relay.metrics().await?.get("relay_links_total");
     ensure!(after == before, "it has come over TCP");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_relay_that_takes_its_time_does_not_speak_against_quic() -> Result<()> {
+    // Longer than a link has without the relay's hello, once another transport gets through.
+    const SLOW: Duration = Duration::from_secs(2);
+    let provider = Target::http_requests(|mut http, head| async move {
+        http.body(&head).await?;
+        tokio::time::sleep(SLOW).await;
+        let granted = br#"{"subdomains":["*"],"owner":"ada"}"#;
+        http.respond("200 OK", "", granted).await?;
+        Ok(http)
+    })
+    .await?;
+    let url = HttpUrl::parse(&provider.to_string()).context("a URL")?;
+    let secret = Secret::new("the-relay-itself".to_owned());
+    let auth = Auth::Provider(ProviderAuth::new(url, secret));
+    let site = Site::with(|relay| relay.config(|config| config.auth = auth.clone()))?;
+    let echo = Target::echo().await?;
+    let home = TempDir::new()?;
+    let file = home.path().join("token");
+    write_token(&file, "opaque")?;
+    let agent = site.agent(&echo).named("maya");
+    let agent = agent.config(move |config| config.with_token_file(file));
+    let agent = agent.start_at(&site.url("https")).await?;
+    site.are_over("quic", 1).await?;
+    site.call(agent.tunnel(), 1).await?;
+    kept(agent.state_path(), "works").await
 }
 
 #[tokio::test]

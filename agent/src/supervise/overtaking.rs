@@ -23,6 +23,10 @@ use crate::transport::Connection;
 /// trips, where UDP is dropped behind the handshake.
 const OUTRUN_AFTER: Duration = Duration::from_secs(1);
 
+/// Time more for a link over which the relay's hello has come: the path works, and the relay takes its time over any
+/// transport. Together with the time before, it is still below the relay's limit for the rival's first frame.
+const GREETED_FOR: Duration = Duration::from_secs(3);
+
 /// Shortest wait before QUIC is tried again, whatever the settings say: attempts must not become a loop.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 
@@ -44,6 +48,8 @@ pub(super) struct Overtaking {
     is_over_quic: bool,
     began_at: Instant,
     is_registered: bool,
+    /// True if the link has had more time, because the relay's hello has come.
+    is_greeted: bool,
     stage: Stage,
 }
 
@@ -82,7 +88,7 @@ pub(super) struct Rest {
 
 /// What a slot is to do.
 pub(super) enum Turn {
-    /// Give the link up for this connection.
+    /// Ask [`Overtaking::outrun`] whether to give the link up for this connection.
     Outrun(Connection),
     /// Start a link over this connection for [`Overtaking::register`].
     Connected(Connection),
@@ -107,6 +113,7 @@ impl Overtaking {
             is_over_quic,
             began_at: Instant::now(),
             is_registered: false,
+            is_greeted: false,
             stage: Stage::Idle,
         };
         match rival {
@@ -128,9 +135,6 @@ impl Overtaking {
                 Stage::Through(_, until) => {
                     sleep_until(*until).await;
                     if let Stage::Through(connection, _) = self.take() {
-                        if self.is_over_quic {
-                            self.learn(Verdict::Dead);
-                        }
                         return Turn::Outrun(connection);
                     }
                 }
@@ -172,6 +176,23 @@ impl Overtaking {
             targets: self.agent.targets.len(),
             until: Instant::now() + REGISTER_TIMEOUT,
         }));
+    }
+
+    /// Returns the connection for which the link is to be given up now, if it is; `is_greeted` is true if the relay's hello
+    /// has come over the link.
+    pub(super) fn outrun(
+        &mut self,
+        connection: Connection,
+        is_greeted: bool,
+    ) -> Option<Connection> {
+        if is_greeted && !std::mem::replace(&mut self.is_greeted, true) {
+            self.stage = Stage::Through(connection, Instant::now() + GREETED_FOR);
+            return None;
+        }
+        if self.is_over_quic && !self.is_greeted {
+            self.learn(Verdict::Dead);
+        }
+        Some(connection)
     }
 
     /// Waits for the next attempt, if the relay's URL leaves the transport open and the link is not over QUIC.

@@ -365,7 +365,7 @@ impl Slot {
                 }
                 () = changed(&mut self.token), if !stopping => it.token_changed(Instant::now()),
                 turn = beside.turn(), if !stopping => {
-                    if let Some(next) = self.turned(turn, beside, it)? {
+                    if let Some(next) = self.turned(turn, &link, beside, it)? {
                         return Ok(Leaving::Overtaken(next));
                     }
                 }
@@ -416,13 +416,16 @@ impl Slot {
     fn turned(
         &mut self,
         turn: Turn,
+        link: &Link,
         beside: &mut Overtaking,
         it: &mut Registrations,
     ) -> Result<Option<Dialled>, Error> {
         match turn {
             Turn::Outrun(connection) => {
-                self.spare = Some(Raced::of(connection, beside.network()));
-                return Err(outrun());
+                if let Some(connection) = beside.outrun(connection, link.is_established()) {
+                    self.spare = Some(Raced::of(connection, beside.network()));
+                    return Err(outrun());
+                }
             }
             Turn::Connected(connection) => match self.agent.config.registrations() {
                 Ok(registers) => {
