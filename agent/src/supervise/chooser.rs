@@ -95,7 +95,7 @@ impl Chooser {
 
     /// Notes that a link over QUIC from `network` was lost soon after it came up.
     pub(super) fn lost(&self, network: &str) {
-        let is_dead = self.known().losses.lost(Instant::now());
+        let is_dead = self.known().losses.lost(network, Instant::now());
         if is_dead {
             self.learn(network, Verdict::Dead);
         }
