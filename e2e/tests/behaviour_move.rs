@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,12 +15,13 @@ use tieline_e2e::behaviour::studio::{order, studio, token, write_token};
 use tieline_e2e::behaviour::{
     AgentBuilder, DatagramPath, Metrics, RelayBuilder, Target, TestAgent, TestCertificate,
     TestRelay, TunnelRow, at_some_pace, echo_round_trip, half_close, noise, read_to_close, soon,
+    within,
 };
 use tieline_e2e::on_each_driver;
 use tieline_relay::config::{HttpUrl, Secret};
 use tieline_relay::{Auth, DriverChoice, ProviderAuth};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
 
 on_each_driver!(
     without_udp_an_agent_is_registered_over_a_websocket_in_time,
@@ -411,32 +413,96 @@ async fn a_scheme_forces_its_transport() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_relay_that_takes_its_time_does_not_speak_against_quic() -> Result<()> {
-    // Longer than a link has without the relay's hello, once another transport gets through.
-    const SLOW: Duration = Duration::from_secs(2);
-    let provider = Target::http_requests(|mut http, head| async move {
-        http.body(&head).await?;
-        tokio::time::sleep(SLOW).await;
-        let granted = br#"{"subdomains":["*"],"owner":"ada"}"#;
-        http.respond("200 OK", "", granted).await?;
-        Ok(http)
-    })
-    .await?;
+/// A site whose relay asks a provider about tokens; the provider grants every name once `pause` is over.
+async fn asking<F>(pause: impl Fn() -> F + Clone + Send + Sync + 'static) -> Result<(Site, Target)>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let provider = Target::http_requests(move |mut http, head| {
+        let pause = pause();
+        async move {
+            http.body(&head).await?;
+            pause.await?;
+            let granted = br#"{"subdomains":["*"],"owner":"ada"}"#;
+            http.respond("200 OK", "", granted).await?;
+            Ok(http)
+        }
+    });
+    let provider = provider.await?;
     let url = HttpUrl::parse(&provider.to_string()).context("a URL")?;
     let secret = Secret::new("the-relay-itself".to_owned());
     let auth = Auth::Provider(ProviderAuth::new(url, secret));
     let site = Site::with(|relay| relay.config(|config| config.auth = auth.clone()))?;
-    let echo = Target::echo().await?;
-    let home = TempDir::new()?;
+    Ok((site, provider))
+}
+
+/// `agent` with the name `maya` and a token in `home`.
+fn bearing(agent: AgentBuilder, home: &TempDir) -> Result<AgentBuilder> {
     let file = home.path().join("token");
     write_token(&file, "opaque")?;
-    let agent = site.agent(&echo).named("maya");
-    let agent = agent.config(move |config| config.with_token_file(file));
+    let agent = agent.named("maya");
+    Ok(agent.config(move |config| config.with_token_file(file)))
+}
+
+#[tokio::test]
+async fn a_relay_that_takes_its_time_does_not_speak_against_quic() -> Result<()> {
+    // Longer than a link has without the relay's hello, once another transport gets through.
+    const SLOW: Duration = Duration::from_secs(2);
+    let slow = || async {
+        tokio::time::sleep(SLOW).await;
+        Ok(())
+    };
+    let (site, _provider) = asking(slow).await?;
+    let (echo, home) = (Target::echo().await?, TempDir::new()?);
+    let agent = bearing(site.agent(&echo), &home)?;
     let agent = agent.start_at(&site.url("https")).await?;
     site.are_over("quic", 1).await?;
-    site.call(agent.tunnel(), 1).await?;
+    site.call("maya", 1).await?;
     kept(agent.state_path(), "works").await
+}
+
+#[tokio::test]
+async fn a_lost_answer_leaves_the_tunnel_with_the_link_before() -> Result<()> {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (tell, mut asked) = mpsc::channel(8);
+    let answers = Arc::new(Semaphore::new(0));
+    let may_answer = Arc::clone(&answers);
+    let (site, _provider) = asking(move || {
+        let (tell, may_answer) = (tell.clone(), Arc::clone(&may_answer));
+        async move {
+            tell.send(()).await?;
+            may_answer.acquire().await?.forget();
+            Ok(())
+        }
+    })
+    .await?;
+    site.gate.dies(true);
+    let (echo, home) = (Target::echo().await?, TempDir::new()?);
+    let agent = bearing(site.restless(&echo), &home)?;
+    let mut agent = agent.spawn_at(&site.url("https"))?;
+    soon("a question", asked.recv()).await?;
+    answers.add_permits(1);
+    agent.registered().await?;
+    site.are_over("wss", 1).await?;
+
+    // A link over QUIC registers, and its path dies before the relay's answer.
+    site.gate.dies(false);
+    soon("the question for QUIC", asked.recv()).await?;
+    site.gate.dies(true);
+    answers.add_permits(1);
+    // The link over the WebSocket asks for the tunnel again.
+    soon("another question", asked.recv()).await?;
+    answers.add_permits(1);
+    let served = async {
+        while !matches!(
+            within(SECOND, "a call", site.call("maya", 1)).await,
+            Ok(Ok(()))
+        ) {
+            tokio::time::sleep(PACE).await;
+        }
+    };
+    soon("calls over the WebSocket", served).await?;
+    site.are_over("wss", 1).await
 }
 
 #[tokio::test]
