@@ -450,7 +450,7 @@ async fn a_relay_that_takes_its_time_does_not_speak_against_quic() -> Result<()>
     const SLOW: Duration = Duration::from_secs(2);
     let slow = || async {
         tokio::time::sleep(SLOW).await;
-        Ok(())
+        anyhow::Ok(())
     };
     let (site, _provider) = asking(slow).await?;
     let (echo, home) = (Target::echo().await?, TempDir::new()?);
