@@ -36,7 +36,9 @@ mod sleep;
 mod supervise;
 
 pub use address::HostPort;
-pub use config::{Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, TARGETS_MAX, TargetConfig};
+pub use config::{
+    Config, DRAIN_TIMEOUT, DRAIN_TIMEOUT_MAX, LINKS_MAX, QUIC_RETRY, TARGETS_MAX, TargetConfig,
+};
 pub use error::{
     ConfigError, Error, IdentityError, ProxyError, RefusedLogin, TokenError, TrustError,
     UnansweredLogin,

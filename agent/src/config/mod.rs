@@ -27,6 +27,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest [`Config::drain_timeout`]; a relay has the same limit.
 pub const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
+/// Default of [`Config::quic_retry`]. A failed attempt is a few packets.
+pub const QUIC_RETRY: Duration = Duration::from_secs(300);
+
 /// Settings of an agent.
 ///
 /// ```
@@ -71,6 +74,9 @@ pub struct Config {
     pub machine: Option<String>,
     /// Time that calls in flight get to finish after the agent was asked to stop.
     pub drain_timeout: Duration,
+    /// Shortest time between two attempts to get a link over QUIC at an `https` relay while a link is over a WebSocket;
+    /// the longest is twice as long.
+    pub quic_retry: Duration,
     /// True if `tieline status` can find this agent.
     pub status_socket: bool,
     pub(crate) on_event: EventHook,
@@ -103,6 +109,7 @@ impl Config {
             state_dir: None,
             machine: None,
             drain_timeout: DRAIN_TIMEOUT,
+            quic_retry: QUIC_RETRY,
             status_socket: true,
             on_event: EventHook::default(),
         })

@@ -270,6 +270,11 @@ impl Link {
         self.transmit.ring();
     }
 
+    /// True once the relay's hello has come.
+    pub(crate) fn is_established(&self) -> bool {
+        self.core().mux.is_established()
+    }
+
     /// Sends a ping now to check the path to the relay; returns the time of the ping for [`Link::is_silent_since`].
     /// `None` before the relay's hello, which has a time limit of its own.
     pub(crate) fn probe(&self) -> Option<Moment> {

@@ -1,6 +1,7 @@
 //! Which transport the relay is dialled over, if its URL leaves that open: the dial that races, and what is remembered of
 //! earlier ones. The observations are kept in the state folder.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,10 +12,10 @@ use tokio::time::Instant;
 use super::Agent;
 use super::outlook::{Losses, Outlook, Verdict};
 use super::race::{Attempt, race};
-use crate::error::Error;
+use crate::error::{Error, IdentityError};
 use crate::identity::store;
 use crate::network::local_network;
-use crate::transport::{Connection, Dialler, RelayUrl};
+use crate::transport::{Connection, Dialler, QuicError, RelayUrl};
 
 /// File in the state folder.
 const FILE: &str = "transports.json";
@@ -34,10 +35,18 @@ struct Known {
 }
 
 impl Chooser {
-    /// Reads what earlier runs have observed. Blocks.
+    /// Reads what earlier runs have observed; a file that cannot be used is told, and the next observation replaces it.
+    /// Blocks.
     pub(super) fn load(state_dir: &Path, relay: &RelayUrl) -> Self {
         let path = state_dir.join(FILE);
-        let outlook = read(&path);
+        let outlook = read(&path).unwrap_or_else(|problem| {
+            tracing::warn!(
+                path = %path.display(),
+                %problem,
+                "what earlier runs have observed of QUIC cannot be used, and will be replaced"
+            );
+            Outlook::default()
+        });
         Self {
             relay: relay.name(),
             path,
@@ -67,7 +76,7 @@ impl Chooser {
         // Not waited for: what is not written is tried again.
         drop(spawn_blocking(move || {
             // Other agents of this folder write their observations, too.
-            let mut outlook = read(&path);
+            let mut outlook = read(&path).unwrap_or_default();
             if outlook.note(&relay, &network, quic, now_s)
                 && let Err(error) = store::replace_private(&path, &outlook.encode())
             {
@@ -76,9 +85,17 @@ impl Chooser {
         }));
     }
 
+    /// Notes that a dial over QUIC from `network` has failed while a WebSocket gets through: the path is to blame, unless
+    /// `error` shows that it carries packets both ways, or that none was sent.
+    pub(super) fn failed(&self, network: &str, error: &Error) {
+        if blames_path(error) {
+            self.learn(network, Verdict::Dead);
+        }
+    }
+
     /// Notes that a link over QUIC from `network` was lost soon after it came up.
     pub(super) fn lost(&self, network: &str) {
-        let is_dead = self.known().losses.lost(Instant::now());
+        let is_dead = self.known().losses.lost(network, Instant::now());
         if is_dead {
             self.learn(network, Verdict::Dead);
         }
@@ -131,8 +148,8 @@ pub(super) async fn dial(agent: Arc<Agent>) -> Result<Raced, Error> {
         async move { over_tcp.dialler.dial().await },
     );
     let won = won.await?;
-    if won.has_quic_failed {
-        agent.chooser.learn(&network, Verdict::Dead);
+    if let Some(error) = &won.quic_error {
+        agent.chooser.failed(&network, error);
     }
     Ok(Raced {
         connection: won.connection,
@@ -141,10 +158,36 @@ pub(super) async fn dial(agent: Arc<Agent>) -> Result<Raced, Error> {
     })
 }
 
-fn read(path: &Path) -> Outlook {
-    // Without the file, or with one that cannot be used, QUIC is tried.
-    let text = store::read_private(path);
-    text.map_or_else(|_| Outlook::default(), |text| Outlook::parse(&text))
+/// True for the error of a dial over QUIC that the path may have caused, or a relay without QUIC.
+fn blames_path(error: &Error) -> bool {
+    match error {
+        Error::Dial { source, .. } => {
+            let inner = source
+                .get_ref()
+                .and_then(|it| it.downcast_ref::<QuicError>());
+            // Errors of the system have none: no packet was sent.
+            inner.is_some_and(|it| !matches!(it, QuicError::Busy))
+        }
+        _ => true,
+    }
+}
+
+/// What the file holds; nothing if there is none.
+///
+/// # Errors
+/// Why the file cannot be used.
+fn read(path: &Path) -> Result<Outlook, String> {
+    match store::read_private(path) {
+        Ok(text) => Outlook::parse(&text).ok_or_else(|| "it is damaged".to_owned()),
+        Err(IdentityError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(Outlook::default())
+        }
+        Err(IdentityError::File { source, .. }) => Err(source.to_string()),
+        Err(IdentityError::Owner { .. }) => Err("it belongs to another user".to_owned()),
+        Err(IdentityError::Mode { .. }) => Err("it may be read by others".to_owned()),
+        // The texts of the rest are about keys.
+        Err(_) => Err("it is not a regular file".to_owned()),
+    }
 }
 
 fn now_s() -> u64 {
@@ -168,14 +211,58 @@ mod tests {
         assert!(chooser.races(&dialler, "home"));
         chooser.learn("home", Verdict::Dead);
         assert!(!chooser.races(&dialler, "home") && chooser.races(&dialler, "office"));
-        // Written by a task that nothing waits for.
-        let is_kept = || !Chooser::load(folder.path(), &relay).races(&dialler, "home");
-        let kept = async {
-            while !is_kept() {
+        until(|| !Chooser::load(folder.path(), &relay).races(&dialler, "home")).await;
+    }
+
+    /// Waits for what a task writes that nothing waits for.
+    async fn until(is_written: impl Fn() -> bool) {
+        let written = async {
+            while !is_written() {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
         };
         let patience = std::time::Duration::from_secs(30);
-        tokio::time::timeout(patience, kept).await.unwrap();
+        tokio::time::timeout(patience, written).await.unwrap();
+    }
+
+    #[test]
+    fn a_busy_relay_and_this_machines_own_limits_do_not_speak_against_the_path() {
+        let dial = |source| Error::Dial {
+            relay: "https://relay.test".to_owned(),
+            source,
+        };
+        for (source, is_to_blame) in [
+            (io::Error::other(QuicError::Busy), false),
+            // EMFILE: this process has no descriptor left.
+            (io::Error::from_raw_os_error(24), false),
+            (io::Error::other(QuicError::Version), true),
+            (io::Error::other(QuicError::Ended("reset".to_owned())), true),
+        ] {
+            assert_eq!(blames_path(&dial(source)), is_to_blame);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_used_is_told_and_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        assert_eq!(read(&path), Ok(Outlook::default()), "no file, no problem");
+        let relay = RelayUrl::parse("https://relay.invalid").unwrap();
+        store::replace_private(&path, b"[{").unwrap();
+        assert_eq!(read(&path), Err("it is damaged".to_owned()));
+        let chooser = Chooser::load(folder.path(), &relay);
+        chooser.learn("home", Verdict::Works);
+        until(|| {
+            let now_s = now_s();
+            read(&path).is_ok_and(|it| it.verdict(&relay.name(), "home", now_s).is_some())
+        })
+        .await;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let for_all = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(&path, for_all).unwrap();
+            assert_eq!(read(&path), Err("it may be read by others".to_owned()));
+        }
     }
 }

@@ -49,11 +49,11 @@ struct Entry {
 pub(super) struct Outlook(Vec<Entry>);
 
 impl Outlook {
-    /// Reads what [`Outlook::encode`] has written; any other text is nothing to remember.
-    pub(super) fn parse(text: &[u8]) -> Self {
-        let mut read: Self = serde_json::from_slice(text).unwrap_or_default();
+    /// Reads what [`Outlook::encode`] has written; `None` for any other text.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let mut read: Self = serde_json::from_slice(text).ok()?;
         read.limit();
-        read
+        Some(read)
     }
 
     /// The text to keep, at most [`FILE_BYTES_MAX`] bytes long: the oldest observations are left out.
@@ -115,16 +115,23 @@ impl Entry {
     }
 }
 
-/// Links over QUIC that were lost in a row.
+/// Links over QUIC that were lost in a row, in one network.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
+    network: String,
     count: u32,
     last: Option<Instant>,
 }
 
 impl Losses {
-    /// Counts a lost link; true if QUIC counts as dead now.
-    pub(super) fn lost(&mut self, now: Instant) -> bool {
+    /// Counts a link that was lost in `network`; true if QUIC counts as dead there now.
+    pub(super) fn lost(&mut self, network: &str, now: Instant) -> bool {
+        if self.network != network {
+            *self = Self {
+                network: network.to_owned(),
+                ..Self::default()
+            };
+        }
         if self.last.is_some_and(|last| now < last + LOSSES_APART) {
             return false;
         }
@@ -189,11 +196,11 @@ mod tests {
         assert_eq!(outlook.0.len(), ENTRIES_MAX);
         let text = outlook.encode();
         assert!(text.len() as u64 <= FILE_BYTES_MAX);
-        let read = Outlook::parse(&text);
+        let read = Outlook::parse(&text).unwrap();
         assert_eq!(read.verdict(&long, "99", NOW + 100), Some(Verdict::Works));
         assert_eq!(read.verdict(&long, "0", NOW + 100), None);
         for damaged in [&b""[..], b"[{}]", b"{", &text[..text.len() / 2]] {
-            assert_eq!(Outlook::parse(damaged), Outlook::default());
+            assert_eq!(Outlook::parse(damaged), None);
         }
     }
 
@@ -202,13 +209,23 @@ mod tests {
         let (mut losses, begun) = (Losses::default(), Instant::now());
         let after = |ms| begun + Duration::from_millis(ms);
         // All links of an agent at once.
-        assert!((0..64).all(|ms| !losses.lost(after(ms))));
-        assert!(!losses.lost(after(3_000)));
-        assert!(losses.lost(after(6_000)));
+        assert!((0..64).all(|ms| !losses.lost("home", after(ms))));
+        assert!(!losses.lost("home", after(3_000)));
+        assert!(losses.lost("home", after(6_000)));
         // The count has begun anew.
-        assert!(!losses.lost(after(9_000)) && !losses.lost(after(12_000)));
+        assert!(!losses.lost("home", after(9_000)) && !losses.lost("home", after(12_000)));
         losses.lasted();
-        assert!(!losses.lost(after(15_000)) && !losses.lost(after(18_000)));
-        assert!(losses.lost(after(21_000)));
+        assert!(!losses.lost("home", after(15_000)) && !losses.lost("home", after(18_000)));
+        assert!(losses.lost("home", after(21_000)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn losses_in_one_network_do_not_speak_against_quic_in_another() {
+        let (mut losses, begun) = (Losses::default(), Instant::now());
+        let after = |ms| begun + Duration::from_millis(ms);
+        assert!(!losses.lost("home", after(0)) && !losses.lost("home", after(3_000)));
+        assert!(!losses.lost("train", after(6_000)));
+        assert!(!losses.lost("train", after(9_000)));
+        assert!(losses.lost("train", after(12_000)));
     }
 }

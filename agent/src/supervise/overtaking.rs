@@ -23,9 +23,15 @@ use crate::transport::Connection;
 /// trips, where UDP is dropped behind the handshake.
 const OUTRUN_AFTER: Duration = Duration::from_secs(1);
 
-/// Shortest time between two attempts to get a link over QUIC; the longest is twice as long, so that the agents of one
-/// network do not try together. A failed attempt is a few packets.
-const RETRY_AFTER: Duration = Duration::from_secs(300);
+/// Time more for a link over which the relay's hello has come: the path works, and the relay takes its time over any
+/// transport. Together with the time before, it is still below the relay's limit for the rival's first frame.
+const GREETED_FOR: Duration = Duration::from_secs(3);
+
+/// Shortest wait before QUIC is tried again, whatever the settings say: attempts must not become a loop.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+
+/// Longest setting that counts: what is remembered of QUIC counts for as long.
+const RETRY_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Time for the link over QUIC to register: the limit of any registration.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -42,6 +48,8 @@ pub(super) struct Overtaking {
     is_over_quic: bool,
     began_at: Instant,
     is_registered: bool,
+    /// True if the link has had more time, because the relay's hello has come.
+    is_greeted: bool,
     stage: Stage,
 }
 
@@ -80,14 +88,14 @@ pub(super) struct Rest {
 
 /// What a slot is to do.
 pub(super) enum Turn {
-    /// Give the link up for this connection.
+    /// Ask [`Overtaking::outrun`] whether to give the link up for this connection.
     Outrun(Connection),
     /// Start a link over this connection for [`Overtaking::register`].
     Connected(Connection),
     /// Go on with this link, which has an answer for each target.
     Answered(Dialled),
-    /// Go on as before. The link over QUIC, which had as many tunnels, is given up.
-    GivenUp(usize),
+    /// Go on as before: the link over QUIC is given up, and the relay may have granted what it did not answer.
+    GivenUp,
 }
 
 impl Overtaking {
@@ -105,6 +113,7 @@ impl Overtaking {
             is_over_quic,
             began_at: Instant::now(),
             is_registered: false,
+            is_greeted: false,
             stage: Stage::Idle,
         };
         match rival {
@@ -126,9 +135,6 @@ impl Overtaking {
                 Stage::Through(_, until) => {
                     sleep_until(*until).await;
                     if let Stage::Through(connection, _) = self.take() {
-                        if self.is_over_quic {
-                            self.learn(Verdict::Dead);
-                        }
                         return Turn::Outrun(connection);
                     }
                 }
@@ -143,7 +149,7 @@ impl Overtaking {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "QUIC does not get through yet");
-                        self.learn(Verdict::Dead);
+                        self.failed(&error);
                         self.wait();
                     }
                 },
@@ -151,12 +157,11 @@ impl Overtaking {
                     let Some(is_complete) = candidate.answered().await else {
                         continue;
                     };
-                    if let Stage::Registering(candidate) = self.take() {
+                    if let Some(candidate) = self.take_candidate() {
                         self.wait();
-                        let granted = candidate.dialled.granted();
-                        return match is_complete && granted > 0 {
-                            true => Turn::Answered(candidate.dialled),
-                            false => Turn::GivenUp(granted),
+                        return match is_complete {
+                            true => Turn::Answered(candidate),
+                            false => Turn::GivenUp,
                         };
                     }
                 }
@@ -173,11 +178,31 @@ impl Overtaking {
         }));
     }
 
+    /// Returns the connection for which the link is to be given up now, if it is; `is_greeted` is true if the relay's hello
+    /// has come over the link.
+    pub(super) fn outrun(
+        &mut self,
+        connection: Connection,
+        is_greeted: bool,
+    ) -> Option<Connection> {
+        if is_greeted && !std::mem::replace(&mut self.is_greeted, true) {
+            self.stage = Stage::Through(connection, Instant::now() + GREETED_FOR);
+            return None;
+        }
+        if self.is_over_quic && !self.is_greeted {
+            self.learn(Verdict::Dead);
+        }
+        Some(connection)
+    }
+
     /// Waits for the next attempt, if the relay's URL leaves the transport open and the link is not over QUIC.
     pub(super) fn wait(&mut self) {
         let may_improve = self.agent.dialler.relay().chooses() && !self.is_over_quic;
         self.stage = match may_improve {
-            true => Stage::Waiting(Instant::now() + retry_after(fastrand::f64())),
+            true => {
+                let wait = retry_after(self.agent.config.quic_retry, fastrand::f64());
+                Stage::Waiting(Instant::now() + wait)
+            }
             false => Stage::Idle,
         };
     }
@@ -192,6 +217,11 @@ impl Overtaking {
         if is_other && self.agent.chooser.races(&self.agent.dialler, &network) {
             *at = (*at).min(Instant::now() + SETTLING);
         }
+    }
+
+    /// Ends what goes on, because the agent was asked to stop; returns the link over QUIC that registers.
+    pub(super) fn stop(&mut self) -> Option<Dialled> {
+        self.take_candidate()
     }
 
     /// Notes that the link has a tunnel: the race is over.
@@ -243,22 +273,21 @@ impl Overtaking {
 
     /// The rival of the race has ended.
     fn raced(&mut self, ended: Result<Connection, Error>) {
-        let verdict = match &ended {
-            Ok(_) => Verdict::Works,
-            Err(_) => Verdict::Dead,
-        };
         match ended {
             Ok(connection) if !self.is_registered => {
                 let until = Instant::now() + OUTRUN_AFTER;
                 self.stage = Stage::Through(connection, until);
             }
             // A connection that is too late is closed.
-            _ => {
-                if !self.is_over_quic {
-                    self.learn(verdict);
-                }
+            Ok(_) if !self.is_over_quic => {
+                self.learn(Verdict::Works);
                 self.wait();
             }
+            Err(error) if !self.is_over_quic => {
+                self.failed(&error);
+                self.wait();
+            }
+            _ => self.wait(),
         }
     }
 
@@ -269,8 +298,9 @@ impl Overtaking {
         }
         self.network = Some(local_network());
         let agent = Arc::clone(&self.agent);
+        // The relay leads calls to the link from its registration on, so the path is tested before.
         self.stage = Stage::Dialling(Attempt::start(
-            async move { agent.dialler.dial_quic().await },
+            async move { agent.dialler.prove_quic().await },
         ));
     }
 
@@ -280,8 +310,21 @@ impl Overtaking {
         }
     }
 
+    fn failed(&self, error: &Error) {
+        if let Some(network) = &self.network {
+            self.agent.chooser.failed(network, error);
+        }
+    }
+
     fn take(&mut self) -> Stage {
         std::mem::replace(&mut self.stage, Stage::Idle)
+    }
+
+    fn take_candidate(&mut self) -> Option<Dialled> {
+        match self.take() {
+            Stage::Registering(candidate) => Some(candidate.dialled),
+            _ => None,
+        }
     }
 }
 
@@ -304,18 +347,26 @@ impl Candidate {
     }
 }
 
-/// Wait before QUIC is tried again; `random` is from 0 to 1.
-fn retry_after(random: f64) -> Duration {
-    RETRY_AFTER.mul_f64(1.0 + random)
+/// Wait before QUIC is tried again, at least `least`, and at most twice as long, so that the agents of one network do not
+/// try together; `random` is from 0 to 1.
+fn retry_after(least: Duration, random: f64) -> Duration {
+    least.clamp(RETRY_MIN, RETRY_MAX).mul_f64(1.0 + random)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::QUIC_RETRY;
 
     #[test]
     fn quic_is_tried_again_after_five_to_ten_minutes() {
-        assert_eq!(retry_after(0.0), Duration::from_secs(300));
-        assert_eq!(retry_after(1.0), Duration::from_secs(600));
+        assert_eq!(retry_after(QUIC_RETRY, 0.0), Duration::from_secs(300));
+        assert_eq!(retry_after(QUIC_RETRY, 1.0), Duration::from_secs(600));
+    }
+
+    #[test]
+    fn the_setting_cannot_make_the_attempts_a_loop_or_overflow_the_clock() {
+        assert_eq!(retry_after(Duration::ZERO, 0.0), RETRY_MIN);
+        assert_eq!(retry_after(Duration::MAX, 1.0), 2 * RETRY_MAX);
     }
 }

@@ -43,8 +43,8 @@ pub(super) struct Won<T> {
     pub(super) connection: T,
     /// The other attempt, unless it has failed.
     pub(super) rival: Option<Attempt<T>>,
-    /// True if QUIC has failed, and a WebSocket got through.
-    pub(super) has_quic_failed: bool,
+    /// Why QUIC has failed, if it has and a WebSocket got through.
+    pub(super) quic_error: Option<Error>,
 }
 
 /// Starts `quic`, and `other` 300 ms later, or at once when `quic` has failed; returns the first success.
@@ -65,25 +65,25 @@ where
         let _ = timeout(HEAD_START, begun.notified()).await;
         other.await
     });
-    let won = |connection, rival, has_quic_failed| Won {
+    let won = |connection, rival, quic_error| Won {
         connection,
         rival,
-        has_quic_failed,
+        quic_error,
     };
     tokio::select! {
         biased;
         ended = quic.ended() => match ended {
-            Ok(connection) => Ok(won(connection, Some(other), false)),
+            Ok(connection) => Ok(won(connection, Some(other), None)),
             Err(error) => {
                 tracing::debug!(%error, "QUIC does not get through");
                 begin.notify_one();
-                Ok(won(other.ended().await?, None, true))
+                Ok(won(other.ended().await?, None, Some(error)))
             }
         },
         ended = other.ended() => match ended {
-            Ok(connection) => Ok(won(connection, Some(quic), false)),
+            Ok(connection) => Ok(won(connection, Some(quic), None)),
             Err(error) => match quic.ended().await {
-                Ok(connection) => Ok(won(connection, None, false)),
+                Ok(connection) => Ok(won(connection, None, None)),
                 Err(_) => Err(error),
             },
         },
@@ -145,7 +145,8 @@ mod tests {
         ] {
             let (won, ms) = raced(quic, other).await;
             let won = won.unwrap();
-            assert_eq!((won.connection, won.has_quic_failed), (name, has_failed));
+            let failed = won.quic_error.is_some();
+            assert_eq!((won.connection, failed), (name, has_failed));
             // The clock of tokio's timers counts in milliseconds, rounded up.
             assert!((took..took + 5).contains(&ms), "{ms} ms in place of {took}");
         }

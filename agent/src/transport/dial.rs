@@ -40,6 +40,10 @@ use crate::error::{ConfigError, Error, ProxyError, TrustError};
 /// WebSocket together.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time for the first packets behind a handshake over QUIC: two repetitions at a round trip of 300 ms, and below the
+/// relay's limit of 5 s for the first frame of a connection.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Interval of the checks whether the system still names the proxy that refuses the login.
 const WAY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -270,6 +274,25 @@ impl Dialler {
         };
         let quic = self.shake_quic(client).await?;
         Ok(Connection::Quic(Box::new(quic)))
+    }
+
+    /// As [`Dialler::dial_quic`], and waits until the path has carried packets behind the handshake as well: some
+    /// firewalls let a handshake through, and no more.
+    ///
+    /// # Errors
+    /// As [`Dialler::dial_quic`].
+    pub(crate) async fn prove_quic(&self) -> Result<Connection, Error> {
+        let mut connection = self.dial_quic().await?;
+        if let Connection::Quic(quic) = &mut connection {
+            quic.confirm(PROOF_TIMEOUT).await.map_err(|error| {
+                let to = self.relay.address();
+                Error::Dial {
+                    relay: self.relay.to_string(),
+                    source: quic::with_hint(error, to, true),
+                }
+            })?;
+        }
+        Ok(connection)
     }
 
     /// Whether an `https://` relay may be dialled over QUIC from this machine now.

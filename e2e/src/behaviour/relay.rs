@@ -224,6 +224,28 @@ impl TestRelay {
         admin::tunnels(self.admin_address()).await
     }
 
+    /// Waits until `wanted` accepts the rows of `/tunnels`, and returns them.
+    ///
+    /// # Errors
+    /// `wanted` does not accept them within [`SOON`]; the error lists the rows.
+    pub async fn tunnels_until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&[TunnelRow]) -> bool,
+    ) -> Result<Vec<TunnelRow>> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let rows = self.tunnels().await?;
+            if wanted(&rows) {
+                return Ok(rows);
+            }
+            if Instant::now() > deadline {
+                bail!("not within {SOON:?}: {what}\n{rows:?}");
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
     /// Waits until `wanted` accepts the metrics, and returns them.
     ///
     /// # Errors

@@ -34,6 +34,8 @@ pub(super) enum Change {
     Up,
     /// The tunnel was up, and its permission was extended.
     Renewed,
+    /// The tunnel was up, and was registered again as it was.
+    Repeated,
     /// The tunnel is up, and its permission still ends after this time.
     Ending(Duration),
     /// The target has no tunnel.
@@ -55,6 +57,8 @@ struct TargetRegistration {
     has_new_token: bool,
     /// True if the registration that waits, or was answered last, had the changed token.
     asked_with_new_token: bool,
+    /// True if the registration that is due, or waits, asks for no more than the tunnel has.
+    is_repeat: bool,
     backoff: Backoff,
     /// True if this run of the agent ever had the tunnel.
     had: bool,
@@ -76,6 +80,7 @@ impl Registrations {
             due_at: None,
             has_new_token: false,
             asked_with_new_token: false,
+            is_repeat: false,
             backoff: Backoff::default(),
             had,
         };
@@ -98,7 +103,11 @@ impl Registrations {
         it.had = true;
         let before = std::mem::replace(&mut it.phase, Phase::Up { ends_at });
         let is_fresh = std::mem::take(&mut it.asked_with_new_token);
+        let is_repeat = std::mem::take(&mut it.is_repeat);
         let (change, wait) = match (before, ends_at) {
+            (Phase::Up { .. }, _) if is_repeat => {
+                (Change::Repeated, ends_at.map(|_| renew_in(lasts, random)))
+            }
             // A fresh token may end sooner than the one before: the fresh token decides.
             (Phase::Up { ends_at: Some(was) }, Some(end))
                 if end < was + RENEWED_MIN && !(is_fresh && end + RENEWED_MIN <= was) =>
@@ -140,6 +149,7 @@ impl Registrations {
     ) -> Change {
         let it = &mut self.0[target];
         let error = Error::refused_tunnel(&refusal, it.had);
+        it.is_repeat = false;
         it.phase = Phase::Refused(refusal);
         it.due_at = it
             .backoff
@@ -159,7 +169,7 @@ impl Registrations {
         random: &mut fastrand::Rng,
     ) -> Option<Duration> {
         let it = &mut self.0[target];
-        it.asked_at = None;
+        (it.asked_at, it.is_repeat) = (None, false);
         let (left, is_up) = match it.phase {
             Phase::Up { ends_at: Some(end) } => (end.saturating_duration_since(now), true),
             Phase::Up { ends_at: None } => (Duration::MAX, true),
@@ -184,11 +194,12 @@ impl Registrations {
         }
     }
 
-    /// Has every tunnel that is up registered again at once: another link of the agent had it meanwhile.
+    /// Has every tunnel that is up registered again at once: another link of the agent may have had it meanwhile.
     pub(super) fn again(&mut self, now: Instant) {
         for it in &mut self.0 {
             if matches!(it.phase, Phase::Up { .. }) {
                 it.due_at = Some(now);
+                it.is_repeat = true;
             }
         }
     }

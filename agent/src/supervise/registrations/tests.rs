@@ -92,6 +92,25 @@ fn a_renewal_that_is_refused_leaves_the_tunnel_up_and_is_tried_again() {
 }
 
 #[test]
+fn what_another_link_had_meanwhile_is_registered_again_without_news() {
+    let (start, mut random) = (Instant::now(), random());
+    let mut it = Registrations::new([false; 3].into_iter(), start);
+    it.granted(0, 60, start, &mut random);
+    it.granted(1, 0, start, &mut random);
+    it.refused(2, refusal(RefusalReason::BadToken), start, &mut random);
+    let now = after(start, 10);
+    it.again(now);
+    assert_eq!(it.take_due(now), [0, 1]);
+    // The token is the same, and the permission has come no nearer to its end.
+    assert_eq!(it.granted(0, 50, now, &mut random), Change::Repeated);
+    assert_eq!(it.granted(1, 0, now, &mut random), Change::Repeated);
+    // The next renewal has its news again.
+    let now = it.wakes_at().unwrap();
+    assert_eq!(it.take_due(now), [0]);
+    assert_eq!(it.granted(0, 120, now, &mut random), Change::Renewed);
+}
+
+#[test]
 fn a_fresh_token_is_taken_even_where_it_ends_sooner() {
     let (start, mut random) = (Instant::now(), random());
     let mut it = Registrations::new([false].into_iter(), start);

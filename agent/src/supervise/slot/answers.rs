@@ -75,6 +75,7 @@ impl Slot {
                 target: at,
                 expires_in_s: lasts,
             }),
+            Change::Repeated => {}
             Change::Up | Change::Refused { .. } => self.tell(AgentEvent::Registered {
                 link: self.index,
                 tunnel: granted.tunnel.to_string(),
@@ -124,7 +125,7 @@ impl Slot {
                     });
                 }
             }
-            Change::Up | Change::Renewed => {}
+            Change::Up | Change::Renewed | Change::Repeated => {}
         }
     }
 

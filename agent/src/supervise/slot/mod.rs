@@ -116,7 +116,7 @@ impl Slot {
                 Ok(Left::Overtaken) => continue,
                 Ok(Left::Moved(_)) if once => break,
                 Ok(Left::Moved(wait)) => wait,
-                Err(error) if once => return Err(error),
+                Err(error) if once && !self.is_still_dialling() => return Err(error),
                 Err(error) => {
                     let settles = self.network.is_settling();
                     let Some(mut wait) = self.backoff.after(&error, settles, &mut self.random)
@@ -161,6 +161,12 @@ impl Slot {
         // Draining links end by themselves; each has its own deadline.
         while self.draining.join_next().await.is_some() {}
         Ok(())
+    }
+
+    /// True if the other transport of the first dial is still there, and no link has got as far as a tunnel.
+    fn is_still_dialling(&self) -> bool {
+        let had = self.agent.had.iter().any(|it| it.load(Ordering::Relaxed));
+        !had && (self.spare.is_some() || self.next.is_some())
     }
 
     /// Runs one link, which is dialled if none has begun.
@@ -284,16 +290,20 @@ impl Slot {
             transport = "quic",
             "the link goes on over QUIC; its sessions end over the earlier connection"
         );
-        let (drain_timeout, stop) = (self.agent.config.drain_timeout, self.stop.clone());
-        while self.draining.try_join_next().is_some() {}
-        self.draining
-            .spawn(leave(earlier.link, earlier.task, drain_timeout, stop));
+        self.part(earlier);
         self.next = Some(Running {
             dialled: next,
             beside: Overtaking::beside(&self.agent, true, None, network),
             is_quiet: true,
         });
         Left::Overtaken
+    }
+
+    /// Leaves a link whose sessions go on, while another link of the slot gets the new ones.
+    fn part(&mut self, Dialled { link, task, .. }: Dialled) {
+        let (drain_timeout, stop) = (self.agent.config.drain_timeout, self.stop.clone());
+        while self.draining.try_join_next().is_some() {}
+        self.draining.spawn(leave(link, task, drain_timeout, stop));
     }
 
     /// Reacts to the link's news, to due registrations and to changes around the agent, until the link leaves the slot.
@@ -329,6 +339,10 @@ impl Slot {
                     stopping = true;
                     let deadline = Instant::now() + self.agent.config.drain_timeout;
                     link.close(deadline, Some(LinkEnd::ShuttingDown));
+                    // It may have sessions already.
+                    if let Some(candidate) = beside.stop() {
+                        self.part(candidate);
+                    }
                 }
                 () = until(wakes_at), if !stopping => {
                     if it.is_unanswered(Instant::now()) {
@@ -351,7 +365,7 @@ impl Slot {
                 }
                 () = changed(&mut self.token), if !stopping => it.token_changed(Instant::now()),
                 turn = beside.turn(), if !stopping => {
-                    if let Some(next) = self.turned(turn, beside, it)? {
+                    if let Some(next) = self.turned(turn, &link, beside, it)? {
                         return Ok(Leaving::Overtaken(next));
                     }
                 }
@@ -402,13 +416,16 @@ impl Slot {
     fn turned(
         &mut self,
         turn: Turn,
+        link: &Link,
         beside: &mut Overtaking,
         it: &mut Registrations,
     ) -> Result<Option<Dialled>, Error> {
         match turn {
             Turn::Outrun(connection) => {
-                self.spare = Some(Raced::of(connection, beside.network()));
-                return Err(outrun());
+                if let Some(connection) = beside.outrun(connection, link.is_established()) {
+                    self.spare = Some(Raced::of(connection, beside.network()));
+                    return Err(outrun());
+                }
             }
             Turn::Connected(connection) => match self.agent.config.registrations() {
                 Ok(registers) => {
@@ -420,11 +437,18 @@ impl Slot {
                     beside.wait();
                 }
             },
-            Turn::Answered(next) if next.granted() >= it.up_count() => return Ok(Some(next)),
-            Turn::Answered(_) => it.again(Instant::now()),
-            // What it had took the place of this link's tunnels at the relay.
-            Turn::GivenUp(1..) => it.again(Instant::now()),
-            Turn::GivenUp(0) => {}
+            Turn::Answered(next) => match next.granted() {
+                // The relay has refused all.
+                0 => {}
+                granted if granted >= it.up_count() => return Ok(Some(next)),
+                // What it has took the place of this link's tunnels at the relay, and may have sessions.
+                _ => {
+                    it.again(Instant::now());
+                    self.part(next);
+                }
+            },
+            // An answer may be lost: the relay then sends calls to the link that is gone, and nowhere after its end.
+            Turn::GivenUp => it.again(Instant::now()),
         }
         Ok(None)
     }

@@ -379,6 +379,26 @@ impl Quic {
         })
     }
 
+    /// Waits until packets behind the handshake have come through in both directions, for `limit` at most: the relay
+    /// confirms the handshake in such a packet once it has this side's last part (RFC 9001, section 4.1.2).
+    ///
+    /// # Errors
+    /// `TimedOut` after the limit; else why the connection was lost.
+    pub(crate) async fn confirm(&mut self, limit: Duration) -> io::Result<()> {
+        let until = Instant::now() + limit;
+        loop {
+            self.take_in().map_err(io::Error::other)?;
+            self.send_out();
+            if self.state.connection.stats().frame_rx.handshake_done > 0 {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.ready(Some(until)).await;
+        }
+    }
+
     /// Waits until the connection has found the largest datagram that its path takes, for `limit` at most.
     pub async fn find_mtu(&mut self, limit: Duration) {
         let until = Instant::now() + limit;

@@ -41,6 +41,17 @@ async fn a_dial_over_quic_finds_its_relay_and_measures_the_path() {
 }
 
 #[tokio::test]
+async fn a_path_that_carries_more_than_a_handshake_is_proved() {
+    let server = Server::relay().await;
+    let mut relay = QuicRelay::of(&server).await;
+    let dialler = relay.dialler(&server);
+    tokio::select! {
+        proved = dialler.prove_quic() => assert!(proved.unwrap().is_over_quic()),
+        () = relay.serve() => unreachable!("the relay serves for ever"),
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_server_is_told_as_over_tls() {
     let (server, other) = (Server::relay().await, Server::relay().await);
     let mut relay = QuicRelay::of(&server).await;
