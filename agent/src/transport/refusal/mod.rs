@@ -12,6 +12,12 @@ use crate::address::HostPort;
 /// Status of a proxy that wants a login (RFC 9110, section 15.5.8).
 const LOGIN_REQUIRED: u16 = 407;
 
+/// Status with which some proxies refuse a login in place of 407 (RFC 9110, section 15.5.2).
+const UNAUTHORIZED: u16 = 401;
+
+/// Status with which some proxies refuse a login in place of 407, and others the address (RFC 9110, section 15.5.4).
+const FORBIDDEN: u16 = 403;
+
 /// First answer of a SOCKS proxy that wants a user name and password (RFC 1928, section 3).
 const SOCKS_WANTS_LOGIN: [u8; 2] = [5, 2];
 
@@ -22,8 +28,14 @@ const NOT_ACCEPTED: &str = "it does not accept the user name and password in its
 const CLOSES_AT_LOGIN: &str = "it closed the connection when it was sent the user name and password in its URL: it \
                                does not accept them";
 
+/// What is told of a proxy that ends the connection before the head of its answer is complete.
+const CLOSES_IN_ANSWER: &str = "it closed the connection in the middle of its answer";
+
 /// What is told of a proxy whose answer does not come in time.
 pub(super) const LATE: &str = "no answer in time";
+
+/// What is told of a proxy that was not asked in time, because the logins of other dials had no answer yet.
+pub(super) const LATE_IN_LINE: &str = "another login at the proxy was still waiting for its answer";
 
 /// What is told of a proxy whose answer to the login does not come in time.
 const LATE_AT_LOGIN: &str =
@@ -31,9 +43,6 @@ const LATE_AT_LOGIN: &str =
 
 /// Beginning of the answer of an HTTP proxy, up to the minor version.
 const ANSWER_START: &[u8] = b"HTTP/1.";
-
-/// First status that is no interim one (RFC 9110, section 15.3).
-const FINAL_STATUS_MIN: u16 = 200;
 
 /// Digits of a status.
 const STATUS_DIGITS: usize = 3;
@@ -54,11 +63,11 @@ enum Verdict {
     Accepted,
     /// The proxy did not accept the login, or wants one and was given none.
     Refused,
-    /// The proxy was sent a user name and password, and ended the connection before its answer had a status: it refuses
-    /// them, or it restarts.
+    /// The proxy was sent a user name and password, and ended the connection in place of an answer: it refuses them, or it
+    /// restarts.
     Ended,
-    /// The proxy was sent a user name and password, and its answer does not come, or does not say whether it accepts
-    /// them.
+    /// The proxy was sent a user name and password, and its answer does not come, is not complete, or does not say
+    /// whether it accepts them.
     Unanswered,
 }
 
@@ -96,16 +105,16 @@ impl Problem {
             text: refusal(head, to, has_user),
             verdict: match head.status {
                 LOGIN_REQUIRED => Verdict::Refused,
+                UNAUTHORIZED | FORBIDDEN if has_user => Verdict::Refused,
                 _ => Verdict::Open,
             },
         }
     }
 
     /// From an HTTP proxy that has sent `heard` of its answer's head, and not all of it. `has_user` is true if it was
-    /// given a user name and password.
+    /// given a user name and password. A status other than 407 says nothing then: what breaks off is no answer.
     pub(super) fn of_no_head(why: NoAnswer, heard: &[u8], has_user: bool) -> Self {
-        let status = status(heard);
-        if status == Some(LOGIN_REQUIRED) {
+        if status(heard) == Some(LOGIN_REQUIRED) {
             let text = match has_user {
                 true => NOT_ACCEPTED,
                 false => {
@@ -117,12 +126,15 @@ impl Problem {
                 verdict: Verdict::Refused,
             };
         }
-        let is_answered = status.is_some_and(|status| status >= FINAL_STATUS_MIN);
+        let has_begun = !heard.trim_ascii().is_empty();
         Self {
-            text: why.text,
-            verdict: match has_user && !is_answered {
+            text: match why.is_end && has_begun {
+                true => CLOSES_IN_ANSWER.to_owned(),
+                false => why.text,
+            },
+            verdict: match has_user {
                 false => Verdict::Open,
-                true if why.is_end => Verdict::Ended,
+                true if why.is_end && !has_begun => Verdict::Ended,
                 true => Verdict::Unanswered,
             },
         }
@@ -262,6 +274,10 @@ fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
             _ => ", and many proxies allow port 443 alone",
         };
         return match head.status {
+            UNAUTHORIZED | FORBIDDEN if has_user => format!(
+                "it does not connect to {to} ({status}): it may refuse the user name and password in its URL, or the \
+                 address; correct them, or ask its operator to allow that{port}"
+            ),
             502..=504 => {
                 format!("it cannot reach {to} ({status}), or does not know the name")
             }

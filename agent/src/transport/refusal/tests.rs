@@ -83,21 +83,26 @@ fn an_http_proxy_that_does_not_answer_the_login_counts_as_refusing_it() {
     let ended = || NoAnswer::of(&io::ErrorKind::UnexpectedEof.into());
     let reset = || NoAnswer::of(&io::ErrorKind::ConnectionReset.into());
     let wrong = || NoAnswer::from("it does not speak HTTP".to_owned());
+    let cut = "HTTP/1.1 200 Connection";
     for (why, heard, verdict) in [
         (ended(), "", Verdict::Ended),
         (reset(), "", Verdict::Ended),
         (ended(), "\r\n", Verdict::Ended),
         (wrong(), "", Verdict::Unanswered),
-        (ended(), "HTTP/1.1 2", Verdict::Ended),
-        (reset(), "HTTP/1.1 +20 ", Verdict::Ended),
-        (ended(), "HTTP/1.1 102 Wait\r\n", Verdict::Ended),
+        (ended(), "HTTP/1.1 2", Verdict::Unanswered),
+        (reset(), "HTTP/1.1 +20 ", Verdict::Unanswered),
+        (ended(), "HTTP/1.1 102 Wait\r\n", Verdict::Unanswered),
+        (ended(), cut, Verdict::Unanswered),
+        (ended(), "HTTP/1.1 503 Away\r\nVia: p", Verdict::Unanswered),
+        (wrong(), cut, Verdict::Unanswered),
         (wrong(), "SSH-2.0-x\r\n", Verdict::Unanswered),
         (wrong(), "HTTP/1.1 102 Wait\r\n\r\n", Verdict::Unanswered),
-        // The status says that it is not the login.
-        (ended(), "HTTP/1.1 503 Away\r\nVia: p", Verdict::Open),
     ] {
-        let text = why.text.clone();
         let is_end = why.is_end;
+        let text = match is_end && verdict == Verdict::Unanswered {
+            true => CLOSES_IN_ANSWER.to_owned(),
+            false => why.text.clone(),
+        };
         let problem = Problem::of_no_head(why, heard.as_bytes(), true);
         assert_eq!((problem.text(), problem.verdict), (&*text, verdict));
         let expected = match verdict {
@@ -114,7 +119,9 @@ fn an_http_proxy_that_does_not_answer_the_login_counts_as_refusing_it() {
         ("", true, LATE_AT_LOGIN),
         ("\r\n", true, LATE_AT_LOGIN),
         ("HTTP/1.1 4", true, LATE_AT_LOGIN),
-        ("HTTP/1.1 502 Bad\r\n", true, LATE),
+        ("HTTP/1.1 502 Bad\r\n", true, LATE_AT_LOGIN),
+        (cut, true, LATE_AT_LOGIN),
+        (cut, false, LATE),
         ("", false, LATE),
     ] {
         let late = Problem::of_late_http(heard.as_bytes(), has_user);
@@ -207,6 +214,12 @@ fn a_refusal_is_told_with_what_to_do() {
         ),
         (head("403 Forbidden"), 443, false, "allow that"),
         (
+            head("403 ada:secret"),
+            443,
+            true,
+            "relay:443 (403 Forbidden): it may refuse the user name",
+        ),
+        (
             head("500 Internal Server Error"),
             443,
             false,
@@ -221,10 +234,31 @@ fn a_refusal_is_told_with_what_to_do() {
     ] {
         let text = refusal(&head, &to(&format!("relay:{port}")), has_user);
         assert!(text.contains(words), "{text}");
+        assert!(!text.contains("secret"), "{text}");
     }
     // A proxy may name any number of schemes.
     let schemes: Vec<_> = (0..1000).map(|number| format!("Scheme-{number}")).collect();
     let many = login(&format!("Proxy-Authenticate: {}", schemes.join(", ")));
     let text = refusal(&many, &to("relay:443"), false);
     assert!(text.contains("Scheme-0, ") && text.len() < 1000, "{text}");
+}
+
+#[test]
+fn an_answer_with_401_or_403_refuses_a_login_that_was_sent() {
+    for (status, has_user, verdict) in [
+        (401, true, Verdict::Refused),
+        (403, true, Verdict::Refused),
+        (407, true, Verdict::Refused),
+        (401, false, Verdict::Open),
+        (403, false, Verdict::Open),
+        (407, false, Verdict::Refused),
+        (302, true, Verdict::Open),
+        (404, true, Verdict::Open),
+        (502, true, Verdict::Open),
+    ] {
+        let text = format!("HTTP/1.1 {status} x\r\n\r\n");
+        let (head, _) = Head::parse(text.as_bytes()).unwrap().unwrap();
+        let problem = Problem::of_http(&head, &to("relay:443"), has_user);
+        assert_eq!(problem.verdict, verdict, "{status} {has_user}");
+    }
 }
