@@ -17,7 +17,10 @@ use crate::address::HostPort;
 use crate::error::{RefusedLogin, UnansweredLogin};
 
 /// Least time that a proxy has for its answer: a dial that waited for others may end earlier.
-const ANSWER_TIME_MIN: Duration = Duration::from_secs(5);
+///
+/// A login that is slow and right must not count as unanswered for that. A second less than a dial has, so that a dial
+/// whose connection to the proxy took less than that ends with its login.
+const ANSWER_TIME_MIN: Duration = Duration::from_secs(9);
 
 /// Time for which an answer is awaited after the login has counted as unanswered.
 ///

@@ -1,5 +1,7 @@
 //! The head of an HTTP answer to the agent's own requests: to a proxy, and for the WebSocket.
 
+use http::StatusCode;
+
 /// Limit on the bytes of a head.
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -16,7 +18,6 @@ const SHOWN_CHARS_MAX: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) status: u16,
-    reason: String,
     /// Names and values; bytes of a value that are not UTF-8 are replaced by U+FFFD.
     fields: Vec<(String, String)>,
 }
@@ -50,7 +51,6 @@ impl Head {
         let fields = fields.map(|field| (field.name.to_owned(), text(field.value)));
         let head = Self {
             status: answer.code.unwrap_or_default(),
-            reason: answer.reason.unwrap_or_default().to_owned(),
             fields: fields.collect(),
         };
         Ok(Some((head, len)))
@@ -82,11 +82,14 @@ impl Head {
         words.any(|it| it.trim().eq_ignore_ascii_case(word))
     }
 
-    /// Status and reason, such as `404 Not Found`.
+    /// Status and its usual reason, such as `404 Not Found`. The server's own reason may repeat a password that it was
+    /// sent, so it is not shown.
     pub(super) fn status_line(&self) -> String {
-        format!("{} {}", self.status, shown(&self.reason))
-            .trim_end()
-            .to_owned()
+        let status = StatusCode::from_u16(self.status).ok();
+        match status.and_then(|it| it.canonical_reason()) {
+            Some(reason) => format!("{} {reason}", self.status),
+            None => self.status.to_string(),
+        }
     }
 }
 
@@ -134,6 +137,20 @@ mod tests {
             (Some("p"), Some("q"))
         );
         assert_eq!(head.fields.len(), 2);
+    }
+
+    #[test]
+    fn the_reason_in_a_servers_own_words_is_not_shown() {
+        for (own, shown) in [
+            ("500 no: ada:secret", "500 Internal Server Error"),
+            ("404", "404 Not Found"),
+            ("599 secret", "599"),
+            ("999 secret", "999"),
+        ] {
+            let text = format!("HTTP/1.1 {own}\r\n\r\n");
+            let (head, _) = Head::parse(text.as_bytes()).unwrap().unwrap();
+            assert_eq!(head.status_line(), shown);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::ask::Request;
 use super::logins::Logins;
 use super::proxy::Proxy;
-use super::refusal::LATE;
+use super::refusal::{LATE, LATE_IN_LINE};
 use crate::address::HostPort;
 
 /// Why a way goes through its proxy, or straight.
@@ -104,9 +104,15 @@ impl Way {
         let socket = connected.map_err(|error| named(error.kind(), &error))?;
         // After the connection, so that one whose packets are lost holds up no other dial.
         let turn = self.logins.turn(&login, deadline).await;
-        let turn = turn.map_err(|error| match error.get_ref() {
-            None => named(error.kind(), &LATE),
-            Some(_) => error,
+        let turn = turn.map_err(|error| {
+            if error.get_ref().is_some() {
+                return error;
+            }
+            let why = match login.user {
+                Some(_) => LATE_IN_LINE,
+                None => LATE,
+            };
+            named(error.kind(), &why)
         })?;
         let request = Request {
             proxy: proxy.clone(),

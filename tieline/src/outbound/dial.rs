@@ -71,6 +71,12 @@ impl Dial {
         }
     }
 
+    /// True if a proxy leads to the relay now.
+    pub(super) fn has_proxy(&self) -> bool {
+        let way = self.proxies.way(&self.relay);
+        way.is_ok_and(|way| way.proxy().is_some())
+    }
+
     /// Connects, through the proxy that is named now if there is one, with the TLS handshake, before `deadline`.
     pub(crate) async fn connect(&self, deadline: Instant) -> Result<Box<dyn Stream>, Failure> {
         let way = self.proxies.way(&self.relay);

@@ -264,10 +264,10 @@ async fn asked(
     (socket, dialling)
 }
 
-/// Ready once the proxy of `dialler` may be asked, or may not.
-async fn barred(dialler: &Dialler, is_barred: bool) {
+/// Ready once the proxy on `way` may be asked, or may not.
+async fn barred(way: &Way, is_barred: bool) {
     let waiting = async {
-        while dialler.way().unwrap().is_barred() != is_barred {
+        while way.is_barred() != is_barred {
             tokio::task::yield_now().await;
         }
     };
@@ -296,7 +296,7 @@ async fn a_login_without_an_answer_counts_as_refused_until_a_late_answer_is_anot
             // The request ends with the answer.
             assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
         }
-        barred(&dialler, is_barred).await;
+        barred(&dialler.way().unwrap(), is_barred).await;
     }
 }
 
@@ -321,6 +321,41 @@ async fn a_dial_that_ends_before_the_answer_to_its_login_says_so() {
     let words = "no answer in time when it was sent the user name and password";
     assert!(error.to_string().contains(words), "{error}");
     assert!(!way.is_barred(), "the answer may still come");
+    // However early its dial has ended, the login has its own time.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert!(!way.is_barred(), "8 s after the login");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    tokio::time::resume();
+    barred(&way, true).await;
+}
+
+#[tokio::test]
+async fn a_dial_that_only_waited_for_the_login_of_another_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = HostPort::parse("relay.test:9001", None).unwrap();
+    for (user, words) in [
+        (
+            "ada:secret@",
+            "another login at the proxy was still waiting",
+        ),
+        ("", "no answer in time"),
+    ] {
+        let proxy = format!("http://{user}{}", listener.local_addr().unwrap());
+        let way = Proxies::parse(&proxy).unwrap().way(&to).unwrap();
+        let first = way.clone();
+        let dialling = tokio::spawn(async move { first.connect(deadline_in(DIAL_TIMEOUT)).await });
+        let (mut socket, _) = listener.accept().await.unwrap();
+        request(&mut socket).await;
+        let waiting = way.connect(deadline_in(Duration::from_secs(1)));
+        let error = waiting.await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains(words), "{error}");
+        // The connection of the second dial, which has sent nothing.
+        let (mut second, _) = listener.accept().await.unwrap();
+        assert_eq!(second.read(&mut [0; 1]).await.unwrap(), 0);
+        dialling.abort();
+    }
 }
 
 #[tokio::test]
@@ -332,7 +367,7 @@ async fn a_refused_login_is_remembered_though_its_dial_has_ended() {
     assert!(dialling.await.is_err_and(|error| error.is_cancelled()));
     let answer = b"HTTP/1.1 407 Login\r\n\r\n";
     socket.write_all(answer).await.unwrap();
-    barred(&dialler, true).await;
+    barred(&dialler.way().unwrap(), true).await;
 }
 
 #[tokio::test]
@@ -363,11 +398,14 @@ async fn an_answer_that_begins_with_407_is_a_refused_login_though_its_head_does_
 }
 
 #[tokio::test]
-async fn an_answer_without_a_status_counts_as_a_refused_login_and_one_with_another_status_does_not()
-{
+async fn an_answer_that_is_cut_or_has_401_or_403_counts_as_a_refused_login() {
     for (answer, is_refused) in [
-        ("HTTP/1.1 403 Forbidden\r\n\r\n", false),
-        ("HTTP/1.1 502 Bad Gateway\r\nVia", false),
+        ("HTTP/1.1 404 Not Found\r\n\r\n", false),
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", false),
+        ("HTTP/1.1 401 Unauthorized\r\n\r\n", true),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", true),
+        ("HTTP/1.1 502 Bad Gateway\r\nVia", true),
+        ("HTTP/1.1 200 Conn", true),
         ("HTTP/1.1 2", true),
         ("\r\n", true),
         ("\x05\x02 407", true),

@@ -1,5 +1,8 @@
 //! What it means that a proxy opens no connection, in words that say what to do.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 
 use super::head::{Head, shown};
@@ -8,6 +11,12 @@ use crate::address::HostPort;
 
 /// Status of a proxy that wants a login (RFC 9110, section 15.5.8).
 const LOGIN_REQUIRED: u16 = 407;
+
+/// Status with which some proxies refuse a login in place of 407 (RFC 9110, section 15.5.2).
+const UNAUTHORIZED: u16 = 401;
+
+/// Status with which some proxies refuse a login in place of 407, and others the address (RFC 9110, section 15.5.4).
+const FORBIDDEN: u16 = 403;
 
 /// First answer of a SOCKS proxy that wants a user name and password (RFC 1928, section 3).
 const SOCKS_WANTS_LOGIN: [u8; 2] = [5, 2];
@@ -19,8 +28,14 @@ const NOT_ACCEPTED: &str = "it does not accept the user name and password in its
 const CLOSES_AT_LOGIN: &str = "it closed the connection when it was sent the user name and password in its URL: it \
                                does not accept them";
 
+/// What is told of a proxy that ends the connection before the head of its answer is complete.
+const CLOSES_IN_ANSWER: &str = "it closed the connection in the middle of its answer";
+
 /// What is told of a proxy whose answer does not come in time.
 pub(super) const LATE: &str = "no answer in time";
+
+/// What is told of a proxy that was not asked in time, because the logins of other dials had no answer yet.
+pub(super) const LATE_IN_LINE: &str = "another login at the proxy was still waiting for its answer";
 
 /// What is told of a proxy whose answer to the login does not come in time.
 const LATE_AT_LOGIN: &str =
@@ -28,9 +43,6 @@ const LATE_AT_LOGIN: &str =
 
 /// Beginning of the answer of an HTTP proxy, up to the minor version.
 const ANSWER_START: &[u8] = b"HTTP/1.";
-
-/// First status that is no interim one (RFC 9110, section 15.3).
-const FINAL_STATUS_MIN: u16 = 200;
 
 /// Digits of a status.
 const STATUS_DIGITS: usize = 3;
@@ -51,11 +63,11 @@ enum Verdict {
     Accepted,
     /// The proxy did not accept the login, or wants one and was given none.
     Refused,
-    /// The proxy was sent a user name and password, and ended the connection before its answer had a status: it refuses
-    /// them, or it restarts.
+    /// The proxy was sent a user name and password, and ended the connection in place of an answer: it refuses them, or it
+    /// restarts.
     Ended,
-    /// The proxy was sent a user name and password, and its answer does not come, or does not say whether it accepts
-    /// them.
+    /// The proxy was sent a user name and password, and its answer does not come, is not complete, or does not say
+    /// whether it accepts them.
     Unanswered,
 }
 
@@ -93,16 +105,16 @@ impl Problem {
             text: refusal(head, to, has_user),
             verdict: match head.status {
                 LOGIN_REQUIRED => Verdict::Refused,
+                UNAUTHORIZED | FORBIDDEN if has_user => Verdict::Refused,
                 _ => Verdict::Open,
             },
         }
     }
 
     /// From an HTTP proxy that has sent `heard` of its answer's head, and not all of it. `has_user` is true if it was
-    /// given a user name and password.
+    /// given a user name and password. A status other than 407 says nothing then: what breaks off is no answer.
     pub(super) fn of_no_head(why: NoAnswer, heard: &[u8], has_user: bool) -> Self {
-        let status = status(heard);
-        if status == Some(LOGIN_REQUIRED) {
+        if status(heard) == Some(LOGIN_REQUIRED) {
             let text = match has_user {
                 true => NOT_ACCEPTED,
                 false => {
@@ -114,12 +126,15 @@ impl Problem {
                 verdict: Verdict::Refused,
             };
         }
-        let is_answered = status.is_some_and(|status| status >= FINAL_STATUS_MIN);
+        let has_begun = !heard.trim_ascii().is_empty();
         Self {
-            text: why.text,
-            verdict: match has_user && !is_answered {
+            text: match why.is_end && has_begun {
+                true => CLOSES_IN_ANSWER.to_owned(),
+                false => why.text,
+            },
+            verdict: match has_user {
                 false => Verdict::Open,
-                true if why.is_end => Verdict::Ended,
+                true if why.is_end && !has_begun => Verdict::Ended,
                 true => Verdict::Unanswered,
             },
         }
@@ -259,6 +274,10 @@ fn refusal(head: &Head, to: &HostPort, has_user: bool) -> String {
             _ => ", and many proxies allow port 443 alone",
         };
         return match head.status {
+            UNAUTHORIZED | FORBIDDEN if has_user => format!(
+                "it does not connect to {to} ({status}): it may refuse the user name and password in its URL, or the \
+                 address; correct them, or ask its operator to allow that{port}"
+            ),
             502..=504 => {
                 format!("it cannot reach {to} ({status}), or does not know the name")
             }
@@ -359,236 +378,4 @@ fn schemes(head: &Head) -> Vec<String> {
         }
     }
     schemes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn to(text: &str) -> HostPort {
-        HostPort::parse(text, None).unwrap()
-    }
-
-    #[test]
-    fn what_a_socks_proxy_refuses_is_told_with_what_to_do() {
-        use tokio_socks::Error;
-
-        for (error, has_user, words) in [
-            (Error::NoAcceptableAuthMethods, false, "USER:PASSWORD@"),
-            (Error::NoAcceptableAuthMethods, true, "takes no login"),
-            (Error::AuthorizationRequired, false, "USER:PASSWORD@"),
-            (Error::PasswordAuthFailure(1), true, "does not accept the"),
-        ] {
-            let problem = Problem::of_socks(&error, &[], &to("relay:1"), has_user);
-            assert!(problem.text.contains(words), "{}", problem.text);
-            assert_eq!(problem.verdict, Verdict::Refused, "{}", problem.text);
-        }
-        for (error, has_user, words) in [
-            (Error::InvalidAuthValues("password"), true, "1 to 255"),
-            (Error::InvalidResponseVersion, false, "(http://)?"),
-            (Error::AddressTypeNotSupported, false, "socks5h://"),
-            (Error::HostUnreachable, false, "connect to relay:1: Host"),
-            (
-                Error::Io(io::ErrorKind::UnexpectedEof.into()),
-                false,
-                "closed the connection",
-            ),
-        ] {
-            let problem = Problem::of_socks(&error, &[], &to("relay:1"), has_user);
-            assert!(problem.text.contains(words), "{}", problem.text);
-            assert_eq!(problem.verdict, Verdict::Open, "{}", problem.text);
-        }
-    }
-
-    #[test]
-    fn a_socks_proxy_that_closes_the_connection_after_the_login_did_not_accept_it() {
-        for (kind, heard, is_login) in [
-            (io::ErrorKind::UnexpectedEof, &[5, 2][..], true),
-            (io::ErrorKind::ConnectionReset, &[5, 2, 1], true),
-            (io::ErrorKind::UnexpectedEof, &[], false),
-            (io::ErrorKind::UnexpectedEof, &[5, 0], false),
-            (io::ErrorKind::UnexpectedEof, &[5, 2, 1, 0], false),
-        ] {
-            let error = tokio_socks::Error::Io(kind.into());
-            let problem = Problem::of_socks(&error, heard, &to("relay:1"), true);
-            let expected = is_login.then_some((Failure::Unanswered, CLOSES_AT_LOGIN));
-            assert_eq!(problem.login_failure(), expected, "{kind} {heard:?}");
-        }
-    }
-
-    #[test]
-    fn a_socks_proxy_that_does_not_answer_the_login_counts_as_refusing_it() {
-        let broken = || tokio_socks::Error::InvalidResponseVersion;
-        for (heard, has_user, verdict) in [
-            (&[5, 0][..], true, Verdict::Open),
-            (&[], true, Verdict::Open),
-            (&[5, 2], true, Verdict::Unanswered),
-            (&[5, 2, 1], true, Verdict::Unanswered),
-            (&[5, 2, 7, 0], true, Verdict::Unanswered),
-            (&[5, 2, 1, 0], true, Verdict::Accepted),
-            (&[5, 2, 1, 0, 5, 4, 0, 1], true, Verdict::Accepted),
-            (&[5, 2], false, Verdict::Open),
-        ] {
-            let late = Problem::of_late_socks(heard, has_user);
-            let other = Problem::of_socks(&broken(), heard, &to("relay:1"), has_user);
-            assert_eq!(late.verdict, verdict, "{heard:?}");
-            assert_eq!(other.verdict, verdict, "{heard:?}");
-            let is_unanswered = verdict == Verdict::Unanswered;
-            let words = if is_unanswered { LATE_AT_LOGIN } else { LATE };
-            assert_eq!(late.text(), words, "{heard:?}");
-            assert_eq!(late.accepts_login(), verdict == Verdict::Accepted);
-            assert_eq!(late.login_failure().is_some(), is_unanswered, "{heard:?}");
-        }
-    }
-
-    #[test]
-    fn an_http_proxy_that_does_not_answer_the_login_counts_as_refusing_it() {
-        let ended = || NoAnswer::of(&io::ErrorKind::UnexpectedEof.into());
-        let reset = || NoAnswer::of(&io::ErrorKind::ConnectionReset.into());
-        let wrong = || NoAnswer::from("it does not speak HTTP".to_owned());
-        for (why, heard, verdict) in [
-            (ended(), "", Verdict::Ended),
-            (reset(), "", Verdict::Ended),
-            (ended(), "\r\n", Verdict::Ended),
-            (wrong(), "", Verdict::Unanswered),
-            (ended(), "HTTP/1.1 2", Verdict::Ended),
-            (reset(), "HTTP/1.1 +20 ", Verdict::Ended),
-            (ended(), "HTTP/1.1 102 Wait\r\n", Verdict::Ended),
-            (wrong(), "SSH-2.0-x\r\n", Verdict::Unanswered),
-            (wrong(), "HTTP/1.1 102 Wait\r\n\r\n", Verdict::Unanswered),
-            // The status says that it is not the login.
-            (ended(), "HTTP/1.1 503 Away\r\nVia: p", Verdict::Open),
-        ] {
-            let text = why.text.clone();
-            let is_end = why.is_end;
-            let problem = Problem::of_no_head(why, heard.as_bytes(), true);
-            assert_eq!((problem.text(), problem.verdict), (&*text, verdict));
-            let expected = match verdict {
-                Verdict::Ended => Some((Failure::Unanswered, CLOSES_AT_LOGIN)),
-                Verdict::Unanswered => Some((Failure::Unanswered, &*text)),
-                _ => None,
-            };
-            assert_eq!(problem.login_failure(), expected, "{heard}");
-            let why = NoAnswer { text, is_end };
-            let without = Problem::of_no_head(why, heard.as_bytes(), false);
-            assert_eq!(without.login_failure(), None, "{heard}");
-        }
-        for (heard, has_user, words) in [
-            ("", true, LATE_AT_LOGIN),
-            ("\r\n", true, LATE_AT_LOGIN),
-            ("HTTP/1.1 4", true, LATE_AT_LOGIN),
-            ("HTTP/1.1 502 Bad\r\n", true, LATE),
-            ("", false, LATE),
-        ] {
-            let late = Problem::of_late_http(heard.as_bytes(), has_user);
-            assert_eq!(late.text(), words, "{heard}");
-            let is_failure = late.login_failure().is_some();
-            assert_eq!(is_failure, words == LATE_AT_LOGIN, "{heard}");
-        }
-    }
-
-    #[test]
-    fn a_status_line_of_407_is_a_refused_login_whatever_follows() {
-        for (heard, is_login) in [
-            ("HTTP/1.1 407", true),
-            ("HTTP/1.0 407 aaaaaaaa", true),
-            ("\r\nHTTP/1.1 407 Login\r\nVia", true),
-            ("HTTP/1.1 4070", false),
-            ("HTTP/1.1 40", false),
-            ("HTTP/1.1 403 407", false),
-            ("HTTP/1.x 407", false),
-            ("407", false),
-        ] {
-            let problem = Problem::of_late_http(heard.as_bytes(), true);
-            let refused = problem.login_failure() == Some((Failure::Refused, NOT_ACCEPTED));
-            assert_eq!(refused, is_login, "{heard}");
-            let problem = Problem::of_late_http(heard.as_bytes(), false);
-            assert_eq!(problem.login_failure().is_some(), is_login, "{heard}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_code_of_a_socks_proxy_is_shown() {
-        for (heard, words) in [
-            (&[5, 1][..], "method 1 of SOCKS5"),
-            (&[5, 0, 5, 99, 0, 1], "relay:1: reply code 99, unknown"),
-            (
-                &[5, 2, 1, 0, 5, 99, 0, 1],
-                "relay:1: reply code 99, unknown",
-            ),
-        ] {
-            let error = tokio_socks::Error::UnknownAuthMethod;
-            let problem = Problem::of_socks(&error, heard, &to("relay:1"), true);
-            assert!(problem.text.contains(words), "{}", problem.text);
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_told_with_what_to_do() {
-        let head = |text: &str| {
-            let whole = format!("HTTP/1.1 {text}\r\n\r\n");
-            Head::parse(whole.as_bytes()).unwrap().unwrap().0
-        };
-        let login = |challenges: &str| head(&format!("407 Login\r\n{challenges}"));
-        for (head, port, has_user, words) in [
-            (
-                login("Proxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate"),
-                443,
-                false,
-                "with NTLM, Negotiate, which",
-            ),
-            (
-                login("Proxy-Authenticate: Negotiate abc=, NTLM"),
-                443,
-                true,
-                "with Negotiate, NTLM, which",
-            ),
-            (
-                login("Proxy-Authenticate: Digest realm=\"a, b\", nonce=\"c\""),
-                443,
-                false,
-                "with Digest, which",
-            ),
-            (login("Via: x"), 443, false, "does not name"),
-            (
-                login("Proxy-Authenticate: NTLM, basic realm=\"p\""),
-                443,
-                false,
-                "USER:PASSWORD@",
-            ),
-            (
-                login("Proxy-Authenticate: Basic realm=\"p\""),
-                443,
-                true,
-                "does not accept the user name",
-            ),
-            (
-                head("403 Forbidden"),
-                9001,
-                false,
-                "relay:9001 (403 Forbidden): ask its operator to allow that, and many",
-            ),
-            (head("403 Forbidden"), 443, false, "allow that"),
-            (
-                head("500 Internal Server Error"),
-                443,
-                false,
-                "relay:443 (500 Internal Server Error): it may not know the name",
-            ),
-            (
-                head("504 Gateway Timeout"),
-                443,
-                false,
-                "cannot reach relay:443 (504",
-            ),
-        ] {
-            let text = refusal(&head, &to(&format!("relay:{port}")), has_user);
-            assert!(text.contains(words), "{text}");
-        }
-        // A proxy may name any number of schemes.
-        let schemes: Vec<_> = (0..1000).map(|number| format!("Scheme-{number}")).collect();
-        let many = login(&format!("Proxy-Authenticate: {}", schemes.join(", ")));
-        let text = refusal(&many, &to("relay:443"), false);
-        assert!(text.contains("Scheme-0, ") && text.len() < 1000, "{text}");
-    }
 }
