@@ -1,7 +1,7 @@
 //! Reads the token file, refuses a file that other users can read or replace, and watches the file for changes.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,8 +15,46 @@ use crate::error::TokenError;
 use crate::identity::store::foreign_owner;
 use crate::plain::is_token_like;
 
-/// The token in `path`, without white space around it.
+/// The token in `path`, without white space around it. Waits for the writer of a named pipe, so it is for the start.
+///
+/// # Errors
+/// [`TokenError`] says what is wrong with the file, or who else can read or replace it.
 pub fn read(path: &Path) -> Result<String, TokenError> {
+    read_opened(path, File::open(path))
+}
+
+/// The token in `path`, without white space around it, for a program that serves meanwhile: only a regular file is read,
+/// since a pipe or a device could keep it waiting.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_again(path: &Path) -> Result<String, TokenError> {
+    let file = open_at_once(path);
+    let metadata = file.as_ref().ok().and_then(|file| file.metadata().ok());
+    match metadata {
+        Some(it) if !it.is_file() && !it.is_dir() => Err(TokenError::Content {
+            path: path.to_owned(),
+            problem: "it is not a regular file",
+        }),
+        _ => read_opened(path, file),
+    }
+}
+
+/// Opens a file for reading, without waiting for the writer of a named pipe.
+fn open_at_once(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits().cast_signed());
+    }
+    options.open(path)
+}
+
+/// The token in the opened file at `path`.
+fn read_opened(path: &Path, file: io::Result<File>) -> Result<String, TokenError> {
     // Checks the last component alone: a relative path may start with the folder of the settings file.
     let last = path.file_name().unwrap_or_default().to_string_lossy();
     let failed = |source| match is_token_like(&last) {
@@ -30,7 +68,7 @@ pub fn read(path: &Path) -> Result<String, TokenError> {
         path: path.to_owned(),
         problem,
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = file.map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
         return Err(content(
@@ -243,6 +281,18 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_in_the_place_of_the_file_is_not_waited_for() {
+        let (_dir, path) = write("token", 0o600);
+        assert_eq!(read_again(&path).unwrap(), "token");
+        fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let text = read_again(&path).unwrap_err().to_string();
+        assert!(text.contains("it is not a regular file"), "{text}");
     }
 
     #[test]

@@ -133,6 +133,16 @@ impl ConfigError {
             problem: problem.into(),
         }
     }
+
+    /// The file that the error is about, if it is about one.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Read { path, .. } | Self::Syntax { path, .. } | Self::Content { path, .. } => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What is wrong with a file that is read while the relay runs, and what the relay does about it.
@@ -158,6 +168,11 @@ impl FileProblem {
             false => "another certificate is ordered",
         };
         Self { error, outcome }
+    }
+
+    /// The file, or the folder that it lies in.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.error.path()
     }
 }
 

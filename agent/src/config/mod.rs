@@ -307,7 +307,8 @@ impl Config {
 
     /// Registrations of all targets, with the token that the token file holds now.
     pub(crate) fn registrations(&self) -> Result<Vec<Register>, TokenError> {
-        let token = self.token_file.as_deref().map(token::read).transpose()?;
+        let token = self.token_file.as_deref().map(token::read_again);
+        let token = token.transpose()?;
         let token = token.unwrap_or_default();
         let targets = self.targets.iter();
         Ok(targets.map(|target| target.registration(&token)).collect())

@@ -135,13 +135,10 @@ impl Certificate {
     /// What is wrong with it then.
     pub(super) fn check_time(&self, now_seconds: u64) -> Result<(), String> {
         if self.is_over(now_seconds) {
-            return Err(format!("expired at {}", time(*self.validity.end())));
+            return Err(expired(*self.validity.end()));
         }
         if i64::try_from(now_seconds).is_ok_and(|now| now < *self.validity.start()) {
-            let from = time(*self.validity.start());
-            return Err(format!(
-                "is not valid before {from} (is this machine's clock right?)"
-            ));
+            return Err(early(*self.validity.start()));
         }
         Ok(())
     }
@@ -225,6 +222,17 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
         .ok()
+}
+
+/// Says that a certificate has expired at `end`, in seconds since 1970.
+pub(super) fn expired(end: i64) -> String {
+    format!("expired at {}", time(end))
+}
+
+/// Says that a certificate is not valid before `start`, in seconds since 1970.
+pub(super) fn early(start: i64) -> String {
+    let from = time(start);
+    format!("is not valid before {from} (is this machine's clock right?)")
 }
 
 fn time(seconds: i64) -> String {

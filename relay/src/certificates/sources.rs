@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::certificate::Certificate;
-use super::ordered::is_there;
+use super::ordered::{OrderedCertificate, is_there};
 use super::provider;
 use super::table::CertificateTable;
 use crate::config::{AcmeConfig, TlsConfig};
@@ -19,6 +19,8 @@ pub(crate) struct Sources {
     named: TlsConfig,
     /// File of the certificate that the relay orders by itself, and of its key.
     ordered: Option<PathBuf>,
+    /// Names that the relay orders a certificate for.
+    domains: Vec<String>,
     /// Whether the ordered certificate has been read since the start; from then on a missing file is an error.
     was_read: Arc<AtomicBool>,
 }
@@ -29,6 +31,7 @@ impl Sources {
         Self {
             named: config.clone(),
             ordered: acme.map(|it| it.cache_dir.join(it.certificate_file())),
+            domains: acme.map_or_else(Vec::new, |it| it.domains.clone()),
             was_read: Arc::default(),
         }
     }
@@ -69,8 +72,8 @@ impl Sources {
     /// Reads all files again; returns the table that is in force then, and what is wrong with files.
     ///
     /// If a file that the settings name is bad, all that the settings name stays as in `known`, and the ordered
-    /// certificate is read all the same. If the file of the ordered certificate is bad, that certificate stays as in
-    /// `known`. An ordered certificate that has expired is left out.
+    /// certificate is read all the same. If the file of the ordered certificate is bad, or has one that must not take the
+    /// place of that in `known`, that certificate stays. If `known` has none, one that has expired is left out.
     pub(crate) fn read_again(
         &self,
         known: &CertificateTable,
@@ -82,11 +85,14 @@ impl Sources {
             problems.push(FileProblem::of_changed(error));
             known.named()
         });
-        let ordered = self.read_ordered().unwrap_or_else(|error| {
-            problems.push(FileProblem::of_ordered(error, known.ordered().is_some()));
-            known.ordered().cloned()
+        let used = known.ordered();
+        let ordered = self.read_ordered(used, now_seconds);
+        let ordered = ordered.unwrap_or_else(|error| {
+            problems.push(FileProblem::of_ordered(error, used.is_some()));
+            used.cloned()
         });
         let table = match ordered {
+            Some(certificate) if used.is_some() => named.and(certificate),
             Some(certificate) => self.joined(named, certificate, now_seconds),
             None => named,
         };
@@ -108,17 +114,29 @@ impl Sources {
         Ok(table)
     }
 
-    /// Reads the ordered certificate; `None` before the first order.
+    /// Reads the ordered certificate; `None` before the first order. The certificate `used` is in use until then.
     ///
     /// # Errors
-    /// [`ConfigError`] names the file, and what is wrong with it; also if it was read once and is gone.
-    fn read_ordered(&self) -> Result<Option<Certificate>, ConfigError> {
-        match &self.ordered {
-            Some(path) if self.was_read.load(Ordering::Relaxed) || is_there(path)? => {
-                Certificate::read_ordered(path, &provider()).map(Some)
-            }
-            _ => Ok(None),
+    /// [`ConfigError`] names the file, and what is wrong with it; also if it was read once and is gone, or must not take
+    /// the place of `used`.
+    fn read_ordered(
+        &self,
+        used: Option<&Certificate>,
+        now_seconds: u64,
+    ) -> Result<Option<Certificate>, ConfigError> {
+        let Some(path) = &self.ordered else {
+            return Ok(None);
+        };
+        if !self.was_read.load(Ordering::Relaxed) && !is_there(path)? {
+            return Ok(None);
         }
+        let certificate = Certificate::read_ordered(path, &provider())?;
+        if used.is_some_and(|used| *used != certificate) {
+            let now = i64::try_from(now_seconds).unwrap_or(i64::MAX);
+            let checked = OrderedCertificate::of(&certificate).check(&self.domains, now);
+            checked.map_err(|problem| ConfigError::content(path, problem))?;
+        }
+        Ok(Some(certificate))
     }
 
     /// The table with an ordered certificate, unless that has expired.

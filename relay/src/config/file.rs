@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -58,7 +58,7 @@ impl Guard {
 /// # Errors
 /// [`ConfigError`] names the file, and the line that is not TOML.
 pub(super) fn read_settings_table(path: &Path) -> Result<toml::Table, ConfigError> {
-    parse(path, read(path, FILE_BYTES_MAX, Guard::Unchanged)?)
+    parse(path, read_once(path, Guard::Unchanged)?)
 }
 
 /// Parses a TOML file's content.
@@ -103,7 +103,7 @@ pub fn read_denylist(path: &Path) -> Result<Denylist, ConfigError> {
 /// # Errors
 /// [`ConfigError`] names the file and what is wrong with its content.
 pub(super) fn read_public_key(path: &Path) -> Result<Key, ConfigError> {
-    Key::from_pem(&read(path, FILE_BYTES_MAX, Guard::Unchanged)?)
+    Key::from_pem(&read_once(path, Guard::Unchanged)?)
         .map_err(|error| ConfigError::content(path, error.to_string()))
 }
 
@@ -113,7 +113,7 @@ pub(super) fn read_public_key(path: &Path) -> Result<Key, ConfigError> {
 /// # Errors
 /// [`ConfigError`] names the file, also if all of its keys are unusable.
 pub(crate) fn read_jwks(path: &Path) -> Result<KeySet, ConfigError> {
-    let (content, it) = read_opened(path, FILE_BYTES_MAX)?;
+    let (content, it) = read_opened(path, open_regular(path), FILE_BYTES_MAX)?;
     Guard::Unchanged.check(path, &it)?;
     let read =
         Jwks::read(&content).map_err(|error| ConfigError::content(path, error.to_string()))?;
@@ -155,16 +155,24 @@ impl Stamp {
     }
 }
 
-/// Reads a file of at most `bytes_max` bytes and checks it with `guard`.
+/// Reads a regular file of at most `bytes_max` bytes and checks it with `guard`.
 fn read(path: &Path, bytes_max: u64, guard: Guard) -> Result<Vec<u8>, ConfigError> {
-    let (content, it) = read_opened(path, bytes_max)?;
+    let (content, it) = read_opened(path, open_regular(path), bytes_max)?;
+    guard.check(path, &it)?;
+    Ok(content)
+}
+
+/// Reads a file that the relay reads at its start alone, and checks it with `guard`. It may be a named pipe, whose writer
+/// the start waits for.
+fn read_once(path: &Path, guard: Guard) -> Result<Vec<u8>, ConfigError> {
+    let (content, it) = read_opened(path, File::open(path), FILE_BYTES_MAX)?;
     guard.check(path, &it)?;
     Ok(content)
 }
 
 /// Reads a file of certificates. Any user may read or change it: certificates are public, and useless with another key.
 pub(crate) fn read_certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    read_opened(path, FILE_BYTES_MAX).map(|(content, _)| content)
+    read_opened(path, open_regular(path), FILE_BYTES_MAX).map(|(content, _)| content)
 }
 
 /// Reads a file of authorities that decide about admission.
@@ -172,15 +180,44 @@ pub(crate) fn read_authorities(path: &Path) -> Result<Vec<u8>, ConfigError> {
     read(path, FILE_BYTES_MAX, Guard::Unchanged)
 }
 
-/// Reads a file that holds a secret.
+/// Reads a file that holds a secret, and is read again while the relay runs.
 pub(crate) fn read_secret_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
     read(path, FILE_BYTES_MAX, Guard::Secret)
 }
 
-/// Reads a file; its metadata come from the open descriptor, so both belong to the same file.
-fn read_opened(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, Metadata), ConfigError> {
+/// Reads a file that holds a secret, and is read at the start alone.
+pub(super) fn read_secret_once(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    read_once(path, Guard::Secret)
+}
+
+/// Opens a file that is read again while the relay runs, and refuses all that is not a regular file: a pipe or a device
+/// could keep the control thread waiting.
+fn open_regular(path: &Path) -> io::Result<File> {
+    // O_NONBLOCK, since opening a named pipe would wait for a writer.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let it = file.metadata()?;
+    if it.is_file() {
+        return Ok(file);
+    }
+    let problem = match it.is_dir() {
+        true => "it is a folder, and a file belongs there",
+        false => "it is not a regular file",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
+}
+
+/// Reads an opened file of at most `bytes_max` bytes; its metadata come from the open descriptor, so both belong to the
+/// same file. `path` is its name in errors.
+fn read_opened(
+    path: &Path,
+    file: io::Result<File>,
+    bytes_max: u64,
+) -> Result<(Vec<u8>, Metadata), ConfigError> {
     let content = || -> io::Result<(Vec<u8>, Metadata)> {
-        let file = File::open(path)?;
+        let file = file?;
         let it = file.metadata()?;
         let mut content = Vec::new();
         file.take(bytes_max + 1).read_to_end(&mut content)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use aws_lc_rs::{digest, hmac};
 use tieline_token::Key;
 
-use super::file::read_secret_file;
+use super::file::read_secret_once;
 use super::place;
 use crate::error::ConfigError;
 
@@ -91,7 +91,7 @@ pub(super) fn read_text_secret(path: &Path) -> Result<Secret, ConfigError> {
 
 /// Reads a secret file, without a line break at its end.
 fn read_bytes(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let mut secret = read_secret_file(path)?;
+    let mut secret = read_secret_once(path)?;
     if secret.last() == Some(&b'\n') {
         secret.pop();
         secret.pop_if(|byte| *byte == b'\r');

@@ -21,8 +21,10 @@ const WARN_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Keeps the shards' certificates up to date.
 pub(super) struct CertificateUpdater {
     inspect: Arc<dyn Inspect>,
-    /// Notified when the files must be read even if they look unchanged.
+    /// Notified when the operator wants the files to be read even if they look unchanged.
     reload: Arc<Notify>,
+    /// Notified when the relay has put a certificate that it ordered into its file.
+    issued: Arc<Notify>,
     table: Watched<Arc<CertificateTable>>,
     ticketer: Arc<dyn ProducesTickets>,
     challenges: Option<Arc<Challenges>>,
@@ -45,22 +47,18 @@ impl CertificateUpdater {
     ) -> Self {
         let sources = certificates.sources;
         let paths = sources.paths();
-        let mut told = certificates.told;
         let read = move |known: &Arc<CertificateTable>| {
-            let (table, mut problems) = sources.read_again(known, now_seconds());
-            // The first read here repeats that of the start, whose warning is in the log.
-            if let Some(told) = told.take() {
-                problems.retain(|problem| problem.to_string() != told);
-            }
+            let (table, problems) = sources.read_again(known, now_seconds());
             (Arc::new(table), problems)
         };
         Self {
             inspect: Arc::clone(inspect),
             reload: Arc::clone(reload),
+            issued: acme.map(Acme::issued).unwrap_or_default(),
             acme: acme.map(Acme::shown),
             was_read: acme.map(Acme::was_read),
             shown: watch::Sender::new(Arc::clone(&certificates.table)),
-            table: Watched::together(paths, certificates.table, read),
+            table: Watched::together(paths, certificates.table, read).with_told(certificates.told),
             ticketer: certificates.ticketer,
             challenges: certificates.challenges,
         }
@@ -78,7 +76,8 @@ impl CertificateUpdater {
         let mut warnings = time::interval(WARN_INTERVAL);
         loop {
             tokio::select! {
-                () = self.reload.notified() => self.look(true).await,
+                () = self.reload.notified() => self.reload().await,
+                () = self.issued.notified() => self.look(true).await,
                 _ = looks.tick() => self.look(false).await,
                 _ = warnings.tick() => {
                     let do_orders_fail = self.do_orders_fail();
@@ -96,6 +95,12 @@ impl CertificateUpdater {
             let report = acme.lock().unwrap_or_else(PoisonError::into_inner);
             report.last_failure.is_some()
         })
+    }
+
+    /// Reads the files as the operator wants, and tells of all problems once more.
+    pub(super) async fn reload(&mut self) {
+        self.table.tell_again();
+        self.look(true).await;
     }
 
     /// Reads the files if one has changed, or in any case if `now` is set.

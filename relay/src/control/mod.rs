@@ -160,7 +160,7 @@ impl Control {
             SnapshotUpdater::new(config, snapshot.clone(), asked, Arc::clone(&inspect))?;
         updater.restore(&decided.revoked, decided.book.clone());
         let reload = Arc::<Notify>::default();
-        let acme = Acme::new(config, certificates.as_ref(), &reload)?;
+        let acme = Acme::new(config, certificates.as_ref())?;
         let certificates =
             certificates.map(|it| CertificateUpdater::new(it, &reload, &inspect, acme.as_ref()));
         let admin = Arc::new(Admin {

@@ -29,6 +29,10 @@ pub(super) struct Watched<T> {
     read_at: Stamps,
     /// The files' state when they could not be read, if they will be read once more.
     failed_at: Option<Stamps>,
+    /// Problems that the last read found, each with the state of its file then: the log has them already.
+    told: Vec<(String, Option<Stamp>)>,
+    /// A problem that the log has since the start, until the first read.
+    told_at_start: Option<String>,
     /// Whether the last look read the files, and will not repeat that.
     has_read: bool,
 }
@@ -59,8 +63,16 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
             // Unknown: read once more, since a file may have changed after the read at the start.
             read_at: unknown,
             failed_at: None,
+            told: Vec::new(),
+            told_at_start: None,
             has_read: false,
         }
+    }
+
+    /// Leaves `problem` out of what the first read tells: that read repeats the one of the start, and the log has it.
+    pub(super) fn with_told(mut self, problem: Option<String>) -> Self {
+        self.told_at_start = problem;
+        self
     }
 
     /// The last valid content.
@@ -92,13 +104,36 @@ impl<T: Clone + PartialEq + 'static> Watched<T> {
         }
         self.read_at = stamps;
         self.has_read = true;
-        for problem in problems {
-            warn!("{problem}");
-        }
+        self.tell(&problems);
         if content == self.known {
             return None;
         }
         self.known = content;
         Some(self.known.clone())
+    }
+
+    /// Makes the next read tell of all problems, also of those that the log has already.
+    pub(super) fn tell_again(&mut self) {
+        self.told.clear();
+    }
+
+    /// Tells of problems, but not a second time of one in a file that has not changed since.
+    fn tell(&mut self, problems: &[FileProblem]) {
+        let state = |problem: &FileProblem| {
+            let path = problem.path()?;
+            let place = self.paths.iter().position(|it| it == path)?;
+            self.read_at.get(place).copied().flatten()
+        };
+        let found: Vec<_> = problems
+            .iter()
+            .map(|problem| (problem.to_string(), state(problem)))
+            .collect();
+        let at_start = self.told_at_start.take();
+        for it in found.iter().filter(|it| !self.told.contains(*it)) {
+            if at_start.as_ref() != Some(&it.0) {
+                warn!("{}", it.0);
+            }
+        }
+        self.told = found;
     }
 }

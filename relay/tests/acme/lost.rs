@@ -1,6 +1,9 @@
 //! Files of certificates that are damaged or removed while the relay runs.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
 use super::*;
 
@@ -17,6 +20,15 @@ fn file(folder: &Path) -> PathBuf {
     let mut files = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path());
     let is_pem = |it: &PathBuf| it.extension().is_some_and(|it| it == "pem");
     files.find(is_pem).unwrap()
+}
+
+/// The content of the file with a certificate for `name`, valid in `years`, that is not of the CA.
+fn foreign(name: &str, years: RangeInclusive<i32>) -> String {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.not_before = date_time_ymd(*years.start(), 1, 1);
+    params.not_after = date_time_ymd(*years.end(), 1, 1);
+    let key = KeyPair::generate().unwrap();
+    key.serialize_pem() + &params.self_signed(&key).unwrap().pem()
 }
 
 /// When the next order is, once its time has been computed anew.
@@ -82,5 +94,78 @@ fn an_order_for_a_lost_file_that_fails_pauses_and_the_certificate_stays_in_use()
         at.filter(|at| *at > now_seconds() + 30)
     });
     assert!(at <= now_seconds() + 61);
+    assert_eq!(ca.asked().len(), 2);
+}
+
+#[test]
+fn a_certificate_that_clients_would_refuse_is_not_used_and_another_is_ordered_at_once() {
+    for content in [
+        foreign(NAME, 2000..=2001),
+        foreign(NAME, 2998..=2999),
+        foreign("other.example", 2020..=2999),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Ca::start(long_lived());
+        let relay = start(&ca, folder.path(), |_| {});
+        let first = wait("certificate", || shown(&relay, &ca, NAME));
+        fs::write(file(folder.path()), content).unwrap();
+        // Each client until then gets the first one.
+        wait("new certificate", || {
+            let certificate = shown(&relay, &ca, NAME).unwrap();
+            (certificate != first).then_some(())
+        });
+        assert_eq!(ca.asked().len(), 2);
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_folder_in_the_place_of_the_file_costs_no_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(long_lived());
+    let relay = start(&ca, folder.path(), |_| {});
+    let first = wait("certificate", || shown(&relay, &ca, NAME));
+    let file = file(folder.path());
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let failure = failure(&relay);
+    assert!(failure.contains("is a folder"), "{failure}");
+    assert_eq!(ca.asked().len(), 1);
+    assert_eq!(shown(&relay, &ca, NAME).unwrap(), first);
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_file_is_replaced_and_the_relay_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(long_lived());
+    let relay = start(&ca, folder.path(), |_| {});
+    let first = wait("certificate", || shown(&relay, &ca, NAME));
+    let file = file(folder.path());
+    fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    renewed(&relay, &ca, NAME, &first);
+    assert_eq!(ca.asked().len(), 2);
+    relay.stop();
+}
+
+#[test]
+fn an_order_for_a_file_that_was_damaged_at_the_start_counts_for_the_next_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Ca::start(long_lived());
+    let relay = start(&ca, folder.path(), |_| {});
+    wait("certificate", || shown(&relay, &ca, NAME));
+    relay.stop();
+    let file = file(folder.path());
+    fs::write(&file, "").unwrap();
+    let relay = start(&ca, folder.path(), |_| {});
+    let second = wait("certificate", || shown(&relay, &ca, NAME));
+    let due = later_order(&relay);
+    fs::write(&file, "{").unwrap();
+    let at = wait("earlier order", || {
+        Some(later_order(&relay)).filter(|at| *at < due)
+    });
+    assert!(at <= now_seconds() + 6 * 60 * 60);
+    assert_eq!(shown(&relay, &ca, NAME).unwrap(), second);
     assert_eq!(ca.asked().len(), 2);
 }

@@ -10,7 +10,7 @@ use tieline_agent::TokenError;
 use tokio::time::Instant;
 
 use super::event::ConnectEvent;
-use crate::outbound::authorization;
+use crate::outbound::{authorization, authorization_again};
 
 /// Shortest time between two checks of the token file, and between two rereads after a refusal.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ impl CachedToken {
         if stamp.is_some() && stamp == self.stamp {
             return None;
         }
-        match authorization(path) {
+        match authorization_again(path) {
             Ok(value) => {
                 let is_new = value != self.value;
                 (self.value, self.stamp, self.has_complained) = (value, stamp, false);

@@ -20,7 +20,18 @@ pub use self::origin::RelayOrigin;
 
 /// Value of `Authorization` for the token in the file at `path`.
 pub(crate) fn authorization(path: &Path) -> Result<HeaderValue, TokenError> {
-    let token = token::read(path)?;
+    value_of(path, &token::read(path)?)
+}
+
+/// Value of `Authorization` as [`authorization`], for a program that serves meanwhile: only a regular file is read.
+///
+/// # Errors
+/// As [`authorization`].
+pub(crate) fn authorization_again(path: &Path) -> Result<HeaderValue, TokenError> {
+    value_of(path, &token::read_again(path)?)
+}
+
+fn value_of(path: &Path, token: &str) -> Result<HeaderValue, TokenError> {
     let mut value =
         HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| TokenError::Content {
             path: path.to_owned(),

@@ -1,5 +1,6 @@
 //! Long because the tests of all kinds of certificates share the files and handshakes that they make.
 
+mod ordered;
 mod protocols;
 mod quic;
 

@@ -212,6 +212,41 @@ fn a_denylist_names_tokens_holders_and_agents() {
 }
 
 #[test]
+fn a_file_that_is_read_again_is_a_regular_one_and_no_pipe_is_waited_for() {
+    let folder = folder();
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let errors = |path: &Path| {
+        [
+            read_tokens(path).err(),
+            read_denylist(path).err(),
+            read_jwks(path).err(),
+            read_certificates(path).err(),
+            read_authorities(path).err(),
+            read_secret_file(path).err(),
+        ]
+    };
+    let others = [
+        (pipe.as_path(), "it is not a regular file"),
+        (Path::new("/dev/zero"), "it is not a regular file"),
+        (folder.path(), "it is a folder, and a file belongs there"),
+    ];
+    for (path, wanted) in others {
+        for error in errors(path) {
+            let text = error.unwrap().to_string();
+            let wanted = format!("cannot read {}: {wanted}", path.display());
+            assert_eq!(text, wanted);
+        }
+    }
+    // A link to a regular file leads there.
+    let file = write(folder.path(), "file", "", 0o600);
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(file, &link).unwrap();
+    assert_eq!(read_secret_file(&link).unwrap(), b"");
+}
+
+#[test]
 fn a_key_file_that_cannot_be_used_is_named() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name).display().to_string();

@@ -183,8 +183,21 @@ impl Cache {
     }
 
     /// Checks that the folder takes a certificate, and that its key could be read there: a certificate that is lost would
-    /// be ordered again and again.
+    /// be ordered again and again. A folder in the place of its file could not be replaced.
     pub(super) fn check(&self) -> Result<(), AcmeError> {
+        // A file is written beside its place first.
+        for name in [
+            &self.certificate_file,
+            &format!("{}.new", self.certificate_file),
+        ] {
+            let path = self.folder.path().join(name);
+            if fs::symlink_metadata(&path).is_ok_and(|it| it.is_dir()) {
+                return Err(AcmeError::Here(format!(
+                    "{} is a folder in the place of the certificate's file: remove it",
+                    path.display()
+                )));
+            }
+        }
         let content = vec![b'\n'; CERTIFICATE_BYTES_MAX];
         let written = self.folder.replace(PROBE_FILE, &content).map_err(failed);
         let path = self.folder.path().join(PROBE_FILE);
@@ -375,6 +388,17 @@ mod tests {
         // As on a disk that takes no file: there cannot be one where a folder is.
         fs::create_dir(acme.join("order.probe.new")).unwrap();
         assert!(cache.check().is_err());
+        fs::remove_dir(acme.join("order.probe.new")).unwrap();
+        cache.check().unwrap();
+        // No file can be renamed to the name of a folder.
+        let file = acme.join("acme-v02.api.letsencrypt.org_directory.pem");
+        for folder in [file.clone(), file.with_extension("pem.new")] {
+            fs::create_dir(&folder).unwrap();
+            let error = cache.check().unwrap_err().line();
+            let wanted = format!("{} is a folder", folder.display());
+            assert!(error.contains(&wanted), "{error}");
+            fs::remove_dir(&folder).unwrap();
+        }
         let made = rcgen::generate_simple_self_signed(["relay.example".to_owned()]).unwrap();
         let pem = made.signing_key.serialize_pem() + &made.cert.pem();
         let long = pem.clone() + &"\n".repeat(CERTIFICATE_BYTES_MAX);

@@ -31,7 +31,7 @@ use self::cache::{Cache, Tries};
 use self::challenge::{Check, Means};
 use self::error::{AcmeError, line};
 use self::heard::Heard;
-use self::order::{Wanted, lacks, order};
+use self::order::{Wanted, order};
 use self::persist::{Orderer, records};
 use self::renewal::{
     ASK_SECONDS_MAX, Term, WHOLE, Window, longest_pause, pause, seconds, wait_after,
@@ -65,13 +65,15 @@ pub(super) struct Acme {
     challenges: Arc<Challenges>,
     checks: Vec<Check>,
     /// Makes the updater of certificates read the cache.
-    reload: Arc<Notify>,
+    issued: Arc<Notify>,
     /// Makes this task look at the cache: the updater has read it.
     was_read: Arc<Notify>,
     shown: ShownAcme,
     account: Option<Account>,
     /// The certificate in the cache, or the last one there if its file is damaged or gone.
     held: Option<Held>,
+    /// Whether the file was damaged before the first certificate was read from it.
+    was_damaged: bool,
     /// Whether the last order that succeeded replaced a file that was damaged or gone.
     has_replaced_lost: bool,
     /// Orders that failed since the last one that succeeded.
@@ -132,7 +134,6 @@ impl Acme {
     pub(super) fn new(
         config: &Config,
         certificates: Option<&Certificates>,
-        reload: &Arc<Notify>,
     ) -> Result<Option<Self>, StartError> {
         let challenges = certificates.and_then(|it| it.challenges.as_ref());
         let (Some(acme), Some(challenges)) = (&config.acme, challenges) else {
@@ -159,11 +160,12 @@ impl Acme {
             config: acme.clone(),
             challenges: Arc::clone(challenges),
             checks: Check::all(config),
-            reload: Arc::clone(reload),
+            issued: Arc::default(),
             was_read: Arc::default(),
             shown: Arc::new(Mutex::new(report)),
             account: None,
             held: None,
+            was_damaged: false,
             has_replaced_lost: false,
             failures: 0,
             may_replace: true,
@@ -181,6 +183,11 @@ impl Acme {
     /// Is to be notified when the certificate's file was read because it changed.
     pub(super) fn was_read(&self) -> Arc<Notify> {
         Arc::clone(&self.was_read)
+    }
+
+    /// Is notified when a new certificate is in the cache.
+    pub(super) fn issued(&self) -> Arc<Notify> {
+        Arc::clone(&self.issued)
     }
 
     /// Runs from [`Phase::Serves`] to [`Phase::Drains`]: before, no CA could reach the relay, and afterwards its
@@ -288,14 +295,18 @@ impl Acme {
         Some(wait)
     }
 
-    /// Looks at the certificate in the cache, which another relay may have put there. A damaged file counts as none;
-    /// the updater of certificates, which reads the same file, warns of it.
+    /// Looks at the certificate in the cache, which another relay may have put there. A damaged file counts as none, and
+    /// so does one that must not take the place of the certificate before; the updater of certificates, which reads the
+    /// same file, warns of it.
     fn look(&mut self) {
-        let Some(certificate) = self.cache.certificate().unwrap_or_default() else {
+        let found = self.cache.certificate();
+        self.was_damaged |= found.is_err();
+        let Some(certificate) = found.unwrap_or_default() else {
             return self.lost();
         };
         match &mut self.held {
             Some(held) if held.certificate == certificate => held.is_lost = false,
+            Some(_) if certificate.check(&self.config.domains, now()).is_err() => self.lost(),
             _ => {
                 self.failures = 0;
                 self.may_replace = true;
@@ -316,13 +327,17 @@ impl Acme {
         if self.failures == 0 && !self.has_replaced_lost {
             self.not_before = Instant::now();
         }
+        let wait = self.not_before.saturating_duration_since(Instant::now());
+        if !wait.is_zero() {
+            info!("the ordered certificate's file is bad or gone; the next order is in {wait:.0?}");
+        }
     }
 
     /// Second at which a certificate is due to be ordered; `None` means now, since there is none with all names, or its
     /// file is lost.
     fn due_at(&self) -> Option<i64> {
         let held = self.held.as_ref().filter(|held| !held.is_lost)?;
-        match lacks(&held.certificate, &self.config.domains) {
+        match held.certificate.lacks(&self.config.domains) {
             Some(_) => None,
             None => Some(held.term.renewal(held.window, held.share)),
         }
@@ -468,9 +483,10 @@ impl Acme {
 
     /// Gives the new certificate to the shards.
     fn succeeded(&mut self) -> Duration {
-        self.reload.notify_one();
+        self.issued.notify_one();
         self.failures = 0;
-        self.has_replaced_lost = self.held.as_ref().is_some_and(|held| held.is_lost);
+        let held = self.held.as_ref();
+        self.has_replaced_lost = held.map_or(self.was_damaged, |held| held.is_lost);
         self.look();
         let rest = self.held.as_ref().map_or(OTHER_PAUSE, |it| it.term.rest());
         self.not_before = Instant::now() + rest;

@@ -118,12 +118,10 @@ async fn through<'a>(
     let pem = key + &chain;
     let unfit = |problem: &str| AcmeError::Here(format!("the CA's certificate {problem}"));
     let certificate = OrderedCertificate::of_pem(&pem).map_err(|problem| unfit(&problem))?;
-    match lacks(&certificate, &wanted.config.domains) {
-        Some(name) => Err(unfit(&format!("lacks the name {name}"))),
-        // The one in use may be valid yet.
-        None if certificate.end_seconds <= now() => Err(unfit("has expired already")),
-        None => Ok(pem),
-    }
+    // The one in use may be valid yet.
+    let checked = certificate.check(&wanted.config.domains, now());
+    checked.map_err(|problem| unfit(&problem))?;
+    Ok(pem)
 }
 
 /// A new key, in PEM, and the request for a certificate with it.
@@ -134,17 +132,6 @@ fn request(names: &[String]) -> Result<(String, CertificateSigningRequest), rcge
     params.distinguished_name = DistinguishedName::new();
     let request = params.serialize_request(&key)?;
     Ok((key.serialize_pem(), request))
-}
-
-/// The first of the names that a certificate lacks.
-pub(super) fn lacks<'a>(certificate: &OrderedCertificate, names: &'a [String]) -> Option<&'a str> {
-    let has = |name: &str| {
-        certificate
-            .names
-            .iter()
-            .any(|it| it.eq_ignore_ascii_case(name))
-    };
-    names.iter().map(String::as_str).find(|name| !has(name))
 }
 
 /// Tells the CA what is wanted.

@@ -67,14 +67,16 @@ impl Term {
 
     /// Shortest time between two orders that succeed, so that a CA with a wrong clock is not asked again and again.
     pub(super) fn rest(self) -> Duration {
-        seconds((self.life() / 20).clamp(1, PAUSE_SECONDS_MAX))
+        // Rounded up: the last second of a validity counts, and is not in the difference of its ends.
+        let twentieth = self.life().saturating_add(19) / 20;
+        seconds(twentieth.clamp(1, PAUSE_SECONDS_MAX))
     }
 }
 
 /// Pause after `failures` orders that failed in a row: it doubles each time. While the certificate in use is valid, the
 /// pause is at most a tenth of the time left, or [`SHORTENED_SECONDS`] if that is longer; a sixtieth of the
 /// certificate's life in their place if it is less. Once the certificate has expired, hurry saves nothing. `share` of
-/// [`WHOLE`] is random and takes away up to a quarter.
+/// [`WHOLE`] is random and takes away up to a quarter, but a second is left.
 pub(super) fn pause(failures: u32, in_use: Option<Term>, now: i64, share: u32) -> Duration {
     let sixtieth = in_use.map_or(i64::MAX, |term| term.life() / 60).max(1);
     let first = sixtieth.min(PAUSE_SECONDS);
@@ -87,7 +89,7 @@ pub(super) fn pause(failures: u32, in_use: Option<Term>, now: i64, share: u32) -
         pause = pause.min((left / 10).max(sixtieth.min(SHORTENED_SECONDS)));
     }
     let pause = seconds(pause);
-    pause - pause / 4 * share.min(WHOLE) / WHOLE
+    (pause - pause / 4 * share.min(WHOLE) / WHOLE).max(seconds(1))
 }
 
 /// Time until the next order after `failures` in a row, the last of which this relay began at `began`, before it was
@@ -171,6 +173,8 @@ mod tests {
         assert_eq!([of_minute(1, 40), of_minute(50, 40)], [1, 2]);
         assert_eq!(of_minute(50, 60), 1);
         assert_eq!(pause(1, None, 0, WHOLE), Duration::from_secs(45));
+        // Chance does not make the shortest pause shorter.
+        assert_eq!(pause(1, Some(MINUTE), 40, WHOLE), Duration::from_secs(1));
     }
 
     #[test]
@@ -275,5 +279,7 @@ mod tests {
         assert_eq!(QUARTER.ask_pause(Duration::MAX), DAY);
         assert_eq!(MINUTE.ask_pause(Duration::ZERO), 1);
         assert_eq!(MINUTE.rest(), Duration::from_secs(3));
+        let five_minutes = Term { start: 0, end: 299 };
+        assert_eq!(five_minutes.rest(), Duration::from_secs(15));
     }
 }

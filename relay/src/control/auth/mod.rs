@@ -167,7 +167,10 @@ impl SnapshotUpdater {
                         // The requester may have given up waiting.
                         let _ = ended.send(outcome);
                     }
-                    Some(Order::Reload) => self.look(true).await,
+                    Some(Order::Reload) => {
+                        self.tell_again();
+                        self.look(true).await;
+                    }
                     None => return,
                 },
                 Some(keys) = self.fetched.recv() => self.take_keys(keys).await,
@@ -189,6 +192,19 @@ impl SnapshotUpdater {
         let links = self.publish().await;
         info!(links, "revoked: {denied}");
         Ok(links)
+    }
+
+    /// Makes the next look tell of all problems, also of those that the log has already.
+    fn tell_again(&mut self) {
+        if let Some(file) = &mut self.tokens {
+            file.tell_again();
+        }
+        if let Some(file) = &mut self.jwks {
+            file.tell_again();
+        }
+        if let Some(file) = &mut self.denylist {
+            file.tell_again();
+        }
     }
 
     /// Reads the files that have changed, or all files if `all` is set.

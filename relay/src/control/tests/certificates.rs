@@ -171,9 +171,7 @@ async fn a_damaged_ordered_certificate_is_told_once_at_the_start_and_once_at_a_c
         "{told:?}"
     );
 
-    let good = files.lasting("good", &["relay.example"]);
-    let [key, cert] = [good.key, good.cert].map(|it| fs::read_to_string(it).unwrap());
-    files.write(&name, &(key + &cert), 0o600);
+    put_ordered(&files, &name);
     rig.look(4).await;
     assert_eq!(rig.count(), 1);
     files.write(&name, "nonsense", 0o600);
@@ -182,6 +180,45 @@ async fn a_damaged_ordered_certificate_is_told_once_at_the_start_and_once_at_a_c
     let wanted = "stays in use, and another one is ordered";
     assert!(told.len() == 2 && told[1].ends_with(wanted), "{told:?}");
     assert_eq!(rig.count(), 1);
+}
+
+/// Puts a new certificate and its key where the relay keeps what it orders.
+fn put_ordered(files: &Files, name: &str) {
+    let new = files.lasting("ordered", &["relay.example"]);
+    let [key, cert] = [new.key, new.cert].map(|it| fs::read_to_string(it).unwrap());
+    files.write(name, &(key + &cert), 0o600);
+}
+
+#[tokio::test]
+async fn a_bad_file_is_told_once_until_it_changes_or_the_operator_has_it_read() {
+    let files = Files::new();
+    let acme = AcmeConfig::new(vec!["relay.example".to_owned()], files.path(""));
+    let name = acme.certificate_file();
+    put_ordered(&files, &name);
+    let named = files.lasting("named", &["named.example"]);
+    let config = TlsConfig {
+        certificates: vec![named.clone()],
+        ..TlsConfig::default()
+    };
+    let (log, _guard) = Log::start();
+    let certificates = Certificates::read(&config, Some(&acme));
+    let mut rig = Rig::with(certificates.unwrap().unwrap());
+    rig.look(3).await;
+    fs::write(&named.cert, "nonsense").unwrap();
+    rig.look(5).await;
+    let told = || log.lines("named.pem").len();
+    assert_eq!(told(), 1);
+    // Another file has changed.
+    put_ordered(&files, &name);
+    rig.look(5).await;
+    assert_eq!((rig.count(), told()), (1, 1));
+    fs::write(&named.cert, "more nonsense").unwrap();
+    rig.look(5).await;
+    assert_eq!(told(), 2);
+    rig.updater.look(true).await;
+    assert_eq!(told(), 2);
+    rig.updater.reload().await;
+    assert_eq!((rig.count(), told()), (1, 3));
 }
 
 #[tokio::test]
