@@ -77,6 +77,8 @@ pub(crate) struct Setup {
     pub(crate) handshake_timeout: Duration,
     /// Silence after which a connection ends.
     pub(crate) idle_timeout: Duration,
+    /// Most connections at a time; further ones are not answered.
+    pub(crate) connections_max: usize,
     pub(crate) metrics: Arc<ShardMetrics>,
 }
 
@@ -295,7 +297,7 @@ impl Endpoint {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.table.find(handle) {
-                    connection.receive(event);
+                    connection.receive(event, origin.source, datagram.len());
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.begin(incoming),
@@ -325,6 +327,10 @@ impl Endpoint {
             self.drop_packets(QuicDrop::Closing, 1);
             return self.answer(&transmit, &answer);
         }
+        if self.table.len() >= self.setup.connections_max {
+            self.table.proto.borrow_mut().ignore(incoming);
+            return self.drop_packets(QuicDrop::Overload, 1);
+        }
         // One reference is the endpoint's own.
         if !has_proof && Rc::strong_count(&self.unproved) > UNPROVED_MAX {
             return self.ask_for_proof(incoming);
@@ -344,10 +350,7 @@ impl Endpoint {
         };
         let waiting = Waiting::new(Rc::clone(self), incoming);
         let endpoint = Rc::clone(self);
-        let shakes = async move {
-            let _held = unproved;
-            endpoint.shake(waiting, client, place).await;
-        };
+        let shakes = endpoint.shake(waiting, client, place, unproved);
         self.setup.host.spawn(Box::pin(shakes));
     }
 
@@ -369,7 +372,13 @@ impl Endpoint {
     }
 
     /// Completes a handshake, as long as it has its place, and gives the connection to the host.
-    async fn shake(self: Rc<Self>, waiting: Waiting, client: SocketAddr, place: Handshake) {
+    async fn shake(
+        self: Rc<Self>,
+        waiting: Waiting,
+        client: SocketAddr,
+        place: Handshake,
+        unproved: Option<Rc<()>>,
+    ) {
         let Some(permit) = place.run(place.may_answer()).await else {
             return self.failed(client, TlsFailure::Overload);
         };
@@ -378,6 +387,7 @@ impl Endpoint {
         let Some(connection) = accepted else {
             return;
         };
+        connection.is_unproved(unproved);
         let shaking = timeout(self.setup.handshake_timeout, shaken(&connection));
         let failed = match place.run(shaking).await {
             Some(Ok(Ok(()))) => None,
@@ -388,6 +398,7 @@ impl Endpoint {
         drop(place);
         match failed {
             None => {
+                connection.is_unproved(None);
                 self.setup.metrics.quic_handshakes.inc();
                 self.setup.host.connected(connection);
             }
@@ -401,18 +412,17 @@ impl Endpoint {
     /// Answers a client's hello; `None` if that fails, which is counted.
     fn accept(&self, incoming: Incoming) -> Option<Rc<Connection>> {
         let client = incoming.remote_address();
-        let mut answer = Vec::new();
-        let accepted =
-            self.table
-                .proto
-                .borrow_mut()
-                .accept(incoming, Instant::now(), &mut answer, None);
+        let (now, mut answer) = (Instant::now(), Vec::new());
+        let accepted = {
+            let mut proto = self.table.proto.borrow_mut();
+            proto.accept(incoming, now, &mut answer, None)
+        };
         match accepted {
             Ok((handle, proto)) => {
-                let connection = Rc::new(Connection::new(proto));
+                let connection = Rc::new(Connection::new(proto, now));
                 self.table.insert(handle, Rc::clone(&connection));
                 let (table, sender) = (Rc::clone(&self.table), Rc::clone(&self.sender));
-                let driver = Driver::new(table, sender, Rc::clone(&connection), handle);
+                let driver = Driver::new(table, sender, Rc::clone(&connection), handle, now);
                 self.setup.host.spawn(Box::pin(driver));
                 Some(connection)
             }

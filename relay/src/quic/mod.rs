@@ -11,15 +11,18 @@
 //!
 //! What a packet costs is bounded before its sender has proved its address: [`packet`] drops what no connection can
 //! use, a retry asks for proof when many handshakes lack it, and [`Handshakes`](crate::limits::Handshakes) limits the
-//! rest. Connection IDs lead to their shard ([`ids`]); packets that come to another one are passed on.
+//! rest. After that, [`off_path`] limits what goes to addresses that are not the peer's, and [`id_allowance`] the IDs
+//! that a peer uses up. Connection IDs lead to their shard ([`ids`]); packets that come to another one are passed on.
 
 mod config;
 mod connection;
 mod driver;
 mod endpoint;
 mod failure;
+mod id_allowance;
 mod ids;
 mod keys;
+mod off_path;
 mod packet;
 mod sender;
 mod strays;
@@ -30,6 +33,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::config::CONNECTIONS_MAX;
 pub(crate) use self::connection::Connection;
 pub(crate) use self::endpoint::{Endpoint, Host, LocalTask, Place, Setup};
 pub(crate) use self::keys::QuicKeys;
