@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use tieline_transport::quic;
 use tieline_wire::LinkEnd;
 
-use super::off_path::OffPath;
+use super::unproved::Unproved;
 use crate::io::Signal;
 
 /// A connection of this shard. After its last event, [`Event::ConnectionLost`], nothing is sent any more.
@@ -30,17 +30,25 @@ pub(crate) struct Connection {
     /// Whether the relay has closed the connection, and its task has not been told: quinn-proto tells only of ends by
     /// the peer.
     is_closed_untold: Cell<bool>,
-    /// What may go to other addresses than the peer's.
-    pub(super) off_path: RefCell<OffPath>,
+    /// What may go to addresses that the peer has not proved.
+    pub(super) allowance: RefCell<Unproved>,
     /// Counts as a handshake of a client that has not proved its address.
     unproved: Cell<Option<Rc<()>>>,
 }
 
 impl Connection {
-    pub(super) fn new(proto: quinn_proto::Connection, now: Instant) -> Self {
-        let off_path = OffPath::new(proto.remote_address(), now);
+    /// A connection that began with a datagram of `len` bytes, and a token that proved its address or not.
+    pub(super) fn new(
+        proto: quinn_proto::Connection,
+        len: usize,
+        has_proof: bool,
+        now: Instant,
+    ) -> Self {
+        // The first datagram is not in the statistics, those that waited behind it are.
+        let came = len as u64 + proto.stats().udp_rx.bytes;
+        let allowance = Unproved::new(proto.remote_address(), has_proof, came, now);
         Self {
-            off_path: RefCell::new(off_path),
+            allowance: RefCell::new(allowance),
             unproved: Cell::default(),
             proto: RefCell::new(proto),
             work: Signal::default(),
@@ -56,12 +64,20 @@ impl Connection {
     }
 
     /// Takes a datagram of `len` bytes that came from `from`.
-    pub(super) fn receive(&self, event: ConnectionEvent, from: SocketAddr, len: usize) {
+    pub(super) fn receive(
+        &self,
+        now: Instant,
+        event: ConnectionEvent,
+        from: SocketAddr,
+        len: usize,
+    ) {
         let mut proto = self.proto.borrow_mut();
         proto.handle_event(event);
-        if proto.remote_address() != from {
-            self.off_path.borrow_mut().received(from, len);
-        }
+        let mut allowance = self.allowance.borrow_mut();
+        // The datagram may have changed the address.
+        allowance.is_at(proto.remote_address(), proto.is_handshaking(), now);
+        allowance.received(from, len);
+        drop(allowance);
         drop(proto);
         self.is_heard.set(true);
         self.work.raise();

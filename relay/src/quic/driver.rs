@@ -119,19 +119,24 @@ impl Driver {
             }
             self.unsent = None;
         }
-        let mut off_path = self.connection.off_path.borrow_mut();
-        off_path.is_at(proto.remote_address(), now);
+        let mut allowance = self.connection.allowance.borrow_mut();
+        allowance.is_at(proto.remote_address(), proto.is_handshaking(), now);
         let mut space = self.sender.space.borrow_mut();
         for _ in 0..SENDS_A_TURN {
             space.clear();
             let datagrams = self.sender.datagrams_max(proto.current_mtu());
-            let Some(transmit) = proto.poll_transmit(now, datagrams, &mut space) else {
+            let Some(mut transmit) = proto.poll_transmit(now, datagrams, &mut space) else {
                 return Sent::All;
             };
-            let to = transmit.destination;
-            if to != proto.remote_address() && !off_path.may_send(to, transmit.size) {
+            let (to, len) = (transmit.destination, transmit.size);
+            let stride = transmit.segment_size.unwrap_or(len);
+            let allowed = allowance.allowed(to, len, stride, now);
+            if allowed < len {
                 self.table.is_withheld();
-                continue;
+                if allowed == 0 {
+                    continue;
+                }
+                transmit.size = allowed;
             }
             if !self.sender.send(&transmit, &space) {
                 self.unsent = Some((transmit, space.clone()));

@@ -297,10 +297,10 @@ impl Endpoint {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.table.find(handle) {
-                    connection.receive(event, origin.source, datagram.len());
+                    connection.receive(now, event, origin.source, datagram.len());
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.begin(incoming),
+            Some(DatagramEvent::NewConnection(incoming)) => self.begin(incoming, datagram.len()),
             Some(DatagramEvent::Response(transmit)) => {
                 self.drop_packets(without_connection(kind), 1);
                 self.answer(&transmit, &answer);
@@ -317,8 +317,8 @@ impl Endpoint {
         let _ = self.sender.send(transmit, bytes);
     }
 
-    /// Begins a connection: refuses it, asks for a proof of the client's address, or queues its handshake.
-    fn begin(self: &Rc<Self>, incoming: Incoming) {
+    /// Begins a connection with a datagram of `len` bytes: refuses it, asks for a proof of the client's address, or queues its handshake.
+    fn begin(self: &Rc<Self>, incoming: Incoming, len: usize) {
         let client = incoming.remote_address();
         let has_proof = incoming.remote_address_validated();
         let mut answer = Vec::new();
@@ -348,7 +348,7 @@ impl Endpoint {
             }
             return;
         };
-        let waiting = Waiting::new(Rc::clone(self), incoming);
+        let waiting = Waiting::new(Rc::clone(self), incoming, len);
         let endpoint = Rc::clone(self);
         let shakes = endpoint.shake(waiting, client, place, unproved);
         self.setup.host.spawn(Box::pin(shakes));
@@ -409,9 +409,10 @@ impl Endpoint {
         }
     }
 
-    /// Answers a client's hello; `None` if that fails, which is counted.
-    fn accept(&self, incoming: Incoming) -> Option<Rc<Connection>> {
+    /// Answers a client's hello, which began with a datagram of `len` bytes; `None` if that fails, which is counted.
+    fn accept(&self, incoming: Incoming, len: usize) -> Option<Rc<Connection>> {
         let client = incoming.remote_address();
+        let has_proof = incoming.remote_address_validated();
         let (now, mut answer) = (Instant::now(), Vec::new());
         let accepted = {
             let mut proto = self.table.proto.borrow_mut();
@@ -419,7 +420,7 @@ impl Endpoint {
         };
         match accepted {
             Ok((handle, proto)) => {
-                let connection = Rc::new(Connection::new(proto, now));
+                let connection = Rc::new(Connection::new(proto, len, has_proof, now));
                 self.table.insert(handle, Rc::clone(&connection));
                 let (table, sender) = (Rc::clone(&self.table), Rc::clone(&self.sender));
                 let driver = Driver::new(table, sender, Rc::clone(&connection), handle, now);
@@ -455,21 +456,24 @@ const fn without_connection(kind: Kind) -> QuicDrop {
 struct Waiting {
     endpoint: Rc<Endpoint>,
     incoming: Option<Incoming>,
+    /// Bytes of the datagram.
+    len: usize,
 }
 
 impl Waiting {
-    fn new(endpoint: Rc<Endpoint>, incoming: Incoming) -> Self {
+    fn new(endpoint: Rc<Endpoint>, incoming: Incoming, len: usize) -> Self {
         endpoint.waiting.set(endpoint.waiting.get() + 1);
         Self {
             endpoint,
             incoming: Some(incoming),
+            len,
         }
     }
 
     /// Answers the client's hello; `None` if that fails, which is counted.
     fn accept(mut self) -> Option<Rc<Connection>> {
         let incoming = self.incoming.take()?;
-        self.endpoint.accept(incoming)
+        self.endpoint.accept(incoming, self.len)
     }
 }
 

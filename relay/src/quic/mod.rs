@@ -11,8 +11,8 @@
 //!
 //! What a packet costs is bounded before its sender has proved its address: [`packet`] drops what no connection can
 //! use, a retry asks for proof when many handshakes lack it, and [`Handshakes`](crate::limits::Handshakes) limits the
-//! rest. After that, [`off_path`] limits what goes to addresses that are not the peer's, and [`id_allowance`] the IDs
-//! that a peer uses up. Connection IDs lead to their shard ([`ids`]); packets that come to another one are passed on.
+//! rest. [`unproved`] limits what goes to addresses that no peer has proved, [`id_allowance`] the IDs that a peer
+//! uses up. Connection IDs lead to their shard ([`ids`]); packets that come to another one are passed on.
 
 mod config;
 mod connection;
@@ -22,7 +22,6 @@ mod failure;
 mod id_allowance;
 mod ids;
 mod keys;
-mod off_path;
 mod packet;
 mod sender;
 mod strays;
@@ -32,6 +31,7 @@ mod streams;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unproved;
 
 pub(crate) use self::config::CONNECTIONS_MAX;
 pub(crate) use self::connection::Connection;

@@ -15,10 +15,19 @@ fn stream(number: u64) -> Vec<u8> {
     varint(4 * number)
 }
 
-/// Runs a client against a relay that accepts its streams, 4 at a time, and drops them; returns what the client does, and
-/// how many streams there were. Another caller goes on meanwhile, and in the end nothing is left of the client.
+/// What the relay does with a client's streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Streams {
+    Drops,
+    /// Neither reads nor ends them.
+    Keeps,
+}
+
+/// Runs a client against a relay that accepts its streams, 4 at a time; returns what the client does, and how many streams
+/// there were. Another caller goes on meanwhile, and in the end nothing is left of the client.
 fn attack<T: Send + 'static>(
     rig: &Rig,
+    streams: Streams,
     act: impl FnOnce(&mut Raw) -> T + Send + 'static,
 ) -> (T, usize) {
     let count = Rc::new(Cell::new(0));
@@ -29,13 +38,17 @@ fn attack<T: Send + 'static>(
         let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
         rig.open(&host, sockets);
         let bystander = Bystander::of(rig, &host, bound).await;
-        let client = rig.shaken_raw(bound, |raw| {
+        let client = rig.shaken_raw(bound, move |raw| {
             let outcome = act(raw);
             raw.leave();
             outcome
         });
-        serve(&host, host.next().await, move |_| {
+        let kept = RefCell::new(Vec::new());
+        serve(&host, host.next().await, move |stream| {
             counted.set(counted.get() + 1);
+            if streams == Streams::Keeps {
+                kept.borrow_mut().push(stream);
+            }
         });
         *result.borrow_mut() = Some(joined(client).await);
         bystander.ends_well().await;
@@ -49,7 +62,7 @@ fn attack<T: Send + 'static>(
 #[test]
 fn a_peer_that_uses_up_connection_ids_is_closed() {
     let rig = Rig::new();
-    let (code, _) = attack(&rig, |raw| {
+    let (code, _) = attack(&rig, Streams::Drops, |raw| {
         raw.acknowledges = false;
         raw.until("all IDs", |it| it.ids.len() == 8);
         while raw.closed().is_none() {
@@ -72,7 +85,7 @@ fn a_peer_that_uses_up_connection_ids_is_closed() {
 #[test]
 fn a_peer_may_use_up_some_connection_ids() {
     let rig = Rig::new();
-    attack(&rig, |raw| {
+    attack(&rig, Streams::Drops, |raw| {
         raw.until("all IDs", |it| it.ids.len() == 8);
         for number in 0..20 {
             let (_, id) = raw.ids.first_key_value().unwrap();
@@ -90,7 +103,7 @@ fn a_peer_may_use_up_some_connection_ids() {
 #[test]
 fn a_peer_that_replaces_its_own_ids_faster_than_it_is_heard_is_closed() {
     let rig = Rig::new();
-    let (code, _) = attack(&rig, |raw| {
+    let (code, _) = attack(&rig, Streams::Drops, |raw| {
         let mut frames = Vec::new();
         for number in 1..=60_u64 {
             // NEW_CONNECTION_ID, which retires all before it.
@@ -112,7 +125,7 @@ fn a_peer_that_replaces_its_own_ids_faster_than_it_is_heard_is_closed() {
 fn streams_that_are_opened_and_reset_at_once_cost_one_turn_each() {
     const STREAMS: u64 = 400;
     let rig = Rig::new();
-    let (_, count) = attack(&rig, |raw| {
+    let (_, count) = attack(&rig, Streams::Drops, |raw| {
         let mut next = 0;
         while next < STREAMS {
             raw.until("room for streams", |it| it.streams_max > next);
@@ -135,7 +148,7 @@ fn streams_that_are_opened_and_reset_at_once_cost_one_turn_each() {
 #[test]
 fn a_stream_beyond_the_limit_ends_the_connection() {
     let rig = Rig::new();
-    let (code, count) = attack(&rig, |raw| {
+    let (code, count) = attack(&rig, Streams::Drops, |raw| {
         let beyond = raw.streams_max + 1_000;
         raw.say(DATA, &[&[0x08][..], &stream(beyond), b"x"].concat());
         raw.close_code()
@@ -147,8 +160,8 @@ fn a_stream_beyond_the_limit_ends_the_connection() {
 #[test]
 fn floods_of_small_frames_are_worked_off() {
     let rig = Rig::new();
-    let (responses, count) = attack(&rig, |raw| {
-        // Opens a stream, and keeps it in use.
+    let (responses, count) = attack(&rig, Streams::Keeps, |raw| {
+        // Opens a stream, of which there is no end.
         raw.say(DATA, &[&[0x0a][..], &stream(0), &[1], b"x"].concat());
         let stop = [&[5][..], &stream(0), &[0]].concat();
         let window = [&[0x11][..], &stream(0), &varint(1 << 40)].concat();
@@ -174,7 +187,7 @@ fn floods_of_small_frames_are_worked_off() {
 #[test]
 fn a_stream_of_small_pieces_with_holes_ends_the_connection() {
     let rig = Rig::new();
-    let (code, _) = attack(&rig, |raw| {
+    let (code, _) = attack(&rig, Streams::Keeps, |raw| {
         let mut at = 1;
         // 20,000 pieces of one byte, between them as many bytes that never come.
         while raw.closed().is_none() && at < 40_000 {
@@ -195,7 +208,7 @@ fn a_stream_of_small_pieces_with_holes_ends_the_connection() {
 #[test]
 fn more_bytes_than_the_window_end_the_connection() {
     let rig = Rig::new();
-    let (code, _) = attack(&rig, |raw| {
+    let (code, _) = attack(&rig, Streams::Drops, |raw| {
         // One byte behind the window of a caller without a session.
         let at = varint(128 * 1024);
         raw.say(DATA, &[vec![0x0e], stream(0), at, vec![1, 7]].concat());

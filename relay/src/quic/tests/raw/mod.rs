@@ -191,7 +191,8 @@ impl Raw {
     /// Waits until the relay acknowledges a new packet.
     pub(super) fn is_alive(&mut self) {
         let number = self.spaces[DATA].next;
-        self.say(DATA, &[1]);
+        // An address that the relay takes for a new one must have sent something before it gets an answer.
+        self.say_padded(&[1]);
         self.until("an acknowledgement", |it| {
             assert_eq!(it.closed(), None);
             it.acknowledged.is_some_and(|at| at >= number)
@@ -205,6 +206,12 @@ impl Raw {
             _ => 0,
         };
         let packet = self.packet(space, frames, len);
+        self.send(&packet);
+    }
+
+    /// Sends `frames` in a long packet of data.
+    fn say_padded(&mut self, frames: &[u8]) {
+        let packet = self.packet(DATA, frames, FIRST_BYTES);
         self.send(&packet);
     }
 
@@ -363,7 +370,12 @@ impl Raw {
                     self.ids.insert(number, input.id().to_vec());
                     input.take(16);
                 }
-                0x1a => self.heard.push(Heard::Challenge(input.take(8).to_vec())),
+                0x1a => {
+                    let asked = input.take(8).to_vec();
+                    let answer = [&[0x1b], &asked[..]].concat();
+                    self.heard.push(Heard::Challenge(asked));
+                    self.say_padded(&answer);
+                }
                 0x1b => self.heard.push(Heard::Response(input.take(8).to_vec())),
                 0x1c | 0x1d => {
                     self.heard.push(Heard::Close(input.number()));
