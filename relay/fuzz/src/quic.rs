@@ -92,7 +92,7 @@ fn draws(here: Here, check: SteeringKey) {
     assert_eq!(id.len(), ids.cid_len());
     assert!(ids.validate(&id).is_ok());
     for head in [&[0x40][..], &[0xe0, 0, 0, 0, 1, 8]] {
-        let packet = [head, &id, &[0; 20]].concat();
+        let packet = [head, &*id, &[0; 20]].concat();
         assert_eq!(here.elsewhere(&packet), None);
     }
     for len in 0..=LONGEST_ID {

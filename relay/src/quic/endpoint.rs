@@ -317,7 +317,8 @@ impl Endpoint {
         let _ = self.sender.send(transmit, bytes);
     }
 
-    /// Begins a connection with a datagram of `len` bytes: refuses it, asks for a proof of the client's address, or queues its handshake.
+    /// Begins a connection with a datagram of `len` bytes: refuses it, asks for a proof of the client's address, or queues
+    /// its handshake.
     fn begin(self: &Rc<Self>, incoming: Incoming, len: usize) {
         let client = incoming.remote_address();
         let has_proof = incoming.remote_address_validated();

@@ -21,9 +21,7 @@ use crate::error::ListenKind;
 use crate::io::{PacketSteering, turn};
 use crate::limits::Handshake;
 use crate::metrics::TlsFailure;
-use crate::quic::{
-    CONNECTIONS_MAX, Connection, Endpoint, Host, LocalTask, Place, Setup, Strays,
-};
+use crate::quic::{CONNECTIONS_MAX, Connection, Endpoint, Host, LocalTask, Place, Setup, Strays};
 
 /// Part of the stale timeout by which the idle timeout of a connection is longer: the heartbeat of a link finds a silent
 /// agent first, and tells the reason.
