@@ -144,7 +144,7 @@ fuzz seconds='60':
         echo 'just fuzz needs cargo-fuzz: cargo install cargo-fuzz --locked' >&2
         exit 1
     fi
-    for place in wire/frame_decode wire/message_verify wire/mux_operations token/keys transport/websocket transport/tls_first_flight transport/session_stream; do
+    for place in wire/frame_decode wire/message_verify wire/mux_operations token/keys transport/websocket transport/tls_first_flight transport/session_stream relay/packets; do
         crate=${place%/*} target=${place#*/}
         # libFuzzer writes new inputs to the first folder; the seeds stay as they are in git.
         found=$PWD/target/fuzz/$target

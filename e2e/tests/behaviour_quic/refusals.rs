@@ -20,6 +20,8 @@ on_each_driver!(
     refused_streams_are_told_why_and_others_go_on,
     a_connection_without_a_stream_is_closed,
     streams_beyond_the_limit_wait_for_an_end,
+    streams_that_are_reset_at_once_are_counted_and_others_go_on,
+    streams_that_say_nothing_end_by_the_time_limit,
 );
 
 /// Waits for the reset of a stream, and compares its code.
@@ -125,5 +127,75 @@ async fn streams_beyond_the_limit_wait_for_an_end(driver: DriverChoice) -> Resul
     let mut three = caller.raw(agent.tunnel()).await?;
     three.write_all(b"some").await?;
     soon("the echo", three.read_exact(&mut [0; 4])).await??;
+    Ok(())
+}
+
+async fn streams_that_are_reset_at_once_are_counted_and_others_go_on(
+    driver: DriverChoice,
+) -> Result<()> {
+    const STREAMS: i64 = 300;
+    let certificate = TestCertificate::new("relay.test")?;
+    let relay = relay(driver, &certificate)?;
+    let echo = Target::echo().await?;
+    let agent = TestAgent::of(&echo).start(&relay).await?;
+    let other = relay.quic_caller(&certificate).await?;
+    let mut live = other.raw(agent.tunnel()).await?;
+    let caller = relay.quic_caller(&certificate).await?;
+    for number in 0..STREAMS {
+        // Before the preamble, within it, and behind it.
+        let mut stream = match number % 3 {
+            2 => caller.raw(agent.tunnel()).await?,
+            _ => caller.open().await?,
+        };
+        if number % 3 == 1 {
+            stream.write_all(b"\0").await?;
+        }
+        stream.reset();
+        stream.stop();
+        if number % 50 == 0 {
+            live.write_all(b"some").await?;
+            soon("the echo", live.read_exact(&mut [0; 4])).await??;
+        }
+    }
+    relay
+        .until("the end of all streams", |metrics| {
+            metrics.labelled("relay_frontends_total", "quic") == STREAMS + 1
+                && metrics.get("relay_sessions") == 1
+                && metrics.get("relay_frontends") == 1
+        })
+        .await?;
+    live.write_all(b"some").await?;
+    soon("the echo", live.read_exact(&mut [0; 4])).await??;
+    Ok(())
+}
+
+async fn streams_that_say_nothing_end_by_the_time_limit(driver: DriverChoice) -> Result<()> {
+    let certificate = TestCertificate::new("relay.test")?;
+    let relay = TestRelay::with()
+        .driver(driver)
+        .preamble_timeout(Duration::from_millis(500))
+        .quic(&certificate)
+        .start()?;
+    let echo = Target::echo().await?;
+    let agent = TestAgent::of(&echo).start(&relay).await?;
+    let caller = relay.quic_caller(&certificate).await?;
+    let mut live = caller.raw(agent.tunnel()).await?;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        let mut stream = caller.open().await?;
+        // A stream exists once its first byte has come.
+        stream.write_all(b"\0").await?;
+        silent.push(stream);
+    }
+    for mut stream in silent {
+        is_refused(&mut stream, CallerRefusal::Preamble).await?;
+    }
+    live.write_all(b"some").await?;
+    soon("the echo", live.read_exact(&mut [0; 4])).await??;
+    let metrics = relay.metrics().await?;
+    assert_eq!(
+        metrics.labelled("relay_frontend_refused_total", "preamble"),
+        8
+    );
     Ok(())
 }

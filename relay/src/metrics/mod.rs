@@ -191,7 +191,7 @@ pub(crate) enum QuicDrop {
     BadInitial,
     /// A packet of a connection that the shard does not have; its sender gets a stateless reset, unless many do.
     UnknownConnection,
-    /// Too many first packets wait for their handshake.
+    /// Too many first packets wait for their handshake, or there are too many connections.
     Overload,
     /// The relay stops, and begins no connection.
     Closing,
@@ -199,6 +199,8 @@ pub(crate) enum QuicDrop {
     StrayLost,
     /// The socket could not be read.
     SocketFailed,
+    /// A datagram that was not sent: more than three times what came from its address, which no one has proved.
+    Unproved,
 }
 
 /// Why a frame was dropped although the link goes on.
@@ -238,7 +240,7 @@ const TLS_FAILURES: [&str; 11] = [
     "timeout",
     "overload",
 ];
-const QUIC_DROPS: [&str; 9] = [
+const QUIC_DROPS: [&str; 10] = [
     "malformed",
     "version",
     "short_initial",
@@ -248,6 +250,7 @@ const QUIC_DROPS: [&str; 9] = [
     "closing",
     "stray_lost",
     "socket_failed",
+    "unproved",
 ];
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -361,6 +364,8 @@ shard_metrics! {
         quic_lost: "relay_quic_lost_total", "QUIC packets sent and lost.";
         /// The kernel steers by the connection ID; such a packet came to another shard all the same.
         quic_strays: "relay_quic_strays_total", "QUIC packets passed on to the shard of their connection.";
+        /// `quinn_proto` itself has no such limit.
+        quic_id_floods: "relay_quic_id_floods_total", "QUIC connections closed because their peer used up connection IDs too fast.";
         route_updates: "relay_route_updates_total", "Route updates applied.";
     }
     by_reason {

@@ -106,7 +106,7 @@ fn a_family_has_the_words_of_its_own_reasons_only() {
     let series = text.lines().filter(|line| line.contains("{reason=\""));
     assert_eq!(of("relay_tls_failures_total"), TLS_FAILURES.len());
     assert_eq!(of("relay_quic_dropped_total"), QUIC_DROPS.len());
-    assert_eq!(series.count(), 122);
+    assert_eq!(series.count(), 123);
 }
 
 #[test]
@@ -139,6 +139,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         &shard.quic_strays,
         &shard.quic_sent,
         &shard.quic_lost,
+        &shard.quic_id_floods,
     ] {
         counter.inc();
     }
@@ -186,6 +187,7 @@ fn every_counter_is_shown_once_it_is_counted() {
         QuicDrop::Closing,
         QuicDrop::StrayLost,
         QuicDrop::SocketFailed,
+        QuicDrop::Unproved,
     ] {
         shard.quic_dropped(reason, 1);
     }

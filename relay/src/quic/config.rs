@@ -25,8 +25,13 @@ const WAITING_BYTES: u64 = 6 * 1500;
 const WAITING_BYTES_TOTAL: u64 = 1024 * 1024;
 
 /// Handshakes of clients without a proof of their address, beyond which further ones must prove it first. A flood from
-/// invented addresses takes an eighth of the shard's handshakes at most.
+/// invented addresses takes an eighth of the shard's handshakes at most. Handshakes that failed count until their state is
+/// gone, a few seconds later: with an invented address, too, a hello and a close behind it can be sent.
 pub(super) const UNPROVED_MAX: usize = 64;
+
+/// Connections of an address on one shard: idle ones hold 48 KiB at most, so these 3 GiB. Connections over TCP have such
+/// a limit in the number of open files.
+pub(crate) const CONNECTIONS_MAX: usize = 65_536;
 
 /// Least time between two stateless resets: after a restart, 1,000 agents of a shard are told within a second. A reset
 /// is shorter than the packet that it answers, so two hosts that answer each other soon stop.

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use tieline_transport::quic;
 use tieline_wire::LinkEnd;
 
+use super::unproved::Unproved;
 use crate::io::Signal;
 
 /// A connection of this shard. After its last event, [`Event::ConnectionLost`], nothing is sent any more.
@@ -28,11 +30,26 @@ pub(crate) struct Connection {
     /// Whether the relay has closed the connection, and its task has not been told: quinn-proto tells only of ends by
     /// the peer.
     is_closed_untold: Cell<bool>,
+    /// What may go to addresses that the peer has not proved.
+    pub(super) allowance: RefCell<Unproved>,
+    /// Counts as a handshake of a client that has not proved its address.
+    unproved: Cell<Option<Rc<()>>>,
 }
 
 impl Connection {
-    pub(super) fn new(proto: quinn_proto::Connection) -> Self {
+    /// A connection that began with a datagram of `len` bytes, and a token that proved its address or not.
+    pub(super) fn new(
+        proto: quinn_proto::Connection,
+        len: usize,
+        has_proof: bool,
+        now: Instant,
+    ) -> Self {
+        // The first datagram is not in the statistics, those that waited behind it are.
+        let came = len as u64 + proto.stats().udp_rx.bytes;
+        let allowance = Unproved::new(proto.remote_address(), has_proof, came, now);
         Self {
+            allowance: RefCell::new(allowance),
+            unproved: Cell::default(),
             proto: RefCell::new(proto),
             work: Signal::default(),
             news: Signal::default(),
@@ -41,9 +58,27 @@ impl Connection {
         }
     }
 
-    /// Takes a packet, or what the endpoint answers.
-    pub(super) fn receive(&self, event: ConnectionEvent) {
-        self.proto.borrow_mut().handle_event(event);
+    /// Keeps `unproved` until the connection's state is gone, or its handshake is over.
+    pub(super) fn is_unproved(&self, unproved: Option<Rc<()>>) {
+        self.unproved.set(unproved);
+    }
+
+    /// Takes a datagram of `len` bytes that came from `from`.
+    pub(super) fn receive(
+        &self,
+        now: Instant,
+        event: ConnectionEvent,
+        from: SocketAddr,
+        len: usize,
+    ) {
+        let mut proto = self.proto.borrow_mut();
+        proto.handle_event(event);
+        let mut allowance = self.allowance.borrow_mut();
+        // The datagram may have changed the address.
+        allowance.is_at(proto.remote_address(), proto.is_handshaking(), now);
+        allowance.received(from, len);
+        drop(allowance);
+        drop(proto);
         self.is_heard.set(true);
         self.work.raise();
         self.news.raise();
@@ -87,11 +122,19 @@ impl Connection {
 
     /// Closes the connection; the peer is told `code` and `reason`. Data that was not sent is lost.
     pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
-        let was_closed = self.with(|proto, now| {
-            let was_closed = proto.is_closed();
-            proto.close(now, code, Bytes::copy_from_slice(reason));
-            was_closed
-        });
+        self.with(|proto, now| self.close_at(now, proto, code, reason));
+    }
+
+    /// Like [`Connection::close`], for its driver, which has the state already.
+    pub(super) fn close_at(
+        &self,
+        now: Instant,
+        proto: &mut quinn_proto::Connection,
+        code: VarInt,
+        reason: &[u8],
+    ) {
+        let was_closed = proto.is_closed();
+        proto.close(now, code, Bytes::copy_from_slice(reason));
         if !was_closed {
             self.is_closed_untold.set(true);
             self.news.raise();

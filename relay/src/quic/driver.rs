@@ -7,10 +7,13 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use quinn_proto::{ConnectionHandle, Transmit};
+use tieline_transport::quic::close_code;
+use tieline_wire::LinkEnd;
 
 use super::connection::Connection;
+use super::id_allowance::IdAllowance;
 use super::sender::Sender;
-use super::table::Table;
+use super::table::{Exchanged, Table};
 use crate::io::{Sleep, sleep};
 
 /// Sends in a row, before other tasks get a turn.
@@ -30,6 +33,8 @@ pub(super) struct Driver {
     counted: (u64, u64),
     /// Packets are to be counted: seldom, because the numbers are copied with all others of the connection.
     is_count_due: bool,
+    /// Connection IDs that the peer may still use up.
+    ids: IdAllowance,
     is_over: bool,
 }
 
@@ -50,8 +55,10 @@ impl Driver {
         sender: Rc<Sender>,
         connection: Rc<Connection>,
         handle: ConnectionHandle,
+        now: Instant,
     ) -> Self {
         Self {
+            ids: IdAllowance::new(now),
             table,
             sender,
             connection,
@@ -66,14 +73,15 @@ impl Driver {
 
     /// Fires due timers, and sends.
     fn step(&mut self, now: Instant) -> Sent {
-        let mut proto = self.connection.proto.borrow_mut();
+        let connection = Rc::clone(&self.connection);
+        let mut proto = connection.proto.borrow_mut();
         let is_due = proto.poll_timeout().is_some_and(|at| at <= now);
         if is_due {
             proto.handle_timeout(now);
         }
-        let mut is_over = self.table.exchange(self.handle, &mut proto);
-        let sent = transmit(&self.sender, &mut proto, now, &mut self.unsent);
-        is_over |= self.table.exchange(self.handle, &mut proto);
+        let mut is_over = self.exchange(now, &mut proto);
+        let sent = self.transmit(now, &mut proto);
+        is_over |= self.exchange(now, &mut proto);
         if std::mem::take(&mut self.is_count_due) || is_over {
             let path = proto.stats().path;
             let (sent, lost) = self.counted;
@@ -89,6 +97,53 @@ impl Driver {
             self.connection.news.raise();
         }
         sent
+    }
+
+    /// Passes events on; true once the connection is over.
+    fn exchange(&mut self, now: Instant, proto: &mut quinn_proto::Connection) -> bool {
+        let exchanged = self.table.exchange(now, self.handle, proto, &mut self.ids);
+        if exchanged == Exchanged::Flooded {
+            let reason = LinkEnd::Protocol;
+            let word = reason.word().as_bytes();
+            self.connection
+                .close_at(now, proto, close_code(reason), word);
+        }
+        exchanged == Exchanged::Over
+    }
+
+    /// Sends what the state has to send.
+    fn transmit(&mut self, now: Instant, proto: &mut quinn_proto::Connection) -> Sent {
+        if let Some((transmit, bytes)) = &self.unsent {
+            if !self.sender.send(transmit, bytes) {
+                return Sent::Blocked;
+            }
+            self.unsent = None;
+        }
+        let mut allowance = self.connection.allowance.borrow_mut();
+        allowance.is_at(proto.remote_address(), proto.is_handshaking(), now);
+        let mut space = self.sender.space.borrow_mut();
+        for _ in 0..SENDS_A_TURN {
+            space.clear();
+            let datagrams = self.sender.datagrams_max(proto.current_mtu());
+            let Some(mut transmit) = proto.poll_transmit(now, datagrams, &mut space) else {
+                return Sent::All;
+            };
+            let (to, len) = (transmit.destination, transmit.size);
+            let stride = transmit.segment_size.unwrap_or(len);
+            let allowed = allowance.allowed(to, len, stride, now);
+            if allowed < len {
+                self.table.is_withheld();
+                if allowed == 0 {
+                    continue;
+                }
+                transmit.size = allowed;
+            }
+            if !self.sender.send(&transmit, &space) {
+                self.unsent = Some((transmit, space.clone()));
+                return Sent::Blocked;
+            }
+        }
+        Sent::Some
     }
 
     /// Ready once the state has something to do by its timers.
@@ -110,34 +165,6 @@ impl Driver {
         }
         fired
     }
-}
-
-/// Sends what the state has to send.
-fn transmit(
-    sender: &Sender,
-    proto: &mut quinn_proto::Connection,
-    now: Instant,
-    unsent: &mut Option<(Transmit, Vec<u8>)>,
-) -> Sent {
-    if let Some((transmit, bytes)) = unsent {
-        if !sender.send(transmit, bytes) {
-            return Sent::Blocked;
-        }
-        *unsent = None;
-    }
-    let mut space = sender.space.borrow_mut();
-    for _ in 0..SENDS_A_TURN {
-        space.clear();
-        let datagrams = sender.datagrams_max(proto.current_mtu());
-        let Some(transmit) = proto.poll_transmit(now, datagrams, &mut space) else {
-            return Sent::All;
-        };
-        if !sender.send(&transmit, &space) {
-            *unsent = Some((transmit, space.clone()));
-            return Sent::Blocked;
-        }
-    }
-    Sent::Some
 }
 
 impl Future for Driver {

@@ -77,6 +77,8 @@ pub(crate) struct Setup {
     pub(crate) handshake_timeout: Duration,
     /// Silence after which a connection ends.
     pub(crate) idle_timeout: Duration,
+    /// Most connections at a time; further ones are not answered.
+    pub(crate) connections_max: usize,
     pub(crate) metrics: Arc<ShardMetrics>,
 }
 
@@ -295,10 +297,10 @@ impl Endpoint {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.table.find(handle) {
-                    connection.receive(event);
+                    connection.receive(now, event, origin.source, datagram.len());
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.begin(incoming),
+            Some(DatagramEvent::NewConnection(incoming)) => self.begin(incoming, datagram.len()),
             Some(DatagramEvent::Response(transmit)) => {
                 self.drop_packets(without_connection(kind), 1);
                 self.answer(&transmit, &answer);
@@ -315,8 +317,9 @@ impl Endpoint {
         let _ = self.sender.send(transmit, bytes);
     }
 
-    /// Begins a connection: refuses it, asks for a proof of the client's address, or queues its handshake.
-    fn begin(self: &Rc<Self>, incoming: Incoming) {
+    /// Begins a connection with a datagram of `len` bytes: refuses it, asks for a proof of the client's address, or queues
+    /// its handshake.
+    fn begin(self: &Rc<Self>, incoming: Incoming, len: usize) {
         let client = incoming.remote_address();
         let has_proof = incoming.remote_address_validated();
         let mut answer = Vec::new();
@@ -324,6 +327,10 @@ impl Endpoint {
             let transmit = self.table.proto.borrow_mut().refuse(incoming, &mut answer);
             self.drop_packets(QuicDrop::Closing, 1);
             return self.answer(&transmit, &answer);
+        }
+        if self.table.len() >= self.setup.connections_max {
+            self.table.proto.borrow_mut().ignore(incoming);
+            return self.drop_packets(QuicDrop::Overload, 1);
         }
         // One reference is the endpoint's own.
         if !has_proof && Rc::strong_count(&self.unproved) > UNPROVED_MAX {
@@ -342,12 +349,9 @@ impl Endpoint {
             }
             return;
         };
-        let waiting = Waiting::new(Rc::clone(self), incoming);
+        let waiting = Waiting::new(Rc::clone(self), incoming, len);
         let endpoint = Rc::clone(self);
-        let shakes = async move {
-            let _held = unproved;
-            endpoint.shake(waiting, client, place).await;
-        };
+        let shakes = endpoint.shake(waiting, client, place, unproved);
         self.setup.host.spawn(Box::pin(shakes));
     }
 
@@ -369,7 +373,13 @@ impl Endpoint {
     }
 
     /// Completes a handshake, as long as it has its place, and gives the connection to the host.
-    async fn shake(self: Rc<Self>, waiting: Waiting, client: SocketAddr, place: Handshake) {
+    async fn shake(
+        self: Rc<Self>,
+        waiting: Waiting,
+        client: SocketAddr,
+        place: Handshake,
+        unproved: Option<Rc<()>>,
+    ) {
         let Some(permit) = place.run(place.may_answer()).await else {
             return self.failed(client, TlsFailure::Overload);
         };
@@ -378,6 +388,7 @@ impl Endpoint {
         let Some(connection) = accepted else {
             return;
         };
+        connection.is_unproved(unproved);
         let shaking = timeout(self.setup.handshake_timeout, shaken(&connection));
         let failed = match place.run(shaking).await {
             Some(Ok(Ok(()))) => None,
@@ -388,6 +399,7 @@ impl Endpoint {
         drop(place);
         match failed {
             None => {
+                connection.is_unproved(None);
                 self.setup.metrics.quic_handshakes.inc();
                 self.setup.host.connected(connection);
             }
@@ -398,21 +410,21 @@ impl Endpoint {
         }
     }
 
-    /// Answers a client's hello; `None` if that fails, which is counted.
-    fn accept(&self, incoming: Incoming) -> Option<Rc<Connection>> {
+    /// Answers a client's hello, which began with a datagram of `len` bytes; `None` if that fails, which is counted.
+    fn accept(&self, incoming: Incoming, len: usize) -> Option<Rc<Connection>> {
         let client = incoming.remote_address();
-        let mut answer = Vec::new();
-        let accepted =
-            self.table
-                .proto
-                .borrow_mut()
-                .accept(incoming, Instant::now(), &mut answer, None);
+        let has_proof = incoming.remote_address_validated();
+        let (now, mut answer) = (Instant::now(), Vec::new());
+        let accepted = {
+            let mut proto = self.table.proto.borrow_mut();
+            proto.accept(incoming, now, &mut answer, None)
+        };
         match accepted {
             Ok((handle, proto)) => {
-                let connection = Rc::new(Connection::new(proto));
+                let connection = Rc::new(Connection::new(proto, len, has_proof, now));
                 self.table.insert(handle, Rc::clone(&connection));
                 let (table, sender) = (Rc::clone(&self.table), Rc::clone(&self.sender));
-                let driver = Driver::new(table, sender, Rc::clone(&connection), handle);
+                let driver = Driver::new(table, sender, Rc::clone(&connection), handle, now);
                 self.setup.host.spawn(Box::pin(driver));
                 Some(connection)
             }
@@ -445,21 +457,24 @@ const fn without_connection(kind: Kind) -> QuicDrop {
 struct Waiting {
     endpoint: Rc<Endpoint>,
     incoming: Option<Incoming>,
+    /// Bytes of the datagram.
+    len: usize,
 }
 
 impl Waiting {
-    fn new(endpoint: Rc<Endpoint>, incoming: Incoming) -> Self {
+    fn new(endpoint: Rc<Endpoint>, incoming: Incoming, len: usize) -> Self {
         endpoint.waiting.set(endpoint.waiting.get() + 1);
         Self {
             endpoint,
             incoming: Some(incoming),
+            len,
         }
     }
 
     /// Answers the client's hello; `None` if that fails, which is counted.
     fn accept(mut self) -> Option<Rc<Connection>> {
         let incoming = self.incoming.take()?;
-        self.endpoint.accept(incoming)
+        self.endpoint.accept(incoming, self.len)
     }
 }
 

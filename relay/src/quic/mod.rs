@@ -11,13 +11,15 @@
 //!
 //! What a packet costs is bounded before its sender has proved its address: [`packet`] drops what no connection can
 //! use, a retry asks for proof when many handshakes lack it, and [`Handshakes`](crate::limits::Handshakes) limits the
-//! rest. Connection IDs lead to their shard ([`ids`]); packets that come to another one are passed on.
+//! rest. [`unproved`] limits what goes to addresses that no peer has proved, [`id_allowance`] the IDs that a peer
+//! uses up. Connection IDs lead to their shard ([`ids`]); packets that come to another one are passed on.
 
 mod config;
 mod connection;
 mod driver;
 mod endpoint;
 mod failure;
+mod id_allowance;
 mod ids;
 mod keys;
 mod packet;
@@ -29,7 +31,9 @@ mod streams;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unproved;
 
+pub(crate) use self::config::CONNECTIONS_MAX;
 pub(crate) use self::connection::Connection;
 pub(crate) use self::endpoint::{Endpoint, Host, LocalTask, Place, Setup};
 pub(crate) use self::keys::QuicKeys;

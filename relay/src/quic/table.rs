@@ -1,19 +1,22 @@
 //! The protocol's state of an endpoint, and its connections by their handle.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use quinn_proto::ConnectionHandle;
 
 use super::connection::Connection;
-use crate::metrics::ShardMetrics;
+use super::id_allowance::IdAllowance;
+use crate::metrics::{QuicDrop, ShardMetrics};
 
 /// An endpoint's connections.
 pub(super) struct Table {
     pub(super) proto: RefCell<quinn_proto::Endpoint>,
     /// By handle: the protocol gives out the lowest number that is free.
     connections: RefCell<Vec<Option<Rc<Connection>>>>,
+    count: Cell<usize>,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -22,6 +25,7 @@ impl Table {
         Self {
             proto: RefCell::new(proto),
             connections: RefCell::default(),
+            count: Cell::new(0),
             metrics,
         }
     }
@@ -32,6 +36,7 @@ impl Table {
             connections.resize_with(handle.0 + 1, || None);
         }
         connections[handle.0] = Some(connection);
+        self.count.set(self.count.get() + 1);
         self.metrics.quic_connections.inc();
     }
 
@@ -44,8 +49,19 @@ impl Table {
         let gone = connections.get_mut(handle.0).and_then(Option::take);
         drop(connections);
         if gone.is_some() {
+            self.count.set(self.count.get() - 1);
             self.metrics.quic_connections.dec();
         }
+    }
+
+    /// Number of connections.
+    pub(super) fn len(&self) -> usize {
+        self.count.get()
+    }
+
+    /// Counts a datagram that is not sent, because its receiver has not proved its address.
+    pub(super) fn is_withheld(&self) {
+        self.metrics.quic_dropped(QuicDrop::Unproved, 1);
     }
 
     /// Counts packets of a connection that were sent, and those that were lost.
@@ -64,25 +80,50 @@ impl Table {
             .collect()
     }
 
-    /// Passes events between a connection and the endpoint's state; true once the connection is over, and removed from
-    /// both.
+    /// Passes events between a connection and the endpoint's state. A connection that is over is removed from both.
     pub(super) fn exchange(
         &self,
+        now: Instant,
         handle: ConnectionHandle,
         connection: &mut quinn_proto::Connection,
-    ) -> bool {
-        let mut is_over = false;
+        ids: &mut IdAllowance,
+    ) -> Exchanged {
+        let (mut is_over, mut is_flooded) = (false, false);
         while let Some(event) = connection.poll_endpoint_events() {
             is_over |= event.is_drained();
+            // The connection is closed now. What the endpoint's state has of it goes with the last event.
+            if is_flooded && !event.is_drained() {
+                continue;
+            }
             let answer = self.proto.borrow_mut().handle_event(handle, event);
+            // An answer has connection IDs: first all, and then one for each that the peer retired.
             if let Some(answer) = answer {
-                connection.handle_event(answer);
+                match ids.take(now) {
+                    true => connection.handle_event(answer),
+                    false => is_flooded = true,
+                }
             }
         }
         if is_over {
             // At once, because the handle may be given to the next connection.
             self.remove(handle);
+            return Exchanged::Over;
         }
-        is_over
+        match is_flooded {
+            true if !connection.is_closed() => {
+                self.metrics.quic_id_floods.inc();
+                Exchanged::Flooded
+            }
+            _ => Exchanged::GoesOn,
+        }
     }
+}
+
+/// What became of a connection in [`Table::exchange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exchanged {
+    GoesOn,
+    /// The peer uses up more connection IDs than it may; the connection must be closed.
+    Flooded,
+    Over,
 }

@@ -50,7 +50,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const MTU_PAUSE: Duration = Duration::from_secs(30);
 
 /// Time for a client to come back with the token of a Retry packet.
-const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(15);
+pub(super) const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(15);
 
 /// The configuration that both sides share; a connection on which nothing arrives ends after `idle_timeout`.
 fn transport(idle_timeout: Duration) -> TransportConfig {

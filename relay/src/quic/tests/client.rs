@@ -9,9 +9,10 @@ use bytes::BytesMut;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
     ClientConfig, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
-    Event, StreamEvent, StreamId,
+    Event, StreamEvent, StreamId, VarInt,
 };
 use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tieline_transport::quic::LinkStreams;
@@ -34,15 +35,7 @@ pub(super) struct Client {
 impl Client {
     /// Begins a connection to `relay`, whose certificate is in the file `cert`.
     pub(super) fn begin(relay: SocketAddr, cert: &Path, protocol: &str) -> Self {
-        let mut roots = RootCertStore::empty();
-        let cert = CertificateDer::from_pem_slice(&std::fs::read(cert).unwrap()).unwrap();
-        roots.add(cert).unwrap();
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let tls = tls_of(cert, &[protocol], provider());
         let tls = QuicClientConfig::try_from(tls).unwrap();
         let config = ClientConfig::new(Arc::new(tls));
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
@@ -151,6 +144,15 @@ impl Client {
         self.until(|_| false).unwrap_err()
     }
 
+    /// Closes the connection.
+    pub(super) fn leave(mut self) {
+        let left = self.until(|connection| {
+            connection.close(Instant::now(), VarInt::from_u32(0), [][..].into());
+            true
+        });
+        left.unwrap();
+    }
+
     /// Sends a packet that is no answer, so that the relay has something to say.
     pub(super) fn ping(&mut self) {
         self.connection.ping();
@@ -178,6 +180,24 @@ impl Client {
         exchanged.unwrap();
         heard
     }
+}
+
+/// A client's TLS, which trusts the certificate in the file `cert` alone.
+pub(super) fn tls_of(
+    cert: &Path,
+    protocols: &[&str],
+    provider: Arc<CryptoProvider>,
+) -> rustls::ClientConfig {
+    let mut roots = RootCertStore::empty();
+    let cert = CertificateDer::from_pem_slice(&std::fs::read(cert).unwrap()).unwrap();
+    roots.add(cert).unwrap();
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
+    tls
 }
 
 /// Reads what has arrived on a stream; true at its end.

@@ -1,12 +1,19 @@
 mod client;
+mod connected;
+mod flood;
+mod forged;
 mod links;
+mod moved;
+mod raw;
 mod streams;
+mod unproved;
 
 use std::cell::{Cell, RefCell};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -14,6 +21,8 @@ use async_task::Task;
 use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, VarInt};
 
 use self::client::{Client, read};
+use self::raw::Raw;
+use self::streams::{echo_back, serve};
 use super::config::UNPROVED_MAX;
 use super::*;
 use crate::certificates::Certificates;
@@ -84,13 +93,20 @@ struct Rig {
     cert: PathBuf,
     keys: QuicKeys,
     metrics: Arc<ShardMetrics>,
+    handshake_timeout: Duration,
+    connections_max: usize,
     _files: Files,
 }
 
 impl Rig {
     fn new() -> Self {
+        Self::named(&["relay.example"])
+    }
+
+    /// With a certificate for `names`.
+    fn named(names: &[&str]) -> Self {
         let files = Files::new();
-        let certificate = files.lasting("relay", &["relay.example"]);
+        let certificate = files.lasting("relay", names);
         let cert = certificate.cert.clone();
         let config = TlsConfig {
             certificates: vec![certificate],
@@ -102,6 +118,8 @@ impl Rig {
             cert,
             keys: QuicKeys::of(&[3; 32]),
             metrics: Arc::default(),
+            handshake_timeout: Duration::from_secs(20),
+            connections_max: CONNECTIONS_MAX,
             _files: files,
         }
     }
@@ -120,7 +138,8 @@ impl Rig {
                 },
                 keys: self.keys.clone(),
                 tls: Arc::clone(&self.tls),
-                handshake_timeout: Duration::from_secs(20),
+                handshake_timeout: self.handshake_timeout,
+                connections_max: self.connections_max,
                 idle_timeout: Duration::from_secs(60),
                 metrics: Arc::clone(&self.metrics),
             };
@@ -141,13 +160,61 @@ impl Rig {
         thread::spawn(move || act(Client::begin(relay, &cert, protocol)))
     }
 
-    /// The value of a metric.
-    fn count(&self, sample: &str) -> u64 {
+    /// A client that writes its packets itself, at loopback address number `host`.
+    fn raw(&self, relay: SocketAddr, host: u8) -> Raw {
+        Raw::new(relay, loopback_of(host), &self.cert, &["tieline"])
+    }
+
+    /// Runs such a client on a thread of its own, once its handshake is over.
+    fn shaken_raw<T: Send + 'static>(
+        &self,
+        relay: SocketAddr,
+        act: impl FnOnce(&mut Raw) -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let mut raw = self.raw(relay, 1);
+        thread::spawn(move || {
+            raw.shake().unwrap();
+            act(&mut raw)
+        })
+    }
+
+    /// The page of metrics.
+    fn page(&self) -> String {
         let metrics = [Arc::clone(&self.metrics)];
         let (audit, tls) = (AuditCounts::default(), TlsReport::default());
-        let page = render(&metrics, &[], 0, &audit, &tls);
+        render(&metrics, &[], 0, &audit, &tls)
+    }
+
+    /// The value of a metric.
+    fn count(&self, sample: &str) -> u64 {
+        let page = self.page();
         let value = page.lines().find_map(|it| it.strip_prefix(sample));
         value.unwrap().trim().parse().unwrap()
+    }
+
+    /// The sum of a metric's values with all labels.
+    fn sum(&self, family: &str) -> u64 {
+        let start = format!("{family}{{");
+        let page = self.page();
+        let samples = page.lines().filter(|it| it.starts_with(&start));
+        let values = samples.map(|it| it.rsplit(' ').next().unwrap().parse::<u64>());
+        values.sum::<Result<u64, _>>().unwrap()
+    }
+
+    /// Waits until the metrics are as wanted.
+    async fn sees(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let seen = async {
+            while !is_so(self) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let seen = timeout(Duration::from_secs(20), seen).await;
+        assert!(seen.is_ok(), "{what}:\n{}", self.page());
+    }
+
+    /// Waits until a metric, which may fall, has a value.
+    async fn settled(&self, sample: &str, wanted: u64) {
+        self.sees(sample, |it| it.count(sample) == wanted).await;
     }
 
     /// Waits until a metric has a value.
@@ -161,6 +228,58 @@ impl Rig {
         assert!(counted.is_ok(), "{sample} is {}", self.count(sample));
         assert_eq!(self.count(sample), wanted, "{sample}");
     }
+}
+
+/// A caller beside an attack, which sends and gets back on one stream after another.
+struct Bystander {
+    stop: SyncSender<()>,
+    client: JoinHandle<()>,
+}
+
+impl Bystander {
+    async fn of(rig: &Rig, host: &Rc<TestHost>, relay: SocketAddr) -> Self {
+        let (stop, is_stopped) = sync_channel(1);
+        let client = rig.client(relay, "tieline", move |mut client| {
+            client.shake().unwrap();
+            let mut is_last = false;
+            while !is_last {
+                is_last = is_stopped.try_recv().is_ok();
+                let sent = [7; 2_000];
+                assert!(client.exchange(&sent) == sent);
+            }
+            client.leave();
+        });
+        let tasks = Rc::clone(host);
+        serve(host, host.next().await, move |stream| {
+            stream.widen();
+            tasks.spawn(Box::pin(echo_back(stream)));
+        });
+        Self { stop, client }
+    }
+
+    /// Goes on to a whole exchange after the attack.
+    async fn ends_well(self) {
+        self.stop.send(()).unwrap();
+        joined(self.client).await;
+    }
+}
+
+/// An address of this machine; all of 127.0.0.0/8 are.
+fn loopback_of(host: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, host).into()
+}
+
+/// Number of connections.
+const CONNECTIONS: &str = "relay_quic_connections ";
+
+/// The metric of packets dropped for `reason`.
+fn dropped(reason: &str) -> String {
+    format!("relay_quic_dropped_total{{reason=\"{reason}\"}}")
+}
+
+/// The metric of handshakes that failed for `reason`.
+fn failures(reason: &str) -> String {
+    format!("relay_tls_failures_total{{reason=\"{reason}\"}}")
 }
 
 fn loopback() -> SocketAddr {
@@ -298,8 +417,7 @@ fn a_client_with_another_protocol_is_refused_with_a_reason() {
         let client = rig.client(bound, "h3", |mut client| client.end());
         let end = joined(client).await;
         assert!(matches!(end, ConnectionError::ConnectionClosed(_)), "{end}");
-        let failures = "relay_tls_failures_total{reason=\"alpn\"}";
-        rig.counted(failures, 1).await;
+        rig.counted(&failures("alpn"), 1).await;
         assert!(host.connected.borrow().is_empty());
         host.kill().await;
     })
@@ -350,7 +468,7 @@ fn a_relay_that_comes_back_tells_clients_that_their_connections_are_gone() {
         let host = Rc::<TestHost>::default();
         let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
         rig.open(&host, sockets);
-        let (killed, is_killed) = std::sync::mpsc::sync_channel(1);
+        let (killed, is_killed) = sync_channel(1);
         let client = rig.client(bound, "tieline", move |mut client| {
             client.shake().unwrap();
             is_killed.recv().unwrap();
@@ -378,7 +496,6 @@ fn garbage_is_counted_and_a_client_behind_it_is_served() {
         let host = Rc::<TestHost>::default();
         let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
         rig.open(&host, sockets);
-        let dropped = |reason: &str| format!("relay_quic_dropped_total{{reason=\"{reason}\"}}");
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         let long = |version: u8, len: usize| {
             let mut packet = vec![0xc0, 0, 0, 0, version, 8];

@@ -1,7 +1,6 @@
 //! Streams of callers, read and written like sockets.
 
 use std::future::poll_fn;
-use std::sync::mpsc::sync_channel;
 
 use bytes::BytesMut;
 use quinn_proto::{ReadError, StreamId};
@@ -21,7 +20,11 @@ async fn writable(stream: &QuicStream) {
 }
 
 /// Accepts a client's streams; the task that does also tells them of events.
-fn serve(host: &Rc<TestHost>, connection: Rc<Connection>, act: impl Fn(QuicStream) + 'static) {
+pub(super) fn serve(
+    host: &Rc<TestHost>,
+    connection: Rc<Connection>,
+    act: impl Fn(QuicStream) + 'static,
+) {
     host.spawn(Box::pin(async move {
         let streams = Streams::new(connection, 4);
         while let Some(stream) = streams.next().await {
@@ -31,7 +34,7 @@ fn serve(host: &Rc<TestHost>, connection: Rc<Connection>, act: impl Fn(QuicStrea
 }
 
 /// Sends back what comes, and ends the direction with the client's end.
-async fn echo_back(stream: QuicStream) {
+pub(super) async fn echo_back(stream: QuicStream) {
     let mut waiting = BytesMut::new();
     loop {
         readable(&stream).await;

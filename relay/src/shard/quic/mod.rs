@@ -21,7 +21,7 @@ use crate::error::ListenKind;
 use crate::io::{PacketSteering, turn};
 use crate::limits::Handshake;
 use crate::metrics::TlsFailure;
-use crate::quic::{Connection, Endpoint, Host, LocalTask, Place, Setup, Strays};
+use crate::quic::{CONNECTIONS_MAX, Connection, Endpoint, Host, LocalTask, Place, Setup, Strays};
 
 /// Part of the stale timeout by which the idle timeout of a connection is longer: the heartbeat of a link finds a silent
 /// agent first, and tells the reason.
@@ -119,6 +119,7 @@ impl Shard {
             tls: Arc::clone(&configs.quic),
             handshake_timeout: peers.config.preamble_timeout,
             idle_timeout: idle_timeout(peers.config.stale_timeout),
+            connections_max: CONNECTIONS_MAX,
             metrics: Arc::clone(&self.kit.metrics),
         };
         let (endpoint, reads) = Endpoint::open(setup, socket)?;

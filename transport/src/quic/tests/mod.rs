@@ -5,6 +5,7 @@ mod hostile;
 mod network;
 mod sessions;
 mod stalled;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
