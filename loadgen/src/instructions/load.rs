@@ -11,7 +11,7 @@ use crate::exchange::{self, HEAD_BYTES_MAX, RequestKind, TEXT_BYTES, TEXT_UP_BYT
 use crate::path::relay::RelayPair;
 use crate::path::tunnel_preamble;
 use crate::pattern::Pattern;
-use crate::targets::request::{ACCEPTED, Duty, encode};
+use crate::targets::request::{ACCEPTED, Duty, Request};
 
 /// Timeout of one read or write; callgrind slows a process down about fiftyfold.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -224,7 +224,12 @@ fn bulk_down(socket: &mut TcpStream, bytes: u64) -> anyhow::Result<f64> {
 }
 
 fn ask(socket: &mut TcpStream, duty: Duty) -> anyhow::Result<()> {
-    socket.write_all(&encode(duty, 0))?;
+    let request = Request {
+        duty,
+        stream: 0,
+        pace_kbit: None,
+    };
+    socket.write_all(&request.encode())?;
     let mut answer = [0];
     socket.read_exact(&mut answer)?;
     ensure!(

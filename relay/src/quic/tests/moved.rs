@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::raw::{DATA, FIRST_BYTES, Heard};
 use super::*;
 
+/// Longest time for which the way's thread waits for the client's packets while others may have come.
+const IDLE: Duration = Duration::from_micros(100);
+
 /// Bytes that an attacker's socket has sent and received.
 #[derive(Clone, Copy, Debug, Default)]
 struct Attacker {
@@ -31,6 +34,8 @@ impl Way {
             socket.set_nonblocking(true).unwrap();
             socket
         });
+        entry.set_nonblocking(false).unwrap();
+        entry.set_read_timeout(Some(IDLE)).unwrap();
         let addresses = (entry.local_addr().unwrap(), out.local_addr().unwrap());
         let is_over = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&is_over);
@@ -38,9 +43,8 @@ impl Way {
             let (mut buffer, mut client, mut number) = (vec![0; 65_536], None, 0);
             let mut count = Attacker::default();
             while !until.load(Ordering::Relaxed) {
-                let mut is_idle = true;
-                while let Ok((len, from)) = entry.recv_from(&mut buffer) {
-                    (client, is_idle) = (Some(from), false);
+                                while let Ok((len, from)) = entry.recv_from(&mut buffer) {
+                    client = Some(from);
                     number += 1;
                     let packet = &buffer[..len];
                     let is_first = step > 0 && number % step == 0;
@@ -56,14 +60,10 @@ impl Way {
                     }
                 }
                 while let Ok((len, _)) = out.recv_from(&mut buffer) {
-                    is_idle = false;
                     entry.send_to(&buffer[..len], client.unwrap()).unwrap();
                 }
                 while let Ok((len, _)) = attacker.recv_from(&mut buffer) {
                     count.heard += len;
-                }
-                if is_idle {
-                    thread::sleep(Duration::from_micros(100));
                 }
             }
             count
