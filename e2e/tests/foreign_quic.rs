@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use libtest_mimic::Arguments;
 use serde_json::{Value, json};
@@ -458,19 +458,53 @@ fn decoded(setup: &Foreign) -> Result<()> {
         "tls.handshake.type == 8",
         &["tls.handshake.extensions_alpn_str"],
     )?;
-    ensure!(chosen == [["tieline"]], "{chosen:?}");
+    ensure!(!chosen.is_empty(), "no encrypted extensions");
+    ensure!(
+        chosen.iter().all(|packet| packet == &["tieline"]),
+        "{chosen:?}"
+    );
     let port = tunnel.relay.quic_address().port();
-    let sent = format!("quic.stream_data && udp.dstport == {port}");
-    let sent = capture.decoded(&sent, &["quic.stream.stream_id", "quic.stream_data"])?;
-    ensure!(sent.iter().all(|packet| packet[0] == "0"), "{sent:?}");
-    let bytes: String = sent.iter().map(|packet| &*packet[1]).collect();
+    let sent = capture.decoded(
+        &format!("quic.stream_data && udp.dstport == {port}"),
+        &[
+            "quic.stream.stream_id",
+            "quic.stream.offset",
+            "quic.stream_data",
+        ],
+    )?;
     // The preamble: two bytes of length, and the name. Then the payload.
-    ensure!(bytes == hex(b"\0\x03bayquestion"), "{bytes}");
+    let (bytes, wanted) = (stream_0(&sent)?, hex(b"\0\x03bayquestion"));
+    ensure!(bytes == wanted, "{sent:?}");
     let ends = capture.decoded("quic.stream.fin == 1", &["udp.srcport"])?;
     ensure!(ends.len() >= 2, "no end in each direction: {ends:?}");
     let bad = capture.decoded("_ws.malformed || quic.decryption_failed", &["frame.number"])?;
     ensure!(bad.is_empty(), "{bad:?}");
     Ok(())
+}
+
+/// The bytes of stream 0, in hexadecimal, from packets with id, offset and bytes of one frame each. Some may be sent again.
+fn stream_0(packets: &[Vec<String>]) -> Result<String> {
+    let mut frames = Vec::new();
+    for packet in packets {
+        let [id, offset, bytes] = &packet[..] else {
+            bail!("not three fields: {packet:?}");
+        };
+        ensure!(id == "0", "{packet:?}");
+        // The first frame of a stream has none.
+        let offset: usize = if offset.is_empty() {
+            0
+        } else {
+            offset.parse()?
+        };
+        frames.push((offset * 2, bytes));
+    }
+    frames.sort();
+    let mut whole = String::new();
+    for (offset, bytes) in frames {
+        ensure!(offset <= whole.len(), "a gap before {offset}: {packets:?}");
+        whole.push_str(bytes.get(whole.len() - offset..).unwrap_or_default());
+    }
+    Ok(whole)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -106,7 +106,8 @@ async fn streams_carry_bytes_side_by_side(driver: DriverChoice) -> Result<()> {
         }));
     }
     for echoed in running {
-        ensure!(soon("an echo", echoed).await???);
+        let is_same = soon("an echo", echoed).await???;
+        ensure!(is_same);
     }
     relay
         .until("no session", |metrics| metrics.get("relay_sessions") == 0)
