@@ -287,7 +287,7 @@ impl Setup {
 }
 
 /// Runs a client script and parses the JSON report that it prints.
-fn report(script: &str, command: &mut Command) -> Result<Value> {
+pub(crate) fn report(script: &str, command: &mut Command) -> Result<Value> {
     let printed = Process::spawn(script, command)?.finish(CLIENT_LIMIT)?;
     serde_json::from_str(&printed).with_context(|| format!("{script} printed {printed:?}"))
 }
@@ -410,7 +410,7 @@ impl Server {
     }
 }
 
-fn event(line: &str, wanted: &str) -> Option<Value> {
+pub(crate) fn event(line: &str, wanted: &str) -> Option<Value> {
     let told: Value = serde_json::from_str(line).ok()?;
     (told["event"] == wanted).then_some(told)
 }

@@ -5,6 +5,7 @@
 pub mod autobahn;
 pub mod behaviour;
 pub mod environment;
+pub mod foreign_quic;
 pub mod interop;
 pub mod path;
 pub mod process;

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tieline_e2e::behaviour::{
     Addresses, HttpStream, RelayProgram, SOON, TestCertificate, tls, within,
 };
+use tieline_e2e::environment::is_there;
 use tieline_e2e::process::Process;
 use tokio::time::sleep;
 
@@ -44,11 +45,6 @@ fn main() -> ExitCode {
             .with_kind(format!("{program} is missing"));
     }
     libtest_mimic::run(&arguments, vec![trial]).exit_code()
-}
-
-fn is_there(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn run() -> Result<()> {

@@ -170,7 +170,12 @@ impl QuicStream {
         if self.is_over.replace(true) {
             return;
         }
-        let code = VarInt::from(self.code.get());
+        // A caller that broke the stream off itself reads no reason of the relay's into it.
+        let code = match self.state.is_broken() {
+            true => SessionEnd::FrontendReset.code(),
+            false => self.code.get(),
+        };
+        let code = VarInt::from(code);
         let (is_finished, is_read) = (self.is_finished.get(), self.is_read.get());
         if is_finished && is_read {
             return;

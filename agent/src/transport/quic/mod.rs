@@ -213,7 +213,9 @@ impl Quic {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
         );
         self.errors += 1;
-        if self.errors >= ERRORS_MAX && self.is_connected {
+        // Without its address the socket is of no use at once; the watch of the network notices the change later.
+        let is_useless = self.errors >= ERRORS_MAX || self.socket.has_lost_its_address();
+        if is_useless && self.is_connected {
             self.rebind();
         }
     }

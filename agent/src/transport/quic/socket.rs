@@ -11,6 +11,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use crate::network::is_gone;
 use crate::transport::wire::until_ready;
 
 /// Bytes that the receive buffer should hold. The link's task may have to wait for 10 ms while others run, in which
@@ -57,6 +58,12 @@ impl PacketSocket {
         let state = UdpSocketState::new((&socket).into())?;
         let socket = UdpSocket::from_std(socket)?;
         Ok(Self { socket, state })
+    }
+
+    /// True if this machine no longer has the address that the socket sends from.
+    pub(super) fn has_lost_its_address(&self) -> bool {
+        let address = self.socket.local_addr().map(|address| address.ip());
+        address.is_ok_and(|ip| !ip.is_unspecified() && is_gone(ip))
     }
 
     /// True if the system may cut datagrams into fragments, so that the path's MTU cannot be searched for.
