@@ -86,6 +86,7 @@ table! {
     NameBound = 55, "name_bound", retry, "the tunnel name is bound to an agent with another key";
     TokenNotYet = 56, "token_not_yet", retry, "the token is not valid yet";
     NoTunnel = 57, "no_tunnel", retry, "the link did not get a tunnel in time";
+    ClientCertificate = 58, "client_certificate", retry, "the relay asks agents for a certificate of their own";
     TargetRefused = 64, "target_refused", retry, "the target refused the connection";
     TargetUnreachable = 65, "target_unreachable", retry, "the target cannot be reached";
     TargetTimeout = 66, "target_timeout", retry, "the target did not answer in time";
@@ -246,6 +247,7 @@ reasons! {
         AuthChanged,
         Limited,
         NoTunnel,
+        ClientCertificate,
         Internal,
     } in frames
 }
@@ -391,6 +393,7 @@ impl LinkEnd {
             | Self::Preface
             | Self::HandshakeTimeout
             | Self::Limited
+            | Self::ClientCertificate
             | Self::ClaimTimeout
             | Self::LinkLimit
             | Self::SessionLimit
@@ -416,8 +419,10 @@ impl LinkEnd {
             Self::Overload => LinkRefusal::Overload,
             Self::ShuttingDown => LinkRefusal::ShuttingDown,
             Self::Limited => LinkRefusal::Limited,
-            // Ends that need an agent's hello, its sessions or its tunnels, and ends that agents alone decide on.
+            // Ends that need an agent's hello, its sessions or its tunnels, ends that agents alone decide on, and a missing
+            // certificate, which is counted as a failed handshake.
             Self::Superseded
+            | Self::ClientCertificate
             | Self::CreditOverrun
             | Self::UnknownSession
             | Self::Stale
@@ -460,6 +465,7 @@ impl LinkEnd {
             | Self::AuthChanged
             | Self::Limited
             | Self::NoTunnel
+            | Self::ClientCertificate
             | Self::Internal => SessionEnd::LinkLost,
         }
     }

@@ -41,7 +41,7 @@ pub use self::hello::{Hellos, Try};
 pub(crate) use self::lane::{Lane, dial_lane};
 pub use self::logins::Logins;
 pub use self::proxy::Proxy;
-pub(crate) use self::quic::alert_of;
+pub(crate) use self::quic::{alert_of, certificate_required};
 pub use self::quic::{Quic, QuicError, QuicPath};
 pub use self::stream::{Reads, Stream, TlsDetails, Writes};
 pub use self::talk::Talk;

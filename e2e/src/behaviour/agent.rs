@@ -211,7 +211,10 @@ impl TestAgent {
         });
         match found.await {
             Ok(Some(found)) => Ok(found),
-            Ok(None) => bail!("the agent has ended after the events {passed:?}"),
+            Ok(None) => {
+                let outcome = (&mut self.outcome).await;
+                bail!("the agent has ended after the events {passed:?}: {outcome:?}")
+            }
             Err(error) => Err(error.context(format!("the agent reported {passed:?}"))),
         }
     }

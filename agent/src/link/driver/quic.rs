@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quinn_proto::ConnectionError;
 use tieline_transport::quic::lost;
+use tieline_wire::LinkEnd;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
@@ -12,7 +13,7 @@ use crate::error::Error;
 use crate::link::Link;
 use crate::link::buffer::TURN_BYTES_MAX;
 use crate::link::dispatch::Dispatch;
-use crate::transport::{Quic, alert_of};
+use crate::transport::{Quic, alert_of, certificate_required};
 
 /// Shortest time between two looks at the path's measurements, for the agent's status.
 const PATH_INTERVAL: Duration = Duration::from_secs(1);
@@ -106,6 +107,9 @@ fn lost_by(reason: &ConnectionError, dispatch: Option<&Dispatch<'_>>) -> Error {
         return dispatch.lost_by(alert);
     }
     let error = lost(reason);
+    if let (LinkEnd::ClientCertificate, Some(dispatch)) = (error.reason, dispatch) {
+        return dispatch.lost_by(certificate_required());
+    }
     match reason {
         ConnectionError::ApplicationClosed(_) if error.reason.is_final() => {
             Error::of_farewell(error.reason, String::new())

@@ -98,6 +98,12 @@ pub(crate) fn alert_of(reason: &ConnectionError) -> Option<io::Error> {
     }
 }
 
+/// The relay wants a certificate of the agent's own, as over TLS its alert would say: over QUIC callers share the port and
+/// need none, so the relay refuses the agent only after the handshake.
+pub(crate) fn certificate_required() -> io::Error {
+    of_tls(Error::AlertReceived(AlertDescription::CertificateRequired))
+}
+
 fn alert(code: TransportErrorCode) -> Option<AlertDescription> {
     let code = u64::from(code).checked_sub(ALERTS_AT)?;
     u8::try_from(code).ok().map(AlertDescription::from)

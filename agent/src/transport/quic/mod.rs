@@ -31,7 +31,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(super) use self::dial::connect;
 pub use self::failure::QuicError;
-pub(crate) use self::failure::alert_of;
+pub(crate) use self::failure::{alert_of, certificate_required};
 pub(super) use self::failure::with_hint;
 pub(super) use self::socket::receive_room;
 use self::socket::{Arrivals, PacketSocket};

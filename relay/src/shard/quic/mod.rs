@@ -152,7 +152,7 @@ impl Shard {
             Some(Served::As(ListenKind::Tcp)) => self.serve_quic_caller(connection),
             None => {
                 self.kit.metrics.tls_failed(TlsFailure::NoClientCertificate);
-                connection.end(LinkEnd::BadSignature);
+                connection.end(LinkEnd::ClientCertificate);
             }
             // The configuration of QUIC offers no other protocol.
             Some(Served::As(_) | Served::Check) => {
