@@ -52,7 +52,10 @@ pub(crate) async fn run(
             others.spawn(bytes::write(Arc::clone(&link), writes));
             Carrier::Bytes(reads)
         }
-        Connection::Quic(quic) => Carrier::Quic(quic),
+        Connection::Quic(quic) => {
+            let _ = link.gauge.set(quic.gauge());
+            Carrier::Quic(quic)
+        }
     };
     let mut ending = Ending {
         link: &link,
