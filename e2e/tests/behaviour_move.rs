@@ -128,11 +128,9 @@ impl Site {
 
     /// Calls `tunnel` again and again, each time for `limit` at most, until a call gets through.
     async fn call_gets_through(&self, tunnel: &str, limit: Duration) -> Result<()> {
+        let is_through = |call: Result<Result<()>>| matches!(call, Ok(Ok(())));
         let calling = async {
-            while !matches!(
-                within(limit, "a call", self.call(tunnel, 1)).await,
-                Ok(Ok(()))
-            ) {
+            while !is_through(within(limit, "a call", self.call(tunnel, 1)).await) {
                 tokio::time::sleep(PACE).await;
             }
         };

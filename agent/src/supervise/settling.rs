@@ -1,5 +1,5 @@
 //! What a slot does while this machine's network settles after a change or a sleep: dials with attempts side by side,
-//! and finds out whether its link still works.
+//! and finds out whether its link still works; the same for a link over QUIC that does not answer a ping.
 //!
 //! A link in doubt goes on until a new connection gets through beside it: while none does, the network itself may be
 //! down, and the link may still be alive.
@@ -146,10 +146,10 @@ impl Doubt {
             let _ = again.probe();
         };
         let dial = dials(agent, network);
-        let verdict = async move { Ok(weigh_soon(round_trips, is_silent, ask_again, dial).await) };
+        let weighed = weigh_soon(round_trips, is_silent, ask_again, dial);
         Some(Self {
             asked_at,
-            verdict: Box::pin(verdict),
+            verdict: Box::pin(async move { Ok(weighed.await) }),
         })
     }
 
