@@ -20,7 +20,7 @@ use tieline_e2e::behaviour::{
 use tieline_e2e::on_each_driver;
 use tieline_relay::config::{HttpUrl, Secret};
 use tieline_relay::{Auth, DriverChoice, ProviderAuth};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 on_each_driver!(
@@ -29,6 +29,7 @@ on_each_driver!(
     several_links_with_several_tunnels_move_without_harm,
     a_path_that_carries_handshakes_alone_costs_no_call,
     a_link_whose_udp_is_cut_is_back_over_a_websocket,
+    calls_go_on_soon_after_udp_is_cut,
 );
 
 /// Time in which an agent is registered where QUIC does not get through. 2 s and two round trips are promised; a busy
@@ -37,6 +38,12 @@ const IN_TIME: Duration = Duration::from_secs(5);
 
 /// Time in which a link is back over a WebSocket once its loss over QUIC was noticed.
 const BACK_WITHIN: Duration = Duration::from_secs(3);
+
+/// Time for one small call while a link is replaced: far more than it takes once the link is there.
+const CALL_WITHIN: Duration = Duration::from_millis(200);
+
+/// Pause between two small calls.
+const CALL_PACE: Duration = Duration::from_millis(100);
 
 /// Pause between two attempts over QUIC of a restless agent.
 const RETRY: Duration = Duration::from_millis(100);
@@ -117,6 +124,17 @@ impl Site {
         let mut caller = self.relay.raw(tunnel).await?;
         soon("the echo", echo_round_trip(&mut caller, &noise(seed, 200))).await??;
         ends(caller).await
+    }
+
+    /// Calls `tunnel` again and again, each time for `limit` at most, until a call gets through.
+    async fn call_gets_through(&self, tunnel: &str, limit: Duration) -> Result<()> {
+        let is_through = |call: Result<Result<()>>| matches!(call, Ok(Ok(())));
+        let calling = async {
+            while !is_through(within(limit, "a call", self.call(tunnel, 1)).await) {
+                tokio::time::sleep(PACE).await;
+            }
+        };
+        soon("a call that gets through", calling).await
     }
 
     /// Calls `tunnel` again and again, until all is over.
@@ -328,8 +346,66 @@ async fn cut(driver: DriverChoice, stale: Duration) -> Result<()> {
     site.call(agent.tunnel(), 1).await
 }
 
+async fn calls_go_on_soon_after_udp_is_cut(driver: DriverChoice) -> Result<()> {
+    // 3 s are promised. The link's own ping would take 4 s.
+    let limits = [Duration::from_secs(3), Duration::from_millis(3_900)];
+    at_some_pace(&limits, async |limit| cut_under_calls(driver, limit).await).await
+}
+
+async fn cut_under_calls(driver: DriverChoice, limit: Duration) -> Result<()> {
+    let site = Site::start(driver)?;
+    let echo = Target::echo().await?;
+    let agent = site.agent(&echo).start_at(&site.url("https")).await?;
+    site.are_over("quic", 1).await?;
+    for seed in 0..10 {
+        site.call(agent.tunnel(), seed).await?;
+        tokio::time::sleep(CALL_PACE).await;
+    }
+    site.gate.dies(true);
+    let cut_at = Instant::now();
+    site.call_gets_through(agent.tunnel(), CALL_WITHIN).await?;
+    let took = cut_at.elapsed();
+    ensure!(took < limit, "{took:?}");
+    site.are_over("wss", 1).await
+}
+
+#[tokio::test]
+async fn a_moment_without_udp_harms_no_session_where_tcp_gets_nowhere() -> Result<()> {
+    // The agent doubts its link after 1.25 s.
+    const GAP: Duration = Duration::from_millis(1_500);
+    let site = Site::start(DriverChoice::Auto)?;
+    let echo = Target::echo().await?;
+    // Connections to it stay without an answer.
+    let stuck = TcpListener::bind("127.0.0.1:0").await?;
+    let address = stuck.local_addr()?;
+    let gate = DatagramPath::start_at(address, site.relay.quic_address())?;
+    let url = format!("https://{address}");
+    let agent = site.agent(&echo).start_at(&url).await?;
+    site.are_over("quic", 1).await?;
+    let mut caller = site.relay.raw(agent.tunnel()).await?;
+    soon("the echo", echo_round_trip(&mut caller, b"before")).await??;
+    gate.dies(true);
+    let going_on = async {
+        let echo = echo_round_trip(&mut caller, b"within").await;
+        echo.context("a session over the link")
+    };
+    let cut = async {
+        tokio::time::sleep(GAP).await;
+        gate.dies(false);
+        anyhow::Ok(())
+    };
+    soon("the echo", async { tokio::try_join!(going_on, cut) }).await??;
+    ends(caller).await?;
+    site.are_over("quic", 1).await?;
+    let metrics = site.relay.metrics().await?;
+    ensure!(metrics.get("relay_links_total") == 1, "{metrics}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn one_lost_link_does_not_speak_against_quic_and_three_in_a_row_do() -> Result<()> {
+    // A ping has followed the registration by then, and was answered: without an answer, a WebSocket would take over.
+    const ANSWERED_AFTER: Duration = Duration::from_secs(2);
     // Links that are lost within 2 s of each other count as one.
     let stale = Duration::from_secs(4);
     let site = Site::with(|relay| relay.stale_timeout(stale))?;
@@ -337,6 +413,7 @@ async fn one_lost_link_does_not_speak_against_quic_and_three_in_a_row_do() -> Re
     let mut agent = site.agent(&echo).start_at(&site.url("https")).await?;
     site.are_over("quic", 1).await?;
     for transport in ["quic", "quic", "wss"] {
+        tokio::time::sleep(ANSWERED_AFTER).await;
         site.gate.dies(true);
         lost(&mut agent).await?;
         // The path is whole again before the next dial.
@@ -463,7 +540,6 @@ async fn a_relay_that_takes_its_time_does_not_speak_against_quic() -> Result<()>
 
 #[tokio::test]
 async fn a_lost_answer_leaves_the_tunnel_with_the_link_before() -> Result<()> {
-    const SECOND: Duration = Duration::from_secs(1);
     let (tell, mut asked) = mpsc::channel(8);
     let answers = Arc::new(Semaphore::new(0));
     let may_answer = Arc::clone(&answers);
@@ -493,15 +569,8 @@ async fn a_lost_answer_leaves_the_tunnel_with_the_link_before() -> Result<()> {
     // The link over the WebSocket asks for the tunnel again.
     soon("another question", asked.recv()).await?;
     answers.add_permits(1);
-    let served = async {
-        while !matches!(
-            within(SECOND, "a call", site.call("maya", 1)).await,
-            Ok(Ok(()))
-        ) {
-            tokio::time::sleep(PACE).await;
-        }
-    };
-    soon("calls over the WebSocket", served).await?;
+    site.call_gets_through("maya", Duration::from_secs(1))
+        .await?;
     site.are_over("wss", 1).await
 }
 

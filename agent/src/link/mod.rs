@@ -86,6 +86,8 @@ pub(crate) struct Link {
     deadline: Bell,
     /// Rung when this machine's network changed; a link over QUIC then goes on from another address.
     moved: Bell,
+    /// Rung when the relay does not answer a ping soon, over QUIC.
+    doubted: Bell,
     is_over_quic: bool,
     /// What a link over QUIC has measured last.
     path: Mutex<Option<QuicPath>>,
@@ -176,6 +178,7 @@ impl Link {
             flushed: Notify::new(),
             deadline: Bell::default(),
             moved: Bell::default(),
+            doubted: Bell::default(),
             is_over_quic: false,
             path: Mutex::default(),
             empty: Notify::new(),
@@ -211,6 +214,11 @@ impl Link {
     /// its sessions.
     pub(crate) fn network_changed(&self) {
         self.moved.ring();
+    }
+
+    /// Ready when the relay does not answer a ping soon, once for each ping; never for a link that is not over QUIC.
+    pub(crate) async fn doubted(&self) {
+        self.doubted.heard().await;
     }
 
     /// True if the link's TLS connection ends at the relay itself, and the agent's proof is bound to it.

@@ -1,5 +1,5 @@
 //! What a slot does while this machine's network settles after a change or a sleep: dials with attempts side by side,
-//! and finds out whether its link still works.
+//! and finds out whether its link still works; the same for a link over QUIC that does not answer a ping.
 //!
 //! A link in doubt goes on until a new connection gets through beside it: while none does, the network itself may be
 //! down, and the link may still be alive.
@@ -28,6 +28,17 @@ const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// Longest time that a silent link has left once a new connection is there; below the relay's time limit for the first
 /// frame of a connection (5 s).
 const GRACE_MAX: Duration = Duration::from_secs(2);
+
+/// Time for a link over QUIC whose relay has just not answered a ping to answer another one from a new port, before the
+/// relay is dialled beside it; two round trips if they are more, and [`SILENCE_MAX`] at most.
+///
+/// Where UDP is blocked, a link is back within 3 s of its first lost bytes and four round trips: 1 s until a ping follows
+/// them, 0.25 s until the mux doubts, 0.3 s here, 0.3 s until a WebSocket is tried beside QUIC, and 0.5 s of grace.
+const QUICK_SILENCE: Duration = Duration::from_millis(300);
+
+/// Time that such a link has left once a new connection is there; two round trips if they are more, and [`GRACE_MAX`] at
+/// most.
+const QUICK_GRACE: Duration = Duration::from_millis(500);
 
 /// Time after which another attempt to dial starts beside those under way while the network settles: their packets, or
 /// those of a name lookup, may have been lost before the network was usable, and are repeated after pauses of seconds.
@@ -94,10 +105,13 @@ async fn another_due(network: &mut NetworkChanges) {
     }
 }
 
+/// What becomes a `T`, or fails.
+type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
 /// A doubt whether a link still works: the link was pinged, and must answer or be replaced.
 pub(super) struct Doubt {
     asked_at: Moment,
-    verdict: Pin<Box<dyn Future<Output = Result<Option<Raced>, Error>> + Send>>,
+    verdict: Boxed<Option<Raced>>,
 }
 
 impl Doubt {
@@ -108,24 +122,51 @@ impl Doubt {
         network: &NetworkChanges,
     ) -> Option<Self> {
         let asked_at = link.probe()?;
-        let (agent, network) = (Arc::clone(agent), network.clone());
         let link = Arc::clone(link);
         let is_silent = move || link.is_silent_since(asked_at);
-        let dial = move || {
-            let mut network = network.clone();
-            // Changes so far need no attempt of their own: this dial comes after them.
-            network.mark_seen();
-            dial(Arc::clone(&agent), network)
-        };
+        let dial = dials(agent, network);
         Some(Self {
             asked_at,
             verdict: Box::pin(weigh(is_silent, dial)),
         })
     }
 
+    /// Pings `link`, over QUIC, which has just not answered a ping; `None` if the link cannot be pinged yet. The relay is
+    /// dialled soon, and the doubt never ends with an error.
+    pub(super) fn quick(
+        agent: &Arc<Agent>,
+        link: &Arc<Link>,
+        network: &NetworkChanges,
+    ) -> Option<Self> {
+        let asked_at = link.probe()?;
+        let round_trips = 2 * link.rtt().unwrap_or_default();
+        let (asked, again) = (Arc::clone(link), Arc::clone(link));
+        let is_silent = move || asked.is_silent_since(asked_at);
+        let ask_again = move || {
+            let _ = again.probe();
+        };
+        let dial = dials(agent, network);
+        let weighed = weigh_soon(round_trips, is_silent, ask_again, dial);
+        Some(Self {
+            asked_at,
+            verdict: Box::pin(async move { Ok(weighed.await) }),
+        })
+    }
+
     /// True while `link`, which this doubt is about, has not answered.
     pub(super) fn is_open(&self, link: &Link) -> bool {
         link.is_silent_since(self.asked_at)
+    }
+}
+
+/// Dials of the relay, in case of a doubt.
+fn dials(agent: &Arc<Agent>, network: &NetworkChanges) -> impl Fn() -> Boxed<Raced> + Send + use<> {
+    let (agent, network) = (Arc::clone(agent), network.clone());
+    move || -> Boxed<Raced> {
+        let mut network = network.clone();
+        // Changes so far need no attempt of their own: this dial comes after them.
+        network.mark_seen();
+        Box::pin(dial(Arc::clone(&agent), network))
     }
 }
 
@@ -170,6 +211,38 @@ where
     // about as long again.
     sleep(asked_at.elapsed().min(GRACE_MAX)).await;
     Ok(is_silent().then_some(stream))
+}
+
+/// Waits for a link over QUIC that was pinged after it had not answered before, and dials beside it soon. `round_trips` is the
+/// time of two; `ask_again` pings the link once more.
+///
+/// Returns the connection that replaces the link; `None` if the link has answered, and also if the relay cannot be dialled:
+/// the link's own ping then has the time that it has without a doubt.
+async fn weigh_soon<T, F>(
+    round_trips: Duration,
+    is_silent: impl Fn() -> bool,
+    ask_again: impl FnOnce(),
+    dial: impl FnOnce() -> F,
+) -> Option<T>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    sleep(round_trips.clamp(QUICK_SILENCE, SILENCE_MAX)).await;
+    if !is_silent() {
+        return None;
+    }
+    let dialled = dial().await;
+    if let Err(error) = &dialled {
+        tracing::debug!(%error, "nothing gets through beside a link over QUIC that does not answer");
+    }
+    let connection = dialled.ok()?;
+    if !is_silent() {
+        return None;
+    }
+    // QUIC repeats lost packets after pauses that double: if UDP was blocked for a moment only, the link answers this.
+    ask_again();
+    sleep(round_trips.clamp(QUICK_GRACE, GRACE_MAX)).await;
+    is_silent().then_some(connection)
 }
 
 /// The verdict after a dial that failed with `error`.
@@ -309,6 +382,66 @@ mod tests {
         let (raced, begun) = numbered(network, attempt).await;
         assert!(raced.is_some_and(|raced| raced.is_err_and(|error| error.is_refused_login())));
         assert_eq!(begun, 2);
+    }
+
+    /// The quick verdict on a link with this round trip, which answers after `answers_ms`, if ever, while a dial gets through
+    /// after `dial_ms`, or fails then if `fails`; with the time that it took in milliseconds, and the number of dials and of
+    /// further pings.
+    async fn judged_soon(
+        rtt_ms: u64,
+        answers_ms: Option<u64>,
+        (dial_ms, fails): (u64, bool),
+    ) -> (Option<()>, u128, usize, usize) {
+        let began_at = Instant::now();
+        let (dials, pings) = (Cell::new(0), Cell::new(0));
+        let is_silent = || {
+            let passed = began_at.elapsed();
+            answers_ms.is_none_or(|ms| passed < Duration::from_millis(ms))
+        };
+        let dial = || async {
+            dials.set(dials.get() + 1);
+            sleep(Duration::from_millis(dial_ms)).await;
+            match fails {
+                true => Err(unreachable()),
+                false => Ok(()),
+            }
+        };
+        let round_trips = 2 * Duration::from_millis(rtt_ms);
+        let verdict = weigh_soon(round_trips, is_silent, || pings.set(1), dial).await;
+        (
+            verdict,
+            began_at.elapsed().as_millis(),
+            dials.get(),
+            pings.get(),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_link_over_quic_is_replaced_soon_and_one_that_answers_is_kept() {
+        let through = (400, false);
+        for (rtt_ms, answers_ms, verdict, took, dials, pings) in [
+            (20, None, Some(()), 300 + 400 + 500, 1, 1),
+            (20, Some(250), None, 300, 0, 0),
+            // During the dial, and in the time that is left after it.
+            (20, Some(600), None, 300 + 400, 1, 0),
+            (20, Some(1_100), None, 300 + 400 + 500, 1, 1),
+            // A long round trip.
+            (450, Some(850), None, 900, 0, 0),
+            (450, None, Some(()), 900 + 400 + 900, 1, 1),
+            // One that was measured behind a queue.
+            (8_000, None, Some(()), 1_000 + 400 + 2_000, 1, 1),
+        ] {
+            let (judged, ms, dialled, pinged) = judged_soon(rtt_ms, answers_ms, through).await;
+            assert_eq!((judged, dialled, pinged), (verdict, dials, pings));
+            // The clock of tokio's timers counts in milliseconds, rounded up.
+            assert!((took..took + 5).contains(&ms), "{ms} ms in place of {took}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_link_over_quic_is_left_to_its_own_ping_if_nothing_gets_through() {
+        let (verdict, _, dials, pings) = judged_soon(20, None, (50, true)).await;
+        assert_eq!((verdict, dials, pings), (None, 1, 0));
     }
 
     /// A watch of a network that has just changed, and a view of it that has not seen the change yet.

@@ -1,4 +1,4 @@
-//! How far a connection's bytes have come on their way to the peer, as Linux tells it (sock_diag(7)).
+//! How far a connection's bytes have come on their way to the peer, as Linux tells it (sock_diag(7)), or QUIC.
 //!
 //! getsockopt(2) with `TCP_INFO` tells the same, but no crate in use wraps it, and the agent has no unsafe code. The
 //! kernel answers within the call that asks it.
@@ -6,14 +6,17 @@
 use std::io;
 use std::net::SocketAddr;
 
+use tieline_transport::quic::LinkProgress;
 use tieline_wire::SendProgress;
 use tokio::net::TcpStream;
 
-/// Tells how many bytes of a connection its peer's system has acknowledged.
+/// Tells how many bytes of a connection its peer's system has acknowledged, or its peer's QUIC.
 #[derive(Debug)]
-pub(crate) struct Gauge {
-    local: SocketAddr,
-    peer: SocketAddr,
+pub(crate) enum Gauge {
+    /// The system is asked about the TCP connection between two addresses.
+    System { local: SocketAddr, peer: SocketAddr },
+    /// The connection's own QUIC knows.
+    Quic(LinkProgress),
 }
 
 impl Gauge {
@@ -23,12 +26,15 @@ impl Gauge {
     /// The connection is broken.
     pub(super) fn of(socket: &TcpStream) -> io::Result<Self> {
         let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
-        Ok(Self { local, peer })
+        Ok(Self::System { local, peer })
     }
 
-    /// Bytes that are acknowledged, and bytes in the kernel that are not; `None` if the system does not tell.
+    /// Bytes that are acknowledged, and bytes in the kernel or in QUIC that are not; `None` if the system does not tell.
     pub(crate) fn read(&self) -> Option<SendProgress> {
-        system::read(self.local, self.peer)
+        match self {
+            Self::System { local, peer } => system::read(*local, *peer),
+            Self::Quic(progress) => Some(progress.read()),
+        }
     }
 }
 

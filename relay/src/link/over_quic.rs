@@ -26,9 +26,10 @@ pub(crate) async fn run(
     link: &Rc<SharedMux>,
     host: &impl LinkHost,
 ) -> LinkEnd {
-    let streams = RefCell::new(LinkStreams::relay());
+    let streams = LinkStreams::relay();
     // Payload waits until the agent has acknowledged it, and must not pin the block that it was read into.
-    link.carrier().waits_for_acks();
+    link.carrier().runs_over_quic(streams.progress());
+    let streams = RefCell::new(streams);
     let heard = Cell::new(false);
     let reason = {
         let reader = pin!(read(connection, &streams, link, host, &heard));

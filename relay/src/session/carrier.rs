@@ -1,8 +1,9 @@
 //! What carries a link's bytes, as its driver tells: how far they have come, and for how long payload is kept.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 
+use tieline_transport::quic::LinkProgress;
 use tieline_wire::SendProgress;
 
 use crate::io::Stream;
@@ -14,8 +15,8 @@ pub(crate) struct Carrier {
     stream: RefCell<Weak<Stream>>,
     /// Bytes that the link's writer holds because the stream has no room; 0 while it has.
     held: Cell<usize>,
-    /// Whether sent payload is kept until the agent has acknowledged it.
-    waits_for_acks: Cell<bool>,
+    /// How far the bytes of the QUIC connection have come, for a link over QUIC.
+    quic: OnceCell<LinkProgress>,
 }
 
 impl Carrier {
@@ -29,18 +30,23 @@ impl Carrier {
         self.held.set(bytes);
     }
 
-    /// Notes that sent payload is kept until the agent has acknowledged it.
-    pub(crate) fn waits_for_acks(&self) {
-        self.waits_for_acks.set(true);
+    /// Notes that the link is over QUIC, which tells by `progress` how far its bytes have come, and keeps sent payload until
+    /// the agent has acknowledged it.
+    pub(crate) fn runs_over_quic(&self, progress: LinkProgress) {
+        // A link runs once, so there was none.
+        let _ = self.quic.set(progress);
     }
 
     /// Whether payload that is sent now stays in memory for longer than its turn.
     pub(super) fn keeps_payload(&self) -> bool {
-        self.held.get() > 0 || self.waits_for_acks.get()
+        self.held.get() > 0 || self.quic.get().is_some()
     }
 
-    /// How far the link's bytes have come; `None` over QUIC, which does not let pings wait behind sessions.
+    /// How far the link's bytes have come; `None` if the link does not run.
     pub(super) fn progress(&self) -> Option<SendProgress> {
+        if let Some(quic) = self.quic.get() {
+            return Some(quic.read());
+        }
         let (acked, unacked) = self.stream.borrow().upgrade()?.acked_and_unacked();
         let waiting = unacked + self.held.get() as u64;
         Some(SendProgress { acked, waiting })

@@ -15,7 +15,7 @@ mod varint;
 #[cfg(test)]
 mod tests;
 
-pub use acknowledged::Unacknowledged;
+pub use acknowledged::{LinkProgress, Unacknowledged};
 pub use config::{ALPN_AGENT, STREAM_WINDOW_BYTES, client, endpoint, server};
 pub use ends::{close_code, lost, session_code, session_end};
 pub use input::{SESSION_STREAM, SessionInput};

@@ -373,6 +373,13 @@ impl Mux {
         self.timers.take_doubt(now)
     }
 
+    /// When [`Mux::take_doubt`] becomes true if nothing arrives before; [`Mux::poll_timeout`] may be later. `None` while no
+    /// ping waits that may raise a doubt.
+    #[must_use]
+    pub fn doubt_at(&self) -> Option<Moment> {
+        self.timers.doubt_at()
+    }
+
     /// Number of sessions that are not over.
     #[must_use]
     pub fn session_count(&self) -> usize {

@@ -12,8 +12,12 @@ use crate::reason::LinkEnd;
 const PROBE_LOOK: Duration = Duration::from_millis(500);
 
 /// Time without an answer to a ping after which the peer's other links may be dead as well. Short, so that they are
-/// checked and given up hardly later than this one; far above the round trip of most links.
+/// checked and given up hardly later than this one; far above the round trip of most links. Two round trips count if
+/// they are more.
 const DOUBT_AFTER: Duration = Duration::from_millis(250);
+
+/// The same for the longest round trips: a round trip that was measured behind a queue tells little.
+const DOUBT_AFTER_MAX: Duration = Duration::from_secs(1);
 
 /// Silence behind the peer's data from which on an answered ping shows that the peer has no more to send at present.
 /// Shorter pauses occur within a transfer.
@@ -132,14 +136,19 @@ impl Timers {
     }
 
     /// True once for each ping after sent frames, or after silence behind data, if nothing has arrived for
-    /// [`DOUBT_AFTER`] since.
+    /// [`DOUBT_AFTER`] or two round trips since.
     pub(super) fn take_doubt(&mut self, now: Moment) -> bool {
-        let Some(probed_at) = self.probed_at.filter(|_| self.may_doubt) else {
-            return false;
-        };
-        let is_silent = now >= self.silent_since(probed_at) + DOUBT_AFTER;
-        self.may_doubt = !is_silent;
+        let is_silent = self.doubt_at().is_some_and(|at| now >= at);
+        self.may_doubt &= !is_silent;
         is_silent
+    }
+
+    /// When [`Timers::take_doubt`] becomes true if nothing arrives; `None` while no ping may raise a doubt.
+    pub(super) fn doubt_at(&self) -> Option<Moment> {
+        let probed_at = self.probed_at.filter(|_| self.may_doubt)?;
+        let round_trips = 2 * self.rtt.unwrap_or_default();
+        let patience = round_trips.clamp(DOUBT_AFTER, DOUBT_AFTER_MAX);
+        Some(self.silent_since(probed_at) + patience)
     }
 
     /// Since when nothing shows that a ping sent at `probed_at` is on its way or that the peer is alive.
@@ -535,6 +544,25 @@ mod tests {
         timers.heard(at(32));
         assert!(!timers.take_doubt(at_ms(32_200)));
         assert!(timers.take_doubt(at_ms(32_300)));
+    }
+
+    #[test]
+    fn a_doubt_comes_after_two_round_trips_and_after_a_second_at_most() {
+        for (rtt_ms, doubt_ms) in [(1, 250), (300, 600), (2_000, 1_000)] {
+            let mut timers = settled();
+            assert_eq!(timers.doubt_at(), None);
+            timers.asked(at(10));
+            let stamp = timers.ping(at(11));
+            timers.pong(stamp, at(11) + Duration::from_millis(rtt_ms));
+            assert_eq!(timers.doubt_at(), None);
+
+            timers.asked(at(20));
+            timers.ping(at(21));
+            let doubt_at = at(21) + Duration::from_millis(doubt_ms);
+            assert_eq!(timers.doubt_at(), Some(doubt_at));
+            assert!(timers.take_doubt(doubt_at));
+            assert_eq!(timers.doubt_at(), None);
+        }
     }
 
     #[test]

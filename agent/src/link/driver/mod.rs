@@ -52,7 +52,10 @@ pub(crate) async fn run(
             others.spawn(bytes::write(Arc::clone(&link), writes));
             Carrier::Bytes(reads)
         }
-        Connection::Quic(quic) => Carrier::Quic(quic),
+        Connection::Quic(quic) => {
+            let _ = link.gauge.set(quic.gauge());
+            Carrier::Quic(quic)
+        }
     };
     let mut ending = Ending {
         link: &link,
@@ -207,7 +210,7 @@ async fn closed(link: Arc<Link>) -> Result<(), Error> {
     }
 }
 
-/// Runs the mux's timers: sends pings, and detects a relay that fell silent.
+/// Runs the mux's timers: sends pings, detects a relay that fell silent, and tells of a doubt over QUIC before.
 async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
     loop {
         let wakes_at = {
@@ -221,7 +224,13 @@ async fn keep_time(link: Arc<Link>) -> Result<(), Error> {
                 core.mux.handle_timeout(now).map_err(Error::of_link)?;
                 link.transmit.ring();
             }
-            let wakes_at = core.mux.poll_timeout();
+            // Over TCP nothing is done about a doubt.
+            if link.is_over_quic && core.mux.take_doubt(now) {
+                link.doubted.ring();
+            }
+            let doubt_at = core.mux.doubt_at().filter(|_| link.is_over_quic);
+            let timeout_at = core.mux.poll_timeout();
+            let wakes_at = doubt_at.map_or(timeout_at, |at| at.min(timeout_at));
             core.wakes_at = Some(wakes_at);
             wakes_at
         };

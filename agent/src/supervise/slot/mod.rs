@@ -314,6 +314,7 @@ impl Slot {
         it: &mut Registrations,
     ) -> Result<Leaving, Error> {
         let link = Arc::clone(&dialled.link);
+        let chooses = self.agent.dialler.relay().chooses();
         let mut stopping = false;
         let mut doubt = None;
         loop {
@@ -356,6 +357,7 @@ impl Slot {
                     beside.network_changed();
                     self.check(&link, dialled.address, &mut doubt)?;
                 }
+                () = link.doubted(), if chooses && !stopping => self.suspect(&link, &mut doubt),
                 judged = verdict(&mut doubt), if !stopping => {
                     doubt = None;
                     if let Some(raced) = judged? {
@@ -472,6 +474,15 @@ impl Slot {
             *doubt = Doubt::of(&self.agent, link, &self.network);
         }
         Ok(())
+    }
+
+    /// Finds out whether a link over QUIC still works that does not answer a ping: a router may have forgotten its port, so
+    /// that it goes on from another one, or UDP is blocked, and another connection takes its place.
+    fn suspect(&self, link: &Arc<Link>, doubt: &mut Option<Doubt>) {
+        if !doubt.as_ref().is_some_and(|doubt| doubt.is_open(link)) {
+            link.network_changed();
+            *doubt = Doubt::quick(&self.agent, link, &self.network);
+        }
     }
 
     /// Ends the slot's link; if `is_lost`, keeps what had arrived over it, to report to the relay.

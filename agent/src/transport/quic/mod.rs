@@ -35,6 +35,7 @@ pub(crate) use self::failure::{alert_of, certificate_required};
 pub(super) use self::failure::with_hint;
 pub(super) use self::socket::receive_room;
 use self::socket::{Arrivals, PacketSocket};
+use super::gauge::Gauge;
 use super::stream::TlsDetails;
 
 /// Calls that receive in one turn, before anything is sent: up to 1 MiB.
@@ -236,6 +237,11 @@ impl Quic {
     /// Puts what the mux has to send on the connection's streams.
     pub(crate) fn transmit(&mut self, now: Moment, mux: &mut Mux) {
         self.streams.transmit(now, &mut self.state.connection, mux);
+    }
+
+    /// Tells how far the bytes of the streams have come.
+    pub(crate) fn gauge(&self) -> Gauge {
+        Gauge::Quic(self.streams.progress())
     }
 
     /// When the streams need [`Quic::transmit`] next, if nothing else happens before.

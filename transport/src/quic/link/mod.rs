@@ -11,7 +11,7 @@ use quinn_proto::{Connection, Dir, Side, StreamEvent, StreamId, VarInt};
 use tieline_wire::{Error, Event, Mode, Moment, Mux, SessionId, SessionMap};
 
 use self::session::{End, SessionStream};
-use super::acknowledged::Unacknowledged;
+use super::acknowledged::{LinkProgress, Unacknowledged};
 use super::config::{RECEIVE_WINDOW_BYTES, STREAMS_AT_FIRST};
 use super::ends::session_end;
 
@@ -27,6 +27,8 @@ mod write;
 #[derive(Debug)]
 pub struct LinkStreams {
     is_relay: bool,
+    /// How far the bytes of all streams have come.
+    progress: LinkProgress,
     control: Control,
     sessions: SessionMap<SessionStream>,
     /// The highest session whose stream this side has opened (relay), or knows (agent).
@@ -78,9 +80,15 @@ impl LinkStreams {
     }
 
     fn new(is_relay: bool) -> Self {
+        let progress = LinkProgress::default();
+        let control = Control {
+            unacknowledged: Unacknowledged::of(&progress),
+            ..Control::default()
+        };
         Self {
             is_relay,
-            control: Control::default(),
+            progress,
+            control,
             sessions: SessionMap::default(),
             known: 0,
             has_new: false,
@@ -92,6 +100,12 @@ impl LinkStreams {
             writable: VecDeque::new(),
             lingering: VecDeque::new(),
         }
+    }
+
+    /// Tells how far the bytes of all streams have come, those that QUIC has not taken yet included.
+    #[must_use]
+    pub fn progress(&self) -> LinkProgress {
+        self.progress.clone()
     }
 
     /// Notes what happened to a stream. Moves no byte.
@@ -132,16 +146,18 @@ impl LinkStreams {
         // The stream may be new, and told of in the same turn.
         let is_new = !self.is_relay && id.0 > self.known;
         if is_new || self.sessions.contains_key(&id) {
-            self.stream(id).stopped = Some(session_end(code));
+            let stream = self.stream(id);
+            stream.stopped = Some(session_end(code));
+            stream.abandon();
             self.list_readable(id);
         }
     }
 
     /// The stream of a session, made if it is new.
     fn stream(&mut self, id: SessionId) -> &mut SessionStream {
-        let is_relay = self.is_relay;
+        let (is_relay, progress) = (self.is_relay, &self.progress);
         let stream = self.sessions.entry(id);
-        stream.or_insert_with(|| SessionStream::new(is_relay, Mode::default()))
+        stream.or_insert_with(|| SessionStream::new(is_relay, Mode::default(), progress))
     }
 
     fn list_readable(&mut self, id: SessionId) {
@@ -210,10 +226,13 @@ impl LinkStreams {
     /// Ends a session's stream in both directions, as far as they are not over.
     fn abandon(&mut self, connection: &mut Connection, id: SessionId, code: VarInt) {
         let stream = stream_of(id);
+        // First: QUIC drops what it has of the stream within the reset.
+        if let Some(session) = self.sessions.remove(&id) {
+            session.abandon();
+        }
         // Both fail only if the direction is over.
         let _ = connection.send_stream(stream).reset(code);
         let _ = connection.recv_stream(stream).stop(code);
-        self.sessions.remove(&id);
     }
 
     /// Forgets a session's stream once both directions are over.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quinn_proto::{Connection, StreamId, VarInt, WriteError};
 use tieline_wire::{Mode, SessionEnd};
 
-use super::super::acknowledged::Unacknowledged;
+use super::super::acknowledged::{LinkProgress, Unacknowledged};
 use super::super::input::{SESSION_STREAM, SessionInput};
 use super::super::varint;
 
@@ -36,7 +36,8 @@ pub(super) struct SessionStream {
 }
 
 impl SessionStream {
-    pub(super) fn new(is_relay: bool, mode: Mode) -> Self {
+    /// A stream of the link that `progress` is of.
+    pub(super) fn new(is_relay: bool, mode: Mode, progress: &LinkProgress) -> Self {
         Self {
             mode,
             input: match is_relay {
@@ -44,7 +45,7 @@ impl SessionStream {
                 false => SessionInput::of_relay(),
             },
             pending: VecDeque::new(),
-            unacknowledged: Unacknowledged::default(),
+            unacknowledged: Unacknowledged::of(progress),
             end: None,
             is_read: false,
             stopped: None,
@@ -67,6 +68,11 @@ impl SessionStream {
     /// True if everything that was queued has reached the peer.
     pub(super) fn has_arrived(&self) -> bool {
         self.pending.is_empty() && self.unacknowledged.bytes() == 0
+    }
+
+    /// Notes that bytes which are dropped from now on were not acknowledged.
+    pub(super) fn abandon(&self) {
+        self.unacknowledged.abandon();
     }
 
     /// Queues payload, without copying it.

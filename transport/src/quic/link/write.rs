@@ -44,7 +44,7 @@ impl LinkStreams {
                 self.abandon(connection, id, session_code(SessionEnd::Cancelled));
                 continue;
             };
-            let mut it = SessionStream::new(true, mode);
+            let mut it = SessionStream::new(true, mode, &self.progress);
             it.begin();
             it.write(connection, stream);
             self.sessions.insert(id, it);

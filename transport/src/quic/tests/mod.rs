@@ -3,6 +3,7 @@
 mod ends;
 mod hostile;
 mod network;
+mod queues;
 mod sessions;
 mod stalled;
 mod tokens;
@@ -107,7 +108,13 @@ impl Peer {
             return;
         }
         if self.mux.poll_timeout() <= moment {
-            self.mux.handle_timeout(moment).unwrap();
+            if self.mux.wants_progress(moment) {
+                self.mux.progressed(moment, self.streams.progress().read());
+            }
+            if let Err(error) = self.mux.handle_timeout(moment) {
+                self.error = Some(error);
+                return;
+            }
         }
         loop {
             match self.streams.poll_event(moment, connection, &mut self.mux) {

@@ -46,6 +46,10 @@ pub(super) struct Network {
     /// Datagrams on their way, by arrival: the end that gets them, and their bytes.
     flying: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     sent: u64,
+    /// Bytes a second in each direction, if there is a limit; the others wait in a queue of any length.
+    rate: Option<u64>,
+    /// When the queue to each end is empty.
+    empty_at: [Option<Instant>; 2],
 }
 
 impl Network {
@@ -55,6 +59,8 @@ impl Network {
             state: path.seed,
             flying: BTreeMap::new(),
             sent: 0,
+            rate: None,
+            empty_at: [None; 2],
         }
     }
 
@@ -82,11 +88,28 @@ impl Network {
                 true => self.below(30_000),
                 false => 0,
             };
-            let arrives = now + path.delay + Duration::from_micros(late);
+            let leaves = self.through_queue(now, to, datagram.len());
+            let arrives = leaves + path.delay + Duration::from_micros(late);
             self.sent += 1;
             let key = (arrives, self.sent);
             self.flying.insert(key, (to, datagram.to_vec()));
         }
+    }
+
+    /// When a datagram of `len` bytes leaves the queue to an end.
+    fn through_queue(&mut self, now: Instant, to: usize, len: usize) -> Instant {
+        let Some(rate) = self.rate else {
+            return now;
+        };
+        let begins = self.empty_at[to].map_or(now, |at| at.max(now));
+        let leaves = begins + Duration::from_micros(len as u64 * 1_000_000 / rate);
+        self.empty_at[to] = Some(leaves);
+        leaves
+    }
+
+    /// From now on the path carries `rate` bytes a second in each direction.
+    pub(super) fn narrows(&mut self, rate: u64) {
+        self.rate = Some(rate);
     }
 
     /// A datagram that has arrived, and the end that gets it.
