@@ -1,9 +1,10 @@
-//! The address type [`HostPort`]: parsing, name lookup, and connecting within a deadline.
+//! The address type [`HostPort`]: parsing, name lookup, and connecting within a deadline; and whether an address is this
+//! machine's.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -319,9 +320,25 @@ fn parse_host(text: &str) -> Result<Host, &'static str> {
     Ok(Host::Name(text.to_ascii_lowercase()))
 }
 
+/// True if this machine no longer has `address`, the local address of one of its connections.
+pub(crate) fn is_gone(address: IpAddr) -> bool {
+    // Binding sends nothing: the system only checks that the address is local.
+    matches!(
+        UdpSocket::bind((address, 0)),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_gone_only_if_this_machine_lacks_it() {
+        assert!(!is_gone("127.0.0.1".parse().unwrap()));
+        // Reserved for documentation (RFC 5737): no machine has this address.
+        assert!(is_gone("192.0.2.1".parse().unwrap()));
+    }
 
     fn read(text: &str) -> Result<String, &'static str> {
         HostPort::parse(text, None).map(|address| address.to_string())

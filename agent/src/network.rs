@@ -5,7 +5,6 @@
 //! checks whether its local address still exists and whether its relay answers. On other systems, this module
 //! polls for the source address that this machine would dial from. A machine that was asleep counts as a change too.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
@@ -115,15 +114,6 @@ impl NetworkChanges {
         let changed_at = *self.0.borrow();
         changed_at.is_some_and(|at| at.elapsed() < SETTLING)
     }
-}
-
-/// True if this machine no longer has `address`, the local address of one of its connections.
-pub(crate) fn is_gone(address: IpAddr) -> bool {
-    // Binding sends nothing: the system only checks that the address is local.
-    matches!(
-        UdpSocket::bind((address, 0)),
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable
-    )
 }
 
 /// Documentation addresses (RFC 5737, RFC 3849): no host has them, so the default routes apply.
@@ -263,13 +253,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_gone_only_if_this_machine_lacks_it() {
-        assert!(!is_gone("127.0.0.1".parse().unwrap()));
-        // Reserved for documentation (RFC 5737): no machine has this address.
-        assert!(is_gone("192.0.2.1".parse().unwrap()));
-    }
-
-    #[test]
     fn a_network_is_known_by_its_subnets() {
         for (address, text) in [
             ("192.168.7.23", "192.168.7.0/24"),
@@ -303,6 +286,7 @@ mod tests {
         use tokio::time::timeout;
 
         use super::super::*;
+        use crate::address::is_gone;
 
         fn ip(words: &str) {
             let done = Command::new("ip").args(words.split(' ')).status().unwrap();

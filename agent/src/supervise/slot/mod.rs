@@ -24,10 +24,11 @@ use super::endings::{
 use super::overtaking::{Overtaking, Rest, Turn};
 use super::registrations::Registrations;
 use super::settling::{self, Doubt, verdict};
+use crate::address::is_gone;
 use crate::error::Error;
 use crate::event::AgentEvent;
 use crate::link::{Link, News};
-use crate::network::{NetworkChanges, is_gone};
+use crate::network::NetworkChanges;
 use crate::reconnect::{BACKOFF_MIN, Backoff};
 use crate::transport::Connection;
 

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::network::is_gone;
+use crate::address::is_gone;
 use crate::transport::wire::until_ready;
 
 /// Bytes that the receive buffer should hold. The link's task may have to wait for 10 ms while others run, in which

@@ -74,7 +74,7 @@ fn a_hello_with_a_close_behind_it_keeps_its_place_until_its_state_is_gone() {
         rig.open(&host, sockets);
         let mut raws = flood(&rig, bound, UNPROVED, 0).await;
         for raw in &mut raws {
-            // CONNECTION_CLOSE without an error: whoever knows the hello's ID has the keys.
+            // CONNECTION_CLOSE without an error: the keys follow from the ID in the hello, so an attacker has them.
             raw.say(INITIAL, &[0x1c, 0, 0, 0]);
         }
         rig.counted(&failures("closed"), UNPROVED as u64).await;
