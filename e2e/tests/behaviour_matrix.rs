@@ -108,10 +108,12 @@ impl Front {
             format!("web-{}", link.word()),
         );
         let pages = TargetConfig::new(&targets.web.to_string())?.with_name(&web)?;
-        let agent = TestAgent::of(&targets.raw)
-            .named(&raw)
-            .trusting(&self.certificate)
-            .config(move |config| config.with_target(pages));
+        let agent = TestAgent::of(&targets.raw).named(&raw);
+        let agent = match link {
+            Link::Tcp | Link::Ws => agent,
+            Link::Tls | Link::Wss | Link::Quic => agent.trusting(&self.certificate),
+        };
+        let agent = agent.config(move |config| config.with_target(pages));
         let mut agent = agent.spawn_at(&self.url(link))?;
         for _ in 0..2 {
             agent.registered().await?;
