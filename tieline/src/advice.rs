@@ -73,7 +73,9 @@ pub(crate) const fn advice_on_end(reason: LinkEnd) -> &'static str {
         LinkEnd::Preface | LinkEnd::Protocol | LinkEnd::FrameTooLong | LinkEnd::Table => {
             "what answers there does not speak the relay's protocol: is that its port for agents, and has it TLS (tls://) or not (tcp://)?"
         }
-        LinkEnd::ClientCertificate => "name the files of this agent's certificate with --client-cert and --client-key",
+        LinkEnd::ClientCertificate => {
+            "name the files of this agent's certificate with --client-cert and --client-key"
+        }
         LinkEnd::BadSignature | LinkEnd::Superseded => ASK,
         LinkEnd::CreditOverrun
         | LinkEnd::UnknownSession

@@ -31,8 +31,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(super) use self::dial::connect;
 pub use self::failure::QuicError;
-pub(crate) use self::failure::{alert_of, certificate_required};
 pub(super) use self::failure::with_hint;
+pub(crate) use self::failure::{alert_of, certificate_required};
 pub(super) use self::socket::receive_room;
 use self::socket::{Arrivals, PacketSocket};
 use super::gauge::Gauge;
