@@ -1,9 +1,11 @@
 //! One stream of a caller, read and written without waiting, like a socket.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn_proto::{ReadError, StreamId, VarInt, WriteError};
@@ -12,6 +14,7 @@ use tieline_transport::quic::Unacknowledged;
 use tieline_wire::SessionEnd;
 
 use super::stream_states::{StreamState, StreamStates};
+use crate::io::timeout;
 
 /// Largest piece that QUIC is given at once, in bytes: it keeps each piece until all of it is acknowledged.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
@@ -162,6 +165,20 @@ impl QuicStream {
     /// Whether the caller has not acknowledged all bytes: a reset would discard the rest of them.
     pub(crate) fn has_unsent(&self) -> bool {
         self.unacknowledged.bytes() > 0 && !self.state.is_broken()
+    }
+
+    /// Waits until the caller has acknowledged a direction towards it that was finished, and returns at once if it was not. The
+    /// wait ends, too, once the caller is gone, or has acknowledged nothing for `patience`.
+    pub(crate) async fn delivered(&self, patience: Duration) {
+        let is_awaited = self.is_finished.get() && !self.is_over.get();
+        let mut left = usize::MAX;
+        while is_awaited && self.unacknowledged.bytes() < left {
+            left = self.unacknowledged.bytes();
+            let delivered = poll_fn(|cx| self.state.poll_delivered(cx));
+            if timeout(patience, delivered).await.is_ok() {
+                return;
+            }
+        }
     }
 
     /// Bytes of memory that QUIC is known to keep for the stream.
