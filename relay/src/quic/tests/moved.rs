@@ -43,7 +43,7 @@ impl Way {
             let (mut buffer, mut client, mut number) = (vec![0; 65_536], None, 0);
             let mut count = Attacker::default();
             while !until.load(Ordering::Relaxed) {
-                                while let Ok((len, from)) = entry.recv_from(&mut buffer) {
+                while let Ok((len, from)) = entry.recv_from(&mut buffer) {
                     client = Some(from);
                     number += 1;
                     let packet = &buffer[..len];
