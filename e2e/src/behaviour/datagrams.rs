@@ -97,6 +97,12 @@ impl DatagramPath {
         })
     }
 
+    /// Address at which the path begins.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// URL that agents dial.
     #[must_use]
     pub fn url(&self) -> String {

@@ -215,18 +215,20 @@ impl QuicCallerStream {
         outcome: impl FnOnce(&mut Connection, StreamId) -> Poll<T>,
     ) -> Poll<io::Result<T>> {
         let mut state = self.shared.lock();
+        // First, because bytes and an end may have arrived before the connection was lost.
+        let outcome = outcome(&mut state.connection, self.id);
+        self.shared.work.notify_one();
+        if outcome.is_ready() {
+            return outcome.map(Ok);
+        }
         if let Some(lost) = &state.lost {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
                 lost.clone(),
             )));
         }
-        let outcome = outcome(&mut state.connection, self.id);
-        self.shared.work.notify_one();
-        if outcome.is_pending() {
-            state.wakers.push(cx.waker().clone());
-        }
-        outcome.map(Ok)
+        state.wakers.push(cx.waker().clone());
+        Poll::Pending
     }
 }
 

@@ -1,18 +1,20 @@
 //! Streams that break off: resets with their reasons in both directions, callers that cancel, connections that end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use quinn_proto::{ConnectionError, VarInt};
+use tieline_agent::AgentEvent;
 use tieline_e2e::behaviour::{
-    Digest, ResetBy, Target, TestAgent, TestCertificate, TestRelay, abort, is_reset, noise,
-    read_to_close, soon,
+    DatagramPath, Digest, QuicCaller, QuicCallerStream, ResetBy, Target, TestAgent,
+    TestCertificate, TestRelay, abort, is_reset, noise, read_to_close, soon,
 };
 use tieline_e2e::on_each_driver;
 use tieline_relay::DriverChoice;
 use tieline_wire::{LinkEnd, SessionEnd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{callers_on_both_shards, relay};
 
@@ -21,6 +23,7 @@ on_each_driver!(
     what_a_caller_breaks_off_does_not_look_complete,
     a_caller_whose_agent_is_lost_hears_of_it,
     callers_of_a_relay_that_stops_are_told,
+    an_answer_on_its_way_arrives_although_the_relay_stops,
 );
 
 /// Bytes that a target sends before it breaks off: less than the windows on their way.
@@ -140,6 +143,80 @@ async fn callers_of_a_relay_that_stops_are_told(driver: DriverChoice) -> Result<
         }
         other => bail!("{other}"),
     }
+    stopping.await?;
+    Ok(())
+}
+
+async fn an_answer_on_its_way_arrives_although_the_relay_stops(driver: DriverChoice) -> Result<()> {
+    for crosses in [false, true] {
+        stops_behind_an_answer(driver, crosses).await?;
+    }
+    Ok(())
+}
+
+/// A relay stops that has given QUIC a whole answer, while nothing reaches the caller. The session is on another shard than
+/// the caller's connection if it `crosses`.
+async fn stops_behind_an_answer(driver: DriverChoice, crosses: bool) -> Result<()> {
+    const LEN: usize = 100_000;
+    let (asked, mut is_asked) = mpsc::channel(1);
+    let answers = Arc::new(Notify::new());
+    let may_answer = Arc::clone(&answers);
+    let target = Target::tcp(move |mut stream| {
+        let (asked, may_answer) = (asked.clone(), Arc::clone(&may_answer));
+        async move {
+            stream.read_to_end(&mut Vec::new()).await?;
+            asked.send(()).await?;
+            may_answer.notified().await;
+            Ok(stream.write_all(&noise(6, LEN)).await?)
+        }
+    })
+    .await?;
+    let certificate = TestCertificate::new("relay.test")?;
+    let relay = TestRelay::with().driver(driver).shards(2);
+    let relay = relay.config(|config| config.drain_timeout = Duration::from_secs(20));
+    let relay = relay.quic(&certificate).start()?;
+    let path = DatagramPath::start(relay.quic_address())?;
+    let mut agent = TestAgent::of(&target).start(&relay).await?;
+    let mut ask = async |caller: &QuicCaller| -> Result<QuicCallerStream> {
+        let mut stream = caller.raw(agent.tunnel()).await?;
+        stream.shutdown().await?;
+        let question = soon("the question", is_asked.recv()).await?;
+        question.context("the target is gone")?;
+        Ok(stream)
+    };
+
+    // A connection's shard is random, so 32 of them all on one shard are one in four billion.
+    let mut found = None;
+    for _ in 0..32 {
+        let crossings = async || anyhow::Ok(relay.metrics().await?.get("relay_crossings_total"));
+        let before = crossings().await?;
+        let caller = QuicCaller::connect(path.address(), &certificate, "tieline").await?;
+        let mut stream = ask(&caller).await?;
+        answers.notify_one();
+        let (_, end) = soon("an answer", read_to_close(&mut stream)).await?;
+        end?;
+        if (crossings().await? > before) == crosses {
+            found = Some(caller);
+            break;
+        }
+    }
+    let caller = found.context("all callers were on one shard")?;
+    let mut stream = ask(&caller).await?;
+    path.dies(true);
+    answers.notify_one();
+    relay
+        .until("QUIC has the answer", |metrics| {
+            metrics.get("relay_sessions") == 0
+        })
+        .await?;
+    let stopping = tokio::task::spawn_blocking(move || relay.stop());
+    agent
+        .saw(|event| matches!(event, AgentEvent::GoingAway { .. }).then_some(()))
+        .await?;
+    path.dies(false);
+    let (heard, end) = soon("the answer", read_to_close(&mut stream)).await?;
+    end?;
+    assert_eq!(heard, Digest::of_noise(6, LEN));
     stopping.await?;
     Ok(())
 }

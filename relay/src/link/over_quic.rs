@@ -69,7 +69,7 @@ async fn read(
         }
         if let Some(error) = lost {
             debug!(%error, "link's connection lost");
-            return end_of(&error);
+            return end_of(connection, &error);
         }
         if link.closing().is_some() {
             // The writer sends the reason, and ends the link.
@@ -101,11 +101,11 @@ fn poll_events(
     }
 }
 
-/// Why a link ends whose connection was lost.
-fn end_of(error: &ConnectionError) -> LinkEnd {
+/// Why a link ends whose `connection` was lost.
+fn end_of(connection: &Connection, error: &ConnectionError) -> LinkEnd {
     match error {
-        // The relay stops: it closes all connections.
-        ConnectionError::LocallyClosed => LinkEnd::ShuttingDown,
+        // The relay stops and closes all connections, or the agent uses up connection IDs.
+        ConnectionError::LocallyClosed => connection.own_end().unwrap_or(LinkEnd::ShuttingDown),
         // The agent's reason is its own, and none for which the relay evicts a link.
         ConnectionError::ApplicationClosed(_) => LinkEnd::LinkLost,
         error => quic::lost(error).reason,

@@ -1,6 +1,7 @@
 //! Settings of a shard's QUIC endpoint, beside those that relay and agent share (`transport::quic`). Every limit is set on
 //! purpose.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,9 +41,9 @@ const RESET_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest datagram that clients may send: one Ethernet frame of 9000 bytes without the headers of IPv4 and UDP.
 const DATAGRAM_BYTES_MAX: u16 = 9000 - 28;
 
-/// The settings of an endpoint whose packets come to `here`.
-pub(super) fn endpoint(keys: &QuicKeys, here: Here) -> EndpointConfig {
-    let mut config = quic::endpoint(keys.reset.clone());
+/// The settings of the endpoint of the address `bound`, whose packets come to `here`.
+pub(super) fn endpoint(keys: &QuicKeys, bound: SocketAddr, here: Here) -> EndpointConfig {
+    let mut config = quic::endpoint(keys.reset_at(bound));
     let check = keys.check;
     config.cid_generator(move || -> Box<dyn ConnectionIdGenerator> {
         Box::new(ShardIds::new(here, check))

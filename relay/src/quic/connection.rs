@@ -27,6 +27,8 @@ pub(crate) struct Connection {
     pub(super) news: Signal,
     /// Whether a packet came since this was last asked.
     is_heard: Cell<bool>,
+    /// Code with which the relay has closed the connection.
+    own_code: Cell<Option<VarInt>>,
     /// Whether the relay has closed the connection, and its task has not been told: quinn-proto tells only of ends by
     /// the peer.
     is_closed_untold: Cell<bool>,
@@ -54,6 +56,7 @@ impl Connection {
             work: Signal::default(),
             news: Signal::default(),
             is_heard: Cell::new(false),
+            own_code: Cell::new(None),
             is_closed_untold: Cell::new(false),
         }
     }
@@ -136,6 +139,7 @@ impl Connection {
         let was_closed = proto.is_closed();
         proto.close(now, code, Bytes::copy_from_slice(reason));
         if !was_closed {
+            self.own_code.set(Some(code));
             self.is_closed_untold.set(true);
             self.news.raise();
         }
@@ -144,6 +148,11 @@ impl Connection {
     /// Closes the connection; the peer is told `reason`, as code and as word. Data that was not sent is lost.
     pub(crate) fn end(&self, reason: LinkEnd) {
         self.close(quic::close_code(reason), reason.word().as_bytes());
+    }
+
+    /// The reason for which the relay itself has closed the connection; `None` if it has not.
+    pub(crate) fn own_end(&self) -> Option<LinkEnd> {
+        self.own_code.get().map(quic::link_end)
     }
 
     /// What the connection has measured on its path.

@@ -111,6 +111,7 @@ impl Endpoint {
     /// # Errors
     /// The kernel refuses an option of the socket.
     pub(crate) fn open(setup: Setup, socket: UdpSocket) -> io::Result<(Rc<Self>, LocalTask)> {
+        let bound = socket.local_addr()?;
         let socket = Rc::new(PacketSocket::new(socket)?);
         let Place {
             address,
@@ -123,7 +124,7 @@ impl Endpoint {
             shard,
             shards,
         };
-        let config = Arc::new(config::endpoint(&setup.keys, here));
+        let config = Arc::new(config::endpoint(&setup.keys, bound, here));
         let server = config::server(&setup.keys, &setup.tls, setup.idle_timeout);
         let searches_mtu = !socket.may_fragment();
         let proto = quinn_proto::Endpoint::new(config, Some(Arc::new(server)), searches_mtu, None);

@@ -2,6 +2,7 @@
 //! relay, too: so it can tell a client that its connection is gone (stateless reset, RFC 9000, section 10.3).
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::{hkdf, hmac};
@@ -11,8 +12,8 @@ use crate::io::SteeringKey;
 /// Keys of QUIC.
 #[derive(Clone)]
 pub(crate) struct QuicKeys {
-    /// Makes the tokens of stateless resets.
-    pub(super) reset: Arc<hmac::Key>,
+    /// Makes the keys of stateless resets, one for each address.
+    reset: Arc<hmac::Key>,
     /// Encrypts the tokens with which clients prove their address.
     pub(super) token: Arc<hkdf::Prk>,
     /// Steers packets to their shard.
@@ -38,6 +39,14 @@ impl QuicKeys {
             steering: steering("steering"),
             check: steering("check"),
         }
+    }
+
+    /// Makes the tokens of stateless resets at the address `bound`. Each address has a key of its own: it does not know the
+    /// connections of the others, and answers their packets with a reset, which must not be one that ends them (RFC 9000,
+    /// section 21.11).
+    pub(super) fn reset_at(&self, bound: SocketAddr) -> Arc<hmac::Key> {
+        let key = hmac::sign(&self.reset, bound.to_string().as_bytes());
+        Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()))
     }
 
     /// The key by which packets are steered to their shard.

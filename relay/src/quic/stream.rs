@@ -1,9 +1,11 @@
 //! One stream of a caller, read and written without waiting, like a socket.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn_proto::{ReadError, StreamId, VarInt, WriteError};
@@ -12,8 +14,9 @@ use tieline_transport::quic::Unacknowledged;
 use tieline_wire::SessionEnd;
 
 use super::stream_states::{StreamState, StreamStates};
+use crate::io::timeout;
 
-/// Largest piece that is copied for QUIC before QUIC is asked whether it takes more, in bytes.
+/// Largest piece that QUIC is given at once, in bytes: it keeps each piece until all of it is acknowledged.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
 /// One stream that a caller opened. Dropping it resets the direction towards the caller unless it was finished, and stops
@@ -24,6 +27,7 @@ pub(crate) struct QuicStream {
     state: Rc<StreamState>,
     /// Bytes that were put back, which the next reads return.
     ahead: RefCell<Bytes>,
+    /// The last byte of each piece that the caller has not acknowledged.
     unacknowledged: Unacknowledged,
     /// The caller's direction was read to its end.
     is_read: Cell<bool>,
@@ -123,8 +127,11 @@ impl QuicStream {
         while taken < bytes.len() && !self.state.is_full() {
             let left = &bytes[taken..];
             let piece = &left[..left.len().min(PIECE_BYTES_MAX)];
-            match self.with(|proto| write(proto, self.id, piece, &self.unacknowledged)) {
-                Ok(count) => taken += count,
+            let (count, end) =
+                self.with(|proto| write(proto, self.id, piece, &self.unacknowledged));
+            taken += count;
+            match end {
+                Ok(()) => {}
                 Err(WriteError::Blocked) => self.state.found_full(),
                 Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
                     self.state.fail();
@@ -158,6 +165,26 @@ impl QuicStream {
     /// Whether the caller has not acknowledged all bytes: a reset would discard the rest of them.
     pub(crate) fn has_unsent(&self) -> bool {
         self.unacknowledged.bytes() > 0 && !self.state.is_broken()
+    }
+
+    /// Waits until the caller has acknowledged a direction towards it that was finished, and returns at once if it was not. The
+    /// wait ends, too, once the caller is gone, or has acknowledged nothing for `patience`.
+    pub(crate) async fn delivered(&self, patience: Duration) {
+        let is_awaited = self.is_finished.get() && !self.is_over.get();
+        let mut left = usize::MAX;
+        while is_awaited && self.unacknowledged.bytes() < left {
+            left = self.unacknowledged.bytes();
+            let delivered = poll_fn(|cx| self.state.poll_delivered(cx));
+            if timeout(patience, delivered).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Bytes of memory that QUIC is known to keep for the stream.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.unacknowledged.bytes()
     }
 
     /// Sets the code of the reason that the caller is told if the stream does not end in order.
@@ -245,19 +272,32 @@ fn read(
     end
 }
 
-/// Writes as much of `piece` as QUIC takes.
+/// Writes as much of `piece` as QUIC takes; returns how much that is, and why it is not all.
 ///
-/// # Errors
-/// QUIC takes nothing now, or the stream is over.
+/// QUIC copies all but the last byte, into memory for just the bytes that it takes. A part of a larger copy would keep all of
+/// it until the part is acknowledged, and a caller may allow byte after byte and acknowledge none. The last byte tells that
+/// the piece has arrived: QUIC drops bytes in their order.
 fn write(
     proto: &mut quinn_proto::Connection,
     id: StreamId,
     piece: &[u8],
     unacknowledged: &Unacknowledged,
-) -> Result<usize, WriteError> {
+) -> (usize, Result<(), WriteError>) {
+    let Some((last, before)) = piece.split_last() else {
+        return (0, Ok(()));
+    };
     let mut stream = proto.send_stream(id);
-    // An empty write tells whether there is room, before anything is copied.
-    stream.write(&[])?;
-    let mut chunk = [unacknowledged.count(Bytes::copy_from_slice(piece))];
-    stream.write_chunks(&mut chunk).map(|it| it.bytes)
+    let mut taken = 0;
+    // Room is reported only behind a write that was refused, not behind one that was taken in part.
+    while taken < before.len() {
+        match stream.write(&before[taken..]) {
+            Ok(count) => taken += count,
+            Err(error) => return (taken, Err(error)),
+        }
+    }
+    let mut last = [unacknowledged.count(Bytes::copy_from_slice(&[*last]))];
+    match stream.write_chunks(&mut last) {
+        Ok(written) => (taken + written.bytes, Ok(())),
+        Err(error) => (taken, Err(error)),
+    }
 }

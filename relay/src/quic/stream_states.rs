@@ -83,6 +83,8 @@ pub(super) struct StreamState {
     /// Whether a read, or a write, found nothing to do since it was last reported.
     is_empty: Cell<bool>,
     is_full: Cell<bool>,
+    /// Whether the caller has acknowledged everything, the end of the direction towards it included.
+    is_delivered: Cell<bool>,
     /// Whether the caller reset the stream, wants no more of it, or is gone.
     is_broken: Cell<bool>,
 }
@@ -126,6 +128,20 @@ impl StreamState {
     /// Ready unless the last write found no room.
     pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
         while self.is_full.get() {
+            ready!(self.is_writable.poll_wait(cx));
+        }
+        Poll::Ready(())
+    }
+
+    /// The caller has acknowledged everything, the end included.
+    pub(super) fn delivered(&self) {
+        self.is_delivered.set(true);
+        self.is_writable.raise();
+    }
+
+    /// Ready once the caller has acknowledged everything, or the stream is of no use any more.
+    pub(super) fn poll_delivered(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.is_delivered.get() && !self.is_broken() {
             ready!(self.is_writable.poll_wait(cx));
         }
         Poll::Ready(())

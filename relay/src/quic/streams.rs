@@ -62,8 +62,9 @@ impl Streams {
             StreamEvent::Readable { id } => self.tell(id, StreamState::readable),
             StreamEvent::Writable { id } => self.tell(id, StreamState::writable),
             StreamEvent::Stopped { id, .. } => self.tell(id, StreamState::fail),
-            // The relay opens no streams, and forgets those that it has finished.
-            StreamEvent::Finished { .. } | StreamEvent::Available { .. } => {}
+            StreamEvent::Finished { id } => self.tell(id, StreamState::delivered),
+            // The relay opens no streams.
+            StreamEvent::Available { .. } => {}
         }
     }
 

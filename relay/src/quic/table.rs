@@ -14,7 +14,7 @@ use crate::metrics::{QuicDrop, ShardMetrics};
 /// An endpoint's connections.
 pub(super) struct Table {
     pub(super) proto: RefCell<quinn_proto::Endpoint>,
-    /// By handle: the protocol gives out the lowest number that is free.
+    /// By handle: a number that is free again is given out before a new one.
     connections: RefCell<Vec<Option<Rc<Connection>>>>,
     count: Cell<usize>,
     metrics: Arc<ShardMetrics>,

@@ -21,14 +21,19 @@ pub fn session_end(code: VarInt) -> SessionEnd {
     SessionEnd::from_code(u16::try_from(u64::from(code)).unwrap_or_default())
 }
 
+/// The reason of a link's end with a code of CONNECTION_CLOSE.
+#[must_use]
+pub fn link_end(code: VarInt) -> LinkEnd {
+    LinkEnd::from_code(u16::try_from(u64::from(code)).unwrap_or_default())
+}
+
 /// Why a link ended whose connection was lost.
 #[must_use]
 pub fn lost(error: &ConnectionError) -> Error {
     let (side, reason) = match error {
         // 0 is not a reason: a close without one, as by a program that was stopped.
         ConnectionError::ApplicationClosed(close) if u64::from(close.error_code) > 0 => {
-            let code = u16::try_from(u64::from(close.error_code)).unwrap_or_default();
-            (Side::Peer, LinkEnd::from_code(code))
+            (Side::Peer, link_end(close.error_code))
         }
         ConnectionError::TransportError(_) => (Side::Peer, LinkEnd::Protocol),
         ConnectionError::VersionMismatch => (Side::Peer, LinkEnd::Version),
@@ -69,6 +74,7 @@ mod tests {
         }
         assert_eq!(session_end(VarInt::MAX), SessionEnd::Internal);
         for reason in LinkEnd::ALL {
+            assert_eq!(link_end(close_code(*reason)), *reason);
             let closed = ConnectionError::ApplicationClosed(ApplicationClose {
                 error_code: close_code(*reason),
                 reason: Bytes::new(),

@@ -17,7 +17,7 @@ mod tests;
 
 pub use acknowledged::{LinkProgress, Unacknowledged};
 pub use config::{ALPN_AGENT, STREAM_WINDOW_BYTES, client, endpoint, server};
-pub use ends::{close_code, lost, session_code, session_end};
+pub use ends::{close_code, link_end, lost, session_code, session_end};
 pub use input::{SESSION_STREAM, SessionInput};
 pub use link::LinkStreams;
 

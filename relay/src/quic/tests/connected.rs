@@ -59,24 +59,27 @@ fn attack<T: Send + 'static>(
     (outcome.take().unwrap(), count.get())
 }
 
+/// Uses up connection IDs until the relay closes the connection; returns the code.
+pub(super) fn use_up_ids(raw: &mut Raw) -> Option<u64> {
+    raw.acknowledges = false;
+    raw.until("all IDs", |it| it.ids.len() == 8);
+    while raw.closed().is_none() {
+        let (newest, id) = raw.ids.pop_last().unwrap();
+        let retired = std::mem::take(&mut raw.ids).into_keys();
+        let frames: Vec<_> = retired.flat_map(|it| [vec![0x19], varint(it)]).collect();
+        raw.to = id.clone();
+        raw.ids.insert(newest, id);
+        raw.say(DATA, &frames.concat());
+        raw.until("new IDs", |it| it.ids.len() > 1 || it.closed().is_some());
+        assert!(newest < 200);
+    }
+    raw.closed()
+}
+
 #[test]
 fn a_peer_that_uses_up_connection_ids_is_closed() {
     let rig = Rig::new();
-    let (code, _) = attack(&rig, Streams::Drops, |raw| {
-        raw.acknowledges = false;
-        raw.until("all IDs", |it| it.ids.len() == 8);
-        while raw.closed().is_none() {
-            let (newest, id) = raw.ids.pop_last().unwrap();
-            let retired = std::mem::take(&mut raw.ids).into_keys();
-            let frames: Vec<_> = retired.flat_map(|it| [vec![0x19], varint(it)]).collect();
-            raw.to = id.clone();
-            raw.ids.insert(newest, id);
-            raw.say(DATA, &frames.concat());
-            raw.until("new IDs", |it| it.ids.len() > 1 || it.closed().is_some());
-            assert!(newest < 200);
-        }
-        raw.closed()
-    });
+    let (code, _) = attack(&rig, Streams::Drops, use_up_ids);
     let wanted = close_code(LinkEnd::Protocol).into_inner();
     assert_eq!(code, Some(wanted));
     assert_eq!(rig.count("relay_quic_id_floods_total"), 1);

@@ -7,6 +7,7 @@ use tieline_wire::{
     TunnelId,
 };
 
+use super::connected::use_up_ids;
 use super::*;
 use crate::clock::Clock;
 use crate::io::{Stream, pair};
@@ -123,4 +124,26 @@ fn a_link_carries_sessions_on_streams_and_tells_the_reason_of_its_end() {
         })
         .unwrap();
     }
+}
+
+#[test]
+fn a_link_whose_agent_uses_up_connection_ids_ends_for_that_reason() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        rig.open(&host, sockets);
+        let mut raw = Raw::new(bound, loopback_of(1), &rig.cert, &["tieline-agent/1"]);
+        let agent = thread::spawn(move || {
+            raw.shake().unwrap();
+            use_up_ids(&mut raw)
+        });
+        let connection = host.next().await;
+        let end = over_quic::run(&connection, &shared(&rig), &Greeted::default()).await;
+        assert_eq!(end, LinkEnd::Protocol);
+        let code = u64::from(LinkEnd::Protocol.code());
+        assert_eq!(joined(agent).await, Some(code));
+        host.kill().await;
+    })
+    .unwrap();
 }

@@ -5,6 +5,7 @@ mod forged;
 mod links;
 mod moved;
 mod raw;
+mod resets;
 mod streams;
 mod unproved;
 

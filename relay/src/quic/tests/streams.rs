@@ -1,13 +1,17 @@
 //! Streams of callers, read and written like sockets.
 
 use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use quinn_proto::{ReadError, StreamId};
 use tieline_transport::Received;
 use tieline_wire::SessionEnd;
 
+use super::raw::{DATA, varint};
 use super::*;
+use crate::io::turn;
 
 /// Waits until a read may return something.
 async fn readable(stream: &QuicStream) {
@@ -267,6 +271,135 @@ fn a_client_has_no_more_streams_than_it_may() {
         // None of the streams exists for the relay yet, so none has ended.
         assert_eq!(joined(client).await, 4);
         host.kill().await;
+    })
+    .unwrap();
+}
+
+/// A relay's stream, on which a client that acknowledges nothing has sent a byte.
+struct Unheard {
+    host: Rc<TestHost>,
+    connection: Rc<Connection>,
+    stream: QuicStream,
+    /// Makes the client acknowledge from then on, until its stream ends.
+    acknowledge: SyncSender<()>,
+    client: JoinHandle<()>,
+}
+
+impl Unheard {
+    async fn of(rig: &Rig) -> Self {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        rig.open(&host, sockets);
+        let (acknowledge, may_acknowledge) = sync_channel(1);
+        let client = rig.shaken_raw(bound, move |raw| {
+            raw.acknowledges = false;
+            // The first stream, with one byte and its end.
+            raw.say(DATA, &[&[0x0b][..], &varint(0), &[1], b"x"].concat());
+            may_acknowledge.recv().unwrap();
+            raw.acknowledges = true;
+            raw.until("the test's end", |_| may_acknowledge.try_recv().is_ok());
+            raw.leave();
+        });
+        let connection = host.next().await;
+        let streams = Streams::new(Rc::clone(&connection), 4);
+        let stream = streams.next().await.unwrap();
+        host.spawn(Box::pin(
+            async move { while streams.next().await.is_some() {} },
+        ));
+        Self {
+            host,
+            connection,
+            stream,
+            acknowledge,
+            client,
+        }
+    }
+
+    /// Lets the client go.
+    async fn end(self) {
+        for _ in 0..2 {
+            // The client has gone after the first one if it acknowledges already.
+            let _ = self.acknowledge.send(());
+        }
+        joined(self.client).await;
+        self.host.kill().await;
+    }
+}
+
+#[test]
+fn a_small_answer_with_its_end_is_one_frame() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let it = Unheard::of(&rig).await;
+        assert_eq!(it.stream.send(b"answer").unwrap(), 6);
+        it.stream.finish();
+        let frames = || it.connection.with(|it, _| it.stats().frame_tx.stream);
+        let sent = async {
+            while frames() == 0 {
+                turn().await;
+            }
+        };
+        timeout(Duration::from_secs(20), sent).await.unwrap();
+        assert_eq!(frames(), 1);
+        it.end().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn no_more_of_a_piece_is_kept_than_the_client_allows() {
+    // The window of the client.
+    const WINDOW: usize = 1 << 20;
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let it = Unheard::of(&rig).await;
+        // So that the last piece does not fit.
+        let first = it.stream.send(&[7; 10]).unwrap();
+        let rest = it.stream.send(&vec![7; 2 * WINDOW]).unwrap();
+        assert_eq!(first + rest, WINDOW);
+        assert!(it.stream.kept_bytes() <= WINDOW);
+        it.end().await;
+    })
+    .unwrap();
+}
+
+/// Whether a future is ready when it is polled once.
+async fn is_ready(future: impl Future) -> bool {
+    let mut future = pin!(future);
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await
+}
+
+#[test]
+fn an_answer_is_delivered_once_all_of_it_is_acknowledged() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let it = Unheard::of(&rig).await;
+        assert_eq!(it.stream.send(&[7; 5_000]).unwrap(), 5_000);
+        // Nothing is awaited that is not finished.
+        assert!(is_ready(it.stream.delivered(PATIENCE)).await);
+        it.stream.finish();
+        assert!(!is_ready(it.stream.delivered(PATIENCE)).await);
+        it.acknowledge.send(()).unwrap();
+        let delivered = it.stream.delivered(2 * PATIENCE);
+        timeout(PATIENCE, delivered).await.unwrap();
+        assert!(!it.stream.has_unsent());
+        it.end().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_client_that_acknowledges_nothing_is_not_waited_for_without_end() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let it = Unheard::of(&rig).await;
+        assert_eq!(it.stream.send(&[7; 5_000]).unwrap(), 5_000);
+        it.stream.finish();
+        let delivered = it.stream.delivered(Duration::from_millis(1));
+        timeout(Duration::from_secs(20), delivered).await.unwrap();
+        assert!(it.stream.has_unsent());
+        it.end().await;
     })
     .unwrap();
 }

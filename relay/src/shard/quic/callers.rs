@@ -25,6 +25,9 @@ use crate::splice::{Frontend, splice};
 /// Interval of looks at a connection that had a stream; one that has none at two looks in a row is closed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Time without an acknowledgement after which a caller is not waited for any more that has not got all of an answer.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Code with which a connection without streams is closed: no reason.
 const CODE_IDLE: u32 = 0;
 
@@ -138,6 +141,7 @@ impl Shard {
         let spliced = splice(Rc::clone(&stream), session, block, || false);
         self.kit.tasks.spawn(async move {
             while_welcome(spliced, &stream, &caller).await;
+            Box::pin(until_delivered(&stream)).await;
             drop(here);
         });
     }
@@ -159,6 +163,12 @@ impl Shard {
 fn turn_away(stream: &QuicStream, reason: CallerRefusal) {
     stream.set_code(reason as u16);
     stream.cut();
+}
+
+/// Waits until the caller has got the end of an answer, which QUIC has taken but may send for a long time. The kernel goes on
+/// with what a closed socket has to send; QUIC does not once its connection is closed, as idle or because the relay stops.
+pub(super) async fn until_delivered(stream: &QuicStream) {
+    stream.delivered(ACKNOWLEDGEMENT_TIMEOUT).await;
 }
 
 /// Runs `spliced`; drops it unfinished if the caller is revoked, who is told the reason.

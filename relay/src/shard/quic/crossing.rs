@@ -15,6 +15,7 @@ use tieline_wire::{CallerRefusal, SessionEnd};
 use super::super::Shard;
 use super::super::callers::Caller;
 use super::super::mail::message::{Message, OpenVerdict, RawFrontend, Verdict};
+use super::callers::until_delivered;
 use crate::io::{Received, Stream, pair, sleep};
 use crate::quic::QuicStream;
 use crate::splice::{Frontend, break_off};
@@ -68,7 +69,11 @@ impl Shard {
             return refuse();
         }
         match carry(&stream, &far, &verdict).await {
-            Ok(()) => unfinished.0 = None,
+            Ok(()) => {
+                unfinished.0 = None;
+                drop(far);
+                until_delivered(&stream).await;
+            }
             Err(Broken::Caller) => {}
             Err(Broken::Session(reason)) => break_off(&stream, reason).await,
         }

@@ -69,10 +69,11 @@ impl LinkStreams {
 
     pub(super) fn begin_control(&mut self, connection: &mut Connection, stream: StreamId) {
         self.control.stream = Some(stream);
+        let mut sends = connection.send_stream(stream);
+        // The event came before the stream was known.
+        self.control.is_stopped = matches!(sends.stopped(), Ok(Some(_)));
         // Fails only for a stream that is over, which the next read reports.
-        let _ = connection
-            .send_stream(stream)
-            .set_priority(CONTROL_PRIORITY);
+        let _ = sends.set_priority(CONTROL_PRIORITY);
     }
 
     /// Agent: lets the relay open twice as many streams once half of them are in use.

@@ -233,6 +233,25 @@ fn the_end_of_the_control_stream_is_the_end_of_the_link() {
 }
 
 #[test]
+fn a_control_stream_that_is_stopped_with_its_first_byte_ends_the_link() {
+    let mut pair = Pair::unconnected(Path::default(), |_| {});
+    let mut is_begun = false;
+    pair.run("the end", |[relay, agent]| {
+        agent.is_raw = true;
+        let connection = agent.connection();
+        if !is_begun && let Some(stream) = connection.streams().open(Dir::Bi) {
+            is_begun = true;
+            connection.send_stream(stream).write(b"T").unwrap();
+            let code = VarInt::from_u32(0);
+            connection.recv_stream(stream).stop(code).unwrap();
+        }
+        relay.error.is_some()
+    });
+    let error = pair.peers[RELAY].error.take().unwrap();
+    assert_eq!(error.reason, LinkEnd::LinkLost);
+}
+
+#[test]
 fn an_agent_has_one_stream_and_a_stranger_a_small_window() {
     let mut pair = Pair::unconnected(Path::default(), |_| {});
     let mut open = 0;
