@@ -5,7 +5,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use quinn_proto::{Dir, Event, StreamEvent, StreamId};
+use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, StreamId};
+use tracing::debug;
 
 use super::connection::Connection;
 use super::stream::QuicStream;
@@ -46,7 +47,11 @@ impl Streams {
             }
             match ready!(connection.poll_event(cx)) {
                 Event::Stream(event) => self.take(event),
-                Event::ConnectionLost { .. } => {
+                Event::ConnectionLost { reason } => {
+                    if let ConnectionError::TransportError(error) = reason {
+                        connection.metrics.quic_broken.inc();
+                        debug!(peer = %connection.peer(), %error, "a QUIC caller broke a rule");
+                    }
                     self.states.fail();
                     return Poll::Ready(None);
                 }
