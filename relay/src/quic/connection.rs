@@ -17,6 +17,7 @@ use tieline_transport::quic;
 use tieline_wire::LinkEnd;
 
 use super::unproved::Unproved;
+use super::windows::Window;
 use crate::io::Signal;
 use crate::metrics::ShardMetrics;
 
@@ -36,6 +37,8 @@ pub(crate) struct Connection {
     pub(super) allowance: RefCell<Unproved>,
     /// Counts as a handshake of a client that has not proved its address.
     unproved: Cell<Option<Rc<()>>>,
+    /// A caller's part of the shard's room, kept as long as the state that may fill it.
+    pub(super) window: RefCell<Option<Window>>,
     pub(super) metrics: Arc<ShardMetrics>,
 }
 
@@ -59,6 +62,7 @@ impl Connection {
             news: Signal::default(),
             is_heard: Cell::new(false),
             is_closed_untold: Cell::new(false),
+            window: RefCell::default(),
             metrics,
         }
     }

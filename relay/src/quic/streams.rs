@@ -11,6 +11,7 @@ use tracing::debug;
 use super::connection::Connection;
 use super::stream::QuicStream;
 use super::stream_states::{StreamState, StreamStates};
+use super::windows::Windows;
 
 /// Accepts the streams of one caller's connection.
 pub(crate) struct Streams {
@@ -19,10 +20,10 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Lets the caller have up to `streams_max` streams at a time.
-    pub(crate) fn new(connection: Rc<Connection>, streams_max: u32) -> Self {
+    /// Lets the caller have up to `streams_max` streams at a time, and windows for their sessions out of `windows`.
+    pub(crate) fn new(connection: Rc<Connection>, streams_max: u32, windows: Rc<Windows>) -> Self {
         Self {
-            states: StreamStates::new(connection, streams_max),
+            states: StreamStates::new(connection, streams_max, windows),
             // The first may have come with the end of the handshake.
             has_new: Cell::new(true),
         }

@@ -25,11 +25,12 @@ pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// Everything that arrives in order is read at once, so only bytes behind a lost packet fill this much memory.
 pub(super) const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
-/// The same for an agent that has not shown a valid token: two of the largest control messages.
-const STRANGER_WINDOW_BYTES: u32 = 128 * 1024;
+/// The same for an agent that has not shown a valid token, and for a caller without a session: two of the largest control
+/// messages.
+pub const STRANGER_WINDOW_BYTES: u32 = 128 * 1024;
 
 /// Bytes of all streams that QUIC keeps until the peer has acknowledged them: 100 ms x 640 Mbit/s.
-const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Sessions for which a new link has streams; the agent raises the number as sessions are opened. Room for one stream
 /// costs an agent about 80 bytes.
