@@ -17,8 +17,8 @@ mod tests;
 
 pub use acknowledged::{LinkProgress, Unacknowledged};
 pub use config::{
-    ALPN_AGENT, SEND_WINDOW_BYTES, STRANGER_WINDOW_BYTES, STREAM_WINDOW_BYTES, client, endpoint,
-    server,
+    ALPN_AGENT, IDLE_TIMEOUT_MAX, SEND_WINDOW_BYTES, STRANGER_WINDOW_BYTES, STREAM_WINDOW_BYTES,
+    client, endpoint, server,
 };
 pub use ends::{close_code, lost, session_code, session_end};
 pub use input::{SESSION_STREAM, SessionInput};
