@@ -9,9 +9,6 @@ use super::*;
 /// Longest time for which the way's thread waits for the client's packets while others may have come.
 const IDLE: Duration = Duration::from_micros(100);
 
-/// Number of changes of a connection's address.
-const MOVES: &str = "relay_quic_moves_total ";
-
 /// Bytes that an attacker's socket has sent and received.
 #[derive(Clone, Copy, Debug, Default)]
 struct Attacker {
