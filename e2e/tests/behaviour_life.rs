@@ -33,6 +33,8 @@ mod names;
 mod network;
 #[path = "behaviour_life/pools.rs"]
 mod pools;
+#[path = "behaviour_life/quic.rs"]
+mod quic;
 #[path = "behaviour_life/race.rs"]
 mod race;
 #[path = "behaviour_life/slow_path.rs"]

@@ -71,12 +71,7 @@ impl RelayProgram {
             event(line, "ready")?["driver"].as_str().map(str::to_owned)
         });
         let driver = ready?;
-        let bound = |kind: &str| -> Result<SocketAddr> {
-            process.wait_for(SOON, |line| {
-                let told = event(line, "listening")?;
-                (told["kind"] == kind).then(|| told["address"].as_str()?.parse().ok())?
-            })
-        };
+        let bound = |kind: &str| bound(&process, kind);
         let addresses = Addresses {
             agent: bound("agent")?,
             tcp: bound("tcp")?,
@@ -160,6 +155,14 @@ impl RelayProgram {
     #[must_use]
     pub fn agent_url(&self) -> String {
         format!("tcp://{}", self.addresses.agent)
+    }
+
+    /// Address of agents and callers over QUIC, of a relay with one.
+    ///
+    /// # Errors
+    /// The relay has none.
+    pub fn quic_address(&self) -> Result<SocketAddr> {
+        bound(&self.process, "quic")
     }
 
     /// Opens a raw TCP frontend connection and sends the preamble for `tunnel`.
@@ -339,6 +342,14 @@ impl AgentProgram {
     pub fn thaw(&self) -> Result<()> {
         self.process.signal(Signal::CONT)
     }
+}
+
+/// Waits until a relay says at which address of `kind` it listens.
+fn bound(process: &Process, kind: &str) -> Result<SocketAddr> {
+    process.wait_for(SOON, |line| {
+        let told = event(line, "listening")?;
+        (told["kind"] == kind).then(|| told["address"].as_str()?.parse().ok())?
+    })
 }
 
 /// Parses a JSON output line; `None` if its event is not `wanted`.

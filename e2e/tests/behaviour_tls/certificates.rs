@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use tieline_e2e::behaviour::{
-    Digest, HttpStream, SOON, Target, TestCertificate, TestRelay, noise, read_to_close, soon, tls,
+    Digest, HttpStream, QuicCaller, QuicCallerStream, SOON, Target, TestCertificate, TestRelay,
+    noise, read_to_close, soon, tls,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
@@ -47,6 +48,58 @@ async fn a_new_certificate_serves_new_connections_and_old_ones_go_on() -> Result
     let (heard, end) = soon("the rest", read_to_close(&mut caller)).await?;
     end?;
     assert_eq!(heard, Digest::of_noise(1, 100_000));
+    Ok(())
+}
+
+/// Sends some bytes to an echo, and reads them back.
+async fn echoes(stream: &mut QuicCallerStream) -> Result<()> {
+    stream.write_all(b"some").await?;
+    soon("the echo", stream.read_exact(&mut [0; 4])).await??;
+    Ok(())
+}
+
+/// Connects over QUIC until all shards show the present certificate, and returns the last caller.
+async fn until_renewed_over_quic(
+    certificate: &TestCertificate,
+    relay: &TestRelay,
+) -> Result<QuicCaller> {
+    let since = Instant::now();
+    let mut in_a_row = 0;
+    loop {
+        match relay.quic_caller(certificate).await {
+            // A connection's shard is random: all of these on one of two shards are one run in 256.
+            Ok(caller) if in_a_row == 8 => return Ok(caller),
+            Ok(_) => in_a_row += 1,
+            Err(_) => {
+                in_a_row = 0;
+                sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+        if since.elapsed() > SOON {
+            bail!("the relay still shows the old certificate over QUIC");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_certificate_serves_new_connections_over_quic_and_old_ones_go_on() -> Result<()> {
+    let certificate = TestCertificate::new("relay.test")?;
+    let relay = TestRelay::with().shards(2).quic(&certificate).start()?;
+    let echo = Target::echo().await?;
+    let agent = agent(&echo, &certificate);
+    let agent = agent.start_at(&relay.quic_url()).await?;
+    let old = relay.quic_caller(&certificate).await?;
+    let mut stream = old.raw(agent.tunnel()).await?;
+    echoes(&mut stream).await?;
+
+    certificate.renew()?;
+    let new = until_renewed_over_quic(&certificate, &relay).await?;
+    echoes(&mut new.raw(agent.tunnel()).await?).await?;
+    // The old caller's stream, and a new one on its connection; the agent's link is older than the certificate, too.
+    echoes(&mut stream).await?;
+    echoes(&mut old.raw(agent.tunnel()).await?).await?;
+    let metrics = relay.metrics().await?;
+    assert_eq!(metrics.get("relay_links_total"), 1, "{metrics}");
     Ok(())
 }
 

@@ -89,7 +89,8 @@ pub struct CallersConfig {
     /// Idle time after which an event stream gets a comment; zero means never.
     pub sse_keepalive: Duration,
     /// Streams at a time of one caller's QUIC connection. Each may hold 8 MiB at the relay that its target has not read, about
-    /// as much as a TCP connection holds in the kernel (6 MiB, `tcp_rmem`): with 16 streams 128 MiB per connection.
+    /// as much as a TCP connection holds in the kernel (6 MiB, `tcp_rmem`), and all streams of a shard half of
+    /// [`Config::shard_budget_bytes`](super::Config::shard_budget_bytes).
     pub quic_streams_max: u32,
 }
 

@@ -272,6 +272,37 @@ mod tests {
         assert!([receive, send].iter().all(|it| it.lines().count() == 1));
     }
 
+    /// Linux has `UDP_SEGMENT` since 4.18, and `UDP_GRO` since 5.0.
+    #[test]
+    fn several_datagrams_of_one_send_arrive_joined() {
+        run(Chosen::Epoll, async {
+            let (bound, mut sockets) = bind_packets(loopback(), 1).unwrap();
+            let (_, mut senders) = bind_packets(loopback(), 1).unwrap();
+            let receiver = PacketSocket::new(sockets.remove(0)).unwrap();
+            let sender = PacketSocket::new(senders.remove(0)).unwrap();
+            assert!(sender.segments_max() > 1);
+            let sent = sender.send(&Outgoing {
+                destination: bound,
+                source: None,
+                ecn: None,
+                bytes: &[7; 4 * 1200],
+                stride: Some(1200),
+            });
+            assert!(sent);
+            let mut buffers = ReceiveBuffers::new();
+            let hear = async {
+                poll_fn(|cx| receiver.poll_readable(cx)).await;
+                while !receiver.receive(&mut buffers).unwrap() {
+                    poll_fn(|cx| receiver.poll_readable(cx)).await;
+                }
+            };
+            timeout(Duration::from_secs(20), hear).await.unwrap();
+            let arrived = buffers.arrived().map(|it| (it.bytes.len(), it.stride));
+            assert_eq!(arrived.collect::<Vec<_>>(), [(4 * 1200, 1200)]);
+        })
+        .unwrap();
+    }
+
     /// Waits until `wanted` datagrams have arrived at `socket`, and returns them.
     async fn heard(socket: &PacketSocket, wanted: usize) -> Vec<(Vec<u8>, SocketAddr, Option<u8>)> {
         let mut buffers = ReceiveBuffers::new();

@@ -366,6 +366,12 @@ shard_metrics! {
         quic_strays: "relay_quic_strays_total", "QUIC packets passed on to the shard of their connection.";
         /// `quinn_proto` itself has no such limit.
         quic_id_floods: "relay_quic_id_floods_total", "QUIC connections closed because their peer used up connection IDs too fast.";
+        /// Of callers alone: a link that ends so is an eviction with reason `protocol`.
+        quic_broken: "relay_quic_broken_total", "Callers' QUIC connections closed because they broke a rule of QUIC.";
+        /// The room of all callers over QUIC on a shard is bounded.
+        quic_windows_short: "relay_quic_windows_short_total", "Sessions over QUIC whose caller got no whole window.";
+        /// A connection that goes back, because its peer did not answer at the new address, has moved again.
+        quic_moves: "relay_quic_moves_total", "Changes of a QUIC connection's address.";
         route_updates: "relay_route_updates_total", "Route updates applied.";
     }
     by_reason {

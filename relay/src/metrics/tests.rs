@@ -140,6 +140,9 @@ fn every_counter_is_shown_once_it_is_counted() {
         &shard.quic_sent,
         &shard.quic_lost,
         &shard.quic_id_floods,
+        &shard.quic_broken,
+        &shard.quic_windows_short,
+        &shard.quic_moves,
     ] {
         counter.inc();
     }

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -16,7 +17,9 @@ use tieline_transport::quic;
 use tieline_wire::LinkEnd;
 
 use super::unproved::Unproved;
+use super::windows::Window;
 use crate::io::Signal;
+use crate::metrics::ShardMetrics;
 
 /// A connection of this shard. After its last event, [`Event::ConnectionLost`], nothing is sent any more.
 pub(crate) struct Connection {
@@ -36,6 +39,9 @@ pub(crate) struct Connection {
     pub(super) allowance: RefCell<Unproved>,
     /// Counts as a handshake of a client that has not proved its address.
     unproved: Cell<Option<Rc<()>>>,
+    /// A caller's part of the shard's room, kept as long as the state that may fill it.
+    pub(super) window: RefCell<Option<Window>>,
+    pub(super) metrics: Arc<ShardMetrics>,
 }
 
 impl Connection {
@@ -45,6 +51,7 @@ impl Connection {
         len: usize,
         has_proof: bool,
         now: Instant,
+        metrics: Arc<ShardMetrics>,
     ) -> Self {
         // The first datagram is not in the statistics, those that waited behind it are.
         let came = len as u64 + proto.stats().udp_rx.bytes;
@@ -58,6 +65,8 @@ impl Connection {
             is_heard: Cell::new(false),
             own_code: Cell::new(None),
             is_closed_untold: Cell::new(false),
+            window: RefCell::default(),
+            metrics,
         }
     }
 
@@ -78,13 +87,25 @@ impl Connection {
         proto.handle_event(event);
         let mut allowance = self.allowance.borrow_mut();
         // The datagram may have changed the address.
-        allowance.is_at(proto.remote_address(), proto.is_handshaking(), now);
+        self.note_address(&mut allowance, &proto, now);
         allowance.received(from, len);
         drop(allowance);
         drop(proto);
         self.is_heard.set(true);
         self.work.raise();
         self.news.raise();
+    }
+
+    /// Notes where the peer is, and counts a change.
+    pub(super) fn note_address(
+        &self,
+        allowance: &mut Unproved,
+        proto: &quinn_proto::Connection,
+        now: Instant,
+    ) {
+        if allowance.is_at(proto.remote_address(), proto.is_handshaking(), now) {
+            self.metrics.quic_moves.inc();
+        }
     }
 
     /// Whether a packet came since the last call. A packet that only acknowledges causes no event.

@@ -120,7 +120,7 @@ impl Driver {
             self.unsent = None;
         }
         let mut allowance = self.connection.allowance.borrow_mut();
-        allowance.is_at(proto.remote_address(), proto.is_handshaking(), now);
+        self.connection.note_address(&mut allowance, proto, now);
         let mut space = self.sender.space.borrow_mut();
         for _ in 0..SENDS_A_TURN {
             space.clear();

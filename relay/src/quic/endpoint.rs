@@ -422,7 +422,9 @@ impl Endpoint {
         };
         match accepted {
             Ok((handle, proto)) => {
-                let connection = Rc::new(Connection::new(proto, len, has_proof, now));
+                let metrics = Arc::clone(&self.setup.metrics);
+                let connection = Connection::new(proto, len, has_proof, now, metrics);
+                let connection = Rc::new(connection);
                 self.table.insert(handle, Rc::clone(&connection));
                 let (table, sender) = (Rc::clone(&self.table), Rc::clone(&self.sender));
                 let driver = Driver::new(table, sender, Rc::clone(&connection), handle, now);

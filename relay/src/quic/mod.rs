@@ -12,7 +12,8 @@
 //! What a packet costs is bounded before its sender has proved its address: [`packet`] drops what no connection can
 //! use, a retry asks for proof when many handshakes lack it, and [`Handshakes`](crate::limits::Handshakes) limits the
 //! rest. [`unproved`] limits what goes to addresses that no peer has proved, [`id_allowance`] the IDs that a peer
-//! uses up. Connection IDs lead to their shard ([`ids`]); packets that come to another one are passed on.
+//! uses up, and [`windows`] the memory of callers that send what no target reads, or acknowledge nothing. Connection IDs
+//! lead to their shard ([`ids`]); packets that come to another one are passed on.
 
 mod config;
 mod connection;
@@ -32,6 +33,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod unproved;
+mod windows;
 
 pub(crate) use self::config::CONNECTIONS_MAX;
 pub(crate) use self::connection::Connection;
@@ -40,3 +42,4 @@ pub(crate) use self::keys::QuicKeys;
 pub(crate) use self::strays::Strays;
 pub(crate) use self::stream::QuicStream;
 pub(crate) use self::streams::Streams;
+pub(crate) use self::windows::Windows;

@@ -35,6 +35,8 @@ pub(crate) struct QuicStream {
     is_finished: Cell<bool>,
     /// Both directions are over.
     is_over: Cell<bool>,
+    /// The caller has a window for the stream's session.
+    is_wide: Cell<bool>,
     /// Code of the reason that the caller is told if the stream does not end in order.
     code: Cell<u16>,
 }
@@ -51,6 +53,7 @@ impl QuicStream {
             is_read: Cell::new(false),
             is_finished: Cell::new(false),
             is_over: Cell::new(false),
+            is_wide: Cell::new(false),
             code: Cell::new(SessionEnd::ShuttingDown.code()),
         }
     }
@@ -218,9 +221,11 @@ impl QuicStream {
         });
     }
 
-    /// Gives the caller its whole window, once one of its streams is permitted.
+    /// Gives the caller a window for the stream's session, once that is permitted.
     pub(crate) fn widen(&self) {
-        self.streams.widen();
+        if !self.is_wide.replace(true) {
+            self.streams.session_begins();
+        }
     }
 }
 
@@ -228,6 +233,9 @@ impl Drop for QuicStream {
     fn drop(&mut self) {
         self.cut();
         self.streams.forget(self.id);
+        if self.is_wide.get() {
+            self.streams.session_ends();
+        }
     }
 }
 

@@ -6,32 +6,38 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use quinn_proto::{Dir, StreamId, VarInt};
-use tieline_transport::quic::STREAM_WINDOW_BYTES;
+use tieline_transport::quic::{SEND_WINDOW_BYTES, STRANGER_WINDOW_BYTES};
 
 use super::connection::Connection;
+use super::windows::{Window, Windows};
 use crate::io::Signal;
 
 /// The streams of one caller's connection that are in use.
 pub(super) struct StreamStates {
     pub(super) connection: Rc<Connection>,
     states: RefCell<HashMap<StreamId, Rc<StreamState>>>,
-    /// Most streams at a time.
-    streams_max: u32,
-    /// The caller has its whole window.
-    is_wide: Cell<bool>,
+    /// Sessions at the moment.
+    sessions: Cell<u32>,
+    windows: Rc<Windows>,
 }
 
 impl StreamStates {
-    /// Lets the caller have up to `streams_max` streams at a time.
-    pub(super) fn new(connection: Rc<Connection>, streams_max: u32) -> Rc<Self> {
+    /// Lets the caller have up to `streams_max` streams at a time, and windows for their sessions out of `windows`.
+    pub(super) fn new(
+        connection: Rc<Connection>,
+        streams_max: u32,
+        windows: Rc<Windows>,
+    ) -> Rc<Self> {
         connection.with(|proto, _| {
             proto.set_max_concurrent_streams(Dir::Bi, VarInt::from_u32(streams_max));
+            // The receive window is as small already.
+            proto.set_send_window(STRANGER_WINDOW_BYTES.into());
         });
         Rc::new(Self {
             connection,
             states: RefCell::default(),
-            streams_max,
-            is_wide: Cell::new(false),
+            sessions: Cell::new(0),
+            windows,
         })
     }
 
@@ -63,14 +69,26 @@ impl StreamStates {
         }
     }
 
-    /// Gives the caller its whole window: as many bytes as all its streams may hold unread, so that streams whose targets
-    /// read nothing never hold up the others.
-    pub(super) fn widen(&self) {
-        if !self.is_wide.replace(true) {
-            let window = STREAM_WINDOW_BYTES.saturating_mul(self.streams_max);
-            self.connection
-                .with(|proto, _| proto.set_receive_window(VarInt::from_u32(window)));
+    /// A stream's session begins. The caller's window grows to as many bytes as all its sessions may hold unread, if the
+    /// shard has room, so that streams whose targets read nothing never hold up the others.
+    pub(super) fn session_begins(&self) {
+        let sessions = self.sessions.get() + 1;
+        self.sessions.set(sessions);
+        let mut window = self.connection.window.borrow_mut();
+        let window = window.get_or_insert_with(|| Window::new(Rc::clone(&self.windows)));
+        if !window.grow(sessions) {
+            self.connection.metrics.quic_windows_short.inc();
         }
+        let bytes = window.bytes();
+        self.connection.with(|proto, _| {
+            proto.set_receive_window(VarInt::from_u32(bytes));
+            proto.set_send_window(SEND_WINDOW_BYTES.min(bytes.into()));
+        });
+    }
+
+    /// A stream's session is over.
+    pub(super) fn session_ends(&self) {
+        self.sessions.set(self.sessions.get() - 1);
     }
 }
 

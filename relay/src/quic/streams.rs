@@ -5,11 +5,13 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use quinn_proto::{Dir, Event, StreamEvent, StreamId};
+use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, StreamId};
+use tracing::debug;
 
 use super::connection::Connection;
 use super::stream::QuicStream;
 use super::stream_states::{StreamState, StreamStates};
+use super::windows::Windows;
 
 /// Accepts the streams of one caller's connection.
 pub(crate) struct Streams {
@@ -18,10 +20,10 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Lets the caller have up to `streams_max` streams at a time.
-    pub(crate) fn new(connection: Rc<Connection>, streams_max: u32) -> Self {
+    /// Lets the caller have up to `streams_max` streams at a time, and windows for their sessions out of `windows`.
+    pub(crate) fn new(connection: Rc<Connection>, streams_max: u32, windows: Rc<Windows>) -> Self {
         Self {
-            states: StreamStates::new(connection, streams_max),
+            states: StreamStates::new(connection, streams_max, windows),
             // The first may have come with the end of the handshake.
             has_new: Cell::new(true),
         }
@@ -46,7 +48,11 @@ impl Streams {
             }
             match ready!(connection.poll_event(cx)) {
                 Event::Stream(event) => self.take(event),
-                Event::ConnectionLost { .. } => {
+                Event::ConnectionLost { reason } => {
+                    if let ConnectionError::TransportError(error) = reason {
+                        connection.metrics.quic_broken.inc();
+                        debug!(peer = %connection.peer(), %error, "a QUIC caller broke a rule");
+                    }
                     self.states.fail();
                     return Poll::Ready(None);
                 }

@@ -63,15 +63,20 @@ impl Unproved {
         }
     }
 
-    /// Notes the connection's address.
-    pub(super) fn is_at(&mut self, address: SocketAddr, is_handshaking: bool, now: Instant) {
+    /// Notes the connection's address; true if it is another one than before.
+    pub(super) fn is_at(
+        &mut self,
+        address: SocketAddr,
+        is_handshaking: bool,
+        now: Instant,
+    ) -> bool {
         // The end of the handshake proves the address.
         if self.is_handshaking && !is_handshaking {
             self.is_handshaking = false;
             self.is_proved = true;
         }
         if address == self.current {
-            return;
+            return false;
         }
         let age = now.saturating_duration_since(self.since);
         if self.is_proved || age >= SETTLED {
@@ -80,6 +85,7 @@ impl Unproved {
         (self.current, self.since, self.is_proved) = (address, now, false);
         (self.came, self.came_from_all, self.sent) = (0, 0, 0);
         self.asks = self.before != address;
+        true
     }
 
     /// Notes a datagram of `len` bytes.
@@ -215,7 +221,8 @@ mod tests {
         let mut excesses = 0;
         for _ in 0..20 {
             for it in [2, 1] {
-                unproved.is_at(address(it), false, now);
+                assert!(unproved.is_at(address(it), false, now));
+                assert!(!unproved.is_at(address(it), false, now));
                 unproved.received(address(it), 40);
                 excesses += u32::from(unproved.allowed(address(it), 1200, 1200, now) > 0);
             }

@@ -25,18 +25,21 @@ pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// Everything that arrives in order is read at once, so only bytes behind a lost packet fill this much memory.
 pub(super) const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
-/// The same for an agent that has not shown a valid token: two of the largest control messages.
-const STRANGER_WINDOW_BYTES: u32 = 128 * 1024;
+/// The same for an agent that has not shown a valid token, and for a caller without a session: two of the largest control
+/// messages.
+pub const STRANGER_WINDOW_BYTES: u32 = 128 * 1024;
 
 /// Bytes of all streams that QUIC keeps until the peer has acknowledged them: 100 ms x 640 Mbit/s.
-const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Sessions for which a new link has streams; the agent raises the number as sessions are opened. Room for one stream
 /// costs an agent about 80 bytes.
 pub(super) const STREAMS_AT_FIRST: u32 = 256;
 
-/// Silence after which an agent's QUIC gives a connection up: above the 45 s after which the mux does, which says why.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Silence that an agent's QUIC offers to endure. The smaller one of both ends' idle timeouts holds (RFC 9000, section
+/// 10.1), and that is the relay's: twice its longest `stale_timeout`, which is one day. The agent's mux gives up a silent
+/// relay after 45 s, and says why.
+pub const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(48 * 3600);
 
 /// Bytes of a hello that arrive in disorder; hellos have 1 to 2 KiB.
 const CRYPTO_BUFFER_BYTES: usize = 16 * 1024;
@@ -120,7 +123,7 @@ pub fn server(
 pub fn client(tls: &rustls::ClientConfig) -> Result<ClientConfig, NoInitialCipherSuite> {
     let mut tls = tls.clone();
     tls.enable_early_data = false;
-    let mut transport = transport(IDLE_TIMEOUT);
+    let mut transport = transport(IDLE_TIMEOUT_MAX);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_AT_FIRST))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))

@@ -16,7 +16,10 @@ mod varint;
 mod tests;
 
 pub use acknowledged::{LinkProgress, Unacknowledged};
-pub use config::{ALPN_AGENT, STREAM_WINDOW_BYTES, client, endpoint, server};
+pub use config::{
+    ALPN_AGENT, IDLE_TIMEOUT_MAX, SEND_WINDOW_BYTES, STRANGER_WINDOW_BYTES, STREAM_WINDOW_BYTES,
+    client, endpoint, server,
+};
 pub use ends::{close_code, link_end, lost, session_code, session_end};
 pub use input::{SESSION_STREAM, SessionInput};
 pub use link::LinkStreams;

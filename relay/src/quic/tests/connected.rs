@@ -10,6 +10,9 @@ use super::*;
 const FRAMES: usize = 100;
 const PACKETS: usize = 16;
 
+/// Number of callers that broke a rule of QUIC.
+const BROKEN: &str = "relay_quic_broken_total ";
+
 /// The id of a client's stream.
 fn stream(number: u64) -> Vec<u8> {
     varint(4 * number)
@@ -83,6 +86,8 @@ fn a_peer_that_uses_up_connection_ids_is_closed() {
     let wanted = close_code(LinkEnd::Protocol).into_inner();
     assert_eq!(code, Some(wanted));
     assert_eq!(rig.count("relay_quic_id_floods_total"), 1);
+    // The relay's own rule, which has its own counter.
+    assert_eq!(rig.count(BROKEN), 0);
 }
 
 #[test]
@@ -122,6 +127,7 @@ fn a_peer_that_replaces_its_own_ids_faster_than_it_is_heard_is_closed() {
     });
     // CONNECTION_ID_LIMIT_ERROR
     assert_eq!(code, 9);
+    assert_eq!(rig.count(BROKEN), 1);
 }
 
 #[test]
@@ -158,6 +164,7 @@ fn a_stream_beyond_the_limit_ends_the_connection() {
     });
     // STREAM_LIMIT_ERROR
     assert_eq!((code, count), (4, 0));
+    assert_eq!(rig.count(BROKEN), 1);
 }
 
 #[test]
@@ -185,6 +192,7 @@ fn floods_of_small_frames_are_worked_off() {
     // One answer for each packet of challenges, however many are in it.
     assert!((1..=10 * PACKETS).contains(&responses), "{responses}");
     assert_eq!(count, 1);
+    assert_eq!(rig.count(BROKEN), 0);
 }
 
 #[test]
@@ -206,6 +214,7 @@ fn a_stream_of_small_pieces_with_holes_ends_the_connection() {
     });
     // INTERNAL_ERROR: too many gaps
     assert_eq!(code, 1);
+    assert_eq!(rig.count(BROKEN), 1);
 }
 
 #[test]
@@ -219,4 +228,5 @@ fn more_bytes_than_the_window_end_the_connection() {
     });
     // FLOW_CONTROL_ERROR
     assert_eq!(code, 3);
+    assert_eq!(rig.count(BROKEN), 1);
 }

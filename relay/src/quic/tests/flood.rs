@@ -1,5 +1,7 @@
 //! Floods of first packets, whose addresses may be invented, and of connections.
 
+use quinn_proto::TransportErrorCode;
+
 use super::raw::INITIAL;
 use super::*;
 
@@ -86,6 +88,40 @@ fn a_hello_with_a_close_behind_it_keeps_its_place_until_its_state_is_gone() {
         late.hello();
         rig.settled(CONNECTIONS, 1).await;
         assert_eq!(rig.count(RETRIES), 1);
+        host.kill().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn without_a_place_for_a_handshake_only_a_client_with_a_proof_is_answered() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        rig.open(&host, sockets);
+        host.is_full.set(true);
+        let mut silent = rig.raw(bound, 1);
+        silent.hello();
+        rig.counted(&failures("overload"), 1).await;
+        silent.drain();
+        assert_eq!(silent.heard_bytes, 0);
+        // A client that had to prove its address is told that there is no place.
+        let endpoint = Rc::clone(&host.all.borrow()[0]);
+        let unproved: Vec<_> = (0..UNPROVED).map(|_| endpoint.unproved()).collect();
+        let client = rig.client(bound, "tieline", |mut client| client.end());
+        match joined(client).await {
+            ConnectionError::ConnectionClosed(close) => {
+                assert_eq!(close.error_code, TransportErrorCode::CONNECTION_REFUSED);
+            }
+            other => panic!("{other}"),
+        }
+        assert!(rig.count(&failures("overload")) > 1);
+        assert_eq!(rig.count(CONNECTIONS), 0);
+        drop(unproved);
+        host.is_full.set(false);
+        silent.hello();
+        rig.settled(CONNECTIONS, 1).await;
         host.kill().await;
     })
     .unwrap();

@@ -6,6 +6,7 @@ mod links;
 mod moved;
 mod raw;
 mod resets;
+mod strays;
 mod streams;
 mod unproved;
 
@@ -43,6 +44,8 @@ struct TestHost {
     all: RefCell<Vec<Rc<Endpoint>>>,
     strays: Cell<usize>,
     handshakes: Rc<Handshakes>,
+    /// Whether there is no place for a handshake.
+    is_full: Cell<bool>,
 }
 
 impl Host for TestHost {
@@ -51,7 +54,10 @@ impl Host for TestHost {
     }
 
     fn handshake_place(&self, client: SocketAddr, _: bool) -> Option<Handshake> {
-        self.handshakes.enter(client.ip(), None)
+        match self.is_full.get() {
+            true => None,
+            false => self.handshakes.enter(client.ip(), None),
+        }
     }
 
     fn pass_on(&self, to: usize, strays: Strays) -> bool {
@@ -272,6 +278,9 @@ fn loopback_of(host: u8) -> IpAddr {
 
 /// Number of connections.
 const CONNECTIONS: &str = "relay_quic_connections ";
+
+/// Number of changes of a connection's address.
+const MOVES: &str = "relay_quic_moves_total ";
 
 /// The metric of packets dropped for `reason`.
 fn dropped(reason: &str) -> String {

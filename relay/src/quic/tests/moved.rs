@@ -112,6 +112,7 @@ fn with_copies(step: usize) -> Attacker {
         assert_eq!(last, b"last");
         if step == 0 {
             assert_eq!(connection.peer(), way.client);
+            assert_eq!(rig.count(MOVES), 0);
         }
         bystander.ends_well().await;
         result.set(way.ends().await);
@@ -168,6 +169,7 @@ fn an_address_that_only_asks_gets_three_times_what_it_sent() {
         });
         joined(client).await;
         assert_eq!(rig.count(&dropped("unproved")), 5);
+        assert_eq!(rig.count(MOVES), 0);
         rig.settled(CONNECTIONS, 0).await;
         host.kill().await;
     })
@@ -206,6 +208,8 @@ fn a_connection_that_seems_to_move_to_a_victim_comes_back() {
         let address = joined(client).await;
         rig.settled(CONNECTIONS, 0).await;
         assert_eq!(connection.peer(), address);
+        // There and back, each time.
+        assert!(rig.count(MOVES) >= 2, "{}", rig.count(MOVES));
         host.kill().await;
     })
     .unwrap();

@@ -13,6 +13,9 @@ use super::raw::{DATA, varint};
 use super::*;
 use crate::io::turn;
 
+/// Budget of a shard with room for the windows of many streams.
+const SHARD_BUDGET_BYTES: u64 = 1024 * 1024 * 1024;
+
 /// Waits until a read may return something.
 async fn readable(stream: &QuicStream) {
     poll_fn(|cx| stream.poll_readable(cx)).await;
@@ -29,8 +32,19 @@ pub(super) fn serve(
     connection: Rc<Connection>,
     act: impl Fn(QuicStream) + 'static,
 ) {
+    serve_with(host, connection, SHARD_BUDGET_BYTES, act);
+}
+
+/// Like [`serve`], on a shard with this budget.
+fn serve_with(
+    host: &Rc<TestHost>,
+    connection: Rc<Connection>,
+    shard_budget_bytes: u64,
+    act: impl Fn(QuicStream) + 'static,
+) {
+    let windows = Windows::new(shard_budget_bytes);
     host.spawn(Box::pin(async move {
-        let streams = Streams::new(connection, 4);
+        let streams = Streams::new(connection, 4, windows);
         while let Some(stream) = streams.next().await {
             act(stream);
         }
@@ -82,6 +96,31 @@ fn a_stream_brings_all_bytes_and_ends_in_each_direction() {
         })
         .unwrap();
     }
+}
+
+#[test]
+fn without_room_a_stream_brings_all_bytes_with_a_small_window() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        rig.open(&host, sockets);
+        let payload: Vec<u8> = (0..700_000_u32).map(|it| it.to_le_bytes()[1]).collect();
+        let sent = payload.clone();
+        let client = rig.client(bound, "tieline", move |mut client| {
+            client.shake().unwrap();
+            client.exchange(&sent)
+        });
+        let tasks = Rc::clone(&host);
+        serve_with(&host, host.next().await, 0, move |stream| {
+            stream.widen();
+            tasks.spawn(Box::pin(echo_back(stream)));
+        });
+        assert!(joined(client).await == payload);
+        assert_eq!(rig.count("relay_quic_windows_short_total "), 1);
+        host.kill().await;
+    })
+    .unwrap();
 }
 
 /// How the client's stream ends, on which it sends `payload`.
@@ -170,7 +209,7 @@ fn a_reset_by_the_client_is_noticed_read_or_not() {
             });
             until.unwrap();
         });
-        let streams = Streams::new(host.next().await, 4);
+        let streams = Streams::new(host.next().await, 4, Windows::new(SHARD_BUDGET_BYTES));
         let (one, two) = (streams.next().await.unwrap(), streams.next().await.unwrap());
         host.spawn(Box::pin(
             async move { while streams.next().await.is_some() {} },
@@ -219,7 +258,7 @@ fn a_client_that_grants_no_room_is_waited_for_and_its_end_wakes_the_stream() {
             });
             until.unwrap();
         });
-        let streams = Streams::new(host.next().await, 4);
+        let streams = Streams::new(host.next().await, 4, Windows::new(SHARD_BUDGET_BYTES));
         let stream = streams.next().await.unwrap();
         host.spawn(Box::pin(
             async move { while streams.next().await.is_some() {} },

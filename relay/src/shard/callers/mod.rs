@@ -26,6 +26,7 @@ use crate::io::Stream;
 use crate::limits::{Limited, RatePass};
 use crate::listen::proxied::{self, NoSource, Source};
 use crate::listen::{Refusals, http, tcp};
+use crate::quic::Windows;
 use crate::session::SessionAudit;
 use crate::splice::ReadBlock;
 
@@ -35,6 +36,8 @@ pub(super) struct Callers {
     served: Rc<Served>,
     /// Block that raw frontends are read into.
     pub(super) read_block: Rc<ReadBlock>,
+    /// Room for what callers over QUIC have sent and not been sent.
+    pub(super) quic_windows: Rc<Windows>,
     pub(super) http_settings: Rc<http::Settings>,
     pub(super) mark_key: Rc<http::MarkKey>,
     /// Connections of trusted proxies that began with something other than the header that they must send.
@@ -46,6 +49,7 @@ impl Callers {
         Self {
             served: Rc::default(),
             read_block: Rc::default(),
+            quic_windows: Windows::new(kit.peers.config.shard_budget_bytes),
             http_settings: Rc::new(http_settings(&kit.peers)),
             mark_key: Rc::new(kit.peers.mark_key.clone()),
             without_header: RefCell::default(),

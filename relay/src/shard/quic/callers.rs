@@ -37,7 +37,9 @@ impl Shard {
         let shard = Rc::clone(self);
         let config = &self.kit.peers.config;
         let mut patience = config.preamble_timeout;
-        let streams = Streams::new(Rc::clone(&connection), config.callers.quic_streams_max);
+        let streams_max = config.callers.quic_streams_max;
+        let windows = Rc::clone(&self.callers.quic_windows);
+        let streams = Streams::new(Rc::clone(&connection), streams_max, windows);
         self.kit.tasks.spawn(async move {
             let mut was_idle = true;
             loop {

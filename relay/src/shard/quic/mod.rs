@@ -27,6 +27,9 @@ use crate::quic::{CONNECTIONS_MAX, Connection, Endpoint, Host, LocalTask, Place,
 /// agent first, and tells the reason.
 const IDLE_MARGIN: u32 = 2;
 
+/// Least idle timeout of a connection: callers are told to send something every 30 s, which may be late or lost.
+const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(60);
+
 /// Turns that the drivers of closed connections get to tell the peers: one to be woken, and one to send.
 const TURNS_TO_TELL: usize = 2;
 
@@ -191,5 +194,23 @@ impl Shard {
 
 /// Silence after which a connection ends, for links that are evicted after `stale_timeout`.
 fn idle_timeout(stale_timeout: Duration) -> Duration {
-    stale_timeout.saturating_mul(IDLE_MARGIN)
+    let timeout = stale_timeout.saturating_mul(IDLE_MARGIN);
+    timeout.max(IDLE_TIMEOUT_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use tieline_transport::quic::IDLE_TIMEOUT_MAX;
+
+    use super::*;
+
+    #[test]
+    fn callers_may_be_silent_for_a_minute_and_agents_for_longer_than_their_stale_timeout() {
+        let seconds = Duration::from_secs;
+        assert_eq!(idle_timeout(Duration::from_millis(100)), seconds(60));
+        assert_eq!(idle_timeout(seconds(30)), seconds(60));
+        assert_eq!(idle_timeout(seconds(45)), seconds(90));
+        // The longest stale timeout of all: agents offer as much, so the relay's number holds.
+        assert_eq!(idle_timeout(seconds(86_400)), IDLE_TIMEOUT_MAX);
+    }
 }

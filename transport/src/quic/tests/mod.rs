@@ -2,6 +2,7 @@
 
 mod ends;
 mod hostile;
+mod idle;
 mod network;
 mod queues;
 mod sessions;
