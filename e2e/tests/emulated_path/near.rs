@@ -35,7 +35,7 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
         .build()?;
     runtime.block_on(async {
         match *words {
-            ["bulk", direction, carrier] => windows::fills(direction, carrier),
+            ["bulk", direction, scheme, carrier] => windows::fills(direction, scheme, carrier),
             ["registers", scheme, limit_ms, transport] => {
                 transports::registers(scheme, limit_ms.parse()?, transport).await
             }
