@@ -115,7 +115,7 @@ sim:
 loom preemptions='4':
     LOOM_MAX_PREEMPTIONS={{ preemptions }} cargo test -p tieline-relay --lib -- mailbox::tests::model limits::tests::model
 
-# Tests of the emulated path and of relay and agent on it, 7 minutes, on a machine with nothing else to do; needs root, TUN devices, ip and nft, and fails where one is missing
+# Tests of the emulated path and of relay and agent on it, 8 minutes, on a machine with nothing else to do; needs root, TUN devices, ip and nft, and fails where one is missing
 [group('test')]
 emulated *arguments:
     TIELINE_INTEROP=require cargo test -p tieline-loadgen --test emulator -- {{ arguments }}

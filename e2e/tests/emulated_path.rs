@@ -34,8 +34,9 @@ use tieline_e2e::trials::{self, Test};
 const TEST_LIMIT: Duration = Duration::from_secs(150);
 const PATH_LIMIT: Duration = Duration::from_secs(120);
 
-/// Address of the near end, which the certificate names.
+/// Addresses of the near end, which the certificate names: without and with `--v6`.
 const NEAR: &str = "10.77.0.1";
+const NEAR_V6: &str = "fd77::1";
 
 /// Kernel settings of both ends: buffers for a round trip of 300 ms, which hosts on such paths have as well.
 const SYSCTLS: [&str; 2] = [
@@ -121,6 +122,8 @@ struct Fact {
     flags: String,
     /// Check of [`near::run`] with its arguments, separated by blanks.
     check: String,
+    /// Variables of the programs at both ends.
+    variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Fact {
@@ -129,11 +132,23 @@ impl Fact {
             name: name.into(),
             flags: flags.into(),
             check: check.into(),
+            variables: Vec::new(),
         }
     }
 
+    /// Sets a variable of the programs at both ends.
+    fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.variables.push((name, value));
+        self
+    }
+
     fn check(&self, setup: &Setup) -> Result<()> {
-        let (folder, certificate) = (TempDir::new()?, TestCertificate::new(NEAR)?);
+        let mut flags = self.flags.split_ascii_whitespace();
+        let near = match flags.any(|flag| flag == "--v6") {
+            true => NEAR_V6,
+            false => NEAR,
+        };
+        let (folder, certificate) = (TempDir::new()?, TestCertificate::new(near)?);
         let files = certificate.files();
         let own = std::env::current_exe()?;
         let role = |role: &str| format!("exec '{}' as {role}", own.display());
@@ -144,6 +159,7 @@ impl Fact {
             .args(SYSCTLS.iter().flat_map(|sysctl| ["--sysctl", *sysctl]))
             .args(["--near", &role(&format!("near {}", self.check))])
             .args(["--far", &role("far")])
+            .envs(self.variables.iter().copied())
             .env(near::FOLDER, folder.path())
             .env(near::LOADGEN, &setup.loadgen)
             .env(near::CERT, files.cert)

@@ -337,12 +337,33 @@ pub(super) mod tests {
         }
         for transport in ["tls", "wss", "quic"] {
             status.links[0].transport = transport.to_owned();
-            for (channel_bound, words) in [(false, "1 (not bound) -> "), (true, "1 (bound) -> ")] {
+            for (channel_bound, word) in [(false, "not bound"), (true, "bound")] {
                 status.links[0].channel_bound = channel_bound;
                 let text = status.to_string();
-                assert!(text.contains(words), "{text}");
+                let words = format!("1 over {transport} ({word}) -> ");
+                assert!(text.contains(&words), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn what_links_are_over_is_shown_where_the_url_does_not_tell_it() {
+        let board = board(&["http://127.0.0.1:2"]);
+        let mut status = board.status();
+        status.relay = "https://relay:443".to_owned();
+        assert!(status.to_string().contains("443 -> "), "{status}");
+        for link in &mut status.links {
+            link.state = State::Registered;
+            link.transport = "wss".to_owned();
+        }
+        assert!(status.to_string().contains("443 over wss ("), "{status}");
+        status.links[0].transport = "quic".to_owned();
+        let words = "443 over quic and wss (";
+        assert!(status.to_string().contains(words), "{status}");
+        status.links[1].state = State::BackingOff;
+        assert!(status.to_string().contains("443 over quic ("), "{status}");
+        status.relay = "quic://relay:443".to_owned();
+        assert!(status.to_string().contains("443 ("), "{status}");
     }
 
     #[test]

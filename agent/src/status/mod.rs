@@ -122,7 +122,21 @@ impl fmt::Display for TunnelStatus {
     }
 }
 
-/// Whether TLS ends at the relay itself on all links that are up, to be printed after the relay's URL; nothing without
+/// What the links that are up are over, to be printed after the relay's URL; nothing if the URL's scheme tells it.
+fn carried(relay: &str, links: &[LinkStatus]) -> String {
+    let up = links.iter().filter(|it| it.state == State::Registered);
+    let mut words: Vec<_> = up.map(|it| it.transport.as_str()).collect();
+    words.sort_unstable();
+    words.dedup();
+    let scheme = relay.split_once("://").map(|(scheme, _)| scheme);
+    match words.as_slice() {
+        [] => String::new(),
+        [word] if Some(*word) == scheme => String::new(),
+        words => format!(" over {}", Plain(words.join(" and "))),
+    }
+}
+
+/// Whether TLS ends at the relay itself on all links that are up, to be printed behind their transport; nothing without
 /// TLS.
 fn binding(links: &[LinkStatus]) -> &'static str {
     let up = links.iter().filter(|it| it.state == State::Registered);
@@ -227,6 +241,7 @@ impl fmt::Display for AgentStatus {
             write!(f, "  {up} of {} links up", self.links.len())?;
         }
         write!(f, "\n    {}", Plain(&self.relay))?;
+        f.write_str(&carried(&self.relay, &self.links))?;
         f.write_str(binding(&self.links))?;
         if !several {
             let health = self.tunnels.first().and_then(|it| it.health.as_ref());

@@ -122,6 +122,7 @@ async fn run_in(
             true => dialler.for_one_run(),
             false => dialler,
         };
+        dialler.tell_of_small_buffers();
         let chooser = Chooser::load(&dir, dialler.relay());
         Ok((identity, dialler, chooser))
     });

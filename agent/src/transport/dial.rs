@@ -28,6 +28,7 @@ use super::quic::{self, Quic};
 use super::server_kind;
 use super::stream::{Stream, TlsDetails};
 use super::tls::Trust;
+use super::untried::{Untried, has_room_for_quic, small_buffers};
 use super::upgrade::{self, Refused};
 use super::url::{RelayUrl, Transport};
 use super::verifier::Refusals;
@@ -56,31 +57,6 @@ const HTTP_PROTOCOL: &[u8] = b"http/1.1";
 /// enough for one gathered send.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const NOTSENT_BYTES_MAX: u32 = 256 * 1024;
-
-/// Smallest receive buffer, in bytes, with which QUIC is of use. It holds what arrives in 10 ms, for which the link's task
-/// may have to wait, at 50 Mbit/s; with less, datagrams are lost that TCP would not lose.
-const RECEIVE_ROOM_MIN: usize = 64 * 1024;
-
-/// Why an agent does not try QUIC.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Untried {
-    /// The relay's URL names another transport.
-    #[error("a {0}:// link does not use it")]
-    Scheme(&'static str),
-    /// A proxy leads to the relay: its name, or what is wrong with it.
-    #[error("not tried, because no proxy passes QUIC on ({0})")]
-    Proxy(String),
-    /// The system has too little room for datagrams.
-    #[error(
-        "not tried, because the system's buffers for UDP hold {bytes} bytes only, and QUIC needs {} (sysctl \
-         net.core.rmem_max on Linux)",
-        RECEIVE_ROOM_MIN
-    )]
-    Buffers {
-        /// Bytes that a receive buffer may have.
-        bytes: usize,
-    },
-}
 
 /// Dials one relay.
 #[derive(Clone, Debug)]
@@ -311,10 +287,26 @@ impl Dialler {
                 }
             }
         }
-        match quic::receive_room() {
-            Ok(bytes) if bytes < RECEIVE_ROOM_MIN => Err(Untried::Buffers { bytes }),
-            // A system that does not tell may have room.
-            _ => Ok(()),
+        // A system that does not tell may have room.
+        quic::receive_room().map_or(Ok(()), has_room_for_quic)
+    }
+
+    /// Tells in the log of buffers that are too small for QUIC, or smaller than it asks for, if links may be over QUIC.
+    pub(crate) fn tell_of_small_buffers(&self) {
+        if self.quic.is_none() || !self.way().is_ok_and(|way| way.proxy().is_none()) {
+            return;
+        }
+        let Ok(bytes) = quic::receive_room() else {
+            return;
+        };
+        match (
+            small_buffers(bytes, self.relay.chooses()),
+            has_room_for_quic(bytes),
+        ) {
+            (None, _) => {}
+            (Some(text), Err(_)) => tracing::warn!("{text}"),
+            // The default of many systems, and of no effect at usual rates.
+            (Some(text), Ok(())) => tracing::info!("{text}"),
         }
     }
 
@@ -532,8 +524,6 @@ mod tests {
             why.contains("the proxy http://proxy:3128") && !why.contains("secret"),
             "{why}"
         );
-        let why = Untried::Buffers { bytes: 4096 }.to_string();
-        assert!(why.contains("4096") && why.contains("65536"), "{why}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub struct TunnelRow {
     pub paths: Vec<PathRow>,
 }
 
-/// One link in [`TunnelRow::paths`]; the numbers are known over QUIC alone.
+/// One link in [`TunnelRow::paths`]; loss and MTU are known over QUIC alone.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "field names of the admin API")]
 pub struct PathRow {

@@ -1,7 +1,7 @@
 //! A raw caller over QUIC: a connection and its streams, on the state machine of quinn-proto.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -101,7 +101,11 @@ impl QuicCaller {
             }),
             work: Notify::new(),
         });
-        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        let own = match relay {
+            SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let socket = UdpSocket::bind((own, 0)).await?;
         tokio::spawn(Arc::clone(&shared).drive(socket));
         let caller = Self(shared);
         let shaken = caller.0.until(|state| match state.lost.clone() {

@@ -1,12 +1,14 @@
 //! Links over QUIC with callers over TCP: bytes and ends of their sessions, and sessions that do not wait for each other.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
 use anyhow::{Context, Result, ensure};
 use tieline_e2e::behaviour::{
-    Digest, LONG_BYTES, Metrics, PatientTarget, Target, TestAgent, TestCertificate, TestRelay,
-    abort, echo_round_trip, is_reset, noise, read_to_close, soon,
+    Digest, LONG_BYTES, Metrics, PatientTarget, QuicCaller, Target, TestAgent, TestCertificate,
+    TestRelay, abort, echo_round_trip, is_reset, noise, read_to_close, soon,
 };
 use tieline_e2e::on_each_driver;
-use tieline_relay::DriverChoice;
+use tieline_relay::{Auth, DriverChoice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -15,6 +17,7 @@ use super::relay;
 
 on_each_driver!(
     bytes_pass_both_ways_over_a_link,
+    one_address_serves_agents_and_callers_of_ipv4_and_ipv6,
     half_closes_pass_in_both_directions_over_a_link,
     a_caller_that_reads_slowly_loses_nothing_over_a_link,
     what_a_target_breaks_off_is_reset_behind_its_last_byte_over_a_link,
@@ -81,6 +84,54 @@ async fn bytes_pass_both_ways_over_a_link(driver: DriverChoice) -> Result<()> {
     assert_eq!(rows.len(), 1, "{rows:?}");
     assert_eq!((&*rows[0].transport, rows[0].channel_bound), ("quic", true));
     rig.has_sessions(0).await
+}
+
+async fn one_address_serves_agents_and_callers_of_ipv4_and_ipv6(
+    driver: DriverChoice,
+) -> Result<()> {
+    const LEN: usize = 300_000;
+    let hosts = [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        Ipv6Addr::LOCALHOST.into(),
+    ];
+    // The machine may lack IPv6.
+    if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        return Ok(());
+    }
+    let certificate = TestCertificate::new("::1")?;
+    let relay = TestRelay::with().driver(driver).shards(2);
+    let relay = relay.quic(&certificate).config(|config| {
+        config.quic_listen = vec![(Ipv6Addr::UNSPECIFIED, 0).into()];
+        config.auth = Auth::Open { anywhere: true };
+    });
+    let relay = relay.start()?;
+    let port = relay.quic_address().port();
+    let at = |host| SocketAddr::new(host, port);
+    let echo = Target::echo().await?;
+    let mut agents = Vec::new();
+    for (host, name) in hosts.into_iter().zip(["four", "six"]) {
+        let agent = TestAgent::of(&echo).trusting(&certificate).named(name);
+        agents.push(agent.start_at(&format!("quic://{}", at(host))).await?);
+    }
+    for host in hosts {
+        let caller = QuicCaller::connect(at(host), &certificate, "tieline").await?;
+        for agent in &agents {
+            let (mut reads, mut writes) = tokio::io::split(caller.raw(agent.tunnel()).await?);
+            let sending = async {
+                writes.write_all(&noise(1, LEN)).await?;
+                writes.shutdown().await
+            };
+            let echoed = async { tokio::join!(sending, read_to_close(&mut reads)) };
+            let (sent, (heard, end)) = soon("the echo", echoed).await?;
+            sent?;
+            end?;
+            assert_eq!(heard, Digest::of_noise(1, LEN), "{host}");
+        }
+    }
+    let rows = relay.tunnels().await?;
+    let is_over_quic = rows.iter().all(|row| row.transport == "quic");
+    ensure!(rows.len() == 2 && is_over_quic, "{rows:?}");
+    Ok(())
 }
 
 async fn half_closes_pass_in_both_directions_over_a_link(driver: DriverChoice) -> Result<()> {

@@ -10,13 +10,16 @@ use tieline_e2e::behaviour::{
 };
 
 use crate::far::Far;
-use crate::{NEAR, moves, mtu, transports, windows};
+use crate::{moves, mtu, transports, windows};
 
 /// Variables for both ends: a folder that they share, the load generator, and the relay's certificate.
 pub(crate) const FOLDER: &str = "EMULATED_FOLDER";
 pub(crate) const LOADGEN: &str = "EMULATED_LOADGEN";
 pub(crate) const CERT: &str = "EMULATED_CERT";
 pub(crate) const KEY: &str = "EMULATED_KEY";
+
+/// Variable with the near end's address, which the path sets at both ends.
+const NEAR: &str = "EMULATED_NEAR";
 
 /// Name of the tunnel.
 pub(crate) const TUNNEL: &str = "far";
@@ -35,7 +38,7 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
         .build()?;
     runtime.block_on(async {
         match *words {
-            ["bulk", direction, carrier] => windows::fills(direction, carrier),
+            ["bulk", direction, scheme, carrier] => windows::fills(direction, scheme, carrier),
             ["registers", scheme, limit_ms, transport] => {
                 transports::registers(scheme, limit_ms.parse()?, transport).await
             }
@@ -57,6 +60,11 @@ pub(crate) fn folder() -> Result<PathBuf> {
     Ok(variable(FOLDER)?.into())
 }
 
+/// The near end's address with `port`.
+fn near(port: u16) -> Result<SocketAddr> {
+    Ok(SocketAddr::new(variable(NEAR)?.parse()?, port))
+}
+
 /// A relay, and what gives orders to the far end.
 pub(crate) struct Near {
     pub(crate) relay: RelayProgram,
@@ -67,15 +75,15 @@ impl Near {
     /// Starts a relay with `flags`, with listeners for agents on the path and for callers on loopback.
     pub(crate) fn start(flags: &[&str]) -> Result<Self> {
         let addresses = Addresses {
-            agent: SocketAddr::new(NEAR.parse()?, TCP_PORT),
+            agent: near(TCP_PORT)?,
             ..Addresses::any()
         };
         let (cert, key) = (variable(CERT)?, variable(KEY)?);
         let own = [
             "--open-anywhere".to_owned(),
-            format!("--agent-listen=tls://{NEAR}:{TLS_PORT}"),
-            format!("--http-listen=tls://{NEAR}:{WEB_PORT}"),
-            format!("--quic-listen={NEAR}:{WEB_PORT}"),
+            format!("--agent-listen=tls://{}", near(TLS_PORT)?),
+            format!("--http-listen=tls://{}", near(WEB_PORT)?),
+            format!("--quic-listen={}", near(WEB_PORT)?),
             format!("--tls-cert={cert}"),
             format!("--tls-key={key}"),
         ];
@@ -90,10 +98,10 @@ impl Near {
     /// Has an agent started that dials the relay with `scheme`; returns the time until it was registered.
     pub(crate) fn agent(&mut self, scheme: &str) -> Result<Duration> {
         let rest = match scheme {
-            "tcp" => format!("{NEAR}:{TCP_PORT}"),
-            "tls" => format!("{NEAR}:{TLS_PORT}"),
-            "wss" => format!("{NEAR}:{WEB_PORT}/agent"),
-            _ => format!("{NEAR}:{WEB_PORT}"),
+            "tcp" => near(TCP_PORT)?.to_string(),
+            "tls" => near(TLS_PORT)?.to_string(),
+            "wss" => format!("{}/agent", near(WEB_PORT)?),
+            _ => near(WEB_PORT)?.to_string(),
         };
         self.far.agent(&format!("{scheme}://{rest}"))
     }

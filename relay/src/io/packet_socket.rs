@@ -227,29 +227,44 @@ impl PacketSocket {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::future::poll_fn;
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::time::Duration;
 
     use super::*;
     use crate::io::{Chosen, choose, run, timeout};
 
     fn loopback() -> SocketAddr {
-        ([127, 0, 0, 1], 0).into()
+        (Ipv4Addr::LOCALHOST, 0).into()
     }
 
-    fn drivers() -> [Chosen; 2] {
+    /// The loopback addresses of both families, with port 0; that of IPv6 unless the machine lacks it.
+    pub(in crate::io) fn loopbacks() -> Vec<SocketAddr> {
+        let both = [loopback(), (Ipv6Addr::LOCALHOST, 0).into()].into_iter();
+        both.filter(|it| it.is_ipv4() || UdpSocket::bind(it).is_ok())
+            .collect()
+    }
+
+    /// Each driver with each loopback address.
+    fn drivers() -> Vec<(Chosen, SocketAddr)> {
         let (best, _) = choose(None).unwrap();
+        let with_each = |driver: Chosen| loopbacks().into_iter().map(move |it| (driver, it));
         [best, Chosen::Epoll]
+            .into_iter()
+            .flat_map(with_each)
+            .collect()
     }
 
     #[test]
     fn port_zero_is_chosen_once_for_all_shards() {
-        let (bound, sockets) = bind_packets(loopback(), 3).unwrap();
-        assert_ne!(bound.port(), 0);
-        assert!(sockets.iter().all(|it| it.local_addr().unwrap() == bound));
-        let more = more_packets(bound, 2).unwrap();
-        assert!(more.iter().all(|it| it.local_addr().unwrap() == bound));
+        for loopback in loopbacks() {
+            let (bound, sockets) = bind_packets(loopback, 3).unwrap();
+            assert_ne!(bound.port(), 0);
+            assert!(sockets.iter().all(|it| it.local_addr().unwrap() == bound));
+            let more = more_packets(bound, 2).unwrap();
+            assert!(more.iter().all(|it| it.local_addr().unwrap() == bound));
+        }
     }
 
     #[test]
@@ -325,10 +340,10 @@ mod tests {
 
     #[test]
     fn several_datagrams_of_one_send_arrive_apart_with_sender_and_ecn() {
-        for driver in drivers() {
+        for (driver, loopback) in drivers() {
             run(driver, async {
-                let (bound, mut sockets) = bind_packets(loopback(), 1).unwrap();
-                let (from, mut senders) = bind_packets(loopback(), 1).unwrap();
+                let (bound, mut sockets) = bind_packets(loopback, 1).unwrap();
+                let (from, mut senders) = bind_packets(loopback, 1).unwrap();
                 let receiver = PacketSocket::new(sockets.remove(0)).unwrap();
                 let sender = PacketSocket::new(senders.remove(0)).unwrap();
                 // Nothing has arrived yet.

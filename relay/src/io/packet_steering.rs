@@ -216,6 +216,7 @@ mod tests {
 
     use super::*;
     use crate::io::bind_packets;
+    use crate::io::packet_socket::tests::loopbacks;
 
     /// Runs `program` on `packet`, as the kernel does: a load behind the packet's end returns 0.
     fn interpret(program: &[sock_filter], packet: &[u8]) -> u32 {
@@ -291,8 +292,8 @@ mod tests {
 
     #[test]
     fn packets_come_to_the_socket_that_the_function_names() {
-        let loopback = ([127, 0, 0, 1], 0).into();
-        for count in [1, 2, 5] {
+        let loopbacks = loopbacks().into_iter();
+        for (loopback, count) in loopbacks.flat_map(|it| [1, 2, 5].map(|count| (it, count))) {
             let (bound, sockets) = bind_packets(loopback, count).unwrap();
             let steering =
                 PacketSteering::new(SteeringKey::new([u8::try_from(count).unwrap(); 16]), count);
@@ -303,7 +304,7 @@ mod tests {
                     .set_read_timeout(Some(Duration::from_secs(20)))
                     .unwrap();
             }
-            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let client = UdpSocket::bind(loopback).unwrap();
             let mut random = fastrand::Rng::with_seed(11);
             for number in 0..200 {
                 let sent = packet(number % 2 == 0, random.u64(..).to_be_bytes());

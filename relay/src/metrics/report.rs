@@ -15,7 +15,7 @@ pub(crate) const PATHS_MAX: usize = 64;
 pub(crate) struct PathReport {
     pub(crate) shard: usize,
     pub(crate) transport: &'static str,
-    /// Round trip in milliseconds, smoothed.
+    /// Round trip in milliseconds: smoothed over QUIC, else that of the last ping.
     pub(crate) rtt_ms: Option<f64>,
     /// Share of the relay's packets that were lost.
     pub(crate) loss_percent: Option<f64>,

@@ -103,14 +103,15 @@ impl Registry {
     }
 }
 
-/// The path of one link. Links over TCP are not measured here.
+/// The path of one link. Over TCP only its pings have measured anything.
 fn path(entry: &LinkEntry, shard: usize) -> PathReport {
     let measured = entry.quic.upgrade().map(|it| it.path());
+    let rtt = measured.map(|it| it.rtt).or_else(|| entry.mux.rtt());
     let rounded = |value: f64| (value * 1e3).round() / 1e3;
     PathReport {
         shard,
         transport: entry.channel.transport,
-        rtt_ms: measured.map(|it| rounded(it.rtt.as_secs_f64() * 1e3)),
+        rtt_ms: rtt.map(|rtt| rounded(rtt.as_secs_f64() * 1e3)),
         loss_percent: measured.map(|it| {
             let sent = it.sent_packets.max(1);
             rounded(it.lost_packets as f64 / sent as f64 * 100.0)

@@ -107,6 +107,25 @@ fn links_of_one_tunnel_are_one_row_and_superseded_ones_none() {
 }
 
 #[test]
+fn the_round_trip_of_a_link_over_tcp_is_that_of_its_last_ping() {
+    let mut registry = Registry::default();
+    let (id, mut link) = linked(&mut registry);
+    registry.add_tunnel(id, tunnel(0), granted(1, None));
+    let path = |registry: &Registry| {
+        let mut rows = registry.report("", 0, Moment::default()).rows;
+        rows.remove(0).paths.remove(0)
+    };
+    assert_eq!(path(&registry).rtt_ms, None);
+    link.relay.tick(link.now()).unwrap();
+    link.pump_down();
+    link.pump_up();
+    let measured = link.relay.rtt().unwrap();
+    let it = path(&registry);
+    assert_eq!(it.rtt_ms, Some(measured.as_micros() as f64 / 1e3));
+    assert_eq!((it.loss_percent, it.mtu), (None, None));
+}
+
+#[test]
 fn links_of_one_run_of_an_agent_are_found_until_they_end() {
     let mut registry = Registry::default();
     let mut nonces = 0..;

@@ -549,6 +549,11 @@ impl SharedMux {
     pub(crate) fn last_received(&self) -> Moment {
         self.state.borrow().mux.last_received()
     }
+
+    /// Round trip of the last ping that was answered.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.state.borrow().mux.rtt()
+    }
 }
 
 impl MuxState {

@@ -21,13 +21,8 @@ pub(super) async fn beside(
     has_address: bool,
     now: u64,
 ) -> (Check, Option<Connection>) {
-    match dialler.tries_quic() {
-        Ok(()) => {}
-        Err(why @ Untried::Buffers { .. }) => {
-            let advice = "raise the limit; until then links go over a WebSocket";
-            return (Check::warning("quic", why, advice), None);
-        }
-        Err(why) => return (Check::not_applicable("quic", why), None),
+    if let Err(why) = dialler.tries_quic() {
+        return (untried(&why), None);
     }
     let (check, connection) = connect(dialler, has_address, now).await;
     if check.outcome == Outcome::Failed {
@@ -35,6 +30,17 @@ pub(super) async fn beside(
         return (Check::warning("quic", check.detail, advice), None);
     }
     (check, connection)
+}
+
+/// Why QUIC is not tried: a warning where the user can change that.
+fn untried(why: &Untried) -> Check {
+    match why {
+        Untried::Buffers { .. } => {
+            let advice = "raise the limit; until then links go over a WebSocket";
+            Check::warning("quic", why, advice)
+        }
+        Untried::Scheme(_) | Untried::Proxy(_) => Check::not_applicable("quic", why),
+    }
 }
 
 /// Connects to the relay over QUIC.
@@ -167,6 +173,17 @@ mod tests {
         let dialler = Dialler::new(relay, Some(&ca), &proxies).unwrap();
         let line = beside(&dialler, true, 0).await.0.to_string();
         assert!(line.contains("a wss:// link does not use it"), "{line}");
+    }
+
+    #[test]
+    fn buffers_that_are_too_small_are_a_warning_with_advice() {
+        let check = untried(&Untried::Buffers { bytes: 4096 });
+        assert_eq!(check.outcome, Outcome::Warning);
+        let line = check.to_string();
+        assert!(
+            line.contains("4096 bytes") && line.contains("raise the limit"),
+            "{line}"
+        );
     }
 
     #[tokio::test]

@@ -17,7 +17,8 @@ pub const ALPN_AGENT: &[u8] = b"tieline-agent/1";
 /// Bytes that a peer may have on their way on one stream.
 ///
 /// 100 ms x 200 Mbit/s are 2.5 MB on their way, and the window must hold twice that, because QUIC announces its growth
-/// a round trip late. It holds no memory at a slow reader: the mux's credit bounds that, session by session.
+/// a round trip late. So one session does not fill 300 ms x 200 Mbit/s, which needs 15 MB. It holds no memory at a slow
+/// reader: the mux's credit bounds that, session by session.
 pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 /// Bytes that a peer may have on their way on all streams: 100 ms x 1.3 Gbit/s.

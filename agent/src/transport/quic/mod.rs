@@ -33,8 +33,8 @@ pub(super) use self::dial::connect;
 pub use self::failure::QuicError;
 pub(super) use self::failure::with_hint;
 pub(crate) use self::failure::{alert_of, certificate_required};
-pub(super) use self::socket::receive_room;
 use self::socket::{Arrivals, PacketSocket};
+pub(super) use self::socket::{RECEIVE_BUFFER_BYTES, receive_room};
 use super::gauge::Gauge;
 use super::stream::TlsDetails;
 

@@ -17,7 +17,7 @@ use crate::transport::wire::until_ready;
 /// Bytes that the receive buffer should hold. The link's task may have to wait for 10 ms while others run, in which
 /// 1 Gbit/s brings 1.25 MB; rounded up. A system with a lower limit gives less (Linux: `net.core.rmem_max`, 208 KiB
 /// unless it was raised), and more datagrams are lost then where much arrives at once.
-const RECEIVE_BUFFER_BYTES: usize = 2 * 1024 * 1024;
+pub(in crate::transport) const RECEIVE_BUFFER_BYTES: usize = 2 * 1024 * 1024;
 
 /// Bytes that the send buffer should hold: what one turn sends, 16 times 10 datagrams of 1452 bytes, is 232 KB; rounded
 /// up. What does not fit waits, and is not lost.
