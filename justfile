@@ -208,9 +208,9 @@ instructions *arguments:
 [group('bench')]
 bench-runtimes *arguments: (_bench 'bench-runtimes' '--path' 'direct,forwarder,forwarder-monoio,relay,relay-epoll' '--scenario' '1x256,64x256,512x1024,bulk-down-1' '--rounds' '5' '--duration' '1s' '--warm-up' '300ms' arguments)
 
-# Cost of all transports, on links and for callers, compared with their direct paths (QUIC: quinn to quinn), 5 rounds; 12 minutes
+# Cost of all transports, on links and for callers, compared with their direct paths (QUIC: quinn to quinn), 5 rounds; 15 minutes
 [group('bench')]
-bench-transports *arguments: (_bench 'bench-transports' '--path' 'direct,direct-tls,direct-wss,direct-quic,relay,relay-tls-link,relay-wss-link,relay-quic-link,relay-tls-caller,relay-wss-caller,relay-quic-caller,relay-quic' '--scenario' '1x256,64x256,bulk-up-1,bulk-down-1,idle-2000' '--rounds' '5' '--duration' '1s' '--warm-up' '300ms' arguments)
+bench-transports *arguments: (_bench 'bench-transports' '--path' 'direct,direct-tls,direct-ws,direct-wss,direct-quic,relay,relay-tls-link,relay-ws-link,relay-wss-link,relay-quic-link,relay-tls-caller,relay-ws-caller,relay-wss-caller,relay-quic-caller,relay-quic' '--scenario' '1x256,64x256,bulk-up-1,bulk-down-1,idle-2000' '--rounds' '5' '--duration' '1s' '--warm-up' '300ms' arguments)
 
 # What sessions of one link do to each other, and how far one session fills a long path, for links of each transport on an emulated path, 3 rounds; needs root and TUN devices; 30 minutes
 [group('bench')]

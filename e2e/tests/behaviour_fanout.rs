@@ -12,6 +12,8 @@ mod links;
 mod log;
 #[path = "behaviour_fanout/names.rs"]
 mod names;
+#[path = "behaviour_fanout/quic_links.rs"]
+mod quic_links;
 #[path = "behaviour_fanout/strangers.rs"]
 mod strangers;
 #[path = "behaviour_fanout/streams.rs"]

@@ -57,13 +57,15 @@ impl Child {
     }
 
     /// Starts `agents` agents in one process, all of which publish `target`, and waits until all tunnels
-    /// are up. `program` is the `child` binary of this crate.
+    /// are up. They trust the certificates in the file `ca` in place of the system's. `program` is the `child` binary of
+    /// this crate.
     ///
     /// # Errors
     /// The process does not start, or the tunnels are not up within `limit`.
     pub fn fleet(
         program: &Path,
         relay: &str,
+        ca: Option<&Path>,
         target: &str,
         agents: usize,
         limit: Duration,
@@ -75,6 +77,10 @@ impl Child {
             .arg(agents.to_string())
             .arg("--state-dir")
             .arg(state_dir.path());
+        if let Some(ca) = ca {
+            // Each agent reads its own list: that of a system would be most of an agent's memory.
+            command.env("SSL_CERT_FILE", ca).env_remove("SSL_CERT_DIR");
+        }
         let fleet = Self {
             process: Process::spawn("fleet", &mut command)?,
             _state_dir: Some(state_dir),
@@ -216,6 +222,7 @@ struct Bound {
     tcp: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    quic: Option<SocketAddr>,
 }
 
 impl ChildRelay {
@@ -245,7 +252,7 @@ impl ChildRelay {
         })
     }
 
-    /// Kills the relay and starts a new one with `flags` on the same ports.
+    /// Kills the relay and starts a new one with `flags` on the same ports, except for the port of QUIC.
     ///
     /// # Errors
     /// The relay does not start again.
@@ -255,6 +262,7 @@ impl ChildRelay {
             tcp,
             http,
             admin,
+            quic: _,
         } = self.bound;
         drop(self);
         Self::start_at(program, [agent, tcp, http, admin], flags)
@@ -276,6 +284,16 @@ impl ChildRelay {
     #[must_use]
     pub fn agent_url(&self) -> String {
         format!("tcp://{}", self.bound.agent)
+    }
+
+    /// Address of agents and raw callers over QUIC.
+    ///
+    /// # Errors
+    /// The relay was started without `--quic-listen`.
+    pub fn quic_address(&self) -> Result<SocketAddr> {
+        self.bound
+            .quic
+            .context("the relay does not listen for QUIC")
     }
 
     /// Opens a raw TCP frontend connection and sends the preamble for `tunnel`.

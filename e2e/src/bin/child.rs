@@ -53,6 +53,7 @@ fn relay(arguments: Vec<OsString>) -> Result<ExitCode> {
         "tcp": first(relay.tcp_addresses()),
         "http": first(relay.http_addresses()),
         "admin": first(relay.admin_addresses()),
+        "quic": relay.quic_addresses().first().map(ToString::to_string),
     });
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{bound}")?;

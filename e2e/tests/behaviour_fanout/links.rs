@@ -43,7 +43,7 @@ async fn thousands_of_agents_link_up_serve_and_come_back_without_an_error(
     let relay = Arc::new(ChildRelay::start(child(), &flags)?);
     let before = relay.process.resident_bytes()?;
     let (url, to) = (relay.agent_url(), address.to_string());
-    let (fleet, up) = Child::fleet(child(), &url, &to, size, limit(size))?;
+    let (fleet, up) = Child::fleet(child(), &url, None, &to, size, limit(size))?;
     note(&format!(
         "{size} links with a tunnel each up in {} ms, {:.1} KiB each in the relay, {:.1} KiB in \
          the agents' process",
@@ -92,7 +92,7 @@ async fn thousands_of_agents_link_up_serve_and_come_back_without_an_error(
 }
 
 /// Checks that every agent has its link and its tunnel, and that there are no other links.
-async fn all_there(relay: &ChildRelay, size: usize) -> Result<()> {
+pub(super) async fn all_there(relay: &ChildRelay, size: usize) -> Result<()> {
     let count = i64::try_from(size)?;
     let metrics = relay
         .until("all links", |metrics| {

@@ -138,7 +138,8 @@ pub(crate) struct SingleFlags {
 pub(crate) enum PathFlag {
     /// Client to target without a hop between
     Direct,
-    /// The bare forwarders on tokio and on tokio-uring
+    /// The bare forwarders on tokio and on tokio-uring. The one on monoio has to be named, so that ratios to the better
+    /// forwarder mean the same in all reports
     Forwarder,
     /// Two bare forwarders in a row on tokio
     ForwarderTokio,
@@ -168,6 +169,8 @@ pub(crate) enum PathFlag {
     RelayWsCaller,
     /// Relay and agent, with a WebSocket over TLS between client and relay
     RelayWssCaller,
+    /// Relay and agent, with a WebSocket between relay and agent
+    RelayWsLink,
     /// Relay and agent, with a WebSocket over TLS between relay and agent
     RelayWssLink,
     /// Relay and agent, with QUIC between client and relay

@@ -207,6 +207,7 @@ mod tests {
                 PathKind::RelayOver(over(WebSocket, Plain)),
                 "relay-ws-caller",
             ),
+            (PathKind::RelayOver(over(Plain, WebSocket)), "relay-ws-link"),
             (
                 PathKind::RelayOver(over(Plain, WebSocketTls)),
                 "relay-wss-link",

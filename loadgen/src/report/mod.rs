@@ -8,6 +8,7 @@ mod grid;
 mod metric;
 pub(crate) mod page;
 mod plot;
+mod quic;
 pub(crate) mod scaling;
 mod table;
 mod wrapped;

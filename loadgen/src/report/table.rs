@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::grid::{Grid, or_dash};
 use super::metric::{GIB, Metric};
-use super::{PathReport, Ratio, Ratios, Report, ScenarioReport, wrapped};
+use super::{PathReport, Ratio, Ratios, Report, ScenarioReport, quic, wrapped};
 use crate::path::{PathKind, Role};
 use crate::scenario::{LeftOut, Scenario};
 
@@ -19,6 +19,7 @@ pub(super) fn grids(report: &ScenarioReport) -> Vec<Grid> {
         against(report, "the best peer", |path| path.to_peer.as_ref()),
         against(report, "relay", |path| path.to_relay.as_ref()),
         cpu(report),
+        quic::grid(report),
         wrapped::grid(report),
     ];
     tables.into_iter().flatten().collect()

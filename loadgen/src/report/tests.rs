@@ -72,6 +72,41 @@ pub(super) fn wrapped_outcome() -> Outcome {
     }
 }
 
+/// One measurement in which `mib` were moved. `cpu_ms` is the CPU time of each hop, or of the target if there is no hop;
+/// the relay's memory grew by `grown_kib`.
+fn bulk_and_idle(path: PathKind, mib: u64, cpu_ms: u64, grown_kib: u64) -> Measurement {
+    let mut measurement = measurement(path, 100, path.is_relay().then_some(cpu_ms));
+    if path.is_direct() {
+        let cpu = Duration::from_millis(cpu_ms);
+        measurement.cpu.push((Role::Target, cpu));
+    }
+    measurement.tally.up_bytes = mib << 20;
+    measurement.memory_before_kib = vec![(Role::NearHop, 1000)];
+    measurement.memory_kib = vec![(Role::NearHop, 1000 + grown_kib)];
+    measurement
+}
+
+/// QUIC without a hop, and relay paths without QUIC, with QUIC on either hop and on both.
+pub(super) fn quic_outcome(scenario: &str) -> Outcome {
+    use crate::path::Wrapping::{Plain, Quic};
+    let over = |caller, link| PathKind::RelayOver(Wrapped::new(caller, link));
+    let round = || {
+        vec![
+            bulk_and_idle(PathKind::DirectOver(Quic), 1024, 400, 0),
+            bulk_and_idle(PathKind::Relay, 2048, 200, 200),
+            bulk_and_idle(over(Plain, Quic), 768, 360, 350),
+            bulk_and_idle(over(Quic, Plain), 768, 500, 2000),
+            bulk_and_idle(over(Quic, Quic), 512, 600, 2100),
+        ]
+    };
+    Outcome {
+        scenario: scenario.parse().unwrap(),
+        rounds: vec![round(), round()],
+        left_out: Vec::new(),
+        repeated: 0,
+    }
+}
+
 fn close(value: f64, wanted: f64) -> bool {
     (value / wanted - 1.0).abs() < 0.002
 }

@@ -5,7 +5,7 @@ use super::arithmetic::{differences, ratios};
 use super::grid::{Grid, or_dash};
 use super::metric::Metric;
 use super::{PathReport, ScenarioReport};
-use crate::path::{PathKind, Wrapped};
+use crate::path::{PathKind, Wrapped, Wrapping};
 
 /// Metrics whose ratios are shown, if the scenario has them.
 const RATIOS: [Metric; 9] = [
@@ -79,6 +79,11 @@ fn pairs(report: &ScenarioReport) -> Vec<(&PathReport, &PathReport)> {
         if kind.is_relay() && wrapped.caller.is_tls() && wrapped.caller.is_websocket() {
             pairs.extend(found(PathKind::RelayOver(Wrapped::TLS_CALLER)).map(|base| (path, base)));
         }
+        // Shows what a link over QUIC costs in place of a link over TCP, for callers over QUIC.
+        if wrapped.link == Wrapping::Quic && wrapped.caller != Wrapping::Plain {
+            let over_tcp = PathKind::RelayOver(Wrapped::new(wrapped.caller, Wrapping::Plain));
+            pairs.extend(found(over_tcp).map(|base| (path, base)));
+        }
     }
     for peer in report.paths.iter().filter(|path| path.path.is_peer()) {
         let wrapped = peer.path.wrapped();
@@ -104,18 +109,20 @@ fn pairs(report: &ScenarioReport) -> Vec<(&PathReport, &PathReport)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::wrapped_outcome;
+    use crate::report::tests::{quic_outcome, wrapped_outcome};
+
+    /// The row that begins with `name`.
+    fn row<'a>(text: &'a str, name: &str) -> &'a str {
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.trim_start().starts_with(name));
+        line.unwrap_or_else(|| panic!("no {name}: {text}"))
+    }
 
     #[test]
     fn a_wrapped_path_is_compared_with_its_plain_one_and_with_peers_of_its_wrapping() {
         let report = ScenarioReport::new(&wrapped_outcome());
         let text = grid(&report).unwrap().text();
-        let row = |name: &str| {
-            let line = text
-                .lines()
-                .find(|line| line.trim_start().starts_with(name));
-            line.unwrap_or_else(|| panic!("no {name}: {text}"))
-        };
+        let row = |name| row(&text, name);
         // 18 µs of CPU for a round trip instead of 15 µs.
         let caller = row("relay-tls-caller, relay ");
         assert!(
@@ -129,6 +136,25 @@ mod tests {
             .iter()
             .find(|path| path.path == PathKind::Relay);
         assert!(relay.is_some_and(|relay| relay.to_peer.is_none()));
+    }
+
+    #[test]
+    fn a_link_over_quic_is_compared_with_a_link_over_tcp() {
+        let text = |scenario| {
+            let report = ScenarioReport::new(&quic_outcome(scenario));
+            grid(&report).unwrap().text()
+        };
+        // 360 and 200 µs of the relay's CPU for a round trip; 600 and 500 with a caller over QUIC.
+        let trips = text("64x256");
+        let link = row(&trips, "relay-quic-link, relay ");
+        assert!(link.contains("160.00") && link.contains("1.80"), "{link}");
+        let both = row(&trips, "relay-quic, relay-quic-caller ");
+        assert!(both.contains("100.00") && both.contains("1.20"), "{both}");
+        // 3.5 and 2 KiB for a session.
+        let idle = text("idle-100");
+        assert!(idle.contains("near hop KiB/session added"), "{idle}");
+        let link = row(&idle, "relay-quic-link, relay ");
+        assert!(link.contains(" 1.50 ") && link.contains("1.75"), "{link}");
     }
 
     #[test]

@@ -320,6 +320,7 @@ fn named(flag: PathFlag) -> Vec<PathKind> {
     let over = |caller, link| PathKind::RelayOver(Wrapped::new(caller, link));
     let kind = match flag {
         PathFlag::Forwarder => {
+            // Without monoio: it is for the comparison of runtimes alone, and would change the base of every ratio.
             return vec![PathKind::ForwarderTokio, PathKind::ForwarderTokioUring];
         }
         PathFlag::Direct => PathKind::Direct,
@@ -340,6 +341,7 @@ fn named(flag: PathFlag) -> Vec<PathKind> {
         PathFlag::RelayTls => over(Wrapping::Tls, Wrapping::Tls),
         PathFlag::RelayWsCaller => over(Wrapping::WebSocket, Wrapping::Plain),
         PathFlag::RelayWssCaller => over(Wrapping::WebSocketTls, Wrapping::Plain),
+        PathFlag::RelayWsLink => over(Wrapping::Plain, Wrapping::WebSocket),
         PathFlag::RelayWssLink => over(Wrapping::Plain, Wrapping::WebSocketTls),
         PathFlag::RelayWsPassed => over(Wrapping::PassedWebSocket, Wrapping::Plain),
     };

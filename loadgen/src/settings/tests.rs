@@ -125,6 +125,32 @@ fn transports_add_a_path_and_the_direct_path_to_compare_it_with() {
 }
 
 #[test]
+fn the_recipe_of_all_transports_names_the_direct_path_of_each_caller_that_it_wraps() {
+    let recipes = include_str!("../../../justfile");
+    let line = recipes
+        .lines()
+        .find(|line| line.starts_with("bench-transports "))
+        .unwrap();
+    let quoted: Vec<&str> = line.split('\'').collect();
+    let at = quoted.iter().position(|word| *word == "--path").unwrap();
+    let kinds = bench(&["--path", quoted[at + 2]]).unwrap();
+    let over = |caller, link| PathKind::RelayOver(Wrapped::new(caller, link));
+    use Wrapping::{Plain, Quic, Tls, WebSocket, WebSocketTls};
+    for wrapping in [Tls, WebSocket, WebSocketTls, Quic] {
+        for kind in [
+            PathKind::DirectOver(wrapping),
+            over(wrapping, Plain),
+            over(Plain, wrapping),
+        ] {
+            assert!(kinds.contains(&kind), "{kind}");
+        }
+    }
+    for kind in [PathKind::Direct, PathKind::Relay, over(Quic, Quic)] {
+        assert!(kinds.contains(&kind), "{kind}");
+    }
+}
+
+#[test]
 fn idle_memory_is_measured_at_2000_and_10000_sessions() {
     let words = ["tieline-loadgen", "bench", "--suite", "full"];
     let Command::Bench(flags) = Cli::try_parse_from(words).unwrap().command else {

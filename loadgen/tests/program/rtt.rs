@@ -38,6 +38,22 @@ fn direct_and_forwarder_carry_every_byte_in_a_closed_loop() {
 }
 
 #[test]
+fn the_forwarder_on_monoio_carries_every_byte_where_io_uring_is_allowed() {
+    let paths = ["--path", "direct,forwarder-monoio", "--json"];
+    let report = report(&run(&["rtt"], &[&["-c", "8"][..], &paths].concat()));
+    assert_is_plausible(path(&report, "direct"), 2);
+    let notes = report["notes"].to_string();
+    if notes.contains("io_uring is refused") {
+        eprintln!("ignored: {notes}");
+        return;
+    }
+    let monoio = path(&report, "forwarder-monoio");
+    assert_is_plausible(monoio, 4);
+    let added = number(&monoio["to_direct"]["p50_us"]["median"]);
+    assert!(added > 1.0, "two hops cost something: {added}");
+}
+
+#[test]
 fn an_open_loop_keeps_its_rate() {
     let arguments = [
         "--connections",

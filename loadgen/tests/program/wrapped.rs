@@ -1,4 +1,4 @@
-//! Wrapped paths: TLS and WebSockets between client and target.
+//! Wrapped paths: TLS, WebSockets and QUIC between client and target.
 
 use std::fs;
 
@@ -6,13 +6,22 @@ use serde_json::Value;
 
 use crate::{loadgen, number, stderr};
 
+/// The direct paths, in the order of a report.
+const PATHS: [&str; 5] = [
+    "direct",
+    "direct-tls",
+    "direct-ws",
+    "direct-wss",
+    "direct-quic",
+];
+
 #[test]
-fn tls_and_websockets_carry_every_load() {
+fn tls_websockets_and_quic_carry_every_load() {
     let folder = tempfile::tempdir().unwrap();
     let output = loadgen(&["bench", "--suite", "tls", "--name", "try", "--rounds", "2"])
         .args(["--out", folder.path().to_str().unwrap()])
         .args(["--duration", "100ms", "--warm-up", "20ms"])
-        .args(["--path", "direct,direct-tls,direct-ws,direct-wss"])
+        .args(["--path", &PATHS.join(",")])
         .arg("--scenario=4x256,2x200000,4x64@200,bulk-up-2,bulk-down-1,bulk-both-1,idle-20")
         .output()
         .unwrap();
@@ -25,7 +34,7 @@ fn tls_and_websockets_carry_every_load() {
     for scenario in scenarios {
         let paths = scenario["paths"].as_array().unwrap();
         let names: Vec<&Value> = paths.iter().map(|path| &path["path"]).collect();
-        assert_eq!(names, ["direct", "direct-tls", "direct-ws", "direct-wss"]);
+        assert_eq!(names, PATHS);
         for path in paths {
             match scenario["scenario"]["kind"].as_str().unwrap() {
                 "rtt" => assert!(number(&path["round_trips"]) > 0.0, "{path}"),
@@ -35,7 +44,9 @@ fn tls_and_websockets_carry_every_load() {
         }
     }
     let document = fs::read_to_string(folder.path().join("try.md")).unwrap();
-    assert!(document.contains("direct-wss, direct"), "{document}");
+    for row in ["direct-wss, direct", "direct-quic, direct"] {
+        assert!(document.contains(row), "{document}");
+    }
 }
 
 #[test]
