@@ -340,7 +340,7 @@ impl Unheard {
             raw.leave();
         });
         let connection = host.next().await;
-        let streams = Streams::new(Rc::clone(&connection), 4);
+        let streams = Streams::new(Rc::clone(&connection), 4, Windows::new(SHARD_BUDGET_BYTES));
         let stream = streams.next().await.unwrap();
         host.spawn(Box::pin(
             async move { while streams.next().await.is_some() {} },
