@@ -392,6 +392,8 @@ fn no_more_of_a_piece_is_kept_than_the_client_allows() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
         let it = Unheard::of(&rig).await;
+        // Then only the client limits what is taken.
+        it.stream.widen();
         // So that the last piece does not fit.
         let first = it.stream.send(&[7; 10]).unwrap();
         let rest = it.stream.send(&vec![7; 2 * WINDOW]).unwrap();
