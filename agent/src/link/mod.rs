@@ -266,6 +266,11 @@ impl Link {
         });
     }
 
+    /// When the link ends, once it is closing.
+    fn deadline_at(&self) -> Option<Instant> {
+        *self.closing.borrow()
+    }
+
     /// Asks for a target's tunnel, for the first time or again.
     pub(crate) fn register(&self, target: usize, mut register: Register) {
         let mut core = self.core();

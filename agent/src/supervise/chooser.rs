@@ -22,10 +22,16 @@ const FILE: &str = "transports.json";
 
 /// What all links of an agent know of the transports to their relay.
 #[derive(Debug)]
-pub(super) struct Chooser {
+pub(super) struct Chooser(Arc<Memory>);
+
+/// What is known, and the file that keeps it.
+#[derive(Debug)]
+struct Memory {
     relay: String,
     path: PathBuf,
     known: Mutex<Known>,
+    /// Held while the file is written.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -47,42 +53,31 @@ impl Chooser {
             );
             Outlook::default()
         });
-        Self {
+        Self(Arc::new(Memory {
             relay: relay.name(),
             path,
             known: Mutex::new(Known {
                 outlook,
                 losses: Losses::default(),
             }),
-        }
+            writing: Mutex::default(),
+        }))
     }
 
     /// True if a dial from `network` begins with QUIC.
     pub(super) fn races(&self, dialler: &Dialler, network: &str) -> bool {
-        let verdict = self.known().outlook.verdict(&self.relay, network, now_s());
-        verdict != Some(Verdict::Dead) && dialler.tries_quic().is_ok()
+        self.0.verdict(network) != Some(Verdict::Dead) && dialler.tries_quic().is_ok()
     }
 
     /// Notes whether QUIC gets through from `network`.
     pub(super) fn learn(&self, network: &str, quic: Verdict) {
-        let now_s = now_s();
-        let mut known = self.known();
-        if !known.outlook.note(&self.relay, network, quic, now_s) {
+        if !self.0.note(network, quic) {
             return;
         }
-        drop(known);
         tracing::debug!(quic = ?quic, network, "it was observed whether QUIC gets through");
-        let (path, relay, network) = (self.path.clone(), self.relay.clone(), network.to_owned());
+        let (memory, network) = (Arc::clone(&self.0), network.to_owned());
         // Not waited for: what is not written is tried again.
-        drop(spawn_blocking(move || {
-            // Other agents of this folder write their observations, too.
-            let mut outlook = read(&path).unwrap_or_default();
-            if outlook.note(&relay, &network, quic, now_s)
-                && let Err(error) = store::replace_private(&path, &outlook.encode())
-            {
-                tracing::debug!(%error, path = %path.display(), "what was observed is not kept");
-            }
-        }));
+        drop(spawn_blocking(move || memory.keep(&network)));
     }
 
     /// Notes that a dial over QUIC from `network` has failed while a WebSocket gets through: the path is to blame, unless
@@ -95,7 +90,7 @@ impl Chooser {
 
     /// Notes that a link over QUIC from `network` was lost soon after it came up.
     pub(super) fn lost(&self, network: &str) {
-        let is_dead = self.known().losses.lost(network, Instant::now());
+        let is_dead = self.0.known().losses.lost(network, Instant::now());
         if is_dead {
             self.learn(network, Verdict::Dead);
         }
@@ -103,7 +98,36 @@ impl Chooser {
 
     /// Notes that a link over QUIC has lasted.
     pub(super) fn lasted(&self) {
-        self.known().losses.lasted();
+        self.0.known().losses.lasted();
+    }
+}
+
+impl Memory {
+    /// What is known of `network` now.
+    fn verdict(&self, network: &str) -> Option<Verdict> {
+        self.known().outlook.verdict(&self.relay, network, now_s())
+    }
+
+    /// Notes an observation; true if it is worth to be written.
+    fn note(&self, network: &str, quic: Verdict) -> bool {
+        let mut known = self.known();
+        known.outlook.note(&self.relay, network, quic, now_s())
+    }
+
+    /// Writes to the file what is known of `network` now: calls of two observations may come in any order. Blocks.
+    fn keep(&self, network: &str) {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(quic) = self.verdict(network) else {
+            return;
+        };
+        let path = &self.path;
+        // Other agents of this folder write their observations, too.
+        let mut outlook = read(path).unwrap_or_default();
+        if outlook.note(&self.relay, network, quic, now_s())
+            && let Err(error) = store::replace_private(path, &outlook.encode())
+        {
+            tracing::debug!(%error, path = %path.display(), "what was observed is not kept");
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -212,6 +236,21 @@ mod tests {
         chooser.learn("home", Verdict::Dead);
         assert!(!chooser.races(&dialler, "home") && chooser.races(&dialler, "office"));
         until(|| !Chooser::load(folder.path(), &relay).races(&dialler, "home")).await;
+    }
+
+    #[test]
+    fn of_two_observations_the_later_is_kept_whichever_is_written_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = RelayUrl::parse("https://relay.invalid").unwrap();
+        let Chooser(memory) = Chooser::load(folder.path(), &relay);
+        let kept = || Chooser::load(folder.path(), &relay).0.verdict("home");
+        assert!(memory.note("home", Verdict::Dead));
+        // The first one's task has yet to write.
+        assert!(memory.note("home", Verdict::Works));
+        memory.keep("home");
+        assert_eq!(kept(), Some(Verdict::Works));
+        memory.keep("home");
+        assert_eq!(kept(), Some(Verdict::Works));
     }
 
     /// Waits for what a task writes that nothing waits for.

@@ -20,6 +20,8 @@ pub(super) struct Dialled {
     pub(super) heard: mpsc::Receiver<News>,
     /// News that were taken from `heard` before the slot runs the link, in their order; at most [`link::news_max`].
     pub(super) early: Vec<News>,
+    /// Nonces of the lost links that the link reports.
+    pub(super) reported: Vec<[u8; 32]>,
     /// This machine's address that the link cannot do without.
     pub(super) address: Option<IpAddr>,
 }
@@ -38,6 +40,7 @@ impl Dialled {
         let tunnels = config.targets.iter().map(|it| it.tunnel(&agent.identity));
         let address = connection.fixed_address();
         let link = Arc::new(Link::over(&connection));
+        let reported = lost.iter().map(|it| it.nonce).collect();
         let (news, heard) = mpsc::channel(link::news_max(config.targets.len()));
         let start = Start {
             identity: Arc::clone(&agent.identity),
@@ -56,13 +59,17 @@ impl Dialled {
             task,
             heard,
             early: Vec::new(),
+            reported,
             address,
         }
     }
 
-    /// Number of tunnels that the early news grant.
-    pub(super) fn granted(&self) -> usize {
-        let is_grant = |news: &&News| matches!(news, News::Registered { .. });
-        self.early.iter().filter(is_grant).count()
+    /// Targets whose tunnels the early news grant.
+    pub(super) fn granted(&self) -> Vec<usize> {
+        let granted = |news: &News| match news {
+            News::Registered { target, .. } => Some(*target),
+            _ => None,
+        };
+        self.early.iter().filter_map(granted).collect()
     }
 }

@@ -58,9 +58,10 @@ impl Settings {
         set(&mut config.max_tunnels, self.max_tunnels);
         set(&mut config.sessions_max, self.sessions_max);
         set(&mut config.bulk_run_bytes, self.bulk_run_bytes);
-        config.shard_budget_bytes = self
-            .shard_budget_bytes
-            .unwrap_or_else(|| memory::shard_budget(config.memory_limit_bytes, config.shards));
+        let has_quic = !config.quic_listen.is_empty();
+        config.shard_budget_bytes = self.shard_budget_bytes.unwrap_or_else(|| {
+            memory::shard_budget(config.memory_limit_bytes, config.shards, has_quic)
+        });
         config.callers = self.callers.config();
         if let Some(path) = self.auth.auth_denylist {
             config.denylist = read_denylist(&path)?;

@@ -13,6 +13,9 @@ use super::{Config, SHARD_BUDGET_BYTES, SHARD_BUDGET_BYTES_MIN};
 /// counts too.
 const BUDGETS_PART: u64 = 2;
 
+/// Divisor of a shard's budget for the windows of its callers over QUIC, in each direction.
+pub(crate) const QUIC_WINDOWS_PART: u64 = 2;
+
 /// Divisor of the memory for the unsent bytes of one connection that the kernel may hold.
 const NOTSENT_PART: u64 = 4096;
 
@@ -26,11 +29,23 @@ pub(super) fn limit() -> Option<u64> {
     limit_by(|path| fs::read_to_string(path).ok())
 }
 
-/// Default of `shard_budget_bytes`.
-pub(super) fn shard_budget(limit: Option<u64>, shards: usize) -> u64 {
-    let directions = 2 * u64::try_from(shards.max(1)).unwrap_or(u64::MAX);
-    let share = limit.map_or(u64::MAX, |limit| limit / BUDGETS_PART / directions);
+/// Default of `shard_budget_bytes`; `has_quic` tells whether callers may come over QUIC.
+pub(super) fn shard_budget(limit: Option<u64>, shards: usize, has_quic: bool) -> u64 {
+    let budgets = budgets(shards, has_quic);
+    let share = limit.map_or(u64::MAX, |limit| limit / BUDGETS_PART / budgets);
     share.clamp(SHARD_BUDGET_BYTES_MIN, SHARD_BUDGET_BYTES)
+}
+
+/// Number of times that peers can fill `shard_budget_bytes`: on each shard in both directions, and with the windows of its
+/// callers over QUIC.
+fn budgets(shards: usize, has_quic: bool) -> u64 {
+    let shards = u64::try_from(shards.max(1)).unwrap_or(u64::MAX);
+    let directions = shards.saturating_mul(2);
+    let windows = match has_quic {
+        true => directions / QUIC_WINDOWS_PART,
+        false => 0,
+    };
+    directions.saturating_add(windows)
 }
 
 impl Config {
@@ -42,17 +57,26 @@ impl Config {
     /// Logs the memory limit and the shard budget; warns if the budgets of all shards exceed half of the limit.
     pub(crate) fn say_memory(&self) {
         let shard_budget_bytes = self.shard_budget_bytes;
-        let budgets = shard_budget_bytes.saturating_mul(2 * self.shards as u64);
         let Some(limit) = self.memory_limit_bytes else {
             return info!(shard_budget_bytes, "memory has no known limit");
         };
         info!(memory_limit_bytes = limit, shard_budget_bytes, "memory");
-        if budgets > limit / BUDGETS_PART {
+        let (bytes, budgets) = (self.buffered_bytes_max(), self.budgets());
+        if bytes > limit / BUDGETS_PART {
             warn!(
-                "peers can make the relay buffer {budgets} bytes (2 x shards x shard_budget_bytes) of its {limit} bytes \
-                 of memory: lower `shard_budget_bytes` or `shards`, or the kernel may kill the relay"
+                "peers can make the relay buffer {bytes} bytes ({budgets} x shard_budget_bytes, for all shards) of its \
+                 {limit} bytes of memory: lower `shard_budget_bytes` or `shards`, or the kernel may kill the relay"
             );
         }
+    }
+
+    /// Bytes that peers can make the relay buffer within the budgets of all shards.
+    fn buffered_bytes_max(&self) -> u64 {
+        self.shard_budget_bytes.saturating_mul(self.budgets())
+    }
+
+    fn budgets(&self) -> u64 {
+        budgets(self.shards, !self.quic_listen.is_empty())
     }
 }
 
@@ -262,18 +286,31 @@ mod tests {
 
     #[test]
     fn budgets_leave_half_of_the_memory_to_everything_else() {
-        assert_eq!(shard_budget(None, 4), SHARD_BUDGET_BYTES);
-        assert_eq!(shard_budget(Some(64 * GIB), 16), SHARD_BUDGET_BYTES);
-        assert_eq!(shard_budget(Some(64 * MIB), 2), 8 * MIB);
-        assert_eq!(shard_budget(Some(64 * MIB), 1), 16 * MIB);
-        assert_eq!(shard_budget(Some(64 * MIB), 1024), MIB);
+        assert_eq!(shard_budget(None, 4, true), SHARD_BUDGET_BYTES);
+        assert_eq!(shard_budget(Some(64 * GIB), 16, true), SHARD_BUDGET_BYTES);
+        assert_eq!(shard_budget(Some(64 * MIB), 2, false), 8 * MIB);
+        assert_eq!(shard_budget(Some(64 * MIB), 1, false), 16 * MIB);
+        assert_eq!(shard_budget(Some(96 * MIB), 2, true), 8 * MIB);
+        assert_eq!(shard_budget(Some(64 * MIB), 1024, false), MIB);
         for (limit, shards) in [(64 * MIB, 2), (GIB, 4), (2 * GIB, 16)] {
-            let all = shard_budget(Some(limit), shards) * 2 * shards as u64;
-            assert!(all <= limit / 2, "{limit} {shards}");
+            for (has_quic, windows) in [(false, 0), (true, 1)] {
+                let all =
+                    shard_budget(Some(limit), shards, has_quic) * (2 + windows) * shards as u64;
+                assert!(all <= limit / 2, "{limit} {shards} {has_quic}");
+            }
         }
         assert_eq!(notsent(None), 1024 * 1024);
         assert_eq!(notsent(Some(16 * GIB)), 1024 * 1024);
         assert_eq!(notsent(Some(GIB)), 256 * 1024);
         assert_eq!(notsent(Some(64 * MIB)), 16 * 1024);
+    }
+
+    #[test]
+    fn what_peers_can_make_the_relay_buffer_includes_the_windows_of_callers_over_quic() {
+        let mut config = Config::standard();
+        (config.shards, config.shard_budget_bytes) = (2, 8 * MIB);
+        assert_eq!(config.buffered_bytes_max(), 32 * MIB);
+        config.quic_listen = vec!["127.0.0.1:443".parse().unwrap()];
+        assert_eq!(config.buffered_bytes_max(), 48 * MIB);
     }
 }

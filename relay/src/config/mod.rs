@@ -49,6 +49,7 @@ pub use self::file::{read_denylist, read_tokens};
 pub use self::limits::{Allowance, LimitsConfig};
 pub use self::listen::ListenAddress;
 pub use self::load::load;
+pub(crate) use self::memory::QUIC_WINDOWS_PART;
 pub use self::public_url::PublicUrl;
 pub(crate) use self::public_url::listener_of_urls;
 pub use self::raw::Layer;
@@ -316,7 +317,7 @@ impl Config {
             max_tunnels: 65_536,
             sessions_max: SESSIONS_MAX,
             bulk_run_bytes: BULK_RUN_BYTES,
-            shard_budget_bytes: memory::shard_budget(memory_limit_bytes, shards),
+            shard_budget_bytes: memory::shard_budget(memory_limit_bytes, shards, false),
             memory_limit_bytes,
             callers: CallersConfig::default(),
             audit: None,

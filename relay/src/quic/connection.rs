@@ -92,8 +92,10 @@ impl Connection {
         drop(allowance);
         drop(proto);
         self.is_heard.set(true);
-        self.work.raise();
+        // First, so that the connection's task reads before its driver acknowledges: what the peer is told has arrived has
+        // been read.
         self.news.raise();
+        self.work.raise();
     }
 
     /// Notes where the peer is, and counts a change.

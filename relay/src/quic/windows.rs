@@ -7,8 +7,7 @@ use std::rc::Rc;
 
 use tieline_transport::quic::{STRANGER_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 
-/// Divisor of the shard's budget for the room of all windows, in each direction.
-const BUDGET_PART: u64 = 2;
+use crate::config::QUIC_WINDOWS_PART;
 
 /// Divisor of the room that is left, for the most that a connection gets at once: the last callers get some, too.
 const LEFT_PART: u64 = 4;
@@ -25,7 +24,7 @@ impl Windows {
     /// Room of a shard whose sessions may buffer `shard_budget_bytes` per direction.
     pub(crate) fn new(shard_budget_bytes: u64) -> Rc<Self> {
         Rc::new(Self {
-            left: Cell::new(shard_budget_bytes / BUDGET_PART),
+            left: Cell::new(shard_budget_bytes / QUIC_WINDOWS_PART),
         })
     }
 }

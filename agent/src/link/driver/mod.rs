@@ -17,7 +17,7 @@ use crate::link::dispatch::Dispatch;
 use crate::link::{Link, Start};
 use crate::transport::{Connection, Quic, Reads};
 
-/// Time limit for the last frames to reach the kernel, over QUIC the relay.
+/// Time limit for the last frames to reach the kernel, and over QUIC for the relay's next acknowledgement of them.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The same for a relay that broke a rule.
@@ -167,7 +167,8 @@ impl Carrier {
         }
     }
 
-    /// Waits until all that the mux had to send is in the kernel, or over QUIC has arrived; for `limit` at most.
+    /// Waits until all that the mux had to send is in the kernel, or over QUIC has arrived; for `limit` at most, over QUIC
+    /// longer while it goes on arriving.
     async fn flush(&mut self, link: &Link, limit: Duration) {
         match self {
             Self::Bytes(_) => drop(timeout(limit, bytes::flushed(link)).await),

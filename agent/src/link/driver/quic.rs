@@ -18,6 +18,9 @@ use crate::transport::{Quic, alert_of, certificate_required};
 /// Shortest time between two looks at the path's measurements, for the agent's status.
 const PATH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Round trips without an acknowledgement after which no more is waited for: a lost packet may take two.
+const ROUND_TRIPS_MAX: u32 = 4;
+
 /// Moves bytes both ways, and has `dispatch` handle the events, until the link or the connection ends.
 ///
 /// # Errors
@@ -45,13 +48,28 @@ pub(super) async fn send(link: &Link, quic: &mut Quic) {
     let _ = turns(link, quic, None, |_, quic| quic.is_closed()).await;
 }
 
-/// Sends what the mux has to send, until the relay has acknowledged all of it, for `limit` at most.
+/// Sends what the mux has to send, until the relay has acknowledged all of it, for `limit` at least. Until the link's
+/// deadline it goes on as long as acknowledgements come, like the kernel for a socket that is closed: one within each
+/// `limit`, or on a long path within a few round trips.
 pub(super) async fn flush(link: &Link, quic: &mut Quic, limit: Duration) {
     let has_arrived = |link: &Link, quic: &mut Quic| {
         let is_sent = !link.core().mux.wants_transmit();
         quic.is_closed() || is_sent && quic.has_arrived()
     };
-    let _ = timeout(limit, turns(link, quic, None, has_arrived)).await;
+    let least = Instant::now() + limit;
+    loop {
+        // The deadline may come nearer meanwhile.
+        let until = link.deadline_at().map_or(least, |at| at.max(least));
+        let patience = limit.max(quic.path().rtt * ROUND_TRIPS_MAX);
+        let wait = until
+            .saturating_duration_since(Instant::now())
+            .min(patience);
+        let acks = quic.acks();
+        let sent = timeout(wait, turns(link, quic, None, has_arrived)).await;
+        if sent.is_ok() || quic.acks() == acks || Instant::now() >= until {
+            return;
+        }
+    }
 }
 
 /// Takes turns until `is_done` after one of them. Without a dispatch, what arrives on the streams stays unread.

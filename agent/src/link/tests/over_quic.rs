@@ -224,6 +224,58 @@ async fn a_link_that_is_closed_says_so_before_its_connection_ends() {
 }
 
 #[tokio::test]
+async fn answers_arrive_in_full_over_a_long_path_although_the_agent_stops() {
+    // Time between two turns of the relay: about one round trip.
+    const ROUND: Duration = Duration::from_millis(400);
+    // Together 288 KB: five round trips of a connection that begins with 12 KB, so two seconds.
+    const ANSWERS: usize = 24;
+    const ANSWER_BYTES: usize = 12_000;
+    let mut running = Running::start().await;
+    let mut targets = Vec::new();
+    for _ in 0..ANSWERS {
+        let (id, target) = running.open().await;
+        running.relay.mux().finish(id);
+        targets.push(target);
+    }
+    let asked = async {
+        for target in &mut targets {
+            target.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = asked => {}
+        () = running.relay.serve() => unreachable!("the relay serves for ever"),
+    }
+    for mut target in targets {
+        target.write_all(&noise(ANSWER_BYTES)).await.unwrap();
+    }
+    let patience = Duration::from_secs(30);
+    let ended = async {
+        while running.link.session_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(patience, ended).await.unwrap();
+    let reason = LinkEnd::ShuttingDown;
+    running.link.close(Instant::now() + patience, Some(reason));
+    let (mut heard, mut ends) = (0, 0);
+    while running.relay.lost.is_none() {
+        tokio::time::sleep(ROUND).await;
+        running.relay.turn();
+        for event in running.relay.take_events() {
+            match event {
+                Event::Data { payload, .. } => heard += payload.len(),
+                Event::Finished { .. } => ends += 1,
+                Event::Reset { reason, .. } => panic!("a session was reset: {reason}"),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!((heard, ends), (ANSWERS * ANSWER_BYTES, ANSWERS));
+    running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_reason_of_a_relay_that_closes_the_connection_is_the_links() {
     for (reason, is_final) in [(LinkEnd::ShuttingDown, false), (LinkEnd::Superseded, true)] {
         let mut running = Running::start().await;

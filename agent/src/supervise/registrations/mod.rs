@@ -204,10 +204,11 @@ impl Registrations {
         }
     }
 
-    /// Number of targets whose tunnel is up.
-    pub(super) fn up_count(&self) -> usize {
-        let up = |it: &&TargetRegistration| matches!(it.phase, Phase::Up { .. });
-        self.0.iter().filter(up).count()
+    /// True if each target whose tunnel is up is among `granted`, the targets of another link's tunnels.
+    pub(super) fn are_covered_by(&self, granted: &[usize]) -> bool {
+        let mut targets = self.0.iter().enumerate();
+        targets
+            .all(|(target, it)| !matches!(it.phase, Phase::Up { .. }) || granted.contains(&target))
     }
 
     /// Takes the targets to register now; from now on they wait for an answer.

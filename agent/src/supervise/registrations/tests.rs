@@ -306,3 +306,16 @@ fn a_relay_that_was_asked_a_moment_ago_may_still_answer_however_old_the_link_is(
     it.granted(1, 0, asked, &mut random);
     assert!(!it.is_unanswered(asked + REGISTER_TIMEOUT));
 }
+
+#[test]
+fn another_link_covers_the_tunnels_only_if_it_has_each_that_is_up() {
+    let (now, mut random) = (Instant::now(), random());
+    let mut it = Registrations::new([false; 3].into_iter(), now);
+    assert!(it.are_covered_by(&[]), "no tunnel is up");
+    it.granted(0, 0, now, &mut random);
+    it.refused(1, refusal(RefusalReason::ClaimTimeout), now, &mut random);
+    it.granted(2, 0, now, &mut random);
+    assert!(it.are_covered_by(&[2, 0]) && it.are_covered_by(&[0, 1, 2]));
+    // As many tunnels, but not the same.
+    assert!(!it.are_covered_by(&[0, 1]) && !it.are_covered_by(&[1, 2]));
+}

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tieline_wire::{Granted, Refusal, RefusalReason};
+use tieline_wire::{Granted, Lost, Refusal, RefusalReason};
 use tokio::time::Instant;
 
 use super::Slot;
@@ -46,8 +46,7 @@ impl Slot {
         granted: &Granted,
     ) -> Change {
         self.backoff.registered();
-        // The relay has read the reports of lost links, which precede the registration.
-        self.lost.clear();
+        forget_reported(&mut self.lost, &self.reported);
         self.agent.had[target].store(true, Ordering::Relaxed);
         let lasts = granted.expires_in_s;
         if lasts > 0 {
@@ -145,5 +144,36 @@ impl Slot {
             reason,
             message,
         });
+    }
+}
+
+/// Removes the reports with the nonces `reported` from those of the links that were `lost`: the relay has read them once it
+/// grants a tunnel, because they precede the registration. A link that was lost after the present one was started is not
+/// among them.
+fn forget_reported(lost: &mut Vec<Lost>, reported: &[[u8; 32]]) {
+    lost.retain(|it| !reported.contains(&it.nonce));
+}
+
+#[cfg(test)]
+mod tests {
+    use tieline_wire::SessionId;
+
+    use super::*;
+
+    fn lost(nonce: u8) -> Lost {
+        Lost {
+            nonce: [nonce; 32],
+            last_session: SessionId(1),
+            sessions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_lost_link_that_the_present_one_does_not_report_is_kept_for_the_next() {
+        let mut reports = vec![lost(2), lost(1)];
+        forget_reported(&mut reports, &[[1; 32]]);
+        assert_eq!(reports, [lost(2)]);
+        forget_reported(&mut reports, &[]);
+        assert_eq!(reports, [lost(2)]);
     }
 }

@@ -59,6 +59,8 @@ pub(super) struct Slot {
     next: Option<Running>,
     /// What had arrived over links that were lost since the last registration, the latest link first.
     lost: Vec<Lost>,
+    /// Nonces of those that the present link reports.
+    reported: Vec<[u8; 32]>,
 }
 
 /// A link that was started, and what goes on beside it.
@@ -95,6 +97,7 @@ impl Slot {
             spare: None,
             next: None,
             lost: Vec::new(),
+            reported: Vec::new(),
         }
     }
 
@@ -231,6 +234,7 @@ impl Slot {
         } = running;
         let had = self.agent.had.iter().map(|it| it.load(Ordering::Relaxed));
         let mut it = Registrations::new(had, Instant::now());
+        self.reported = std::mem::take(&mut dialled.reported);
         for news in std::mem::take(&mut dialled.early) {
             match news {
                 News::Registered { target, granted } if is_quiet => {
@@ -432,7 +436,7 @@ impl Slot {
             }
             Turn::Connected(connection) => match self.agent.config.registrations() {
                 Ok(registers) => {
-                    beside.register(self.start(connection, registers, Vec::new()));
+                    beside.register(self.start(connection, registers, self.lost.clone()));
                 }
                 // The token file may be in the middle of a change.
                 Err(error) => {
@@ -440,16 +444,19 @@ impl Slot {
                     beside.wait();
                 }
             },
-            Turn::Answered(next) => match next.granted() {
-                // The relay has refused all.
-                0 => {}
-                granted if granted >= it.up_count() => return Ok(Some(next)),
-                // What it has took the place of this link's tunnels at the relay, and may have sessions.
-                _ => {
-                    it.again(Instant::now());
-                    self.part(next);
+            Turn::Answered(next) => {
+                let granted = next.granted();
+                if granted.is_empty() {
+                    // The relay has refused all.
+                    return Ok(None);
                 }
-            },
+                if it.are_covered_by(&granted) {
+                    return Ok(Some(next));
+                }
+                // What it has took the place of this link's tunnels at the relay, and may have sessions.
+                it.again(Instant::now());
+                self.part(next);
+            }
             // An answer may be lost: the relay then sends calls to the link that is gone, and nowhere after its end.
             Turn::GivenUp => it.again(Instant::now()),
         }

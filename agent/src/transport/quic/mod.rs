@@ -157,8 +157,10 @@ impl Quic {
         if timer.is_some_and(|at| at <= now) {
             self.state.connection.handle_timeout(now);
         }
+        let acks = self.previous.is_some().then(|| self.acks());
         let mut bytes = self.receive(now);
-        let has_answer = bytes > 0;
+        // Bytes alone prove nothing: a socket that is not connected takes those of any host.
+        let has_answer = acks.is_some_and(|before| self.acks() > before);
         if let Some(previous) = &self.previous {
             // Errors are about the old address, which no longer matters.
             let read = self.state.read(previous, &mut self.arrivals, now);
@@ -252,6 +254,11 @@ impl Quic {
     /// True once the relay has acknowledged all that it was told.
     pub(crate) fn has_arrived(&mut self) -> bool {
         self.streams.has_arrived(&mut self.state.connection)
+    }
+
+    /// Number of acknowledgements that have come from the relay. Only packets that it has encrypted count.
+    pub(crate) fn acks(&self) -> u64 {
+        self.state.connection.stats().frame_rx.acks
     }
 
     /// True once the connection is over.
@@ -467,6 +474,53 @@ impl State {
             if let Some(event) = self.endpoint.handle_event(self.handle, event) {
                 self.connection.handle_event(event);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::transport::Connection;
+    use crate::transport::tests::Server;
+    use crate::transport::tests::quic_relay::QuicRelay;
+
+    /// Far longer than any step takes; only a hang reaches this limit.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn only_the_relays_answer_ends_the_use_of_the_socket_before() {
+        let server = Server::relay().await;
+        let mut relay = QuicRelay::of(&server).await;
+        let dialler = relay.dialler(&server);
+        let shaking = relay.until("the handshake", |relay| relay.is_connected());
+        let (dialled, ()) = tokio::join!(dialler.dial(), shaking);
+        let Connection::Quic(mut quic) = dialled.unwrap() else {
+            panic!("the connection is not over QUIC");
+        };
+        quic.rebind();
+        // One on which nothing can arrive, so that all bytes come from the new socket.
+        quic.previous = Some(PacketSocket::bind(quic.remote_address()).unwrap());
+        relay.say_noise_to(quic.socket.local_address()).await;
+        let heard = async {
+            while quic.take_in().unwrap() == 0 {
+                quic.ready(None).await;
+            }
+        };
+        timeout(PATIENCE, heard).await.unwrap();
+        assert!(quic.previous.is_some(), "noise counts as an answer");
+        let answered = async {
+            while quic.previous.is_some() {
+                quic.send_out();
+                quic.ready(None).await;
+                quic.take_in().unwrap();
+            }
+        };
+        tokio::select! {
+            answered = timeout(PATIENCE, answered) => answered.unwrap(),
+            () = relay.serve() => unreachable!("the relay serves for ever"),
         }
     }
 }

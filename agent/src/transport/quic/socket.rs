@@ -60,6 +60,12 @@ impl PacketSocket {
         Ok(Self { socket, state })
     }
 
+    /// The socket's address.
+    #[cfg(test)]
+    pub(super) fn local_address(&self) -> SocketAddr {
+        self.socket.local_addr().expect("a bound socket has one")
+    }
+
     /// True if this machine no longer has the address that the socket sends from.
     pub(super) fn has_lost_its_address(&self) -> bool {
         let address = self.socket.local_addr().map(|address| address.ip());

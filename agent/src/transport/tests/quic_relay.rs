@@ -97,6 +97,11 @@ impl QuicRelay {
         std::mem::take(&mut self.events)
     }
 
+    /// Sends what is no packet of QUIC.
+    pub(crate) async fn say_noise_to(&self, to: SocketAddr) {
+        self.socket.send_to(b"noise", to).await.unwrap();
+    }
+
     /// Closes the connection for `reason`.
     pub(crate) fn close(&mut self, reason: LinkEnd) {
         let (_, connection) = self.connection.as_mut().expect("a connection");
@@ -134,7 +139,7 @@ impl QuicRelay {
     }
 
     /// Does all that is due.
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         let (now, moment) = (Instant::now().into_std(), self.now());
         while let Ok((len, from)) = self.socket.try_recv_from(&mut self.buffer) {
             self.arrived(now, from, len);

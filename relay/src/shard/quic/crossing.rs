@@ -16,7 +16,7 @@ use super::super::Shard;
 use super::super::callers::Caller;
 use super::super::mail::message::{Message, OpenVerdict, RawFrontend, Verdict};
 use super::callers::until_delivered;
-use crate::io::{Received, Stream, pair, sleep};
+use crate::io::{Received, Stream, pair, sleep, timeout};
 use crate::quic::QuicStream;
 use crate::splice::{Frontend, break_off};
 
@@ -25,6 +25,9 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Interval of checks on a caller that is not read, because the other shard has no room.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time without room at a caller after which the bytes before a reset are given up.
+const RESET_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a crossing session broke off.
 enum Broken {
@@ -153,10 +156,32 @@ async fn downward(far: &Stream, caller: &QuicStream, verdict: &Verdict) -> Resul
             }
             (Err(_), None) => return Err(Broken::Session(SessionEnd::Internal)),
         }
-        if write_all(caller, buffer).await.is_err() {
-            return Err(Broken::Caller);
+        write_down(caller, buffer, verdict, RESET_PATIENCE).await?;
+    }
+}
+
+/// Writes all of `bytes`. If the session was reset, a caller that has no room for `patience` is not waited for any more, as
+/// over TCP.
+async fn write_down(
+    caller: &impl Frontend,
+    mut bytes: BytesMut,
+    verdict: &Verdict,
+    patience: Duration,
+) -> Result<(), Broken> {
+    while !bytes.is_empty() {
+        let taken = caller.send(&bytes).map_err(|_| Broken::Caller)?;
+        bytes.advance(taken);
+        if taken > 0 {
+            continue;
+        }
+        // Known before the wait, so that a reset in the middle of it leaves the caller the whole time.
+        let reset = verdict.reset_reason();
+        let has_room = timeout(patience, caller.writable()).await.is_ok();
+        if let (false, Some(reason)) = (has_room, reset) {
+            return Err(Broken::Session(reason));
         }
     }
+    Ok(())
 }
 
 /// Writes all of `bytes`.
@@ -197,4 +222,39 @@ pub(in crate::shard) async fn serve_crossed(
     })
     .await;
     verdict.settle(reset);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{choose, run};
+
+    /// Far longer than any step takes; only a hang reaches this limit.
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_caller_that_reads_nothing_is_given_up_once_its_session_was_reset() {
+        let (driver, _) = choose(None).unwrap();
+        let outcome = run(driver, async {
+            let (ours, _theirs) = pair().unwrap();
+            let caller = Stream::new(ours);
+            let verdict = Verdict::default();
+            // More than a socket holds.
+            let bytes = || BytesMut::zeroed(16 * 1024 * 1024);
+            let patience = Duration::from_millis(20);
+            let writing = write_down(&caller, bytes(), &verdict, patience);
+            let waited = timeout(10 * patience, writing).await;
+            assert!(
+                waited.is_err(),
+                "without a reset the caller has all the time"
+            );
+            verdict.reset(SessionEnd::TargetReset);
+            timeout(LONG, write_down(&caller, bytes(), &verdict, patience)).await
+        });
+        let ended = outcome.unwrap();
+        let Ok(Err(Broken::Session(reason))) = ended else {
+            panic!("the caller is still waited for");
+        };
+        assert_eq!(reason, SessionEnd::TargetReset);
+    }
 }

@@ -56,7 +56,6 @@ pub struct LinkStreams {
 struct Control {
     stream: Option<StreamId>,
     is_readable: bool,
-    is_stopped: bool,
     /// The rest of what was read.
     input: Bytes,
     /// Frames of the present turn.
@@ -113,9 +112,6 @@ impl LinkStreams {
         match event {
             StreamEvent::Opened { .. } => self.has_new = true,
             StreamEvent::Readable { id } if self.is_control(id) => self.control.is_readable = true,
-            StreamEvent::Stopped { id, .. } if self.is_control(id) => {
-                self.control.is_stopped = true;
-            }
             StreamEvent::Readable { id } => {
                 if let Some(id) = session_of(id) {
                     self.list_readable(id);
@@ -130,7 +126,7 @@ impl LinkStreams {
                     self.writable.push_back(id);
                 }
             }
-            // Both are looked at in every turn.
+            // Both are looked at in every turn, as is a stop of the control stream.
             StreamEvent::Finished { .. } | StreamEvent::Available { .. } => {}
         }
     }

@@ -69,11 +69,10 @@ impl LinkStreams {
 
     pub(super) fn begin_control(&mut self, connection: &mut Connection, stream: StreamId) {
         self.control.stream = Some(stream);
-        let mut sends = connection.send_stream(stream);
-        // The event came before the stream was known.
-        self.control.is_stopped = matches!(sends.stopped(), Ok(Some(_)));
         // Fails only for a stream that is over, which the next read reports.
-        let _ = sends.set_priority(CONTROL_PRIORITY);
+        let _ = connection
+            .send_stream(stream)
+            .set_priority(CONTROL_PRIORITY);
     }
 
     /// Agent: lets the relay open twice as many streams once half of them are in use.
@@ -102,7 +101,7 @@ impl LinkStreams {
             let Some(stream) = self.control.stream else {
                 return Ok(None);
             };
-            if self.control.is_stopped {
+            if matches!(connection.send_stream(stream).stopped(), Ok(Some(_))) {
                 return Err(peer(LinkEnd::LinkLost, "the control stream was stopped"));
             }
             if !self.control.is_readable {
