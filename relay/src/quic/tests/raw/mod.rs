@@ -32,6 +32,9 @@ pub(super) const FIRST_BYTES: usize = 1200;
 /// Time after which a client gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Time without an acknowledgement after which it is asked for once more.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
 /// Silence after which a client repeats its part of the handshake.
 const SILENCE: Duration = Duration::from_millis(100);
 
@@ -193,8 +196,14 @@ impl Raw {
         let number = self.spaces[DATA].next;
         // An address that the relay takes for a new one must have sent something before it gets an answer.
         self.say_padded(&[1]);
+        let mut asked = Instant::now();
         self.until("an acknowledgement", |it| {
             assert_eq!(it.closed(), None);
+            // The kernel drops packets behind a flood that has filled the relay's buffer.
+            if asked.elapsed() > ASK_AGAIN {
+                asked = Instant::now();
+                it.say_padded(&[1]);
+            }
             it.acknowledged.is_some_and(|at| at >= number)
         });
     }
