@@ -53,7 +53,7 @@ impl Site {
         TestAgent::of(target).trusting(&self.certificate)
     }
 
-    /// A caller over QUIC to whom the agent's echo has answered.
+    /// A caller over QUIC that has had an answer of the agent's echo.
     async fn caller(&self, relay: SocketAddr, agent: &TestAgent) -> Result<QuicCaller> {
         let caller = QuicCaller::connect(relay, &self.certificate, "tieline").await?;
         let mut stream = caller.raw(agent.tunnel()).await?;
