@@ -52,7 +52,8 @@ async fn an_idle_link_over_quic_costs_little_memory(driver: DriverChoice) -> Res
          in the relay, {far:.1} KiB in the agents' process",
         up.ms, up.disconnects
     ));
-    let is_over_quic = |row: &TunnelRow| row.paths.iter().all(|path| path.transport == "quic");
+    let is_over_quic =
+        |row: &TunnelRow| matches!(&row.paths[..], [path] if path.transport == "quic");
     let rows = relay.tunnels().await?;
     ensure!(rows.iter().all(is_over_quic), "{rows:?}");
     ensure!(near < IDLE_KIB_MAX, "{near} KiB for an idle link over QUIC");

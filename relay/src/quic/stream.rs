@@ -171,7 +171,7 @@ impl QuicStream {
     }
 
     /// Waits until the caller has acknowledged a direction towards it that was finished, and returns at once if it was not. The
-    /// wait ends, too, once the caller is gone, or has acknowledged nothing for `patience`.
+    /// wait ends, too, once the caller is gone, or has not acknowledged all of another piece for `patience`.
     pub(crate) async fn delivered(&self, patience: Duration) {
         let is_awaited = self.is_finished.get() && !self.is_over.get();
         let mut left = usize::MAX;

@@ -483,7 +483,6 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::transport::Connection;
     use crate::transport::tests::Server;
     use crate::transport::tests::quic_relay::QuicRelay;
 
@@ -493,13 +492,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_relays_answer_ends_the_use_of_the_socket_before() {
         let server = Server::relay().await;
-        let mut relay = QuicRelay::of(&server).await;
-        let dialler = relay.dialler(&server);
-        let shaking = relay.until("the handshake", |relay| relay.is_connected());
-        let (dialled, ()) = tokio::join!(dialler.dial(), shaking);
-        let Connection::Quic(mut quic) = dialled.unwrap() else {
-            panic!("the connection is not over QUIC");
-        };
+        let (mut relay, mut quic) = QuicRelay::dialled(&server).await;
         quic.rebind();
         // One on which nothing can arrive, so that all bytes come from the new socket.
         quic.previous = Some(PacketSocket::bind(quic.remote_address()).unwrap());

@@ -21,13 +21,7 @@ fn relay_at(port: u16) -> RelayUrl {
 #[tokio::test]
 async fn a_dial_over_quic_finds_its_relay_and_measures_the_path() {
     let server = Server::relay().await;
-    let mut relay = QuicRelay::of(&server).await;
-    let dialler = relay.dialler(&server);
-    let shaking = relay.until("the handshake", |relay| relay.is_connected());
-    let (dialled, ()) = tokio::join!(dialler.dial(), shaking);
-    let Connection::Quic(mut quic) = dialled.unwrap() else {
-        panic!("not over QUIC");
-    };
+    let (mut relay, mut quic) = QuicRelay::dialled(&server).await;
     assert!(quic.exporter().is_some());
     let details = quic.tls_details().unwrap();
     assert_eq!(details.version, "TLS 1.3");

@@ -15,7 +15,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Server;
-use crate::transport::{Dialler, Proxies, RelayUrl};
+use crate::transport::{Connection, Dialler, Proxies, Quic, RelayUrl};
 
 /// Far longer than any step takes; only a hang reaches this limit.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +39,18 @@ impl QuicRelay {
     /// A relay with the certificate of `server`.
     pub(crate) async fn of(server: &Server) -> Self {
         Self::with_version(server, 1).await
+    }
+
+    /// A relay with the certificate of `server`, and an agent's connection to it.
+    pub(crate) async fn dialled(server: &Server) -> (Self, Box<Quic>) {
+        let mut relay = Self::of(server).await;
+        let dialler = relay.dialler(server);
+        let shaking = relay.until("the handshake", |relay| relay.is_connected());
+        let (dialled, ()) = tokio::join!(dialler.dial(), shaking);
+        let Connection::Quic(quic) = dialled.unwrap() else {
+            panic!("the connection is not over QUIC");
+        };
+        (relay, quic)
     }
 
     /// A relay with the certificate of `server`, at the UDP port with the number of its TCP port.

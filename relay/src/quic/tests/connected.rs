@@ -37,9 +37,7 @@ fn attack<T: Send + 'static>(
     let outcome = Rc::new(RefCell::new(None));
     let (counted, result) = (Rc::clone(&count), Rc::clone(&outcome));
     run(Chosen::Epoll, async move {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(rig, &host, bound).await;
         let client = rig.shaken_raw(bound, move |raw| {
             let outcome = act(raw);

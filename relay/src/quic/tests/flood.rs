@@ -37,9 +37,7 @@ fn a_flood_from_many_addresses_is_asked_for_proof_and_ends_by_the_time_limit() {
     let mut rig = Rig::new();
     rig.handshake_timeout = Duration::from_secs(4);
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(&rig, &host, bound).await;
         let raws = flood(&rig, bound, UNPROVED + 96, 1).await;
         assert_eq!(rig.count(RETRIES), 96);
@@ -71,9 +69,7 @@ fn a_flood_from_many_addresses_is_asked_for_proof_and_ends_by_the_time_limit() {
 fn a_hello_with_a_close_behind_it_keeps_its_place_until_its_state_is_gone() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let mut raws = flood(&rig, bound, UNPROVED, 0).await;
         for raw in &mut raws {
             // CONNECTION_CLOSE without an error: the keys follow from the ID in the hello, so an attacker has them.
@@ -97,9 +93,7 @@ fn a_hello_with_a_close_behind_it_keeps_its_place_until_its_state_is_gone() {
 fn without_a_place_for_a_handshake_only_a_client_with_a_proof_is_answered() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         host.is_full.set(true);
         let mut silent = rig.raw(bound, 1);
         silent.hello();
@@ -132,9 +126,7 @@ fn beyond_the_limit_of_connections_hellos_are_dropped_until_one_ends() {
     let mut rig = Rig::new();
     rig.connections_max = 2;
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(&rig, &host, bound).await;
         let (left, is_left) = sync_channel(1);
         let client = rig.client(bound, "tieline", move |mut client| {

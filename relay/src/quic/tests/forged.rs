@@ -12,9 +12,7 @@ const AT_ONCE: u64 = 32;
 fn noise_of_every_length_is_counted_and_harms_nobody() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(&rig, &host, bound).await;
         let before = rig.sum(DROPPED);
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -52,9 +50,7 @@ fn noise_of_every_length_is_counted_and_harms_nobody() {
 fn packets_with_a_turned_bit_neither_end_a_connection_nor_begin_one() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let hello = rig.raw(bound, 1).hello_datagram();
         let client = rig.shaken_raw(bound, move |raw| {
             let other = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -98,9 +94,7 @@ fn packets_with_a_turned_bit_neither_end_a_connection_nor_begin_one() {
 fn a_second_hello_with_the_same_id_is_no_second_connection() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let mut raw = rig.raw(bound, 1);
         raw.acknowledges = false;
         let hello = raw.hello_datagram();

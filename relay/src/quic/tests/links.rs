@@ -78,9 +78,7 @@ fn a_link_carries_sessions_on_streams_and_tells_the_reason_of_its_end() {
     for driver in drivers() {
         let rig = Rig::new();
         run(driver, async {
-            let host = Rc::<TestHost>::default();
-            let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-            rig.open(&host, sockets);
+            let (host, bound) = rig.host();
             let agent = rig.client(bound, "tieline-agent/1", counting);
             let connection = host.next().await;
             let (link, greeted) = (shared(&rig), Rc::<Greeted>::default());
@@ -130,9 +128,7 @@ fn a_link_carries_sessions_on_streams_and_tells_the_reason_of_its_end() {
 fn a_link_whose_agent_uses_up_connection_ids_ends_for_that_reason() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let mut raw = Raw::new(bound, loopback_of(1), &rig.cert, &["tieline-agent/1"]);
         let agent = thread::spawn(move || {
             raw.shake().unwrap();

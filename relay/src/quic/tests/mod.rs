@@ -131,6 +131,14 @@ impl Rig {
         }
     }
 
+    /// A shard with one endpoint, and the endpoint's address.
+    fn host(&self) -> (Rc<TestHost>, SocketAddr) {
+        let host = Rc::<TestHost>::default();
+        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
+        self.open(&host, sockets);
+        (host, bound)
+    }
+
     /// Opens the endpoints of `sockets`, one for each shard.
     fn open(&self, host: &Rc<TestHost>, sockets: Vec<UdpSocket>) {
         let shards = sockets.len();
@@ -344,9 +352,7 @@ fn a_client_shakes_hands_and_gets_back_what_it_sends() {
     for driver in drivers() {
         let rig = Rig::new();
         run(driver, async {
-            let host = Rc::<TestHost>::default();
-            let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-            rig.open(&host, sockets);
+            let (host, bound) = rig.host();
             let payload: Vec<u8> = (0..300_000_u32).map(|it| it.to_le_bytes()[0]).collect();
             let sent = payload.clone();
             let client = rig.client(bound, "tieline-agent/1", move |mut client| {
@@ -373,9 +379,7 @@ fn a_client_shakes_hands_and_gets_back_what_it_sends() {
 fn where_many_have_not_proved_their_address_clients_must() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let endpoint = Rc::clone(&host.all.borrow()[0]);
         let unproved: Vec<_> = (0..UNPROVED_MAX).map(|_| endpoint.unproved()).collect();
         let client = rig.client(bound, "tieline", |mut client| client.shake());
@@ -421,9 +425,7 @@ fn packets_that_come_to_another_shard_find_their_connection() {
 fn a_client_with_another_protocol_is_refused_with_a_reason() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let client = rig.client(bound, "h3", |mut client| client.end());
         let end = joined(client).await;
         assert!(matches!(end, ConnectionError::ConnectionClosed(_)), "{end}");
@@ -438,9 +440,7 @@ fn a_client_with_another_protocol_is_refused_with_a_reason() {
 fn an_endpoint_that_closes_tells_clients_the_code_and_refuses_more() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let client = rig.client(bound, "tieline", |mut client| {
             client.shake().unwrap();
             client.end()
@@ -475,9 +475,7 @@ fn an_endpoint_that_closes_tells_clients_the_code_and_refuses_more() {
 fn a_relay_that_comes_back_tells_clients_that_their_connections_are_gone() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let (killed, is_killed) = sync_channel(1);
         let client = rig.client(bound, "tieline", move |mut client| {
             client.shake().unwrap();
@@ -503,9 +501,7 @@ fn a_relay_that_comes_back_tells_clients_that_their_connections_are_gone() {
 fn garbage_is_counted_and_a_client_behind_it_is_served() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         let long = |version: u8, len: usize| {
             let mut packet = vec![0xc0, 0, 0, 0, version, 8];

@@ -88,9 +88,7 @@ fn with_copies(step: usize) -> Attacker {
     let attacker = Rc::new(Cell::default());
     let result = Rc::clone(&attacker);
     run(Chosen::Epoll, async move {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(&rig, &host, bound).await;
         let way = Way::to(bound, step);
         let payload: Vec<u8> = (0..300_000_u32).map(|it| it.to_le_bytes()[0]).collect();
@@ -141,9 +139,7 @@ fn copies_that_come_first_get_three_times_their_bytes_and_the_connection_goes_on
 fn an_address_that_only_asks_gets_three_times_what_it_sent() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let client = rig.shaken_raw(bound, move |raw| {
             // A peer that writes the address of a victim into its packets.
             let victim = UdpSocket::bind((loopback_of(77), 0)).unwrap();
@@ -180,9 +176,7 @@ fn an_address_that_only_asks_gets_three_times_what_it_sent() {
 fn a_connection_that_seems_to_move_to_a_victim_comes_back() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let client = rig.shaken_raw(bound, move |raw| {
             let victim = UdpSocket::bind((loopback_of(78), 0)).unwrap();
             victim.set_nonblocking(true).unwrap();

@@ -74,9 +74,7 @@ fn a_stream_brings_all_bytes_and_ends_in_each_direction() {
     for driver in drivers() {
         let rig = Rig::new();
         run(driver, async {
-            let host = Rc::<TestHost>::default();
-            let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-            rig.open(&host, sockets);
+            let (host, bound) = rig.host();
             // More than the window that a client has before its first session.
             let payload: Vec<u8> = (0..700_000_u32).map(|it| it.to_le_bytes()[1]).collect();
             let sent = payload.clone();
@@ -102,9 +100,7 @@ fn a_stream_brings_all_bytes_and_ends_in_each_direction() {
 fn without_room_a_stream_brings_all_bytes_with_a_small_window() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let payload: Vec<u8> = (0..700_000_u32).map(|it| it.to_le_bytes()[1]).collect();
         let sent = payload.clone();
         let client = rig.client(bound, "tieline", move |mut client| {
@@ -155,9 +151,7 @@ fn reset_code(client: &mut Client, payload: &[u8]) -> (Vec<u8>, VarInt) {
 fn a_stream_that_is_dropped_is_reset_with_its_reason() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let client = rig.client(bound, "tieline", |mut client| {
             client.shake().unwrap();
             [b"a", b"b"].map(|it| reset_code(&mut client, it).1)
@@ -182,9 +176,7 @@ fn a_stream_that_is_dropped_is_reset_with_its_reason() {
 fn a_reset_by_the_client_is_noticed_read_or_not() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let (noticed, is_noticed) = sync_channel(1);
         let client = rig.client(bound, "tieline", move |mut client| {
             client.shake().unwrap();
@@ -233,9 +225,7 @@ fn a_reset_by_the_client_is_noticed_read_or_not() {
 fn a_client_that_grants_no_room_is_waited_for_and_its_end_wakes_the_stream() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let (full, is_full) = sync_channel(1);
         let client = rig.client(bound, "tieline", move |mut client| {
             client.shake().unwrap();
@@ -290,9 +280,7 @@ fn a_client_that_grants_no_room_is_waited_for_and_its_end_wakes_the_stream() {
 fn a_client_has_no_more_streams_than_it_may() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let client = rig.client(bound, "tieline", |mut client| {
             client.shake().unwrap();
             let mut count = 0;
@@ -326,9 +314,7 @@ struct Unheard {
 
 impl Unheard {
     async fn of(rig: &Rig) -> Self {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let (acknowledge, may_acknowledge) = sync_channel(1);
         let client = rig.shaken_raw(bound, move |raw| {
             raw.acknowledges = false;

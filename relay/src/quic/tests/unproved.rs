@@ -24,9 +24,7 @@ fn a_client_that_proves_nothing_gets_three_times_what_it_sent() {
     let mut rig = Rig::named(&all);
     rig.handshake_timeout = Duration::from_secs(1);
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let cases = [(Vec::new(), 0), (Vec::new(), 3), (vec![9; 70], 0)];
         for (number, (token, pings)) in (1..).zip(cases) {
             let mut raw = rig.raw(bound, 1);
@@ -57,9 +55,7 @@ fn a_client_that_proves_nothing_gets_three_times_what_it_sent() {
 fn answers_of_servers_are_not_answered() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(&rig, &host, bound).await;
         let before = rig.count(CONNECTIONS);
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -87,9 +83,7 @@ fn answers_of_servers_are_not_answered() {
 fn stateless_resets_are_shorter_than_what_they_answer_so_that_loops_end() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let mut raw = rig.raw(bound, 1);
         let shaken = thread::spawn(move || {
             raw.shake().unwrap();
@@ -128,9 +122,7 @@ fn stateless_resets_are_shorter_than_what_they_answer_so_that_loops_end() {
 fn a_token_is_good_for_its_address_alone() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(&rig, &host, bound).await;
         let endpoint = Rc::clone(&host.all.borrow()[0]);
         let unproved: Vec<_> = (0..UNPROVED_MAX).map(|_| endpoint.unproved()).collect();
@@ -178,9 +170,7 @@ fn a_token_is_good_for_its_address_alone() {
 fn early_data_is_neither_offered_nor_taken() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(&rig, &host, bound).await;
         let mut tls = config(&rig.cert, &["tieline"]);
         tls.enable_early_data = true;
@@ -218,9 +208,7 @@ fn early_data_is_neither_offered_nor_taken() {
 fn a_client_that_names_no_protocol_is_refused() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let mut raw = Raw::new(bound, loopback_of(1), &rig.cert, &[]);
         let shaken = thread::spawn(move || raw.shake());
         // The alert no_application_protocol (RFC 7301, RFC 9001).
@@ -236,9 +224,7 @@ fn a_client_that_names_no_protocol_is_refused() {
 fn a_handshake_that_goes_beyond_its_memory_is_refused() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {
-        let host = Rc::<TestHost>::default();
-        let (bound, sockets) = bind_packets(loopback(), 1).unwrap();
-        rig.open(&host, sockets);
+        let (host, bound) = rig.host();
         let bystander = Bystander::of(&rig, &host, bound).await;
         let mut raw = rig.raw(bound, 1);
         let client = thread::spawn(move || {

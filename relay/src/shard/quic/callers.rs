@@ -25,7 +25,7 @@ use crate::splice::{Frontend, splice};
 /// Interval of looks at a connection that had a stream; one that has none at two looks in a row is closed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Time without an acknowledgement after which a caller is not waited for any more that has not got all of an answer.
+/// Time in which a caller must acknowledge another piece of an answer, 64 KiB at most, to be waited for any longer.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Code with which a connection without streams is closed: no reason.
