@@ -13,11 +13,11 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::crypto::aws_lc_rs::kx_group::X25519;
 use rustls::pki_types::ServerName;
-use rustls::quic::{ClientConnection, KeyChange, Keys, Version};
+use rustls::quic::{ClientConnection, KeyChange, Keys, PacketKeySet, Secrets, Version};
 use rustls::{ClientConfig, Side};
 
 pub(super) use self::packet::varint;
-use self::packet::{Input, open, seal, whole_len};
+use self::packet::{Input, KEY_PHASE, seal, unmask, whole_len};
 use super::client::tls_of;
 use crate::certificates::provider;
 
@@ -50,9 +50,38 @@ pub(super) enum Heard {
     Retry,
 }
 
+/// Keys of the next phase, and the secrets of those behind them.
+struct Updates {
+    next: PacketKeySet,
+    secrets: Secrets,
+    /// Bit of the phase that is in use.
+    phase: u8,
+}
+
+impl Updates {
+    fn new(mut secrets: Secrets) -> Self {
+        let next = secrets.next_packet_keys();
+        Self {
+            next,
+            secrets,
+            phase: 0,
+        }
+    }
+
+    /// Begins the next phase.
+    fn turn(&mut self, keys: &mut Keys) {
+        let after = self.secrets.next_packet_keys();
+        let next = std::mem::replace(&mut self.next, after);
+        (keys.local.packet, keys.remote.packet) = (next.local, next.remote);
+        self.phase ^= KEY_PHASE;
+    }
+}
+
 #[derive(Default)]
 struct Space {
     keys: Option<Keys>,
+    /// What the relay may update its keys to, which it does after 10 to 1000 packets.
+    updates: Option<Updates>,
     /// Number of the next packet.
     next: u64,
     received: BTreeSet<u64>,
@@ -61,6 +90,29 @@ struct Space {
     /// What was heard of it, as far as it is whole, and pieces that came early.
     read: usize,
     early: BTreeMap<usize, Vec<u8>>,
+}
+
+impl Space {
+    /// Number and payload of `packet`, whose number is at `number_at`; `None` if it cannot be read.
+    fn open(&mut self, number_at: usize, packet: &mut [u8]) -> Option<(u64, Vec<u8>)> {
+        let keys = self.keys.as_mut()?;
+        let expected = self.received.last().map_or(0, |it| it + 1);
+        let header_key = &*keys.remote.header;
+        let (number, len) = unmask(header_key, packet, number_at, expected)?;
+        let (header, payload) = packet.split_at_mut(len);
+        let phase = header[0] & KEY_PHASE;
+        let mut updates = self.updates.as_mut().filter(|it| it.phase != phase);
+        let key = match &updates {
+            Some(updates) => &updates.next.remote,
+            None => &keys.remote.packet,
+        };
+        let opened = key.decrypt_in_place(number, header, payload);
+        let opened = opened.ok()?.to_vec();
+        if let Some(updates) = &mut updates {
+            updates.turn(keys);
+        }
+        Some((number, opened))
+    }
 }
 
 /// The client.
@@ -234,7 +286,10 @@ impl Raw {
         let header = match space {
             INITIAL => self.long_header(0),
             HANDSHAKE => self.long_header(2),
-            _ => [&[0x40][..], &self.to].concat(),
+            _ => {
+                let phase = self.spaces[DATA].updates.as_ref().map_or(0, |it| it.phase);
+                [&[0x40 | phase][..], &self.to].concat()
+            }
         };
         let mut payload = frames.to_vec();
         let missing = len.saturating_sub(whole_len(&header, payload.len()));
@@ -332,11 +387,7 @@ impl Raw {
 
     fn take(&mut self, space: usize, number_at: usize, packet: &mut [u8]) {
         let it = &mut self.spaces[space];
-        let Some(keys) = &it.keys else {
-            return;
-        };
-        let expected = it.received.last().map_or(0, |it| it + 1);
-        let Some((number, payload)) = open(&keys.remote, packet, number_at, expected) else {
+        let Some((number, payload)) = it.open(number_at, packet) else {
             return;
         };
         if it.received.insert(number) && self.frames(space, &payload) && self.acknowledges {
@@ -449,7 +500,10 @@ impl Raw {
             }
             let (level, keys) = match change {
                 Some(KeyChange::Handshake { keys }) => (HANDSHAKE, keys),
-                Some(KeyChange::OneRtt { keys, .. }) => (DATA, keys),
+                Some(KeyChange::OneRtt { keys, next }) => {
+                    self.spaces[DATA].updates = Some(Updates::new(next));
+                    (DATA, keys)
+                }
                 None => return,
             };
             self.level = level;

@@ -1,12 +1,15 @@
 //! Packets of QUIC as bytes: numbers, protection, and the fields that come one after another (RFC 9000, RFC 9001).
 
-use rustls::quic::DirectionalKeys;
+use rustls::quic::{DirectionalKeys, HeaderProtectionKey};
 
 /// Bytes of a packet's number, always the most there may be.
 const NUMBER_BYTES: usize = 4;
 
 /// Bytes of the encrypted payload from which the mask of a header is made.
 const SAMPLE_BYTES: usize = 16;
+
+/// The bit of a short header that turns with each update of the keys (RFC 9001, section 6).
+pub(super) const KEY_PHASE: u8 = 4;
 
 /// Bytes that encryption adds.
 pub(super) const TAG_BYTES: usize = 16;
@@ -89,13 +92,14 @@ pub(super) fn seal(
     packet
 }
 
-/// Number and payload of `packet`, whose number is at `number_at` and probably `expected`; `None` if it cannot be read.
-pub(super) fn open(
-    keys: &DirectionalKeys,
+/// Takes the mask off the header of `packet`, whose number is at `number_at` and probably `expected`; returns the number
+/// and the length of the header, or `None` if the packet is too short.
+pub(super) fn unmask(
+    key: &dyn HeaderProtectionKey,
     packet: &mut [u8],
     number_at: usize,
     expected: u64,
-) -> Option<(u64, Vec<u8>)> {
+) -> Option<(u64, usize)> {
     if packet.len() < number_at + NUMBER_BYTES + SAMPLE_BYTES {
         return None;
     }
@@ -103,12 +107,9 @@ pub(super) fn open(
     let (first, head) = head.split_first_mut()?;
     let field = &mut head[number_at - 1..];
     let sample = &rest[..SAMPLE_BYTES];
-    keys.header.decrypt_in_place(sample, first, field).ok()?;
+    key.decrypt_in_place(sample, first, field).ok()?;
     let len = usize::from(*first & 3) + 1;
-    let number = expand(&field[..len], expected);
-    let (header, payload) = packet.split_at_mut(number_at + len);
-    let opened = keys.packet.decrypt_in_place(number, header, payload);
-    Some((number, opened.ok()?.to_vec()))
+    Some((expand(&field[..len], expected), number_at + len))
 }
 
 /// The number that ends with `short`, and is nearest to `expected` (RFC 9000, appendix A.3).
