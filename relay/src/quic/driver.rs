@@ -130,7 +130,11 @@ impl Driver {
             };
             let (to, len) = (transmit.destination, transmit.size);
             let stride = transmit.segment_size.unwrap_or(len);
-            let allowed = allowance.allowed(to, len, stride, now);
+            // A datagram that is longer than the path's MTU tries whether the path takes it.
+            let allowed = match len > proto.current_mtu().into() && stride == len {
+                true => allowance.allowed_probe(len),
+                false => allowance.allowed(to, len, stride, now),
+            };
             if allowed < len {
                 self.table.is_withheld();
                 if allowed == 0 {

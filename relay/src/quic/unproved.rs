@@ -4,7 +4,7 @@
 //! a victim's address into short packets would have the relay send the victim thirty times as much.
 //!
 //! `quinn_proto` does not tell when an address is proved. It is once more is sent than the limit of `quinn_proto` lets
-//! pass, for which this keeps the same numbers.
+//! pass, for which this keeps the same numbers. Only probes of the path's MTU it sends without any limit.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -122,16 +122,30 @@ impl Unproved {
         }
     }
 
+    /// How many of the `len` bytes of a probe of the path's MTU may go to the connection's address; they count as sent.
+    pub(super) fn allowed_probe(&mut self, len: usize) -> usize {
+        if self.is_proved {
+            return len;
+        }
+        let is_allowed = len as u64 <= self.room();
+        self.sent += len as u64;
+        if is_allowed { len } else { 0 }
+    }
+
+    /// Bytes that may still go to the connection's address, while it is not proved.
+    const fn room(&self) -> u64 {
+        (FACTOR * self.came).saturating_sub(self.sent)
+    }
+
     fn on_path(&mut self, len: usize, stride: usize, now: Instant) -> usize {
         let before_last = len.saturating_sub(1) / stride * stride;
-        let sent = self.sent;
+        let (sent, room) = (self.sent, self.room());
         self.sent += len as u64;
         if sent + before_last as u64 >= FACTOR * self.came_from_all {
             // `quinn_proto` would not have begun the last datagram.
             self.is_proved = true;
             return len;
         }
-        let room = (FACTOR * self.came).saturating_sub(sent);
         if len as u64 <= room || (!self.is_handshaking && self.may_exceed(now)) {
             return len;
         }
@@ -235,6 +249,19 @@ mod tests {
         // What follows shows that the peer is there.
         unproved.received(address(3), 1200);
         assert_eq!(unproved.allowed(address(3), 12_000, 1200, later), 12_000);
+    }
+
+    #[test]
+    fn a_probe_of_the_mtu_proves_nothing_and_exceeds_nothing() {
+        let now = Instant::now();
+        let mut unproved = shaken(now);
+        assert_eq!(unproved.allowed_probe(1452), 1452);
+        unproved.is_at(address(2), false, now);
+        unproved.received(address(2), 1200);
+        assert_eq!(unproved.allowed(address(2), 1200, 1200, now), 1200);
+        assert_eq!(unproved.allowed_probe(1452), 1452);
+        assert_eq!(unproved.allowed_probe(1452), 0);
+        assert!(!unproved.is_proved);
     }
 
     #[test]
