@@ -26,7 +26,7 @@ TUNNEL = "bench"
 # Listeners of the relay. The namespace is the run's own, so the ports are free.
 LISTENERS = ["--agent-listen", f"{NEAR}:9001", "--agent-listen", f"tls://{NEAR}:9444", "--tcp-listen", "127.0.0.1:9002",
              "--http-listen", f"tls://{NEAR}:9443", "--quic-listen", f"{NEAR}:9443", "--admin-listen", "127.0.0.1:9003"]
-URLS = {"tcp": f"tcp://{NEAR}:9001", "tls": f"tls://{NEAR}:9444", "wss": f"wss://{NEAR}:9443/agent",
+URLS = {"tcp": f"tcp://{NEAR}:9001", "tls": f"tls://{NEAR}:9444", "wss": f"wss://{NEAR}:9443",
         "quic": f"quic://{NEAR}:9443"}
 TARGET = "127.0.0.1:7000"
 ADMIN = "http://127.0.0.1:9003"

@@ -97,13 +97,12 @@ impl Near {
 
     /// Has an agent started that dials the relay with `scheme`; returns the time until it was registered.
     pub(crate) fn agent(&mut self, scheme: &str) -> Result<Duration> {
-        let rest = match scheme {
-            "tcp" => near(TCP_PORT)?.to_string(),
-            "tls" => near(TLS_PORT)?.to_string(),
-            "wss" => format!("{}/agent", near(WEB_PORT)?),
-            _ => near(WEB_PORT)?.to_string(),
+        let port = match scheme {
+            "tcp" => TCP_PORT,
+            "tls" => TLS_PORT,
+            _ => WEB_PORT,
         };
-        self.far.agent(&format!("{scheme}://{rest}"))
+        self.far.agent(&format!("{scheme}://{}", near(port)?))
     }
 
     /// The tunnel's links.
