@@ -19,7 +19,7 @@ use crate::targets::request::{ACCEPTED, Duty, Request};
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long bytes in flight at the end of a round may take to arrive.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most reads or writes in a row on one connection before other connections are served.
 const TURNS_MAX: usize = 8;
