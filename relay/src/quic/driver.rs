@@ -132,7 +132,7 @@ impl Driver {
             let stride = transmit.segment_size.unwrap_or(len);
             // A datagram that is longer than the path's MTU tries whether the path takes it.
             let allowed = match len > proto.current_mtu().into() && stride == len {
-                true => allowance.allowed_probe(len),
+                true => allowance.allowed_probe(len, now),
                 false => allowance.allowed(to, len, stride, now),
             };
             if allowed < len {

@@ -4,7 +4,8 @@
 //! a victim's address into short packets would have the relay send the victim thirty times as much.
 //!
 //! `quinn_proto` does not tell when an address is proved. It is once more is sent than the limit of `quinn_proto` lets
-//! pass, for which this keeps the same numbers. Only probes of the path's MTU it sends without any limit.
+//! pass, for which this keeps the same numbers. `quinn_proto` sends probes of the path's MTU without a limit, so they prove
+//! nothing.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -78,8 +79,7 @@ impl Unproved {
         if address == self.current {
             return false;
         }
-        let age = now.saturating_duration_since(self.since);
-        if self.is_proved || age >= SETTLED {
+        if self.counts_as_proved(now) {
             self.before = self.current;
         }
         (self.current, self.since, self.is_proved) = (address, now, false);
@@ -123,13 +123,17 @@ impl Unproved {
     }
 
     /// How many of the `len` bytes of a probe of the path's MTU may go to the connection's address; they count as sent.
-    pub(super) fn allowed_probe(&mut self, len: usize) -> usize {
-        if self.is_proved {
+    pub(super) fn allowed_probe(&mut self, len: usize, now: Instant) -> usize {
+        if self.counts_as_proved(now) {
             return len;
         }
         let is_allowed = len as u64 <= self.room();
         self.sent += len as u64;
         if is_allowed { len } else { 0 }
+    }
+
+    fn counts_as_proved(&self, now: Instant) -> bool {
+        self.is_proved || now.saturating_duration_since(self.since) >= SETTLED
     }
 
     /// Bytes that may still go to the connection's address, while it is not proved.
@@ -255,13 +259,15 @@ mod tests {
     fn a_probe_of_the_mtu_proves_nothing_and_exceeds_nothing() {
         let now = Instant::now();
         let mut unproved = shaken(now);
-        assert_eq!(unproved.allowed_probe(1452), 1452);
+        assert_eq!(unproved.allowed_probe(1452, now), 1452);
         unproved.is_at(address(2), false, now);
         unproved.received(address(2), 1200);
         assert_eq!(unproved.allowed(address(2), 1200, 1200, now), 1200);
-        assert_eq!(unproved.allowed_probe(1452), 1452);
-        assert_eq!(unproved.allowed_probe(1452), 0);
+        assert_eq!(unproved.allowed_probe(1452, now), 1452);
+        assert_eq!(unproved.allowed_probe(1452, now), 0);
         assert!(!unproved.is_proved);
+        // A quiet connection, which never exceeds the limit, finds the MTU too.
+        assert_eq!(unproved.allowed_probe(1452, now + SETTLED), 1452);
     }
 
     #[test]
