@@ -10,13 +10,17 @@ use std::time::Duration;
 
 use tieline_wire::limits::STALE_TIMEOUT;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::sleep::{LOOK_INTERVAL, SleepDetector, clock};
 
 /// Changes come in bursts, one message per address and route. The watch waits this long after the first message,
 /// and reports one change.
 const BURST: Duration = Duration::from_millis(200);
+
+/// Shortest time between two [signs](NetworkWatch::signs) of a change: long enough for an address and its route to come
+/// together, and short beside a round trip on which a link without an address is silent.
+const SIGN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Shortest time between two reported changes: a host that starts containers has many changes.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -29,6 +33,7 @@ pub(crate) const SETTLING: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NetworkWatch {
     changed_at: watch::Sender<Option<Instant>>,
+    signs: watch::Sender<u64>,
     long_sleeps: watch::Sender<u64>,
 }
 
@@ -36,6 +41,11 @@ impl NetworkWatch {
     /// One task's view of the changes.
     pub(crate) fn changes(&self) -> NetworkChanges {
         NetworkChanges(self.changed_at.subscribe())
+    }
+
+    /// Receiver of the number of signs of a change so far. They come before the change is reported, and are many.
+    pub(crate) fn signs(&self) -> watch::Receiver<u64> {
+        self.signs.subscribe()
     }
 
     /// Receiver of the number of sleeps so far that no link outlives: the relay has given up each link meanwhile.
@@ -56,12 +66,26 @@ impl NetworkWatch {
                 return;
             }
         };
-        while changes.next().await.is_ok() {
-            sleep(BURST).await;
-            changes.skip();
-            tracing::debug!("this machine's addresses or routes changed");
-            self.changed();
-            sleep(PAUSE_MIN).await;
+        let (mut reported_at, mut due) = (None, None);
+        loop {
+            tokio::select! {
+                change = changes.next() => {
+                    if change.is_err() {
+                        return;
+                    }
+                    let next = reported_at.map(|at: Instant| at + PAUSE_MIN);
+                    let burst = Some(Instant::now() + BURST);
+                    due = due.or(burst.max(next));
+                    sleep(SIGN_PAUSE).await;
+                    changes.skip();
+                    self.signs.send_modify(|count| *count += 1);
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    tracing::debug!("this machine's addresses or routes changed");
+                    self.changed();
+                    (reported_at, due) = (Some(Instant::now()), None);
+                }
+            }
         }
     }
 

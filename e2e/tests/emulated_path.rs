@@ -122,8 +122,6 @@ struct Fact {
     flags: String,
     /// Check of [`near::run`] with its arguments, separated by blanks.
     check: String,
-    /// Variables of the programs at both ends.
-    variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Fact {
@@ -132,14 +130,7 @@ impl Fact {
             name: name.into(),
             flags: flags.into(),
             check: check.into(),
-            variables: Vec::new(),
         }
-    }
-
-    /// Sets a variable of the programs at both ends.
-    fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
-        self.variables.push((name, value));
-        self
     }
 
     fn check(&self, setup: &Setup) -> Result<()> {
@@ -159,7 +150,6 @@ impl Fact {
             .args(SYSCTLS.iter().flat_map(|sysctl| ["--sysctl", *sysctl]))
             .args(["--near", &role(&format!("near {}", self.check))])
             .args(["--far", &role("far")])
-            .envs(self.variables.iter().copied())
             .env(near::FOLDER, folder.path())
             .env(near::LOADGEN, &setup.loadgen)
             .env(near::CERT, files.cert)

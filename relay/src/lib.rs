@@ -86,8 +86,9 @@ use takeover::{BoundSocket, Handover, Offer, Successor};
 /// (systemd.exec(5), `LimitNOFILE=`).
 const FD_LIMIT_LOW: u64 = 4096;
 
-/// Time for the accepting tasks to end when the relay stops, and interval of checking.
-const DOORS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time for the accepting tasks to end when the relay stops, and interval of checking. They take milliseconds, on a busy
+/// machine longer; only a shard that hangs needs the whole time.
+const DOORS_TIMEOUT: Duration = Duration::from_secs(4);
 const DOORS_PAUSE: Duration = Duration::from_millis(1);
 
 /// Attempts of a relay with `take_over` to find the running relay while the addresses are taken; each attempt

@@ -73,8 +73,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Time that the new relay waits for the old one to accept nothing more, before it reports that it is ready. A stopped
-/// (SIGSTOP) relay accepts nothing either.
-const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
+/// (SIGSTOP) relay accepts nothing either. On a busy machine the old relay may take more than a second, and the new one
+/// must not answer packets of QUIC connections that the old one has not closed yet.
+const PARTING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept, for example for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);

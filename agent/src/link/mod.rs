@@ -86,6 +86,8 @@ pub(crate) struct Link {
     deadline: Bell,
     /// Rung when this machine's network changed; a link over QUIC then goes on from another address.
     moved: Bell,
+    /// Rung when this machine may have lost the link's address; a link over QUIC then looks whether it has.
+    lost_address: Bell,
     /// Rung when the relay does not answer a ping soon, over QUIC.
     doubted: Bell,
     is_over_quic: bool,
@@ -178,6 +180,7 @@ impl Link {
             flushed: Notify::new(),
             deadline: Bell::default(),
             moved: Bell::default(),
+            lost_address: Bell::default(),
             doubted: Bell::default(),
             is_over_quic: false,
             path: Mutex::default(),
@@ -214,6 +217,12 @@ impl Link {
     /// its sessions.
     pub(crate) fn network_changed(&self) {
         self.moved.ring();
+    }
+
+    /// Tells the link that this machine's network is about to change: over QUIC it goes on from a new local address if the
+    /// present one is gone.
+    pub(crate) fn may_have_lost_its_address(&self) {
+        self.lost_address.ring();
     }
 
     /// Ready when the relay does not answer a ping soon, once for each ping; never for a link that is not over QUIC.

@@ -23,6 +23,7 @@ on_each_driver!(
     what_a_caller_breaks_off_does_not_look_complete,
     a_caller_whose_agent_is_lost_hears_of_it,
     callers_of_a_relay_that_stops_are_told,
+    each_of_many_callers_is_told_that_the_relay_stops,
     an_answer_on_its_way_arrives_although_the_relay_stops,
 );
 
@@ -136,15 +137,41 @@ async fn callers_of_a_relay_that_stops_are_told(driver: DriverChoice) -> Result<
     stream.write_all(b"some").await?;
     soon("the echo", stream.read_exact(&mut [0; 4])).await??;
     let stopping = tokio::task::spawn_blocking(move || relay.stop());
+    hears_that_the_relay_stops(&caller).await?;
+    stopping.await?;
+    Ok(())
+}
+
+/// More callers than a shard runs tasks in some of its turns.
+async fn each_of_many_callers_is_told_that_the_relay_stops(driver: DriverChoice) -> Result<()> {
+    const CALLERS: usize = 1_200;
+    let certificate = TestCertificate::new("relay.test")?;
+    let relay = TestRelay::with().driver(driver).config(|config| {
+        config.shards = 1;
+        config.drain_timeout = Duration::from_millis(100);
+    });
+    let relay = relay.quic(&certificate).start()?;
+    let mut callers = Vec::with_capacity(CALLERS);
+    for _ in 0..CALLERS {
+        callers.push(relay.quic_caller(&certificate).await?);
+    }
+    let stopping = tokio::task::spawn_blocking(move || relay.stop());
+    for caller in &callers {
+        hears_that_the_relay_stops(caller).await?;
+    }
+    stopping.await?;
+    Ok(())
+}
+
+async fn hears_that_the_relay_stops(caller: &QuicCaller) -> Result<()> {
     match caller.lost().await? {
         ConnectionError::ApplicationClosed(close) => {
             let code = VarInt::from(LinkEnd::ShuttingDown.code());
             assert_eq!(close.error_code, code);
+            Ok(())
         }
         other => bail!("{other}"),
     }
-    stopping.await?;
-    Ok(())
 }
 
 async fn an_answer_on_its_way_arrives_although_the_relay_stops(driver: DriverChoice) -> Result<()> {

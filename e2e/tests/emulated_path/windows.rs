@@ -22,8 +22,7 @@ const RATE_MBIT: f64 = 200.0;
 const SHARE_MIN: f64 = 0.9;
 
 pub(crate) fn facts() -> Vec<Fact> {
-    let has_bbr = has_bbr();
-    let control = match has_bbr {
+    let control = match has_bbr() {
         true => " --sysctl net.ipv4.tcp_congestion_control=bbr",
         false => "",
     };
@@ -34,15 +33,11 @@ pub(crate) fn facts() -> Vec<Fact> {
             "tcp" => format!("on_a_{carrier}"),
             _ => format!("over_{scheme}"),
         };
-        let fact = Fact::new(
+        Fact::new(
             format!("bulk_{direction}_{carried}_fills_a_path_of_{round_trip_ms}_ms"),
             format!("--delay {delay_ms}ms --rate {RATE_MBIT}mbit --queue 1bdp{control}"),
             format!("bulk {direction} {scheme} {carrier}"),
-        );
-        match has_bbr {
-            true => fact.with_variable("QUIC_CONGESTION", "bbr"),
-            false => fact,
-        }
+        )
     };
     let both_ways = |time, scheme| ["down", "up"].map(|way| fact(time, way, scheme, "link"));
     let times = [1, 20, 100, 300].into_iter();
@@ -53,8 +48,8 @@ pub(crate) fn facts() -> Vec<Fact> {
     over_tcp.chain(over_others).chain(on_lane).collect()
 }
 
-/// Whether the kernel has BBR, which TCP and QUIC then both use. CUBIC leaves slow start early on a long path and then
-/// needs longer than this test to fill it, whatever our windows are.
+/// Whether the kernel has BBR, which TCP then uses. The kernel's CUBIC leaves slow start early on a long path and then
+/// needs longer than this test to fill it, whatever our windows are. QUIC has the CUBIC of `quinn-proto`, as users have.
 fn has_bbr() -> bool {
     let available = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
     available.is_ok_and(|names| names.split_ascii_whitespace().any(|name| name == "bbr"))

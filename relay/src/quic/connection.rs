@@ -35,6 +35,8 @@ pub(crate) struct Connection {
     /// Whether the relay has closed the connection, and its task has not been told: quinn-proto tells only of ends by
     /// the peer.
     is_closed_untold: Cell<bool>,
+    /// Whether the relay has closed the connection, and the packet that tells the peer is not sent yet.
+    is_close_due: Cell<bool>,
     /// What may go to addresses that the peer has not proved.
     pub(super) allowance: RefCell<Unproved>,
     /// Counts as a handshake of a client that has not proved its address.
@@ -65,6 +67,7 @@ impl Connection {
             is_heard: Cell::new(false),
             own_code: Cell::new(None),
             is_closed_untold: Cell::new(false),
+            is_close_due: Cell::new(false),
             window: RefCell::default(),
             metrics,
         }
@@ -164,8 +167,19 @@ impl Connection {
         if !was_closed {
             self.own_code.set(Some(code));
             self.is_closed_untold.set(true);
+            self.is_close_due.set(true);
             self.news.raise();
         }
+    }
+
+    /// Whether the relay has closed the connection, and the packet that tells the peer is not sent yet.
+    pub(super) fn is_close_due(&self) -> bool {
+        self.is_close_due.get()
+    }
+
+    /// Notes that the driver has sent all that the state had to send.
+    pub(super) fn all_is_sent(&self) {
+        self.is_close_due.set(false);
     }
 
     /// Closes the connection; the peer is told `reason`, as code and as word. Data that was not sent is lost.

@@ -81,6 +81,9 @@ impl Driver {
         }
         let mut is_over = self.exchange(now, &mut proto);
         let sent = self.transmit(now, &mut proto);
+        if sent == Sent::All {
+            connection.all_is_sent();
+        }
         is_over |= self.exchange(now, &mut proto);
         if std::mem::take(&mut self.is_count_due) || is_over {
             let path = proto.stats().path;
@@ -107,6 +110,8 @@ impl Driver {
             let word = reason.word().as_bytes();
             self.connection
                 .close_at(now, proto, close_code(reason), word);
+            // The peer may be told in the next round only.
+            self.connection.work.set();
         }
         exchanged == Exchanged::Over
     }

@@ -176,6 +176,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether a peer is still to be told that its connection is closed.
+    pub(crate) fn has_close_due(&self) -> bool {
+        self.table.has_close_due()
+    }
+
     /// Counts as a handshake of a client that has not proved its address, as long as it is kept.
     #[cfg(test)]
     pub(super) fn unproved(&self) -> Rc<()> {

@@ -80,6 +80,12 @@ impl Table {
             .collect()
     }
 
+    /// Whether a peer is still to be told that the relay has closed its connection.
+    pub(super) fn has_close_due(&self) -> bool {
+        let connections = self.connections.borrow();
+        connections.iter().flatten().any(|it| it.is_close_due())
+    }
+
     /// Passes events between a connection and the endpoint's state. A connection that is over is removed from both.
     pub(super) fn exchange(
         &self,

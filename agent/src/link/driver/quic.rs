@@ -112,6 +112,7 @@ async fn turns(
             // First, so that a ping leaves from the new address.
             biased;
             () = link.moved.heard() => quic.rebind(),
+            () = link.lost_address.heard() => quic.leave_lost_address(),
             () = quic.ready(wakes_at) => {}
             () = link.transmit.heard() => gathered(link).await,
         }

@@ -49,6 +49,8 @@ pub(super) struct Slot {
     token: watch::Receiver<u64>,
     /// Changes of this machine's network.
     network: NetworkChanges,
+    /// Receiver of the number of signs of such changes.
+    signs: watch::Receiver<u64>,
     /// Receiver of the number of this machine's sleeps that no link outlives.
     long_sleeps: watch::Receiver<u64>,
     /// The link that was dialled last, unless it drains.
@@ -86,6 +88,7 @@ impl Slot {
         Self {
             token: agent.token.versions(),
             network: agent.network.changes(),
+            signs: agent.network.signs(),
             long_sleeps: agent.network.long_sleeps(),
             agent,
             index,
@@ -358,6 +361,7 @@ impl Slot {
                 }
                 // Before the change of the network, as which a sleep counts too.
                 () = changed(&mut self.long_sleeps) => return Err(slept(&link)),
+                () = changed(&mut self.signs) => link.may_have_lost_its_address(),
                 () = self.network.changed() => {
                     beside.network_changed();
                     self.check(&link, dialled.address, &mut doubt)?;

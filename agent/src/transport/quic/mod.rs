@@ -335,6 +335,14 @@ impl Quic {
         Poll::Ready(())
     }
 
+    /// Goes on from another local address if this machine no longer has the present one. The socket itself reports that only
+    /// for the next packet that it sends.
+    pub(crate) fn leave_lost_address(&mut self) {
+        if self.is_connected && self.socket.has_lost_its_address() {
+            self.rebind();
+        }
+    }
+
     /// Goes on from a new local port, and from the local address that the system chooses now. Packets to the old one are
     /// still read until the relay has answered to the new one.
     pub(crate) fn rebind(&mut self) {

@@ -18,7 +18,7 @@ use super::Shard;
 use super::mail::message::{Message, QuicMessage, Stop};
 use crate::certificates::{Served, ServerConfigs};
 use crate::error::ListenKind;
-use crate::io::{PacketSteering, turn};
+use crate::io::{PacketSteering, timeout, turn};
 use crate::limits::Handshake;
 use crate::metrics::TlsFailure;
 use crate::quic::{CONNECTIONS_MAX, Connection, Endpoint, Host, LocalTask, Place, Setup, Strays};
@@ -30,8 +30,9 @@ const IDLE_MARGIN: u32 = 2;
 /// Least idle timeout of a connection: callers are told to send something every 30 s, which may be late or lost.
 const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 
-/// Turns that the drivers of closed connections get to tell the peers: one to be woken, and one to send.
-const TURNS_TO_TELL: usize = 2;
+/// Time for the drivers of closed connections to tell the peers. They need some turns of the shard, and more only while a
+/// socket has no room.
+const TELL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A shard as its endpoints see it. They belong to the shard, so that none of the two keeps the other.
 struct ShardHost(Weak<Shard>);
@@ -184,10 +185,13 @@ impl Shard {
         for endpoint in &endpoints {
             endpoint.close(close_code(reason), reason.word().as_bytes());
         }
-        if !endpoints.is_empty() {
-            for _ in 0..TURNS_TO_TELL {
+        let told = async {
+            while endpoints.iter().any(|it| it.has_close_due()) {
                 turn().await;
             }
+        };
+        if timeout(TELL_TIMEOUT, told).await.is_err() {
+            debug!("some peers over QUIC were not told that the relay stops");
         }
     }
 }
