@@ -346,12 +346,7 @@ impl Slot {
                 }
                 () = stopped(&mut self.stop), if !stopping => {
                     stopping = true;
-                    let deadline = Instant::now() + self.agent.config.drain_timeout;
-                    link.close(deadline, Some(LinkEnd::ShuttingDown));
-                    // It may have sessions already.
-                    if let Some(candidate) = beside.stop() {
-                        self.part(candidate);
-                    }
+                    self.close(&link, beside);
                 }
                 () = until(wakes_at), if !stopping => {
                     if it.is_unanswered(Instant::now()) {
@@ -384,6 +379,16 @@ impl Slot {
             if !stopping && let Some(error) = it.failure() {
                 return Err(error);
             }
+        }
+    }
+
+    /// Closes the link, and what was begun beside it, because the agent stops; sessions may finish.
+    fn close(&mut self, link: &Link, beside: &mut Overtaking) {
+        let deadline = Instant::now() + self.agent.config.drain_timeout;
+        link.close(deadline, Some(LinkEnd::ShuttingDown));
+        // It may have sessions already.
+        if let Some(candidate) = beside.stop() {
+            self.part(candidate);
         }
     }
 
