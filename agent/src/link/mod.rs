@@ -219,8 +219,8 @@ impl Link {
         self.moved.ring();
     }
 
-    /// Tells the link that this machine's network is about to change: over QUIC it goes on from a new local address if the
-    /// present one is gone.
+    /// Tells the link that an address or route of this machine has changed: over QUIC it goes on from a new local address
+    /// if the present one is gone.
     pub(crate) fn may_have_lost_its_address(&self) {
         self.lost_address.ring();
     }

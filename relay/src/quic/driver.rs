@@ -110,7 +110,7 @@ impl Driver {
             let word = reason.word().as_bytes();
             self.connection
                 .close_at(now, proto, close_code(reason), word);
-            // The peer may be told in the next round only.
+            // This round may have sent its packets already: another one tells the peer.
             self.connection.work.set();
         }
         exchanged == Exchanged::Over

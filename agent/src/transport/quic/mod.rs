@@ -216,7 +216,7 @@ impl Quic {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
         );
         self.errors += 1;
-        // Without its address the socket is of no use at once; the watch of the network notices the change later.
+        // Without its address the socket is of no use at once; the watch of the network may notice the change later.
         let is_useless = self.errors >= ERRORS_MAX || self.socket.has_lost_its_address();
         if is_useless && self.is_connected {
             self.rebind();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tieline_transport::quic::close_code;
 use tieline_wire::LinkEnd;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 pub(super) use self::crossing::serve_crossed;
 use super::Shard;
@@ -30,9 +30,9 @@ const IDLE_MARGIN: u32 = 2;
 /// Least idle timeout of a connection: callers are told to send something every 30 s, which may be late or lost.
 const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 
-/// Time for the drivers of closed connections to tell the peers. They need some turns of the shard, and more only while a
-/// socket has no room.
-const TELL_TIMEOUT: Duration = Duration::from_millis(200);
+/// Time for the drivers of closed connections to tell the peers: [`CONNECTIONS_MAX`] packets at about 10 µs each, rounded
+/// up. Only a socket that has no room needs the whole time.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A shard as its endpoints see it. They belong to the shard, so that none of the two keeps the other.
 struct ShardHost(Weak<Shard>);
@@ -191,7 +191,9 @@ impl Shard {
             }
         };
         if timeout(TELL_TIMEOUT, told).await.is_err() {
-            debug!("some peers over QUIC were not told that the relay stops");
+            warn!(
+                "the relay stops without having told all peers over QUIC, since a UDP socket has no room"
+            );
         }
     }
 }
