@@ -42,7 +42,7 @@ windows:
         echo "windows: ignored, because a C compiler for Windows is missing (Debian: gcc-mingw-w64-x86-64)"
         exit 0
     fi
-    cargo clippy --target "$target" -p tieline-wire -p tieline-token -p tieline-hop -p tieline-transport -p tieline-agent -p tieline --all-targets -- -D warnings
+    cargo clippy --target "$target" -p tieline-wire -p tieline-token -p tieline-hop -p tieline-bridge -p tieline-transport -p tieline-agent -p tieline --all-targets -- -D warnings
 
 # Our own style rules (docs/STYLE.md), as tests
 [group('check')]

@@ -65,6 +65,7 @@ fn all_our_sources_are_read() {
         "wire/schema/wire.fbs",
         "wire/src/generated.rs",
         "hop/src/lib.rs",
+        "bridge/src/lib.rs",
         "relay/src/main.rs",
         "relay/tests/tidy/main.rs",
         "agent/src/targets/mod.rs",
