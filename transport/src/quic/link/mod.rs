@@ -30,7 +30,8 @@ pub struct LinkStreams {
     /// How far the bytes of all streams have come.
     progress: LinkProgress,
     control: Control,
-    sessions: SessionMap<SessionStream>,
+    /// Boxed: a hash table has up to four places for an entry.
+    sessions: SessionMap<Box<SessionStream>>,
     /// The highest session whose stream this side has opened (relay), or knows (agent).
     known: u32,
     /// The peer opened streams.
@@ -153,7 +154,7 @@ impl LinkStreams {
     fn stream(&mut self, id: SessionId) -> &mut SessionStream {
         let (is_relay, progress) = (self.is_relay, &self.progress);
         let stream = self.sessions.entry(id);
-        stream.or_insert_with(|| SessionStream::new(is_relay, Mode::default(), progress))
+        stream.or_insert_with(|| Box::new(SessionStream::new(is_relay, Mode::default(), progress)))
     }
 
     fn list_readable(&mut self, id: SessionId) {
@@ -204,10 +205,10 @@ impl LinkStreams {
     pub fn has_arrived(&self, connection: &mut Connection) -> bool {
         let control = &self.control;
         let has_control = control.pending.is_empty() && control.unacknowledged.bytes() == 0;
-        let sends =
-            |(id, it): &(&SessionId, &SessionStream)| id.0 <= self.known && it.end.is_none();
-        // Beside the control stream.
-        let most = 1 + self.sessions.iter().filter(sends).count();
+        let sessions = self.sessions.iter();
+        let sending = sessions.filter(|(id, it)| id.0 <= self.known && it.end.is_none());
+        // With the control stream.
+        let most = sending.count() + 1;
         has_control && self.lingering.is_empty() && connection.streams().send_streams() <= most
     }
 

@@ -90,7 +90,12 @@ impl SessionStream {
 
     /// Gives QUIC what is pending; true if it took everything. Otherwise QUIC reports when the stream takes more.
     pub(super) fn write(&mut self, connection: &mut Connection, id: StreamId) -> bool {
-        write_chunks(connection, id, &mut self.pending)
+        let is_all = write_chunks(connection, id, &mut self.pending);
+        if self.pending.is_empty() {
+            // An idle stream keeps no memory for pieces.
+            self.pending = VecDeque::new();
+        }
+        is_all
     }
 }
 

@@ -47,7 +47,7 @@ impl LinkStreams {
             let mut it = SessionStream::new(true, mode, &self.progress);
             it.begin();
             it.write(connection, stream);
-            self.sessions.insert(id, it);
+            self.sessions.insert(id, Box::new(it));
             mux.resume(id);
         }
     }
@@ -145,7 +145,7 @@ impl Output for Writer<'_> {
 
     fn takes(&self, session: SessionId) -> bool {
         let stream = self.streams.sessions.get(&session);
-        session.0 <= self.streams.known && stream.is_some_and(SessionStream::takes)
+        session.0 <= self.streams.known && stream.is_some_and(|it| it.takes())
     }
 
     fn control(&mut self, bytes: &[u8]) {
