@@ -23,6 +23,11 @@ impl Bell {
         }
     }
 
+    /// Forgets a ring that nothing has waited for yet.
+    pub(crate) fn hush(&self) {
+        self.rung.store(false, Ordering::Release);
+    }
+
     /// Waits for a ring; ready at once if the bell rang since the last wait.
     pub(crate) const fn heard(&self) -> Heard<'_> {
         Heard {

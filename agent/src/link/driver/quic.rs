@@ -92,6 +92,9 @@ async fn turns(
         turn_bytes += taken_in.map_err(|reason| lost_by(&reason, dispatch.as_deref()))?;
         {
             let mut core = link.core();
+            // What was rung for is sent now, or waits for room that the relay gives: a turn for the ring alone would come
+            // at once, and again, without a wait in which packets are read.
+            link.transmit.hush();
             quic.transmit(link.now(), &mut core.mux);
             core.after_turn(&link.deadline);
         }

@@ -1,11 +1,12 @@
 //! A link over QUIC: sessions, a change of address in the middle of them, and the ways in which the link ends.
 
-use tieline_transport::quic::close_code;
+use tieline_transport::quic::{STRANGER_WINDOW_BYTES, close_code};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::error::Error;
+use crate::transport::Gauge;
 use crate::transport::tests::Server;
 use crate::transport::tests::quic_relay::QuicRelay;
 
@@ -28,8 +29,14 @@ struct Running {
 impl Running {
     /// A link that has registered its tunnel.
     async fn start() -> Self {
+        Self::start_at(|_| {}).await
+    }
+
+    /// A link that has registered its tunnel at a relay that `change` has changed before.
+    async fn start_at(change: impl FnOnce(&mut QuicRelay)) -> Self {
         let server = Server::relay().await;
         let mut relay = QuicRelay::of(&server).await;
+        change(&mut relay);
         let dialler = relay.dialler(&server);
         let shaking = relay.until("the handshake", |relay| relay.is_connected());
         let (agent, ()) = tokio::join!(dialler.dial(), shaking);
@@ -135,6 +142,62 @@ async fn a_session_carries_bytes_both_ways_and_the_link_is_bound_to_its_connecti
     let path = running.link.path().unwrap();
     assert!(path.sent > 0 && path.mtu >= 1200, "{path:?}");
     assert_eq!(running.link.rtt(), Some(path.rtt));
+}
+
+/// A link that does not yield would stop this test's own thread.
+#[test]
+fn a_link_reads_on_while_its_control_frames_wait_for_room() {
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build().unwrap();
+        runtime.block_on(control_frames_wait_for_room());
+        tell.send(())
+    });
+    let is_done = told.recv_timeout(Duration::from_secs(60));
+    is_done.expect("the link reads on");
+}
+
+async fn control_frames_wait_for_room() {
+    let mut running = Running::start_at(|relay| relay.is_trusting = false).await;
+    let mut targets = Vec::new();
+    // Together they may send more than the connection's window takes.
+    for _ in 0..12 {
+        targets.push(running.open().await.1);
+    }
+    running.relay.is_deaf = true;
+    for mut target in targets {
+        tokio::spawn(async move { while target.write_all(&[7; 65_536]).await.is_ok() {} });
+    }
+    let link = Arc::clone(&running.link);
+    let is_full = |_: &mut QuicRelay| {
+        let given = link.gauge.get().and_then(Gauge::read).unwrap();
+        given.acked + given.waiting > u64::from(STRANGER_WINDOW_BYTES)
+    };
+    running.relay.until("the full window", is_full).await;
+    let open = Open {
+        tunnel: tunnel(),
+        mode: Mode::Bytes,
+    };
+    let ids = [(); 2].map(|()| running.relay.mux().open(&open).unwrap());
+    let targets = &running.targets;
+    let both = async { (targets.accept().await, targets.accept().await) };
+    let _targets = tokio::select! {
+        accepted = both => accepted,
+        () = running.relay.serve() => unreachable!("the relay serves for ever"),
+    };
+    let link = &running.link;
+    let is_held_up = |_: &mut QuicRelay| link.core().mux.wants_transmit();
+    running.relay.until("the wait", is_held_up).await;
+    running.relay.is_deaf = false;
+    let mut left = ids.to_vec();
+    let are_open = |relay: &mut QuicRelay| {
+        for event in relay.take_events() {
+            left.retain(|session| event != Event::Opened { session: *session });
+        }
+        left.is_empty()
+    };
+    running.relay.until("the sessions", are_open).await;
 }
 
 #[tokio::test]

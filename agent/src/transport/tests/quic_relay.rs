@@ -32,6 +32,10 @@ pub(crate) struct QuicRelay {
     events: Vec<Event>,
     /// Why the connection was lost.
     pub(crate) lost: Option<ConnectionError>,
+    /// It trusts an agent that registers, and widens its windows.
+    pub(crate) is_trusting: bool,
+    /// It acknowledges packets, and reads nothing of the streams in them.
+    pub(crate) is_deaf: bool,
     buffer: Vec<u8>,
 }
 
@@ -79,6 +83,8 @@ impl QuicRelay {
             started_at: Instant::now(),
             events: Vec::new(),
             lost: None,
+            is_trusting: true,
+            is_deaf: false,
             buffer: vec![0; 65_536],
         }
     }
@@ -250,8 +256,10 @@ impl QuicRelay {
         let (Some((_, connection)), Some(mux)) = (&mut self.connection, &mut self.mux) else {
             return;
         };
-        while let Ok(Some(event)) = self.streams.poll_event(moment, connection, mux) {
-            if matches!(event, Event::Register(_)) {
+        while !self.is_deaf
+            && let Ok(Some(event)) = self.streams.poll_event(moment, connection, mux)
+        {
+            if self.is_trusting && matches!(event, Event::Register(_)) {
                 mux.trust();
             }
             self.events.push(event);
