@@ -182,7 +182,9 @@ pub(super) async fn dial(agent: Arc<Agent>) -> Result<Raced, Error> {
     })
 }
 
-/// True for the error of a dial over QUIC that the path may have caused, or a relay without QUIC.
+/// True for the error of a dial over QUIC that the path may have caused. A port that no program has, or a relay that ends
+/// the handshake, shows that packets come back: the relay may be about to start or to stop. Such a dial fails at once, so
+/// trying it again costs little, also at a relay without QUIC.
 fn blames_path(error: &Error) -> bool {
     match error {
         Error::Dial { source, .. } => {
@@ -190,7 +192,13 @@ fn blames_path(error: &Error) -> bool {
                 .get_ref()
                 .and_then(|it| it.downcast_ref::<QuicError>());
             // Errors of the system have none: no packet was sent.
-            inner.is_some_and(|it| !matches!(it, QuicError::Busy))
+            inner.is_some_and(|it| match it {
+                QuicError::NoAnswer { .. }
+                | QuicError::Unfinished { .. }
+                | QuicError::Version
+                | QuicError::Ended(_) => true,
+                QuicError::NothingListens { .. } | QuicError::Busy | QuicError::Closed(_) => false,
+            })
         }
         _ => true,
     }
@@ -222,6 +230,7 @@ fn now_s() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::HostPort;
     use crate::transport::Proxies;
     use crate::transport::tests::Server;
 
@@ -265,13 +274,24 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_relay_and_this_machines_own_limits_do_not_speak_against_the_path() {
+    fn a_relay_that_answers_and_this_machines_own_limits_do_not_speak_against_the_path() {
+        let to = || HostPort::parse("relay.test:443", None).unwrap();
         let dial = |source| Error::Dial {
             relay: "https://relay.test".to_owned(),
             source,
         };
         for (source, is_to_blame) in [
             (io::Error::other(QuicError::Busy), false),
+            (
+                io::Error::other(QuicError::Closed("stops".to_owned())),
+                false,
+            ),
+            (
+                io::Error::other(QuicError::NothingListens { to: to() }),
+                false,
+            ),
+            (io::Error::other(QuicError::NoAnswer { to: to() }), true),
+            (io::Error::other(QuicError::Unfinished { to: to() }), true),
             // EMFILE: this process has no descriptor left.
             (io::Error::from_raw_os_error(24), false),
             (io::Error::other(QuicError::Version), true),

@@ -356,6 +356,7 @@ impl Config {
             );
         }
         self.check_ports()?;
+        self.check_packets()?;
         self.check_tls()?;
         self.check_open()?;
         if self.caller_auth == CallerAuth::Token
@@ -442,6 +443,24 @@ impl Config {
             if let Some((other, _)) = all[..index].iter().find(is_same) {
                 return conflict(format!(
                     "{other}_listen and {kind}_listen both name {address}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a second address for QUIC of which another one takes the packets already: for UDP the kernel lets no two
+    /// sockets have them. `[::]` takes those of IPv4, too.
+    fn check_packets(&self) -> Result<(), ConfigError> {
+        let takes = |all: &SocketAddr, one: &SocketAddr| {
+            let is_wider = all.is_ipv6() || one.is_ipv4();
+            all.port() == one.port() && all.port() != 0 && all.ip().is_unspecified() && is_wider
+        };
+        for one in &self.quic_listen {
+            let mut others = self.quic_listen.iter().filter(|it| *it != one);
+            if let Some(all) = others.find(|all| takes(all, one)) {
+                return conflict(format!(
+                    "quic_listen {all} takes the packets for {one} as well: leave {one} out"
                 ));
             }
         }

@@ -30,6 +30,9 @@ const WAITING_BYTES_TOTAL: u64 = 1024 * 1024;
 /// gone, a few seconds later: with an invented address, too, a hello and a close behind it can be sent.
 pub(super) const UNPROVED_MAX: usize = 64;
 
+/// Time for which a hello counts that failed at once, and so has no state: about as long as the state of others.
+pub(super) const UNPROVED_FAILED: Duration = Duration::from_secs(3);
+
 /// Connections of an address on one shard: idle ones hold 48 KiB at most, so these 3 GiB. Connections over TCP have such
 /// a limit in the number of open files.
 pub(crate) const CONNECTIONS_MAX: usize = 65_536;

@@ -15,7 +15,7 @@ use quinn_proto::{
 };
 use tracing::{debug, warn};
 
-use super::config::{self, UNPROVED_MAX, WAITING_MAX};
+use super::config::{self, UNPROVED_FAILED, UNPROVED_MAX, WAITING_MAX};
 use super::connection::Connection;
 use super::driver::Driver;
 use super::failure::failure;
@@ -392,6 +392,11 @@ impl Endpoint {
         let accepted = waiting.accept();
         drop(permit);
         let Some(connection) = accepted else {
+            drop(place);
+            if let Some(unproved) = unproved {
+                sleep(UNPROVED_FAILED).await;
+                drop(unproved);
+            }
             return;
         };
         connection.is_unproved(unproved);

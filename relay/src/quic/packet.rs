@@ -1,6 +1,9 @@
 //! What a datagram is by its first bytes, before any connection is looked for. Datagrams that no connection can use are
 //! dropped here.
 
+use quinn_proto::VarInt;
+use quinn_proto::coding::Codec;
+
 use crate::metrics::QuicDrop;
 
 /// Bits of the first byte (RFC 8999, section 5.1; RFC 9000, section 17.2).
@@ -52,12 +55,31 @@ pub(super) fn kind(datagram: &[u8]) -> Result<Kind, QuicDrop> {
         0 => Err(QuicDrop::Malformed),
         VERSION if id_bytes > ID_BYTES_MAX => Err(QuicDrop::Malformed),
         VERSION if first & LONG_TYPE != 0 => Ok(Kind::Later),
+        VERSION if is_initial_size && !has_whole_head(datagram) => Err(QuicDrop::Malformed),
         VERSION if is_initial_size => Ok(Kind::Initial),
         VERSION => Err(QuicDrop::ShortInitial),
         // Smaller datagrams get no answer (RFC 9000, section 5.2.2).
         _ if is_initial_size => Ok(Kind::OtherVersion),
         _ => Err(QuicDrop::Version),
     }
+}
+
+/// True if the head of an Initial packet, and the packet by its length, end within the datagram (RFC 9000, section 17.2.2).
+fn has_whole_head(datagram: &[u8]) -> bool {
+    let read = || {
+        // Behind the first byte and the version: two connection IDs, the token, and the rest of the packet.
+        let mut rest = datagram.get(5..)?;
+        for _ in 0..2 {
+            let (len, behind) = rest.split_first()?;
+            rest = behind.get(usize::from(*len)..)?;
+        }
+        for _ in 0..2 {
+            let len = VarInt::decode(&mut rest).ok()?.into_inner();
+            rest = rest.get(usize::try_from(len).ok()?..)?;
+        }
+        Some(())
+    };
+    read().is_some()
 }
 
 #[cfg(test)]
@@ -99,6 +121,21 @@ mod tests {
             (b"GET / HTTP/1.1\r\n", 18, Err(QuicDrop::Malformed)),
         ] {
             assert_eq!(kind(&datagram(head, len)), wanted, "{head:?}, {len}");
+        }
+    }
+
+    #[test]
+    fn a_first_packet_that_is_longer_than_its_datagram_is_malformed() {
+        // A connection ID of 8 bytes and an empty one, then the lengths of the token and of the packet.
+        for (lengths, wanted) in [
+            (&[0x00, 0x44, 0x9e][..], Ok(Kind::Initial)),
+            (&[0x00, 0x44, 0x9f], Err(QuicDrop::Malformed)),
+            (&[0x44, 0x9e], Ok(Kind::Initial)),
+            (&[0x44, 0x9f], Err(QuicDrop::Malformed)),
+            (&[0xbf, 0xff, 0xff, 0xff], Err(QuicDrop::Malformed)),
+        ] {
+            let head = [&[0xc3, 0, 0, 0, 1, 8][..], &[0; 9], lengths].concat();
+            assert_eq!(kind(&datagram(&head, 1200)), wanted, "{lengths:?}");
         }
     }
 

@@ -57,7 +57,7 @@ impl Shard {
                     }
                 }
                 Some(None) | None => {
-                    debug!(%peer, "no valid preamble in time");
+                    debug!(%peer, "no valid preamble, or not in time");
                     refused(peer, CallerRefusal::Preamble);
                 }
             }

@@ -107,7 +107,9 @@ fn advice(error: &Error) -> &'static str {
             "is the relay's UDP port behind this URL (443 if none is given)?"
         }
         Some(QuicError::Busy) => "this may pass: try again",
-        Some(QuicError::Ended(_)) => "try again, and ask the relay's operator",
+        Some(QuicError::Closed(_) | QuicError::Ended(_)) => {
+            "try again, and ask the relay's operator"
+        }
         None if source.kind() == io::ErrorKind::NetworkUnreachable => {
             "this network has no route to the relay: is a VPN off, or a cable unplugged?"
         }

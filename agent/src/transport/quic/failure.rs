@@ -49,6 +49,9 @@ pub enum QuicError {
     /// The relay takes no connection now.
     #[error("the relay takes no further connections at the moment")]
     Busy,
+    /// The relay closed the connection during the handshake.
+    #[error("the relay closed the connection during the handshake: {0}")]
+    Closed(String),
     /// The connection ended during the handshake.
     #[error("the connection ended during the handshake: {0}")]
     Ended(String),
@@ -62,6 +65,9 @@ impl QuicError {
                 if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
             {
                 Self::Busy
+            }
+            ConnectionError::ConnectionClosed(_) | ConnectionError::ApplicationClosed(_) => {
+                Self::Closed(reason.to_string())
             }
             other => Self::Ended(other.to_string()),
         }

@@ -195,6 +195,17 @@ fn quic_needs_a_certificate_and_tokens_and_a_udp_port_of_its_own() {
     let error = Case::flags("--quic-listen 127.0.0.1:1 --quic-listen 127.0.0.1:1").error();
     assert_eq!(error, "quic_listen and quic_listen both name 127.0.0.1:1");
     let files = "--tls-cert relay.pem --tls-key relay.key";
+    for (all, one) in [
+        ("0.0.0.0:443", "127.0.0.1:443"),
+        ("[::]:443", "0.0.0.0:443"),
+        ("[::]:443", "[::1]:443"),
+    ] {
+        let flags = format!("--quic-listen {one} --quic-listen {all} {files}");
+        let error = Case::flags(&flags).error();
+        let wanted =
+            format!("quic_listen {all} takes the packets for {one} as well: leave {one} out");
+        assert_eq!(error, wanted);
+    }
     let error = Case::flags(&format!("--quic-listen 0.0.0.0:443 {files}")).error();
     let wanted = "quic_listen 0.0.0.0:443 can be reached from other machines and auth is open";
     assert!(error.starts_with(wanted), "{error}");

@@ -90,6 +90,27 @@ fn a_hello_with_a_close_behind_it_keeps_its_place_until_its_state_is_gone() {
 }
 
 #[test]
+fn hellos_that_fail_at_once_lead_to_the_proof_of_addresses() {
+    let rig = Rig::new();
+    run(Chosen::Epoll, async {
+        let (host, bound) = rig.host();
+        for number in 1..=UNPROVED {
+            let mut raw = rig.raw(bound, u8::try_from(number).unwrap());
+            // A CRYPTO frame of 4 bytes that begin no hello.
+            raw.say(INITIAL, &[0x06, 0, 4, 0xff, 0, 0, 0]);
+            rig.counted(&failures("protocol"), number as u64).await;
+        }
+        assert_eq!(rig.count(RETRIES), 0);
+        let mut late = rig.raw(bound, 100);
+        late.hello();
+        rig.counted(RETRIES, 1).await;
+        assert_eq!(rig.count(CONNECTIONS), 0);
+        host.kill().await;
+    })
+    .unwrap();
+}
+
+#[test]
 fn without_a_place_for_a_handshake_only_a_client_with_a_proof_is_answered() {
     let rig = Rig::new();
     run(Chosen::Epoll, async {

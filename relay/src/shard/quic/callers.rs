@@ -81,7 +81,7 @@ impl Shard {
             let deadline = shard.kit.peers.config.preamble_timeout;
             let preamble = tcp::preamble(&stream);
             let Some(Some(preamble)) = shard.kit.in_time(deadline, true, preamble).await else {
-                debug!(%peer, "no valid preamble in time");
+                debug!(%peer, "no valid preamble, or not in time");
                 return refused(CallerRefusal::Preamble);
             };
             match shard.callers.raw_caller(&preamble, peer, &mut pass) {
