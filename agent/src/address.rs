@@ -43,11 +43,9 @@ impl HostPort {
     /// A text for a usage error that says what is wrong with `text`.
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, &'static str> {
         let (host, port) = split(text)?;
+        let wrong = "the port is not a number from 1 to 65535";
         let port = match (port, default_port) {
-            (Some(port), _) => match port.parse() {
-                Ok(0) | Err(_) => return Err("the port is not a number from 1 to 65535"),
-                Ok(port) => port,
-            },
+            (Some(port), _) => port_number(port).ok_or(wrong)?,
             (None, Some(port)) => port,
             (None, None) => return Err("the port is missing"),
         };
@@ -305,6 +303,13 @@ fn split(text: &str) -> Result<(&str, Option<&str>), &'static str> {
     }
 }
 
+/// The port with this number; `None` for 0, and for more than digits, such as the sign that [`str::parse`] allows.
+fn port_number(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = text.parse::<u16>().ok();
+    port.filter(|port| is_number && *port > 0)
+}
+
 fn parse_host(text: &str) -> Result<Host, &'static str> {
     if text.is_empty() {
         return Err("the host is missing");
@@ -358,6 +363,7 @@ mod tests {
             "host",
             "host:0",
             "host:65536",
+            "host:+80",
             "host:",
             "::1:80",
             "[::1]80",
@@ -366,6 +372,7 @@ mod tests {
             assert!(read(wrong).is_err(), "{wrong}");
         }
         assert_eq!(HostPort::parse("host", Some(80)).unwrap().port(), 80);
+        assert_eq!(read("host:080").as_deref(), Ok("host:80"));
     }
 
     #[test]

@@ -238,7 +238,10 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The relay's address cannot be parsed.
-    #[error("relay {text:?}: {problem} (expected https://host, tls://host or tcp://host:port)")]
+    #[error(
+        "relay {text:?}: {problem} (expected https://host, wss://host, tls://host, quic://host, ws://host or \
+         tcp://host:port)"
+    )]
     Relay {
         /// The given address, without a user name and password.
         text: String,

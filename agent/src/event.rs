@@ -35,6 +35,15 @@ pub enum AgentEvent {
         generation: u64,
         /// The target that the tunnel leads to.
         target: String,
+        /// What the link is over: `tcp`, `tls`, `ws`, `wss` or `quic`.
+        transport: &'static str,
+    },
+    /// A link has a tunnel over another transport than the link before it: it went from a WebSocket to QUIC, or back.
+    TransportChanged {
+        /// Index of the agent's link, from 0.
+        link: u16,
+        /// What the link is over now: `wss` or `quic`.
+        transport: &'static str,
     },
     /// Result of a look at a target after its tunnel came up. The program `tieline` sends this event, the library
     /// does not.
@@ -227,6 +236,9 @@ impl fmt::Display for AgentEvent {
                 target,
                 ..
             } => write_registered(f, tunnel, target, url, urls),
+            Self::TransportChanged { link, transport } => {
+                write!(f, "link {link} goes over {transport} now")
+            }
             Self::Target { message, .. } => write!(f, "target      {message}"),
             Self::Callers { .. } => write_callers(f, self),
             Self::TargetAway {
@@ -426,10 +438,20 @@ mod tests {
             urls: vec!["http://r/w/maya-1".to_owned()],
             generation: 7,
             target: "127.0.0.1:1".to_owned(),
+            transport: "quic",
         };
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
-            r#"{"event":"registered","link":0,"tunnel":"maya-1","url":"http://r/w/maya-1","urls":["http://r/w/maya-1"],"generation":"7","target":"127.0.0.1:1"}"#
+            r#"{"event":"registered","link":0,"tunnel":"maya-1","url":"http://r/w/maya-1","urls":["http://r/w/maya-1"],"generation":"7","target":"127.0.0.1:1","transport":"quic"}"#
+        );
+        let event = AgentEvent::TransportChanged {
+            link: 0,
+            transport: "quic",
+        };
+        assert_eq!(event.to_string(), "link 0 goes over quic now");
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"event":"transport_changed","link":0,"transport":"quic"}"#
         );
         let event = AgentEvent::Disconnected {
             link: 0,
@@ -458,6 +480,7 @@ mod tests {
                 urls,
                 generation: 1,
                 target: target.to_owned(),
+                transport: "tls",
             };
             event.to_string()
         };

@@ -278,9 +278,10 @@ async fn a_link_moves_to_quic_without_harm(driver: DriverChoice) -> Result<()> {
     let site = Site::start(driver)?;
     site.gate.dies(true);
     let echo = Target::echo().await?;
-    let agent = site.restless(&echo).start_at(&site.url("https")).await?;
+    let mut agent = site.restless(&echo).start_at(&site.url("https")).await?;
     site.are_over("wss", 1).await?;
-    site.moves(&[agent.tunnel()], 1).await
+    site.moves(&[agent.tunnel()], 1).await?;
+    agent.goes_over("quic").await
 }
 
 async fn several_links_with_several_tunnels_move_without_harm(driver: DriverChoice) -> Result<()> {

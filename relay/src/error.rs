@@ -260,13 +260,17 @@ impl StartError {
 
 fn listen_hint(kind: ListenKind, error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
-    let protocol = match kind {
-        ListenKind::Quic => 'u',
-        _ => 't',
+    // A relay that stops keeps its UDP port for the connections that it has.
+    let (protocol, ends) = match kind {
+        ListenKind::Quic => (
+            'u',
+            ", or one that stops and has sessions over QUIC (--take-over does not wait for it)",
+        ),
+        _ => ('t', ""),
     };
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "; is another tieline-relay running? `ss -l{protocol}np 'sport = :{port}'` shows who has it"
+            "; is another tieline-relay running{ends}? `ss -l{protocol}np 'sport = :{port}'` shows who has it"
         ),
         io::ErrorKind::PermissionDenied if port < 1024 => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()
@@ -321,6 +325,17 @@ mod tests {
         );
         assert_eq!(text.lines().count(), 1);
         assert_eq!(error.exit_code(), EXIT_FAILED);
+        let error = StartError::Listen {
+            kind: ListenKind::Quic,
+            address,
+            source: io::Error::from(io::ErrorKind::AddrInUse),
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("--take-over") && text.contains("ss -lunp"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1);
     }
 
     #[test]

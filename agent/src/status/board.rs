@@ -222,14 +222,14 @@ fn of_slot(link: u16, slot: &Slot, transport: Transport) -> LinkStatus {
     let rtt = handle.as_ref().and_then(|link| link.rtt());
     let path = handle.as_ref().and_then(|link| link.path());
     // A URL that leaves the transport open names the other one.
-    let transport = match handle.as_ref().is_some_and(|link| link.is_over_quic()) {
+    let transport = handle.as_ref().map(|link| match link.is_over_quic() {
         true => Transport::Quic,
         false => transport,
-    };
+    });
     LinkStatus {
         link,
         state: slot.state,
-        transport: transport.word().to_owned(),
+        transport: transport.map(|it| it.word().to_owned()),
         channel_bound: handle.as_ref().is_some_and(|link| link.is_bound()),
         // Rounded to microseconds, the resolution of the measurement.
         rtt_ms: rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
@@ -311,8 +311,10 @@ pub(super) mod tests {
             "{line}"
         );
         assert!(line.contains("0 sessions  1 of 2 links up\n"), "{line}");
+        // There is no link.
+        assert!(!text.contains("transport"), "{text}");
         // A status from an older agent.
-        let fields = r#""transport":"tcp","channel_bound":false,"#;
+        let fields = r#""channel_bound":false,"#;
         let before = text.replace(fields, "");
         assert!(before.len() < text.len(), "{text}");
         let before: AgentStatus = serde_json::from_str(&before).unwrap();
@@ -332,11 +334,11 @@ pub(super) mod tests {
         board.registered(0, 0, &granted());
         let mut status = board.status();
         for transport in ["tcp", "ws"] {
-            status.links[0].transport = transport.to_owned();
+            status.links[0].transport = Some(transport.to_owned());
             assert!(!status.to_string().contains("bound"), "{status}");
         }
         for transport in ["tls", "wss", "quic"] {
-            status.links[0].transport = transport.to_owned();
+            status.links[0].transport = Some(transport.to_owned());
             for (channel_bound, word) in [(false, "not bound"), (true, "bound")] {
                 status.links[0].channel_bound = channel_bound;
                 let text = status.to_string();
@@ -354,10 +356,10 @@ pub(super) mod tests {
         assert!(status.to_string().contains("443 -> "), "{status}");
         for link in &mut status.links {
             link.state = State::Registered;
-            link.transport = "wss".to_owned();
+            link.transport = Some("wss".to_owned());
         }
         assert!(status.to_string().contains("443 over wss ("), "{status}");
-        status.links[0].transport = "quic".to_owned();
+        status.links[0].transport = Some("quic".to_owned());
         let words = "443 over quic and wss (";
         assert!(status.to_string().contains(words), "{status}");
         status.links[1].state = State::BackingOff;

@@ -50,9 +50,10 @@ pub struct LinkStatus {
     pub link: u16,
     /// State of the link.
     pub state: State,
-    /// Transport to the relay: `tcp`, `tls`, `ws`, `wss` or `quic`. Agents of an older version have `tcp` alone.
-    #[serde(default = "tcp")]
-    pub transport: String,
+    /// What the link is over now: `tcp`, `tls`, `ws`, `wss` or `quic`; `None` while there is none. Agents of an older
+    /// version do not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
     /// True if the agent's proof is bound to the TLS connection, which then ends at the relay itself. Agents of an older
     /// version bind nothing.
     #[serde(default)]
@@ -67,10 +68,6 @@ pub struct LinkStatus {
     pub mtu: Option<u16>,
     /// Number of sessions on the link.
     pub sessions: usize,
-}
-
-fn tcp() -> String {
-    Transport::Tcp.word().to_owned()
 }
 
 /// Why the relay refuses a tunnel to a target.
@@ -125,7 +122,7 @@ impl fmt::Display for TunnelStatus {
 /// What the links that are up are over, to be printed after the relay's URL; nothing if the URL's scheme tells it.
 fn carried(relay: &str, links: &[LinkStatus]) -> String {
     let up = links.iter().filter(|it| it.state == State::Registered);
-    let mut words: Vec<_> = up.map(|it| it.transport.as_str()).collect();
+    let mut words: Vec<_> = up.filter_map(|it| it.transport.as_deref()).collect();
     words.sort_unstable();
     words.dedup();
     let scheme = relay.split_once("://").map(|(scheme, _)| scheme);
@@ -141,9 +138,11 @@ fn carried(relay: &str, links: &[LinkStatus]) -> String {
 fn binding(links: &[LinkStatus]) -> &'static str {
     let up = links.iter().filter(|it| it.state == State::Registered);
     let with_tls = [Transport::Tls, Transport::Wss, Transport::Quic].map(Transport::word);
-    let over_tls: Vec<_> = up
-        .filter(|it| with_tls.contains(&it.transport.as_str()))
-        .collect();
+    let is_over_tls = |it: &&LinkStatus| {
+        let word = it.transport.as_deref();
+        word.is_some_and(|word| with_tls.contains(&word))
+    };
+    let over_tls: Vec<_> = up.filter(is_over_tls).collect();
     match over_tls.iter().all(|it| it.channel_bound) {
         _ if over_tls.is_empty() => "",
         true => " (bound)",

@@ -261,11 +261,9 @@ impl Dialler {
         let mut connection = self.dial_quic().await?;
         if let Connection::Quic(quic) = &mut connection {
             quic.confirm(PROOF_TIMEOUT).await.map_err(|error| {
-                let to = self.relay.address();
-                Error::Dial {
-                    relay: self.relay.to_string(),
-                    source: quic::with_hint(error, to, true),
-                }
+                let relay = self.relay.to_string();
+                let source = quic::with_hint(error, &self.relay, true);
+                Error::Dial { relay, source }
             })?;
         }
         Ok(connection)
@@ -293,21 +291,29 @@ impl Dialler {
 
     /// Tells in the log of buffers that are too small for QUIC, or smaller than it asks for, if links may be over QUIC.
     pub(crate) fn tell_of_small_buffers(&self) {
-        if self.quic.is_none() || !self.way().is_ok_and(|way| way.proxy().is_none()) {
-            return;
-        }
-        let Ok(bytes) = quic::receive_room() else {
-            return;
-        };
-        match (
-            small_buffers(bytes, self.relay.chooses()),
-            has_room_for_quic(bytes),
-        ) {
-            (None, _) => {}
-            (Some(text), Err(_)) => tracing::warn!("{text}"),
+        match self.small_buffers() {
+            None => {}
+            Some((text, Err(_))) => tracing::warn!("{text}"),
             // The default of many systems, and of no effect at usual rates.
-            (Some(text), Ok(())) => tracing::info!("{text}"),
+            Some((text, Ok(()))) => tracing::info!("{text}"),
         }
+    }
+
+    /// The warning of buffers that are too small for QUIC, as the agent's log has it at its start.
+    #[must_use]
+    pub fn buffer_warning(&self) -> Option<String> {
+        let (text, has_room) = self.small_buffers()?;
+        has_room.is_err().then_some(text)
+    }
+
+    /// What is to say of small buffers, if links may be over QUIC, and whether they have room for it all the same.
+    fn small_buffers(&self) -> Option<(String, Result<(), Untried>)> {
+        if self.quic.is_none() || !self.way().is_ok_and(|way| way.proxy().is_none()) {
+            return None;
+        }
+        let bytes = quic::receive_room().ok()?;
+        let text = small_buffers(bytes, self.relay.chooses())?;
+        Some((text, has_room_for_quic(bytes)))
     }
 
     /// Connects over TCP, with the layers that the URL names.
@@ -340,7 +346,7 @@ impl Dialler {
             if !is_of_tls {
                 let has_heard = has_heard.get();
                 let has_heard = has_heard.is_some_and(|it| it.load(Ordering::Relaxed));
-                return failed(quic::with_hint(error, to, has_heard));
+                return failed(quic::with_hint(error, &self.relay, has_heard));
             }
             let (relay, has_own_ca) = (&self.relay, client.has_own_ca);
             Error::Tls {

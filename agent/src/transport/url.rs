@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rustls::pki_types::ServerName;
+
 use crate::address::HostPort;
 use crate::error::ConfigError;
 use crate::plain::address_without_user;
@@ -110,6 +112,7 @@ impl RelayUrl {
             }
         };
         let address = HostPort::of_relay(&format!("{scheme}://"), rest, port);
+        let address = address.and_then(|address| checked(address, transport));
         address
             .map(|address| Self {
                 scheme,
@@ -166,6 +169,15 @@ impl RelayUrl {
             Some(host) if self.address.port() == usual => host.to_owned(),
             _ => text,
         }
+    }
+}
+
+/// `address`, unless the transport has TLS and no certificate can be for the host: `127.1` is neither an address nor a
+/// name in DNS, although the system finds an address for it.
+fn checked(address: HostPort, transport: Transport) -> Result<HostPort, String> {
+    match !transport.is_encrypted() || ServerName::try_from(address.host()).is_ok() {
+        true => Ok(address),
+        false => Err("the host is not a valid name or address".to_owned()),
     }
 }
 
@@ -255,6 +267,15 @@ mod tests {
             ("https://ada:secret@relay", "--token-file"),
             ("ada:secret@relay", "scheme"),
             ("9001", "write tcp://HOST:9001 or https://HOST"),
+            ("quic://127.1:443", "not a valid name or address"),
+            ("tls://127.1", "not a valid name or address"),
+            ("wss://127.1", "not a valid name or address"),
+            ("https://127.1", "not a valid name or address"),
+            ("quic://localhost:+443", "not a number from 1 to 65535"),
+            (
+                "quic://relay/x",
+                "quic://host, ws://host or tcp://host:port",
+            ),
         ] {
             let error = RelayUrl::parse(text).unwrap_err();
             let message = error.to_string();

@@ -37,20 +37,22 @@ async fn an_agent_proves_its_key_and_says_what_it_publishes() {
     assert_eq!(register.name, None);
     link.grant().await;
     let tunnel = link.tunnel().to_string();
-    let (seen, url, generation) = agent
+    let (seen, url, generation, transport) = agent
         .saw(|event| match event {
             AgentEvent::Registered {
                 tunnel,
                 url,
                 generation,
+                transport,
                 ..
-            } => Some((tunnel.clone(), url.clone(), *generation)),
+            } => Some((tunnel.clone(), url.clone(), *generation, *transport)),
             _ => None,
         })
         .await;
     assert_eq!(seen, tunnel);
     assert_eq!(url, format!("http://relay.test/w/{tunnel}/mcp"));
     assert_eq!(generation, 41);
+    assert_eq!(transport, "tcp");
 }
 
 #[tokio::test]

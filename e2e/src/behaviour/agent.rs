@@ -219,6 +219,18 @@ impl TestAgent {
         }
     }
 
+    /// Waits until the agent tells that a link has changed to the transport `wanted`.
+    ///
+    /// # Errors
+    /// No such event comes in time, or the agent ends.
+    pub async fn goes_over(&mut self, wanted: &str) -> Result<()> {
+        self.saw(|event| match event {
+            AgentEvent::TransportChanged { transport, .. } => (*transport == wanted).then_some(()),
+            _ => None,
+        })
+        .await
+    }
+
     /// Waits until the tunnel is registered, or registered again; returns its generation.
     ///
     /// # Errors

@@ -86,6 +86,8 @@ impl PublicUrl {
         let host = parsed.host();
         let rest = authority.strip_prefix(host)?;
         let port = match rest.strip_prefix(':') {
+            // Digits alone: `u16` allows a sign.
+            Some(port) if port.bytes().any(|byte| !byte.is_ascii_digit()) => return None,
             Some(port) if !port.is_empty() => port.parse().ok()?,
             _ => default_port(https),
         };

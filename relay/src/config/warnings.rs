@@ -11,6 +11,7 @@ impl Config {
             self.admits_strangers(),
             self.shows_tokens(),
             self.hides_from_the_ca(),
+            self.leaves_quic_agents(),
         ];
         lines.into_iter().flatten().collect()
     }
@@ -35,6 +36,16 @@ impl Config {
                  relay, or set acme_dns_hook or acme_dns_persist_issuer",
                 acme.domains.join(", ")
             )
+        })
+    }
+
+    /// Warns if agents over QUIC find out late that the relay was killed and started again.
+    fn leaves_quic_agents(&self) -> Option<String> {
+        let is_so = !self.quic_listen.is_empty() && self.state_dir.is_none();
+        is_so.then(|| {
+            "without state_dir agents over QUIC do not learn from this relay that the one before it was killed: they \
+             dial again only after their idle timeout, 30 to 40 s"
+                .to_owned()
         })
     }
 
@@ -92,6 +103,19 @@ mod tests {
         assert!(none[0].starts_with("caller_auth is none") && !none[0].contains('\n'));
         assert!(tokens(CallerAuth::Token).is_empty());
         assert!(told(|_| {}).is_empty());
+    }
+
+    #[test]
+    fn agents_over_quic_without_a_state_folder_are_told_in_one_line() {
+        let quic = || vec!["127.0.0.1:9443".parse().unwrap()];
+        let lines = told(|config| config.quic_listen = quic());
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with("without state_dir agents over QUIC"));
+        let with_folder = told(|config| {
+            config.quic_listen = quic();
+            config.state_dir = Some("/var/lib/tieline".into());
+        });
+        assert!(with_folder.is_empty(), "{with_folder:?}");
     }
 
     #[test]

@@ -119,7 +119,10 @@ impl Connect {
         let wrong = || ConnectError::Listen {
             text: address.to_owned(),
         };
-        if let Some(port) = address.strip_prefix("localhost:") {
+        // Without a sign, which `u16` allows.
+        if let Some(port) = address.strip_prefix("localhost:")
+            && !port.starts_with('+')
+        {
             self.listen = Listen::Localhost(port.parse().map_err(|_| wrong())?);
             return Ok(self);
         }
@@ -392,7 +395,14 @@ mod tests {
             assert!(listen(address, true).is_ok());
         }
         assert_eq!(listen("localhost:7", false).unwrap(), Listen::Localhost(7));
-        for wrong in ["51822", "localhost", "localhost:x", "relay.example:80", ""] {
+        for wrong in [
+            "51822",
+            "localhost",
+            "localhost:x",
+            "localhost:+80",
+            "relay.example:80",
+            "",
+        ] {
             let error = listen(wrong, true).unwrap_err();
             assert!(matches!(error, ConnectError::Listen { .. }), "{error}");
         }

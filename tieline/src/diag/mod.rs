@@ -146,7 +146,8 @@ async fn over_tcp(dialler: &Dialler, has_address: bool, teller: &mut Teller) -> 
     teller.tell(&shaken);
     let (opened, stream) = websocket::open(dialler, secured).await;
     teller.tell(&opened);
-    let (tried, quic) = quic::beside(dialler, has_address, now_seconds()).await;
+    let is_open = stream.is_some();
+    let (tried, quic) = quic::beside(dialler, has_address, is_open, now_seconds()).await;
     teller.tell(&tried);
     stream.map(Connection::Bytes).or(quic)
 }

@@ -14,11 +14,12 @@ use tieline_agent::transport::{Connection, Dialler, Quic, QuicError, Untried};
 /// whose datagrams get lost takes several.
 const MTU_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tries QUIC beside the WebSocket of an `https://` relay, or says why it is not tried. Links go over the WebSocket where
-/// QUIC does not get through, so nothing of that is a failure.
+/// Tries QUIC beside the WebSocket of an `https://` relay, or says why it is not tried. Links go over the WebSocket, if
+/// it `is_open`, where QUIC does not get through, so nothing of that is a failure.
 pub(super) async fn beside(
     dialler: &Dialler,
     has_address: bool,
+    is_open: bool,
     now: u64,
 ) -> (Check, Option<Connection>) {
     if let Err(why) = dialler.tries_quic() {
@@ -26,10 +27,18 @@ pub(super) async fn beside(
     }
     let (check, connection) = connect(dialler, has_address, now).await;
     if check.outcome == Outcome::Failed {
-        let advice = "links go over a WebSocket until QUIC gets through";
-        return (Check::warning("quic", check.detail, advice), None);
+        return (beside_failed(check.detail, is_open), None);
     }
     (check, connection)
+}
+
+/// The check of an `https://` relay that QUIC does not get through to; the WebSocket `is_open`, or has failed too.
+fn beside_failed(detail: String, is_open: bool) -> Check {
+    let advice = match is_open {
+        true => "links go over TCP until QUIC gets through",
+        false => "no WebSocket gets through either: see the lines above",
+    };
+    Check::warning("quic", detail, advice)
 }
 
 /// Why QUIC is not tried: a warning where the user can change that.
@@ -58,7 +67,7 @@ pub(super) async fn connect(
         Ok(Connection::Quic(mut quic)) => {
             let took = begun.elapsed();
             quic.find_mtu(MTU_TIMEOUT).await;
-            let check = Check::ok("quic", words(&quic, took, now));
+            let check = connected(words(&quic, took, now), dialler.buffer_warning());
             (check, Some(Connection::Quic(quic)))
         }
         Ok(other) => (Check::not_applicable("quic", "not used"), Some(other)),
@@ -66,6 +75,14 @@ pub(super) async fn connect(
             let advice = advice(&error);
             (Check::failed("quic", error, advice), None)
         }
+    }
+}
+
+/// The check of a relay that QUIC gets through to; `warning` says that this system's buffers are too small for it.
+fn connected(detail: String, warning: Option<String>) -> Check {
+    match warning {
+        Some(warning) => Check::warning("quic", detail, warning),
+        None => Check::ok("quic", detail),
     }
 }
 
@@ -164,7 +181,7 @@ mod tests {
         let relay = RelayUrl::parse("https://relay.invalid").unwrap();
         let proxies = Proxies::parse("http://proxy:3128").unwrap();
         let dialler = Dialler::new(relay, Some(&ca), &proxies).unwrap();
-        let (check, connection) = beside(&dialler, true, 0).await;
+        let (check, connection) = beside(&dialler, true, true, 0).await;
         assert!(connection.is_none());
         let line = check.to_string();
         assert!(
@@ -173,7 +190,7 @@ mod tests {
         );
         let relay = RelayUrl::parse("wss://relay.invalid").unwrap();
         let dialler = Dialler::new(relay, Some(&ca), &proxies).unwrap();
-        let line = beside(&dialler, true, 0).await.0.to_string();
+        let line = beside(&dialler, true, true, 0).await.0.to_string();
         assert!(line.contains("a wss:// link does not use it"), "{line}");
     }
 
@@ -186,6 +203,27 @@ mod tests {
             line.contains("4096 bytes") && line.contains("raise the limit"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_connection_with_small_buffers_is_a_warning() {
+        let detail = || "QUIC version 1".to_owned();
+        assert_eq!(connected(detail(), None).outcome, Outcome::Ok);
+        let check = connected(detail(), Some("the buffers are small".to_owned()));
+        assert_eq!(check.outcome, Outcome::Warning);
+        let line = check.to_string();
+        assert!(line.contains("1; the buffers are small"), "{line}");
+    }
+
+    #[test]
+    fn links_are_promised_over_tcp_only_if_it_gets_through() {
+        for (is_open, words) in [(true, "links go over TCP"), (false, "either")] {
+            let check = beside_failed("the certificate is not trusted".to_owned(), is_open);
+            assert_eq!(check.outcome, Outcome::Warning);
+            let line = check.to_string();
+            assert!(line.contains(words), "{line}");
+            assert_eq!(line.contains("links go over"), is_open, "{line}");
+        }
     }
 
     #[tokio::test]

@@ -187,7 +187,7 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
                 ));
                 Ok(plan)
             }
-            None => Err(Ended::failed(raw(tunnel))),
+            None => Err(Ended::failed(raw(tunnel, relay.origin.https))),
         },
         Listed::No(others) => {
             let problem = unknown(origin, tunnel, &others);
@@ -211,13 +211,22 @@ async fn expected(args: &InitArgs, plan: Plan, origin: &str, tunnel: &str) -> Re
     }
 }
 
-/// Message for a tunnel that MCP clients cannot use.
-fn raw(tunnel: &str) -> String {
+/// Message for a tunnel that MCP clients cannot use; if the relay `is_encrypted`, the ways with encryption come first.
+fn raw(tunnel: &str, is_encrypted: bool) -> String {
+    let ways = match is_encrypted {
+        true => format!(
+            "by a WebSocket to wss://HOST/tunnel/{tunnel}, at the relay's port with TLS (ALPN `tieline`) by sending \
+             the tunnel's name first or, without encryption, in the same way at its port for raw TCP (9002 unless \
+             its operator says otherwise)"
+        ),
+        false => format!(
+            "at the relay's port for raw TCP (9002 unless its operator says otherwise) by sending the tunnel's name \
+             first, or by a WebSocket to wss://HOST/tunnel/{tunnel} (ws:// without TLS)"
+        ),
+    };
     format!(
         "tunnel {tunnel} carries raw TCP and not HTTP, so an MCP client has no entry for it, and nothing was \
-         written: a program reaches it at the relay's port for raw TCP (9002 unless its operator says \
-         otherwise) by sending the tunnel's name first, or by a WebSocket to \
-         wss://HOST/tunnel/{tunnel} (ws:// without TLS), see \"Callers\" in docs/OPERATIONS.md; \
+         written: a program reaches it {ways}, see \"Callers\" in docs/OPERATIONS.md; \
          if its target is an MCP server over HTTP, publish it with --to http://host:port/path (--force writes an entry anyway)"
     )
 }

@@ -3,7 +3,7 @@
 mod announce;
 mod printer;
 
-use tieline_agent::{Config, ConfigError, run_once, run_standing_by, run_with_reconnect};
+use tieline_agent::{Config, ConfigError, Proxies, run_once, run_standing_by, run_with_reconnect};
 
 use self::announce::announcing;
 use self::printer::printer;
@@ -23,6 +23,9 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<u8, Ended> {
              network that you trust, or a VPN",
             config.relay.name()
         ));
+    }
+    if let Some(text) = unused_proxy(&config) {
+        warn(&text);
     }
     let printer = printer(json, &config);
     let config = if args.no_look {
@@ -62,4 +65,37 @@ fn config_of(args: &ServeArgs) -> Result<Config, ConfigError> {
         }
     }
     settings::checked(args, file)
+}
+
+/// What is to say of a proxy that a setting names and that no link goes through.
+fn unused_proxy(config: &Config) -> Option<String> {
+    let is_named = matches!(config.proxies, Proxies::Always(_));
+    (is_named && config.relay.address().is_loopback()).then(|| {
+        format!(
+            "--proxy is not used: {} is on this machine, which is never reached through a proxy",
+            config.relay
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_does_not_lead_to_the_relay_is_told() {
+        let told = |relay: &str, proxy: &str| {
+            let mut config = Config::new(relay, "127.0.0.1:1").unwrap();
+            config.proxies = Proxies::parse(proxy).unwrap();
+            unused_proxy(&config)
+        };
+        let proxy = "http://ada:secret@proxy:3128";
+        let text = told("quic://localhost:9443", proxy).unwrap();
+        assert!(
+            text.contains("quic://localhost:9443") && !text.contains("secret"),
+            "{text}"
+        );
+        assert_eq!(told("https://relay.test", proxy), None);
+        assert_eq!(told("quic://localhost:9443", "none"), None);
+    }
 }

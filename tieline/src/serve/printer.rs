@@ -32,7 +32,8 @@ pub(crate) fn printer(json: bool, config: &Config) -> impl Fn(&AgentEvent) + Sen
     }
 }
 
-/// Where raw callers reach the relay at `url`. An address with TLS takes them too; other ports are a guess.
+/// Where raw callers reach the relay at `url`. An address with TLS takes them too, over QUIC as over TCP; other ports are
+/// a guess.
 fn raw_address(url: &RelayUrl) -> String {
     let address = url.address();
     match url.transport() {
@@ -40,21 +41,34 @@ fn raw_address(url: &RelayUrl) -> String {
         Transport::Wss => {
             format!("{address} over TLS (ALPN `tieline`), if TLS ends at the relay itself")
         }
-        Transport::Tcp | Transport::Ws | Transport::Quic => {
+        Transport::Quic => format!("{address} over QUIC (ALPN `tieline`)"),
+        Transport::Tcp | Transport::Ws => {
             let host = address.host();
             format!("{host}, its raw port (9002 unless its operator says otherwise)")
         }
     }
 }
 
-/// Base of the WebSocket URLs at which raw callers reach their tunnels, for a relay that agents reach over HTTP.
-fn websocket(url: &RelayUrl) -> Option<String> {
-    let scheme = match url.transport() {
-        Transport::Wss => "wss",
-        Transport::Ws => "ws",
-        Transport::Tls | Transport::Tcp | Transport::Quic => return None,
+/// The WebSocket URLs at which raw callers reach their tunnels, for a relay that agents reach over HTTP or QUIC.
+fn websocket(url: &RelayUrl) -> Option<WebSocketUrls> {
+    let (scheme, proviso) = match url.transport() {
+        Transport::Wss => ("wss", ""),
+        Transport::Ws => ("ws", ""),
+        Transport::Quic => ("wss", ", if that is the relay's HTTPS port too"),
+        Transport::Tls | Transport::Tcp => return None,
     };
-    Some(format!("{scheme}://{}/tunnel/", url.address()))
+    Some(WebSocketUrls {
+        base: format!("{scheme}://{}/tunnel/", url.address()),
+        proviso,
+    })
+}
+
+/// WebSocket URLs for raw callers.
+struct WebSocketUrls {
+    /// What the tunnel's name is appended to.
+    base: String,
+    /// On what the URLs depend, as the end of a sentence; empty for URLs that are certain.
+    proviso: &'static str,
 }
 
 /// Which links of an agent are up. Each link carries all tunnels: a tunnel's URL works while any link is up.
@@ -64,8 +78,8 @@ struct Links {
     several: bool,
     /// Where raw callers reach the relay.
     raw_address: String,
-    /// Base of raw callers' WebSocket URLs.
-    websocket: Option<String>,
+    /// Raw callers' WebSocket URLs.
+    websocket: Option<WebSocketUrls>,
     up: BTreeSet<u16>,
     /// Links that were lost while other links stayed up.
     missing: BTreeSet<u16>,
@@ -101,9 +115,10 @@ impl Links {
                 ": {}; a caller sends the tunnel's name first, see \"Raw TCP\" in docs/OPERATIONS.md",
                 self.raw_address
             ));
-            if let (Some(base), AgentEvent::Registered { tunnel, .. }) = (&self.websocket, event) {
+            if let (Some(urls), AgentEvent::Registered { tunnel, .. }) = (&self.websocket, event) {
+                let WebSocketUrls { base, proviso } = urls;
                 line.push_str(&format!(
-                    "; or a WebSocket to {base}{tunnel}, without the name"
+                    "; or a WebSocket to {base}{tunnel}, without the name{proviso}"
                 ));
             }
         }
@@ -197,6 +212,7 @@ mod tests {
             urls: Vec::new(),
             generation: 1,
             target: "http://127.0.0.1:1".to_owned(),
+            transport: "tcp",
         }
     }
 
@@ -216,6 +232,7 @@ mod tests {
             url,
             generation: 1,
             target: "127.0.0.1:7001".to_owned(),
+            transport: "tcp",
         };
         let line = links.line(&event).unwrap();
         assert!(
@@ -234,6 +251,18 @@ mod tests {
         );
         let over_tls = raw_address(&RelayUrl::parse("tls://relay.studio").unwrap());
         assert_eq!(over_tls, "relay.studio:443 over TLS (ALPN `tieline`)");
+        let quic = RelayUrl::parse("quic://relay.studio").unwrap();
+        links.raw_address = raw_address(&quic);
+        links.websocket = websocket(&quic);
+        let line = links.registered(&event, "127.0.0.1:7001");
+        assert!(
+            line.contains("raw TCP: relay.studio:443 over QUIC (ALPN `tieline`)"),
+            "{line}"
+        );
+        assert!(
+            line.contains("wss://relay.studio:443/tunnel/maya, without the name, if"),
+            "{line}"
+        );
     }
 
     fn lost(link: u16) -> AgentEvent {
@@ -243,6 +272,16 @@ mod tests {
             message: "cut".to_owned(),
             retry_ms: 500,
         }
+    }
+
+    #[test]
+    fn another_transport_is_one_line() {
+        let event = AgentEvent::TransportChanged {
+            link: 0,
+            transport: "quic",
+        };
+        let line = Links::default().line(&event);
+        assert_eq!(line.as_deref(), Some("link 0 goes over quic now"));
     }
 
     #[test]

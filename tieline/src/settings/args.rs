@@ -40,10 +40,11 @@ pub struct ServeArgs {
     /// File (mode 0600) with the token to register with
     #[arg(long, value_name = "FILE", env = "TIELINE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// File with certificates (PEM) to trust for an https://, tls:// or quic:// relay, besides the system's
+    /// File with certificates (PEM) to trust for an https://, wss://, tls:// or quic:// relay, besides the system's
     #[arg(long, value_name = "FILE", env = "TIELINE_CA")]
     pub ca: Option<PathBuf>,
-    /// File with this agent's own certificate (PEM), for a tls:// or quic:// relay that asks agents for one
+    /// File with this agent's own certificate (PEM), for a relay that asks agents for one: it does so over tls:// and
+    /// quic://, and over https:// if QUIC gets through, but not over a WebSocket
     #[arg(long, value_name = "FILE", env = "TIELINE_CLIENT_CERT")]
     pub client_cert: Option<PathBuf>,
     /// File (mode 0600) with the private key (PEM) of --client-cert

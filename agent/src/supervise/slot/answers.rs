@@ -12,6 +12,7 @@ use crate::event::AgentEvent;
 use crate::link::Link;
 use crate::status::RefusalStatus;
 use crate::supervise::registrations::{Change, Registrations, awaits_token};
+use crate::transport::Transport;
 
 impl Slot {
     /// Registers every target that is due, with the token that the token file holds now.
@@ -45,6 +46,7 @@ impl Slot {
         target: usize,
         granted: &Granted,
     ) -> Change {
+        self.tell_of_transport();
         self.backoff.registered();
         forget_reported(&mut self.lost, &self.reported);
         self.agent.had[target].store(true, Ordering::Relaxed);
@@ -82,7 +84,28 @@ impl Slot {
                 generation: granted.generation.0,
                 urls: granted.urls,
                 target: at,
+                transport: self.transport().word(),
             }),
+        }
+    }
+
+    /// Tells the user if the link, which has a tunnel, is over another transport than the last one that had a tunnel.
+    fn tell_of_transport(&mut self) {
+        let now = self.transport();
+        let before = self.served_over.replace(now);
+        if before.is_some_and(|before| before != now) {
+            self.tell(AgentEvent::TransportChanged {
+                link: self.index,
+                transport: now.word(),
+            });
+        }
+    }
+
+    /// What the slot's link is over. A URL that leaves it open names the WebSocket.
+    fn transport(&self) -> Transport {
+        match self.link.as_ref().is_some_and(|link| link.is_over_quic()) {
+            true => Transport::Quic,
+            false => self.agent.config.relay.transport(),
         }
     }
 

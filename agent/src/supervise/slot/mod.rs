@@ -30,7 +30,7 @@ use crate::event::AgentEvent;
 use crate::link::{Link, News};
 use crate::network::NetworkChanges;
 use crate::reconnect::{BACKOFF_MIN, Backoff};
-use crate::transport::Connection;
+use crate::transport::{Connection, Transport};
 
 /// Longest wait before dialling a relay that asked the agent to move; the wait is random, so that the relay's agents do
 /// not arrive together.
@@ -55,6 +55,8 @@ pub(super) struct Slot {
     long_sleeps: watch::Receiver<u64>,
     /// The link that was dialled last, unless it drains.
     link: Option<Arc<Link>>,
+    /// What the last link was over that had a tunnel.
+    served_over: Option<Transport>,
     /// Connection for the next link, if the last link was given up for it.
     spare: Option<Raced>,
     /// The next link, if one was started beside the last link.
@@ -97,6 +99,7 @@ impl Slot {
             random: fastrand::Rng::new(),
             draining: JoinSet::new(),
             link: None,
+            served_over: None,
             spare: None,
             next: None,
             lost: Vec::new(),

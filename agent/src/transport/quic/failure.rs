@@ -5,7 +5,7 @@ use std::io;
 use quinn_proto::{ConnectionError, TransportErrorCode};
 use rustls::{AlertDescription, Error};
 
-use crate::address::HostPort;
+use crate::transport::RelayUrl;
 use crate::transport::verifier::Refusals;
 
 /// First of the codes that stand for alerts of TLS (RFC 9001, section 4.8).
@@ -17,29 +17,29 @@ pub enum QuicError {
     /// Nothing came back.
     #[error(
         "nothing answers over UDP: a firewall on the way may drop UDP, or the relay does not take QUIC there \
-         (--quic-listen); https://{to} goes over TCP"
+         (--quic-listen){instead}"
     )]
     NoAnswer {
-        /// Host and port that were dialled.
-        to: HostPort,
+        /// The URL that goes over TCP, as the end of the message; empty if the relay's URL leaves the transport open.
+        instead: String,
     },
     /// The relay has answered, but the handshake did not end in time.
     #[error(
-        "the handshake did not end in time: packets of some sizes may get lost on the way, or the relay is too busy; \
-         https://{to} goes over TCP"
+        "the handshake did not end in time: packets of some sizes may get lost on the way, or the relay is too \
+         busy{instead}"
     )]
     Unfinished {
-        /// Host and port that were dialled.
-        to: HostPort,
+        /// The URL that goes over TCP, as the end of the message; empty if the relay's URL leaves the transport open.
+        instead: String,
     },
     /// The system there says that no program has the port.
     #[error(
         "no program listens at that UDP port: the relay may be down, started without --quic-listen, or of a version \
-         without QUIC; https://{to} goes over TCP"
+         without QUIC{instead}"
     )]
     NothingListens {
-        /// Host and port that were dialled.
-        to: HostPort,
+        /// The URL that goes over TCP, as the end of the message; empty if the relay's URL leaves the transport open.
+        instead: String,
     },
     /// What answers does not speak version 1 of QUIC.
     #[error(
@@ -119,23 +119,27 @@ fn of_tls(error: Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// `error`, of a dial to `to`, in words that say what to do. `has_heard` is true if the relay has sent something.
+/// `error`, of a dial to `relay`, in words that say what to do. `has_heard` is true if the relay has sent something.
 pub(in crate::transport) fn with_hint(
     error: io::Error,
-    to: &HostPort,
+    relay: &RelayUrl,
     has_heard: bool,
 ) -> io::Error {
-    let to = to.clone();
+    // Where the URL leaves the transport open, links go over TCP by themselves.
+    let instead = match relay.chooses() {
+        true => String::new(),
+        false => format!("; https://{} goes over TCP", relay.address()),
+    };
     match error.kind() {
         kind @ io::ErrorKind::TimedOut => io::Error::new(
             kind,
             match has_heard {
-                true => QuicError::Unfinished { to },
-                false => QuicError::NoAnswer { to },
+                true => QuicError::Unfinished { instead },
+                false => QuicError::NoAnswer { instead },
             },
         ),
         kind @ io::ErrorKind::ConnectionRefused => {
-            io::Error::new(kind, QuicError::NothingListens { to })
+            io::Error::new(kind, QuicError::NothingListens { instead })
         }
         _ => error,
     }
@@ -201,17 +205,21 @@ mod tests {
             let text = of_handshake(&reason, &refusals).to_string();
             assert!(text.contains(words), "{text}");
         }
-        let to = HostPort::parse("relay.test:443", None).unwrap();
+        let relay = |url| RelayUrl::parse(url).unwrap();
+        let (forced, open) = (relay("quic://relay.test"), relay("https://relay.test"));
         for (kind, has_heard, words) in [
             (io::ErrorKind::TimedOut, false, "firewall"),
             (io::ErrorKind::TimedOut, true, "did not end in time"),
             (io::ErrorKind::ConnectionRefused, false, "--quic-listen"),
         ] {
-            let error = with_hint(kind.into(), &to, has_heard);
+            let error = with_hint(kind.into(), &forced, has_heard);
             assert_eq!(error.kind(), kind);
             let text = error.to_string();
             assert!(text.contains(words), "{text}");
-            assert!(text.contains("https://relay.test:443 "), "{text}");
+            assert!(text.contains("; https://relay.test:443 "), "{text}");
+            // The URL in use is no advice.
+            let text = with_hint(kind.into(), &open, has_heard).to_string();
+            assert!(text.contains(words) && !text.contains("https://"), "{text}");
         }
     }
 }

@@ -19,6 +19,7 @@ fn a_public_url_has_scheme_host_and_port_and_nothing_else() {
         ("https://relay.example#a", None),
         ("https://ada@relay.example", None),
         ("https://relay.example:99999", None),
+        ("https://relay.example:+443", None),
         ("relay.example", None),
         ("wss://relay.example", None),
         ("http://0.0.0.0:9080", None),

@@ -363,6 +363,7 @@ mod tests {
             urls: Vec::new(),
             generation: 1,
             target: address.clone(),
+            transport: "tcp",
         };
         hook(&registered);
         hook(&registered);

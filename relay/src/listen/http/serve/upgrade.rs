@@ -68,7 +68,8 @@ impl<G: Gateway> Front<G> {
             ));
         }
         if self.settings.are_agents_certified {
-            let why = "agents of this relay show certificates of their own, which they are not asked for here: dial tls://";
+            let why = "agents of this relay show certificates of their own, which they are not asked for here: dial \
+                       tls:// or quic://";
             return Err(Problem::forbidden("client_certificate_required", why));
         }
         if headers.contains_key(ORIGIN) {
