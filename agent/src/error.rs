@@ -249,12 +249,75 @@ pub enum ConfigError {
         problem: String,
     },
     /// A target cannot be parsed.
-    #[error("target {text:?}: {problem} (expected PORT, host:port or http://host:port/path)")]
+    #[error(
+        "target {text:?}: {problem} (expected PORT, host:port, http://host:port/path or stdio:COMMAND)"
+    )]
     Target {
         /// The given target.
         text: String,
         /// What is wrong with the target.
         problem: &'static str,
+    },
+    /// The command of a program cannot be used.
+    #[error("target {text:?}: {problem}")]
+    Command {
+        /// Beginning of the given target.
+        text: String,
+        /// What is wrong with the command.
+        problem: String,
+    },
+    /// An environment variable of a program cannot be set.
+    #[error("{problem}")]
+    Environment {
+        /// What is wrong with the variable, without its value.
+        problem: String,
+    },
+    /// The word for which callers share a process is unknown.
+    #[error(
+        "{text:?} does not say which callers share a process: expected never, caller or always"
+    )]
+    Share {
+        /// The given word.
+        text: String,
+    },
+    /// The number of a program's processes is outside its range.
+    #[error("a program has 1 to {max} processes at a time, not {given}")]
+    Children {
+        /// Largest number of processes.
+        max: u16,
+        /// Number of processes given.
+        given: u16,
+    },
+    /// The time after which unused processes end is outside its range.
+    #[error("the time after which unused processes of a program end is {min_s} s to {max_h} h")]
+    Idle {
+        /// Shortest time, in seconds.
+        min_s: u64,
+        /// Longest time, in hours.
+        max_h: u64,
+    },
+    /// All paths were to be exposed, but the target is a program.
+    #[error("target {target:?} is a program, which has a single path: leave out --expose-all")]
+    OnePath {
+        /// The target.
+        target: String,
+    },
+    /// Settings of a program were given for a server at an address.
+    #[error(
+        "target {target:?} is a server at an address: an environment, a folder and the like are for a program"
+    )]
+    NotProgram {
+        /// The target.
+        target: String,
+    },
+    /// A flag for programs was given, but no target of the command line is one.
+    #[error(
+        "{flag} is for a program, and no target of the command line is one: give --to stdio:COMMAND, or the command \
+         behind --"
+    )]
+    NoProgram {
+        /// The flag.
+        flag: &'static str,
     },
     /// A target with a path but without `http://`.
     #[error("target {text:?}: a path belongs to an HTTP server: write {instead}")]

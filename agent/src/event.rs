@@ -1,5 +1,5 @@
 //! Events that an agent reports while it runs: as JSON to a program, as one line to a person.
-//! One file because each event stands beside its fields and its text.
+//! Long because each event stands beside its fields and its text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -98,6 +98,51 @@ pub enum AgentEvent {
         target: String,
         /// Seconds during which the target did not take connections.
         away_s: u64,
+    },
+    /// A process of a target's program was started.
+    ChildStarted {
+        /// The target.
+        target: String,
+        /// Number of the process in this run, from 1.
+        child: u64,
+        /// The system's id of the process; `None` if it has ended already.
+        pid: Option<u32>,
+    },
+    /// A process of a target's program has ended.
+    ChildEnded {
+        /// The target.
+        target: String,
+        /// Number of the process in this run.
+        child: u64,
+        /// How the process ended, as the end of a sentence.
+        message: String,
+        /// The last line that the process wrote to standard error.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_line: Option<String>,
+        /// True if the agent has asked the process to end, for example because no caller used it.
+        is_asked: bool,
+    },
+    /// A target's program cannot be started, or ends again and again right after its start, and is not started for a
+    /// while.
+    ChildFailed {
+        /// The target.
+        target: String,
+        /// Reason of the failure.
+        message: String,
+        /// Seconds during which the program is not started; callers get 503.
+        for_s: u64,
+    },
+    /// A process of a target's program wrote a line to standard output that is not a message of JSON-RPC; sent at most
+    /// once a minute for each target.
+    StrayLine {
+        /// The target.
+        target: String,
+        /// Number of the process in this run.
+        child: u64,
+        /// Beginning of the line.
+        line: String,
+        /// Number of such lines between the last event and this one.
+        untold: u64,
     },
     /// The relay refuses a target's tunnel or takes it back, while other targets of the agent may keep theirs.
     TunnelRefused {
@@ -245,6 +290,10 @@ impl fmt::Display for AgentEvent {
                 target, message, ..
             } => write!(f, "target      {target} {message}"),
             Self::TargetBack { target, .. } => write!(f, "target      {target} is back"),
+            Self::ChildStarted { .. }
+            | Self::ChildEnded { .. }
+            | Self::ChildFailed { .. }
+            | Self::StrayLine { .. } => write_program(f, self),
             Self::TunnelRefused {
                 tunnel,
                 target,
@@ -328,6 +377,55 @@ fn write_refused(
         false => "  (will be tried again)",
     };
     write!(f, "refused     {tunnel}  {message}  -> {target}{next}")
+}
+
+/// Writes what happened to a process of a program.
+fn write_program(f: &mut fmt::Formatter<'_>, event: &AgentEvent) -> fmt::Result {
+    match event {
+        AgentEvent::ChildStarted { target, pid, .. } => {
+            write!(f, "program     {target} started")?;
+            pid.map_or(Ok(()), |pid| write!(f, " as process {pid}"))
+        }
+        AgentEvent::ChildEnded {
+            target,
+            message,
+            last_line,
+            is_asked,
+            ..
+        } => {
+            write!(f, "program     {target} {message}")?;
+            match last_line {
+                _ if *is_asked => f.write_str(", as asked"),
+                Some(line) => write!(f, ": {line}"),
+                None => Ok(()),
+            }
+        }
+        AgentEvent::ChildFailed {
+            target,
+            message,
+            for_s,
+        } => write!(
+            f,
+            "program     {target} has failed: {message}; callers get 503 for {}",
+            Span(*for_s)
+        ),
+        AgentEvent::StrayLine {
+            target,
+            line,
+            untold,
+            ..
+        } => {
+            write!(
+                f,
+                "program     {target} writes to standard output what is not a message of MCP: {line}"
+            )?;
+            match untold {
+                0 => Ok(()),
+                more => write!(f, " (and {more} more)"),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes that a link is gone, and when the agent dials again.
@@ -420,7 +518,7 @@ impl fmt::Debug for EventHook {
 /// True if `target`, in its printed form, is a target of raw bytes.
 #[must_use]
 pub fn is_raw(target: &str) -> bool {
-    !target.contains("://")
+    !target.contains("://") && !target.starts_with("stdio:")
 }
 
 #[cfg(test)]
@@ -493,7 +591,56 @@ mod tests {
             registered(&both, "127.0.0.1:1"),
             "registered  maya  raw TCP"
         );
+        assert!(registered(&both, "stdio:server x").contains("http://r/w/maya/mcp"));
         assert_eq!(registered(&[], "http://127.0.0.1:1"), "registered  maya");
+    }
+
+    #[test]
+    fn what_happens_to_a_program_reads_well() {
+        let target = || "stdio:server".to_owned();
+        let started = AgentEvent::ChildStarted {
+            target: target(),
+            child: 1,
+            pid: Some(77),
+        };
+        let words = "program     stdio:server started as process 77";
+        assert_eq!(started.to_string(), words);
+        assert_eq!(
+            serde_json::to_string(&started).unwrap(),
+            r#"{"event":"child_started","target":"stdio:server","child":1,"pid":77}"#
+        );
+        let ended = |last_line: Option<&str>, is_asked| {
+            let event = AgentEvent::ChildEnded {
+                target: target(),
+                child: 1,
+                message: "ended with exit code 1".to_owned(),
+                last_line: last_line.map(str::to_owned),
+                is_asked,
+            };
+            event.to_string()
+        };
+        let words = "program     stdio:server ended with exit code 1";
+        assert_eq!(ended(None, false), words);
+        assert_eq!(ended(Some("no key"), false), format!("{words}: no key"));
+        assert_eq!(ended(Some("bye"), true), format!("{words}, as asked"));
+        let failed = AgentEvent::ChildFailed {
+            target: target(),
+            message: "ended with exit code 1".to_owned(),
+            for_s: 60,
+        };
+        let text = failed.to_string();
+        assert!(text.ends_with("callers get 503 for 1 min 0 s"), "{text}");
+        let stray = |untold| {
+            let event = AgentEvent::StrayLine {
+                target: target(),
+                child: 1,
+                line: "Listening".to_owned(),
+                untold,
+            };
+            event.to_string()
+        };
+        assert!(stray(0).ends_with(": Listening"), "{}", stray(0));
+        assert!(stray(2).ends_with(": Listening (and 2 more)"));
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod link;
 mod network;
 mod reconnect;
 mod sleep;
+mod stdio;
 mod supervise;
 
 pub use address::HostPort;
@@ -51,6 +52,18 @@ pub use reconnect::{
 pub use status::{
     AgentStatus, LinkStatus, RefusalStatus, State, TunnelStatus, list as list_agents,
 };
+pub use stdio::StdioStatus;
 pub use supervise::{run_once, run_standing_by, run_with_reconnect};
-pub use targets::{CONNECT_TIMEOUT, Health, HealthState, Target};
+pub use targets::{
+    CONNECT_TIMEOUT, Health, HealthState, ProgramError, StdioOptions, StdioShare, Target,
+};
 pub use transport::{DIAL_TIMEOUT, Dialler, Proxies, RelayUrl, Transport, server_kind};
+
+/// Is the guard that [`Config::with_guard`] names: waits on standard input until the agent has ended, and ends the
+/// processes that the agent's `stdio:` targets have left. A program calls it before anything else, and ends with it.
+///
+/// Does nothing on Windows, where the system ends these processes.
+pub fn run_guard() {
+    #[cfg(unix)]
+    stdio::run_guard();
+}

@@ -67,5 +67,6 @@ pub use message::{
     DEPTH_MAX, Edit, ID_BYTES_MAX, Kind, Line, MEMBERS_MAX, MESSAGE_BYTES_MAX, METHOD_BYTES_MAX,
     Message, MessageError, raw,
 };
+pub use restarts::FAILURE_TIME;
 pub use settings::{Settings, Share};
 pub use surface::{ChildEnd, HttpMethod, Output, Request, ResponseHead, State};

@@ -22,7 +22,7 @@ pub(crate) const QUICK_ENDS_MAX: usize = 5;
 pub(crate) const FAILURE_WINDOW: Duration = Duration::from_secs(60);
 
 /// Time for which a target counts as failed.
-pub(crate) const FAILURE_TIME: Duration = Duration::from_secs(60);
+pub const FAILURE_TIME: Duration = Duration::from_secs(60);
 
 /// Remembers the ends that came too soon.
 #[derive(Debug, Default)]

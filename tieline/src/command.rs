@@ -11,6 +11,14 @@ use crate::settings::ServeArgs;
 #[cfg(target_os = "linux")]
 use crate::signals::until_signal;
 
+/// True if this process is to be the guard of an agent's processes: the agent has started it so.
+#[must_use]
+pub fn is_guard() -> bool {
+    std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == crate::serve::GUARD)
+}
+
 /// Parses the command line and checks the environment variables.
 ///
 /// # Errors

@@ -7,6 +7,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
+    // Before anything that could fail: the guard outlives the agent, and prints nothing.
+    if command::is_guard() {
+        tieline_agent::run_guard();
+        return ExitCode::SUCCESS;
+    }
     let cli = match command::parse() {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -191,13 +191,14 @@ pub const ENUM_MIN_SCHEME: u8 = 0;
     since = "2.0.0",
     note = "Use associated constants instead. This will no longer be generated in 2021."
 )]
-pub const ENUM_MAX_SCHEME: u8 = 2;
+pub const ENUM_MAX_SCHEME: u8 = 3;
 #[deprecated(
     since = "2.0.0",
     note = "Use associated constants instead. This will no longer be generated in 2021."
 )]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_SCHEME: [Scheme; 3] = [Scheme::Tcp, Scheme::Http, Scheme::Https];
+pub const ENUM_VALUES_SCHEME: [Scheme; 4] =
+    [Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Stdio];
 
 /// How the agent speaks to its target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -208,16 +209,18 @@ impl Scheme {
     pub const Tcp: Self = Self(0);
     pub const Http: Self = Self(1);
     pub const Https: Self = Self(2);
+    pub const Stdio: Self = Self(3);
 
     pub const ENUM_MIN: u8 = 0;
-    pub const ENUM_MAX: u8 = 2;
-    pub const ENUM_VALUES: &'static [Self] = &[Self::Tcp, Self::Http, Self::Https];
+    pub const ENUM_MAX: u8 = 3;
+    pub const ENUM_VALUES: &'static [Self] = &[Self::Tcp, Self::Http, Self::Https, Self::Stdio];
     /// Returns the variant's name or "" if unknown.
     pub fn variant_name(self) -> Option<&'static str> {
         match self {
             Self::Tcp => Some("Tcp"),
             Self::Http => Some("Http"),
             Self::Https => Some("Https"),
+            Self::Stdio => Some("Stdio"),
             _ => None,
         }
     }

@@ -33,7 +33,9 @@ prop_compose! {
         request: u32,
         name in prop::option::of(text(40)),
         label in text(200),
-        scheme in prop::sample::select(&[Scheme::Tcp, Scheme::Http, Scheme::Https][..]),
+        scheme in prop::sample::select(
+            &[Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Stdio][..]
+        ),
         authority in text(100),
         base_path in "(/[a-z0-9@:_~-]{1,8}){0,12}",
         dcc in text(20),

@@ -3,7 +3,9 @@
 mod target;
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tieline_wire::Register;
@@ -12,6 +14,8 @@ pub use self::target::TargetConfig;
 use crate::error::{ConfigError, TokenError};
 use crate::event::{AgentEvent, EventHook};
 use crate::identity::{Identity, default_state_dir};
+use crate::stdio::{Guard, GuardProgram, StdioSettings};
+use crate::targets::WatchedTarget;
 use crate::token;
 use crate::transport::{Dialler, Proxies, RelayUrl};
 
@@ -79,6 +83,7 @@ pub struct Config {
     pub quic_retry: Duration,
     /// True if `tieline status` can find this agent.
     pub status_socket: bool,
+    stdio: StdioSettings,
     pub(crate) on_event: EventHook,
 }
 
@@ -111,6 +116,7 @@ impl Config {
             drain_timeout: DRAIN_TIMEOUT,
             quic_retry: QUIC_RETRY,
             status_socket: true,
+            stdio: StdioSettings::default(),
             on_event: EventHook::default(),
         })
     }
@@ -219,6 +225,23 @@ impl Config {
         self
     }
 
+    /// Sets the program that ends the processes of `stdio:` targets if the agent is killed; it must call
+    /// [`run_guard`](crate::run_guard) when it is started with these arguments.
+    ///
+    /// Without it, the processes of a killed agent end when they find their standard input closed. Windows needs none.
+    #[must_use]
+    pub fn with_guard(
+        mut self,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Self {
+        self.stdio.guard = Some(GuardProgram {
+            program: program.into(),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+        });
+        self
+    }
+
     /// Calls `hook` with every event; `hook` must not block.
     #[must_use]
     pub fn with_event_hook(mut self, hook: impl Fn(&AgentEvent) + Send + Sync + 'static) -> Self {
@@ -305,6 +328,14 @@ impl Config {
         Ok(())
     }
 
+    /// The targets that sessions connect to, in the order of the settings. No program is started yet.
+    pub(crate) fn watched(&self) -> Result<Arc<[WatchedTarget]>, ConfigError> {
+        let guard = self.stdio.guard.clone().map(Guard::new);
+        let targets = self.targets.iter();
+        let targets = targets.map(|target| target.watched(guard.as_ref(), &self.on_event));
+        targets.collect()
+    }
+
     /// Registrations of all targets, with the token that the token file holds now.
     pub(crate) fn registrations(&self) -> Result<Vec<Register>, TokenError> {
         let token = self.token_file.as_deref().map(token::read_again);
@@ -320,6 +351,7 @@ mod tests {
     use tieline_wire::limits::STRING_BYTES_MAX;
 
     use super::*;
+    use crate::targets::{StdioOptions, Target};
 
     fn config() -> Config {
         Config::new("tcp://127.0.0.1:9001", "http://127.0.0.1:8765/mcp").unwrap()
@@ -424,6 +456,45 @@ mod tests {
         let twice = config().with_target(named(&derived));
         assert!(twice.check().is_ok());
         assert!(twice.check_tunnels(&identity).is_err());
+    }
+
+    #[test]
+    fn a_program_has_one_path_and_settings_of_its_own() {
+        let with = |target: TargetConfig| config().with_target(target).check();
+        let program = || target("stdio:server --now");
+        assert!(with(program()).is_ok());
+        let error = with(program().exposing_all()).unwrap_err().to_string();
+        assert!(error.contains("leave out --expose-all"), "{error}");
+        let options = || StdioOptions::default().with_environment("KEY=hunter2");
+        let options = || options().unwrap();
+        assert!(with(program().with_stdio(options())).is_ok());
+        let error = with(target("127.0.0.1:1").with_stdio(options())).unwrap_err();
+        assert!(matches!(error, ConfigError::NotProgram { .. }), "{error}");
+        let none = options().with_children_max(0);
+        assert!(with(program().with_stdio(none)).is_err());
+        let mut flood = options();
+        for number in 0..300 {
+            flood = flood.with_variable(&format!("V{number}"), "x").unwrap();
+        }
+        let error = with(program().with_stdio(flood)).unwrap_err().to_string();
+        assert!(error.contains("more than 256"), "{error}");
+        let registers = config().with_target(program()).registrations().unwrap();
+        assert_eq!(registers[1].base_path, "/mcp");
+        assert_eq!(registers[1].authority, "localhost");
+        assert_eq!(registers[1].check(), Ok(()));
+        let shown = format!("{:?}", program().with_stdio(options()));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_program_is_looked_for_and_not_started() {
+        assert_eq!(target("127.0.0.1:1").program(), None);
+        let absent = target("stdio:/nonexistent/server").program().unwrap();
+        assert!(absent.is_err());
+        let own = std::env::current_exe().unwrap();
+        let words = [own.display().to_string(), "--help".to_owned()];
+        let own_target = TargetConfig::of(Target::of_command(&words).unwrap());
+        assert_eq!(own_target.program(), Some(Ok(own)));
     }
 
     #[test]

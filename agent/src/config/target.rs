@@ -1,11 +1,16 @@
 //! Settings of one target, and its registration with the relay.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use tieline_wire::limits::{CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, STRING_BYTES_MAX};
 use tieline_wire::{Register, Token, TunnelId};
 
 use crate::error::ConfigError;
+use crate::event::EventHook;
 use crate::identity::Identity;
-use crate::targets::Target;
+use crate::stdio::Guard;
+use crate::targets::{ProgramError, StdioOptions, Target, WatchedTarget, find_program};
 
 /// Settings of one target: the local server and how to publish it.
 ///
@@ -33,6 +38,8 @@ pub struct TargetConfig {
     pub capabilities: Vec<String>,
     /// True if callers may use every path of an HTTP target, not only those under the target's own path.
     pub expose_all: bool,
+    /// How the program of a `stdio:` target is run.
+    pub stdio: StdioOptions,
 }
 
 impl TargetConfig {
@@ -41,14 +48,21 @@ impl TargetConfig {
     /// # Errors
     /// [`ConfigError`] says what is wrong with `target`.
     pub fn new(target: &str) -> Result<Self, ConfigError> {
-        Ok(Self {
-            target: Target::parse(target)?,
+        Ok(Self::of(Target::parse(target)?))
+    }
+
+    /// Settings for a target; all other settings are default.
+    #[must_use]
+    pub fn of(target: Target) -> Self {
+        Self {
+            target,
             name: None,
             label: None,
             dcc: String::new(),
             capabilities: Vec::new(),
             expose_all: false,
-        })
+            stdio: StdioOptions::default(),
+        }
     }
 
     /// Asks for the tunnel name `name`.
@@ -92,16 +106,33 @@ impl TargetConfig {
         self
     }
 
-    /// Finds what a relay would refuse.
+    /// Sets how the program of a `stdio:` target is run.
+    #[must_use]
+    pub fn with_stdio(mut self, options: StdioOptions) -> Self {
+        self.stdio = options;
+        self
+    }
+
+    /// Finds the file of a `stdio:` target's program, without starting it; `None` for a target at an address.
+    #[must_use]
+    pub fn program(&self) -> Option<Result<PathBuf, ProgramError>> {
+        let command = self.stdio.applied(self.target.command()?).ok()?;
+        Some(find_program(&command))
+    }
+
+    /// Finds what a relay would refuse, and settings of a program that no program can have.
     ///
     /// # Errors
     /// [`ConfigError`] names the setting.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.expose_all && !self.target.is_http() {
-            return Err(ConfigError::NoPaths {
-                target: self.target.to_string(),
+        if self.expose_all && !self.target.has_paths() {
+            let target = self.target.to_string();
+            return Err(match self.target.is_stdio() {
+                true => ConfigError::OnePath { target },
+                false => ConfigError::NoPaths { target },
             });
         }
+        self.check_program()?;
         let capabilities = &self.capabilities;
         let lengths = [
             (
@@ -119,6 +150,29 @@ impl TargetConfig {
             return Err(ConfigError::TooLong { field, limit, unit });
         }
         Ok(self.registration("").check()?)
+    }
+
+    fn check_program(&self) -> Result<(), ConfigError> {
+        let Some(command) = self.target.command() else {
+            return match self.stdio == StdioOptions::default() {
+                true => Ok(()),
+                false => Err(ConfigError::NotProgram {
+                    target: self.target.to_string(),
+                }),
+            };
+        };
+        self.stdio.check()?;
+        self.stdio.applied(command).map(drop)
+    }
+
+    /// The target that sessions connect to; `guard` ends the processes of a program if the agent is killed, and `hook`
+    /// is told of the target.
+    pub(super) fn watched(
+        &self,
+        guard: Option<&Arc<Guard>>,
+        hook: &EventHook,
+    ) -> Result<WatchedTarget, ConfigError> {
+        WatchedTarget::of(&self.target, &self.stdio, guard, hook)
     }
 
     /// Name of the tunnel that the relay grants for this target, if it grants one.

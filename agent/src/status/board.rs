@@ -13,6 +13,9 @@ use crate::link::Link;
 use crate::targets::WatchedTarget;
 use crate::transport::{RelayUrl, Transport};
 
+/// Most bytes of the programs' lines in a status: those of one program, or a part of those of each of several.
+const LOG_BYTES_MAX: usize = 64 * 1024;
+
 /// Current state of an agent.
 #[derive(Debug)]
 pub(crate) struct Board {
@@ -162,8 +165,13 @@ impl Board {
         let draining = now.draining.iter().filter_map(Weak::upgrade);
         let sessions_left: usize = draining.map(|link| link.session_count()).sum();
         let best = best(&links);
+        let programs = self.targets.iter().map(|it| it.target.stdio());
+        let log_bytes_max = LOG_BYTES_MAX / programs.flatten().count().max(1);
         let tunnels: Vec<_> = (0..self.targets.len())
-            .map(|target| self.of_target(&now, target, best))
+            .map(|target| TunnelStatus {
+                logs: latest(self.targets[target].target.logs(), log_bytes_max),
+                ..self.of_target(&now, target, best)
+            })
             .collect();
         // The settings hold at least one target.
         let first = tunnels[0].clone();
@@ -209,12 +217,25 @@ impl Board {
             dcc: it.dcc.clone(),
             health: it.target.health(),
             refusal: tunnel.refusal.clone(),
+            stdio: it.target.stdio(),
+            logs: Vec::new(),
         }
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The last of `lines`, which have at most `bytes_max` bytes together.
+fn latest(mut lines: Vec<String>, bytes_max: usize) -> Vec<String> {
+    let mut bytes = 0;
+    let fitting = lines.iter().rev().take_while(|line| {
+        bytes += line.len();
+        bytes <= bytes_max
+    });
+    let first = lines.len() - fitting.count();
+    lines.split_off(first)
 }
 
 fn of_slot(link: u16, slot: &Slot, transport: Transport) -> LinkStatus {
@@ -398,6 +419,39 @@ pub(super) mod tests {
         assert!(line.starts_with("maya-1  registered  raw TCP  "), "{line}");
         let line = status.tunnels[0].to_string();
         assert_eq!(line, "maya-1  registered  raw TCP  -> 127.0.0.1:2");
+    }
+
+    #[test]
+    fn a_program_shows_its_processes_and_has_a_url() {
+        let board = board(&["stdio:server --key", "127.0.0.1:3"]);
+        board.registered(0, 0, &granted());
+        let status = board.status();
+        let program = status.tunnels[0].stdio.as_ref().unwrap();
+        assert_eq!((program.running, program.starts), (0, 0));
+        assert_eq!(status.tunnels[1].stdio, None);
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(text.matches(r#""stdio":{"#).count(), 1, "{text}");
+        assert!(!text.contains(r#""logs""#), "{text}");
+        assert_eq!(serde_json::from_str::<AgentStatus>(&text).unwrap(), status);
+        let text = status.to_string();
+        let words = "registered  http://relay/w/maya-1  -> stdio:server --key\n        no process";
+        assert!(text.contains(words), "{text}");
+        let alone = board_of_one().status().to_string();
+        assert!(alone.contains("-> stdio:server  pid"), "{alone}");
+        assert!(alone.contains("\n    no process"), "{alone}");
+    }
+
+    fn board_of_one() -> Board {
+        board(&["stdio:server"])
+    }
+
+    #[test]
+    fn the_last_lines_of_a_program_are_kept() {
+        let lines = || ["a", "bb", "ccc"].map(str::to_owned).to_vec();
+        assert_eq!(latest(lines(), 5), ["bb", "ccc"]);
+        assert_eq!(latest(lines(), 6), lines());
+        assert!(latest(lines(), 2).is_empty());
+        assert!(latest(Vec::new(), 2).is_empty());
     }
 
     #[test]

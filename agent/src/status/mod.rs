@@ -12,6 +12,7 @@ pub use self::socket::list;
 pub(crate) use self::socket::{Server, list_quietly};
 use crate::event::{Span, is_raw};
 use crate::plain::Plain;
+use crate::stdio::StdioStatus;
 use crate::targets::Health;
 use crate::transport::Transport;
 
@@ -102,6 +103,12 @@ pub struct TunnelStatus {
     pub health: Option<Health>,
     /// The relay's refusal, if there is no tunnel because of it.
     pub refusal: Option<RefusalStatus>,
+    /// Processes of the target's program; `None` for a target at an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdio: Option<StdioStatus>,
+    /// The last lines that the processes wrote to standard error, the oldest first; 64 KiB of all targets together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<String>,
 }
 
 impl fmt::Display for TunnelStatus {
@@ -110,6 +117,9 @@ impl fmt::Display for TunnelStatus {
         let health = aside(self.health.as_ref());
         write!(f, "{}  {}{way}", Plain(&self.name), self.state)?;
         write!(f, "  -> {}{health}", Plain(&self.target))?;
+        if let Some(stdio) = &self.stdio {
+            write!(f, "\n        {}", processes(stdio))?;
+        }
         match &self.refusal {
             Some(refusal) if self.state != State::Registered => {
                 write!(f, "\n        {}", Plain(&refusal.message))
@@ -176,6 +186,40 @@ fn way(url: Option<&str>, target: &str) -> String {
 fn aside(health: Option<&Health>) -> String {
     let words = health.map(|it| format!(" ({it} for {})", Span(it.since_s)));
     words.unwrap_or_default()
+}
+
+/// What the processes of a program do, in one line.
+fn processes(it: &StdioStatus) -> String {
+    let mut text = match it.running + it.starting {
+        0 => "no process".to_owned(),
+        all => counted(all, "process", "processes"),
+    };
+    if it.starting > 0 {
+        text.push_str(&format!(" ({} starting)", it.starting));
+    }
+    if let Some(era) = &it.era {
+        text.push_str(&format!("  {era} MCP"));
+    }
+    let sessions = counted(it.sessions, "session", "sessions");
+    let calls = counted(it.calls, "call", "calls");
+    text.push_str(&format!("  {sessions}  {calls}  {} started", it.starts));
+    if it.ends > 0 {
+        text.push_str(&format!("  {} ended by themselves", it.ends));
+    }
+    if let Some(last) = &it.last_end {
+        text.push_str(&format!("  last: {last}"));
+    }
+    if it.stray_lines > 0 {
+        text.push_str(&format!("  {} lines outside of MCP", it.stray_lines));
+    }
+    Plain(text).to_string()
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {many}"),
+    }
 }
 
 /// Status of one running agent.
@@ -251,6 +295,8 @@ impl fmt::Display for AgentStatus {
             for tunnel in &self.tunnels {
                 write!(f, "\n    {tunnel}")?;
             }
+        } else if let Some(stdio) = self.tunnels.first().and_then(|it| it.stdio.as_ref()) {
+            write!(f, "\n    {}", processes(stdio))?;
         }
         Ok(())
     }

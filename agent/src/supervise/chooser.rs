@@ -230,7 +230,6 @@ fn now_s() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::HostPort;
     use crate::transport::Proxies;
     use crate::transport::tests::Server;
 
@@ -275,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_relay_that_answers_and_this_machines_own_limits_do_not_speak_against_the_path() {
-        let to = || HostPort::parse("relay.test:443", None).unwrap();
+        let instead = String::new;
         let dial = |source| Error::Dial {
             relay: "https://relay.test".to_owned(),
             source,
@@ -287,11 +286,17 @@ mod tests {
                 false,
             ),
             (
-                io::Error::other(QuicError::NothingListens { to: to() }),
+                io::Error::other(QuicError::NothingListens { instead: instead() }),
                 false,
             ),
-            (io::Error::other(QuicError::NoAnswer { to: to() }), true),
-            (io::Error::other(QuicError::Unfinished { to: to() }), true),
+            (
+                io::Error::other(QuicError::NoAnswer { instead: instead() }),
+                true,
+            ),
+            (
+                io::Error::other(QuicError::Unfinished { instead: instead() }),
+                true,
+            ),
             // EMFILE: this process has no descriptor left.
             (io::Error::from_raw_os_error(24), false),
             (io::Error::other(QuicError::Version), true),

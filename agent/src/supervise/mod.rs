@@ -5,6 +5,7 @@ mod dialled;
 mod endings;
 mod outlook;
 mod overtaking;
+mod programs;
 mod race;
 mod registrations;
 mod settling;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::chooser::Chooser;
+use self::programs::Programs;
 use self::slot::Slot;
 pub use self::stand_by::run_standing_by;
 use crate::config::Config;
@@ -49,7 +51,8 @@ pub async fn run_once(
 /// Publishes the targets until `shutdown` is ready, and dials again whenever a link ends.
 ///
 /// After `shutdown` the relay is told to send no more calls, and the calls in flight have
-/// [`Config::drain_timeout`] to finish. Dropping the future ends everything at once.
+/// [`Config::drain_timeout`] to finish. Then the processes of `stdio:` targets end in order, which takes 12 s at most.
+/// Dropping the future ends everything at once.
 ///
 /// # Errors
 /// Only errors that another attempt cannot cure: wrong settings, or a final refusal by the relay.
@@ -128,10 +131,7 @@ async fn run_in(
     });
     let (identity, dialler, chooser) = loading.await.map_err(|_| IdentityError::Random)??;
     config.check_tunnels(&identity)?;
-    let targets = config.targets.iter();
-    let targets =
-        targets.map(|it| WatchedTarget::new(it.target.clone()).telling(config.on_event.clone()));
-    let targets: Arc<[WatchedTarget]> = targets.collect();
+    let targets = config.watched()?;
     let board = Arc::new(Board::new(&config, &identity, &targets));
     let mut services = JoinSet::new();
     if config.status_socket {
@@ -158,7 +158,10 @@ async fn run_in(
         token: watch,
         network,
     });
+    let mut programs = Programs::of(&agent.targets);
     let result = run_slots(&agent, once, shutdown).await;
+    // After the drain: until then, callers in flight need the processes.
+    programs.stop().await;
     agent.config.on_event.tell(&match &result {
         Ok(()) => AgentEvent::Stopped,
         Err(error) => AgentEvent::ended_by(error),

@@ -1,5 +1,7 @@
 //! Whether a target takes connections: recorded at each session, and probed for a status. A session that cannot
 //! reach the target begins an outage, which is reported once; the target is then probed until it is back.
+//!
+//! A program is never started for a probe: its server takes every connection, and knows whether the program has failed.
 
 use std::fmt;
 use std::io;
@@ -10,9 +12,12 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::{CONNECT_TIMEOUT, Target, TargetFailure};
+use super::program::teller;
+use super::{CONNECT_TIMEOUT, StdioOptions, Target, TargetFailure};
+use crate::error::ConfigError;
 use crate::event::{AgentEvent, EventHook};
 use crate::socket::CloseMode;
+use crate::stdio::{Guard, StdioServer, StdioStatus};
 
 /// Time limit for a probe to connect; the reader of a status waits for it.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -36,6 +41,8 @@ pub enum HealthState {
     Unreachable,
     /// The target did not answer in time.
     Timeout,
+    /// The target is a program, and has ended again and again right after its start; it is not started for a while.
+    Failed,
 }
 
 impl HealthState {
@@ -46,6 +53,7 @@ impl HealthState {
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
+            Self::Failed => "failed",
         }
     }
 
@@ -74,6 +82,7 @@ impl fmt::Display for Health {
             HealthState::Refused => "target refuses connections",
             HealthState::Unreachable => "target cannot be reached",
             HealthState::Timeout => "target does not answer",
+            HealthState::Failed => "target fails at each start",
         })
     }
 }
@@ -82,6 +91,8 @@ impl fmt::Display for Health {
 #[derive(Clone, Debug)]
 pub(crate) struct WatchedTarget {
     target: Target,
+    /// Runs the program of a `stdio:` target.
+    server: Option<StdioServer>,
     noted: Arc<Mutex<HealthRecord>>,
     hook: EventHook,
 }
@@ -95,21 +106,52 @@ struct HealthRecord {
 }
 
 impl WatchedTarget {
-    pub(crate) fn new(target: Target) -> Self {
-        Self {
-            target,
+    /// A target, and the server over its program if it is one, which starts no process before a caller needs it.
+    /// `guard` ends the processes if the agent is killed. `hook` is told when sessions no longer reach the target, when
+    /// it is back, and what happens to the processes.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if `options` has too many variables.
+    pub(crate) fn of(
+        target: &Target,
+        options: &StdioOptions,
+        guard: Option<&Arc<Guard>>,
+        hook: &EventHook,
+    ) -> Result<Self, ConfigError> {
+        let server = match target.command() {
+            None => None,
+            Some(command) => Some(StdioServer::new(
+                options.applied(command)?,
+                options.settings(),
+                guard.cloned(),
+                teller(target.to_string(), hook.clone()),
+            )),
+        };
+        Ok(Self {
+            target: target.clone(),
+            server,
             noted: Arc::default(),
-            hook: EventHook::default(),
-        }
+            hook: hook.clone(),
+        })
     }
 
-    /// Reports to `hook` when sessions no longer reach the target, and when it is back.
-    pub(crate) fn telling(self, hook: EventHook) -> Self {
-        Self { hook, ..self }
+    /// A target whose events no hook is told.
+    #[cfg(test)]
+    pub(crate) fn new(target: Target) -> Self {
+        let (options, hook) = (StdioOptions::default(), EventHook::default());
+        Self::of(&target, &options, None, &hook).expect("the default options are few")
     }
 
     /// Connects a session to the target. Closing the connection resets it, unless it was finished.
     pub(crate) async fn connect(&self) -> Result<TcpStream, (TargetFailure, io::Error)> {
+        if let Some(server) = &self.server {
+            let connected = server.connect(CloseMode::Resets).await;
+            return connected.map_err(|error| {
+                let target = &self.target;
+                tracing::warn!(%target, %error, "no connection within this machine to a program");
+                (TargetFailure::of(&error), error)
+            });
+        }
         let connecting = self
             .target
             .connect_within(CONNECT_TIMEOUT, CloseMode::Resets);
@@ -151,8 +193,31 @@ impl WatchedTarget {
         ));
     }
 
+    /// Ends all processes of the target's program in order, and waits for their ends; takes no callers from then on.
+    pub(crate) async fn stop(&self) {
+        if let Some(server) = &self.server {
+            server.stop().await;
+        }
+    }
+
+    /// What the processes of the target's program do; `None` for a target at an address.
+    pub(crate) fn stdio(&self) -> Option<StdioStatus> {
+        self.server.as_ref().map(StdioServer::status)
+    }
+
+    /// The last lines that the processes of the target's program wrote to standard error, the oldest first.
+    pub(crate) fn logs(&self) -> Vec<String> {
+        self.server
+            .as_ref()
+            .map(StdioServer::logs)
+            .unwrap_or_default()
+    }
+
     /// Probes whether the target takes a connection, unless it was probed a moment ago.
     pub(crate) async fn probe(&self) {
+        if self.server.is_some() {
+            return;
+        }
         {
             let mut noted = self.noted();
             let now = Instant::now();
@@ -170,8 +235,15 @@ impl WatchedTarget {
         self.note(&connecting.await);
     }
 
-    /// The known health; `None` before the first connection.
+    /// The known health; `None` before the first connection, and for a program that has not failed.
     pub(crate) fn health(&self) -> Option<Health> {
+        if let Some(server) = &self.server {
+            let failed_for_s = server.status().failed_for_s;
+            return failed_for_s.map(|since_s| Health {
+                state: HealthState::Failed,
+                since_s,
+            });
+        }
         let (state, since) = self.noted().health?;
         Some(Health {
             state,
@@ -220,6 +292,7 @@ async fn await_return(target: Target, noted: Weak<Mutex<HealthRecord>>, hook: Ev
         };
         let watched = WatchedTarget {
             target: target.clone(),
+            server: None,
             noted,
             hook: hook.clone(),
         };
@@ -266,7 +339,7 @@ mod tests {
         let (send, mut told) = mpsc::channel(8);
         let hook = EventHook::new(move |event| send.try_send(event.clone()).unwrap());
         let target = Target::parse(&format!("http://{address}/mcp")).unwrap();
-        let target = WatchedTarget::new(target).telling(hook);
+        let target = WatchedTarget::of(&target, &StdioOptions::default(), None, &hook).unwrap();
         target.connect().await.unwrap();
         drop(listener);
         for _ in 0..3 {
@@ -300,6 +373,18 @@ mod tests {
         target.noted().probed_at = Instant::now().checked_sub(PROBE_PAUSE);
         target.probe().await;
         listener.accept().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_program_is_not_started_to_learn_its_health() {
+        let target = watched("stdio:/nonexistent/server");
+        target.probe().await;
+        let status = target.stdio().unwrap();
+        assert_eq!((status.running, status.starts), (0, 0));
+        assert_eq!(target.health(), None);
+        assert!(target.logs().is_empty());
+        target.stop().await;
+        assert_eq!(watched("127.0.0.1:1").stdio(), None);
     }
 
     #[tokio::test]

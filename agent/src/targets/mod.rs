@@ -1,6 +1,8 @@
-//! The local server that sessions connect to.
+//! The local server that sessions connect to: at an address, or a program behind `stdio:`.
 
 mod health;
+mod options;
+mod program;
 
 use std::fmt;
 use std::io;
@@ -11,10 +13,16 @@ use tokio::net::TcpStream;
 
 pub(crate) use self::health::WatchedTarget;
 pub use self::health::{Health, HealthState};
+pub use self::options::{
+    CHILDREN, CHILDREN_MAX, IDLE, IDLE_MAX, IDLE_MIN, StdioOptions, StdioShare,
+};
+pub use self::program::ProgramError;
+pub(crate) use self::program::find as find_program;
 use crate::address::{HostPort, deadline_in};
 use crate::error::ConfigError;
 use crate::plain::address_without_user;
 use crate::socket::CloseMode;
+use crate::stdio::{Command, CommandError};
 
 /// Time limit for a target to accept a connection.
 ///
@@ -24,16 +32,38 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Port of an HTTP target that names none.
 const HTTP_PORT: u16 = 80;
 
-/// The local server that an agent forwards plain bytes to.
+/// Beginning of a target that is a program.
+const STDIO: &str = "stdio:";
+
+/// Host that the server of a program has for its callers.
+const STDIO_AUTHORITY: &str = "localhost";
+
+/// Path that the server of a program has.
+const STDIO_PATH: &str = "/mcp";
+
+/// Most characters of a command that an error quotes.
+const QUOTE_CHARS_MAX: usize = 100;
+
+/// The local server that an agent forwards plain bytes to, or a program that the agent starts and serves over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    address: HostPort,
-    /// Base path of an HTTP server as it was written, empty for the root; `None` for a target of raw bytes.
-    http_path: Option<String>,
+    place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// A server at an address.
+    Server {
+        address: HostPort,
+        /// Base path of an HTTP server as it was written, empty for the root; `None` for a target of raw bytes.
+        http_path: Option<String>,
+    },
+    /// A program that speaks MCP over standard input and output.
+    Program(Command),
 }
 
 impl Target {
-    /// Parses a target as given on the command line: `host:port` or `http://host:port/path`.
+    /// Parses a target as given on the command line: `host:port`, `http://host:port/path` or `stdio:COMMAND`.
     ///
     /// # Errors
     /// [`ConfigError`] says what is wrong, or that this kind of target is not built yet.
@@ -42,8 +72,8 @@ impl Target {
             text: address_without_user(text),
             problem,
         };
-        if text.starts_with("stdio:") {
-            return Err(not_built("a stdio: target"));
+        if let Some(command) = text.strip_prefix(STDIO) {
+            return Self::program(Command::parse(command), text);
         }
         match text.split_once("://") {
             None => match web_form(text) {
@@ -69,15 +99,34 @@ impl Target {
         }
     }
 
+    /// A program with its arguments, each word taken as it is.
+    ///
+    /// # Errors
+    /// [`ConfigError::Command`] says what is wrong with the words.
+    pub fn of_command(words: &[String]) -> Result<Self, ConfigError> {
+        Self::program(Command::of_words(words), &words.join(" "))
+    }
+
+    /// The target of a command that was written as `text`.
+    fn program(command: Result<Command, CommandError>, text: &str) -> Result<Self, ConfigError> {
+        let command = command.map_err(|error| ConfigError::Command {
+            text: text.chars().take(QUOTE_CHARS_MAX).collect(),
+            problem: error.to_string(),
+        })?;
+        Ok(Self {
+            place: Place::Program(command),
+        })
+    }
+
     /// Parses `host:port`; a number alone is a port of this machine.
     fn raw(text: &str) -> Result<Self, &'static str> {
         let address = match is_port(text) {
             true => HostPort::parse(&format!("127.0.0.1:{text}"), None)?,
             false => HostPort::parse(text, None)?,
         };
+        let http_path = None;
         Ok(Self {
-            address,
-            http_path: None,
+            place: Place::Server { address, http_path },
         })
     }
 
@@ -98,32 +147,60 @@ impl Target {
             "" => "",
             _ => path,
         };
+        let (address, path) = (HostPort::parse(authority, Some(HTTP_PORT))?, base_path);
+        let http_path = Some(path.to_owned());
         Ok(Self {
-            address: HostPort::parse(authority, Some(HTTP_PORT))?,
-            http_path: Some(base_path.to_owned()),
+            place: Place::Server { address, http_path },
         })
     }
 
-    /// True for an HTTP server: the agent moves plain bytes, the relay knows that they are HTTP.
+    /// True for a target that callers reach over HTTP: an HTTP server, or a program.
     #[must_use]
     pub const fn is_http(&self) -> bool {
-        self.http_path.is_some()
+        match &self.place {
+            Place::Server { http_path, .. } => http_path.is_some(),
+            Place::Program(_) => true,
+        }
+    }
+
+    /// True for a program, which the agent starts when a caller needs it.
+    #[must_use]
+    pub const fn is_stdio(&self) -> bool {
+        matches!(self.place, Place::Program(_))
+    }
+
+    /// True for an HTTP server at an address, which may have other paths than the target's own.
+    #[must_use]
+    pub const fn has_paths(&self) -> bool {
+        self.is_http() && !self.is_stdio()
+    }
+
+    /// The program and its arguments, for a target that is one.
+    pub(crate) const fn command(&self) -> Option<&Command> {
+        match &self.place {
+            Place::Server { .. } => None,
+            Place::Program(command) => Some(command),
+        }
     }
 
     /// Kind of target, as reported to the relay.
     #[must_use]
     pub const fn scheme(&self) -> Scheme {
-        match self.is_http() {
-            true => Scheme::Http,
-            false => Scheme::Tcp,
+        match &self.place {
+            Place::Server { http_path, .. } if http_path.is_some() => Scheme::Http,
+            Place::Server { .. } => Scheme::Tcp,
+            Place::Program(_) => Scheme::Stdio,
         }
     }
 
     /// Host and port as a client of the target writes them in `Host`: without the default port of HTTP.
     #[must_use]
     pub fn authority(&self) -> String {
-        let full = self.address.to_string();
-        match self.is_http() && self.address.port() == HTTP_PORT {
+        let Place::Server { address, .. } = &self.place else {
+            return STDIO_AUTHORITY.to_owned();
+        };
+        let full = address.to_string();
+        match self.is_http() && address.port() == HTTP_PORT {
             true => full.trim_end_matches(":80").to_owned(),
             false => full,
         }
@@ -132,16 +209,27 @@ impl Target {
     /// Path of the server as it was written; empty for the root.
     #[must_use]
     pub fn base_path(&self) -> &str {
-        self.http_path.as_deref().unwrap_or_default()
+        match &self.place {
+            Place::Server { http_path, .. } => http_path.as_deref().unwrap_or_default(),
+            Place::Program(_) => STDIO_PATH,
+        }
     }
 
     /// Text that tells this target apart from others on the same host; it is part of the tunnel's derived name, so it
     /// must not change between starts.
     #[must_use]
     pub fn label(&self, dcc: &str) -> String {
-        let host = match self.address.is_loopback() {
-            true => String::new(),
-            false => self.address.host(),
+        let (host, rest) = match &self.place {
+            Place::Server { address, .. } => {
+                let host = match address.is_loopback() {
+                    true => String::new(),
+                    false => address.host(),
+                };
+                // Without a slash at the end, so that the derived name is the same with and without the slash.
+                let path = self.base_path().trim_end_matches('/');
+                (host, format!("{}{path}", address.port()))
+            }
+            Place::Program(command) => (String::new(), program::label(command)),
         };
         let mut label = String::new();
         for part in [dcc, &host] {
@@ -150,9 +238,7 @@ impl Target {
                 label.push('-');
             }
         }
-        label.push_str(&self.address.port().to_string());
-        // Without a slash at the end, so that the derived name is the same with and without the slash.
-        label.push_str(self.base_path().trim_end_matches('/'));
+        label.push_str(&rest);
         label
     }
 
@@ -160,24 +246,35 @@ impl Target {
     /// orderly end.
     ///
     /// # Errors
-    /// How the connection failed, and the system's error.
+    /// How the connection failed, and the system's error; for a program always, because it has no address.
     pub async fn connect_within(
         &self,
         timeout: Duration,
         unfinished: CloseMode,
     ) -> Result<TcpStream, (TargetFailure, io::Error)> {
-        self.address
-            .connect_with(deadline_in(timeout), unfinished)
-            .await
-            .map_err(|error| (TargetFailure::of(&error), error))
+        let connected = match &self.place {
+            Place::Server { address, .. } => {
+                let connecting = address.connect_with(deadline_in(timeout), unfinished);
+                connecting.await
+            }
+            Place::Program(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        connected.map_err(|error| (TargetFailure::of(&error), error))
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.http_path {
-            None => write!(f, "{}", self.address),
-            Some(path) => write!(f, "http://{}{path}", self.authority()),
+        match &self.place {
+            Place::Server {
+                address,
+                http_path: None,
+            } => write!(f, "{address}"),
+            Place::Server {
+                http_path: Some(path),
+                ..
+            } => write!(f, "http://{}{path}", self.authority()),
+            Place::Program(command) => write!(f, "{STDIO}{command}"),
         }
     }
 }
@@ -241,7 +338,7 @@ fn is_port(text: &str) -> bool {
 fn not_built(what: &str) -> ConfigError {
     ConfigError::NotBuilt {
         what: what.to_owned(),
-        instead: "targets host:port and http://host:port/path",
+        instead: "targets host:port, http://host:port/path and stdio:COMMAND",
     }
 }
 
@@ -306,11 +403,54 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_target_to_come_are_said_to_be_missing() {
-        for text in ["https://h:1/mcp", "stdio:python server.py"] {
-            let error = Target::parse(text).unwrap_err();
-            assert!(matches!(error, ConfigError::NotBuilt { .. }), "{error}");
+    fn a_program_looks_like_an_http_server_to_the_relay() {
+        let target = Target::parse("stdio:npx -y '@scope/server' \"a b\"").unwrap();
+        assert!(target.is_http() && target.is_stdio() && !target.has_paths());
+        assert_eq!(target.scheme(), Scheme::Stdio);
+        assert_eq!(
+            (&*target.authority(), target.base_path()),
+            ("localhost", "/mcp")
+        );
+        let shown = target.to_string();
+        assert_eq!(shown, "stdio:npx -y @scope/server 'a b'");
+        assert_eq!(Target::parse(&shown).unwrap(), target);
+        let words = ["npx", "-y", "@scope/server", "a b"].map(str::to_owned);
+        assert_eq!(Target::of_command(&words).unwrap(), target);
+        let label = target.label("");
+        assert!(label.starts_with("npx-"), "{label}");
+        assert_eq!(target.label("maya"), format!("maya-{label}"));
+        let server = Target::parse("http://127.0.0.1:1").unwrap();
+        assert!(server.has_paths() && !server.is_stdio());
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_one_is_told_its_reason() {
+        for (text, word) in [
+            ("stdio:", "the command is missing"),
+            ("stdio:  ", "the command is missing"),
+            ("stdio:'' x", "names no program"),
+            ("stdio:server 'x", "opens a quote"),
+        ] {
+            let error = Target::parse(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
         }
+        assert!(Target::of_command(&[]).is_err());
+        let long = format!("stdio:'{}", "x".repeat(500));
+        let error = Target::parse(&long).unwrap_err().to_string();
+        assert!(error.len() < 200, "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_has_no_address_to_connect_to() {
+        let target = Target::parse("stdio:server").unwrap();
+        let connected = target.connect_within(Duration::from_secs(5), CloseMode::Ends);
+        assert_eq!(connected.await.unwrap_err().0, TargetFailure::Unreachable);
+    }
+
+    #[test]
+    fn kinds_of_target_to_come_are_said_to_be_missing() {
+        let error = Target::parse("https://h:1/mcp").unwrap_err();
+        assert!(matches!(error, ConfigError::NotBuilt { .. }), "{error}");
         let error = Target::parse("ftp://h:1").unwrap_err();
         assert!(error.to_string().contains("unknown scheme"), "{error}");
     }
@@ -319,7 +459,6 @@ mod tests {
     fn the_default_port_is_left_out_of_the_authority() {
         let target = Target::parse("http://Studio.example/mcp/").unwrap();
         assert_eq!(target.authority(), "studio.example");
-        assert_eq!(target.address.port(), 80);
         assert_eq!(target.base_path(), "/mcp/");
         let authority = |text| Target::parse(text).unwrap().authority();
         assert_eq!(authority("http://[::1]:8080"), "[::1]:8080");

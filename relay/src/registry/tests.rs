@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use tieline_wire::{Generation, InstanceId};
+use tieline_wire::{Generation, InstanceId, Scheme};
 
 use super::report::REPORT_TUNNELS;
 use super::*;
@@ -61,6 +61,29 @@ fn a_permission_that_ends_never_looks_endless() {
         assert_eq!(granted(1, Some(110)).expires_in_s(late), 1);
     }
     assert_eq!(granted(1, Some(u64::MAX)).expires_in_s(50), u32::MAX);
+}
+
+#[test]
+fn raw_callers_reach_bytes_and_whole_http_servers_and_never_a_program() {
+    for (scheme, base_path, expose_all, is_open) in [
+        (Scheme::Tcp, "", false, true),
+        (Scheme::Tcp, "/mcp", false, true),
+        (Scheme::Http, "", false, true),
+        (Scheme::Http, "/mcp", false, false),
+        (Scheme::Https, "/mcp", true, true),
+        (Scheme::Stdio, "", false, false),
+        (Scheme::Stdio, "/mcp", false, false),
+        (Scheme::Stdio, "/mcp", true, false),
+    ] {
+        let info = TunnelInfo {
+            scheme,
+            base_path: base_path.to_owned(),
+            expose_all,
+            ..TunnelInfo::default()
+        };
+        let case = (info.scheme_word(), base_path, expose_all);
+        assert_eq!(info.is_open_to_raw(), is_open, "{case:?}");
+    }
 }
 
 #[test]

@@ -65,13 +65,19 @@ impl TunnelInfo {
             Scheme::Tcp => "tcp",
             Scheme::Http => "http",
             Scheme::Https => "https",
+            Scheme::Stdio => "stdio",
         }
     }
 
     /// Whether raw callers may use the tunnel: its target is not an HTTP server, or is one whose every path callers may
-    /// use, since the relay does not check what a raw caller sends.
+    /// use, since the relay does not check what a raw caller sends. The agent of a `stdio` target trusts the caller's
+    /// name in a request, where a raw caller could write any name.
     pub(crate) fn is_open_to_raw(&self) -> bool {
-        self.scheme == Scheme::Tcp || self.base_path.is_empty() || self.expose_all
+        match self.scheme {
+            Scheme::Tcp => true,
+            Scheme::Http | Scheme::Https => self.base_path.is_empty() || self.expose_all,
+            Scheme::Stdio => false,
+        }
     }
 }
 

@@ -89,6 +89,7 @@ impl Note {
             scheme: match &*line.scheme {
                 "http" => Scheme::Http,
                 "https" => Scheme::Https,
+                "stdio" => Scheme::Stdio,
                 _ => Scheme::Tcp,
             },
             base_path: line.base_path,
@@ -159,6 +160,7 @@ impl Line {
                 Scheme::Tcp => "tcp",
                 Scheme::Http => "http",
                 Scheme::Https => "https",
+                Scheme::Stdio => "stdio",
             }
             .to_owned(),
             base_path: binding.base_path.clone(),

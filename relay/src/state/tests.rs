@@ -65,6 +65,26 @@ fn what_was_noted_is_there_at_the_next_start() {
 }
 
 #[test]
+fn a_line_of_the_journal_names_each_scheme_of_a_target() {
+    for (scheme, word) in [
+        (Scheme::Tcp, "tcp"),
+        (Scheme::Http, "http"),
+        (Scheme::Https, "https"),
+        (Scheme::Stdio, "stdio"),
+    ] {
+        let bound = Note::bound(Binding {
+            scheme,
+            ..binding("maya", Some("ada"), 1)
+        });
+        let mut line = Vec::new();
+        bound.write(&mut line);
+        let text = String::from_utf8(line.clone()).unwrap();
+        assert!(text.contains(&format!(r#""scheme":"{word}""#)), "{text}");
+        assert_eq!(Note::read(&line), Some(bound));
+    }
+}
+
+#[test]
 fn the_number_of_a_start_rises_though_the_clock_goes_back() {
     let folder = TempDir::new().unwrap();
     let ahead = now_seconds() + 1000;

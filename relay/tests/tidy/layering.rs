@@ -110,6 +110,7 @@ const AGENT: Rows = &[
     &["link"],
     &["config"],
     &["targets", "token"],
+    &["stdio"],
     &["event", "identity", "reconnect", "transport"],
     &["address"],
     &["plain", "error", "socket", "bell", "sleep"],

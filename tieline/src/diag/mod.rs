@@ -49,6 +49,9 @@ impl DiagArgs {
             ("--stand-by", it.stand_by),
             ("--no-look", it.no_look),
             ("--machine", it.machine.is_some()),
+            ("--stdio-share", it.stdio.stdio_share.is_some()),
+            ("--stdio-max", it.stdio.stdio_max.is_some()),
+            ("--stdio-idle", it.stdio.stdio_idle.is_some()),
         ];
         let given = flags.into_iter().filter(|(_, is_given)| *is_given);
         given.map(|(flag, _)| flag).collect()
@@ -134,7 +137,7 @@ async fn look(config: &Config, dialler: &Dialler, teller: &mut Teller) {
         teller.tell(&Check::not_applicable("target", text));
     }
     for target in &config.targets {
-        teller.tell(&target::look(&target.target).await);
+        teller.tell(&target::check(target).await);
     }
 }
 

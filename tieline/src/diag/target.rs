@@ -1,14 +1,48 @@
-//! Checks that a target accepts connections and, if it is an HTTP target, speaks HTTP.
+//! Checks that a target accepts connections and, if it is an HTTP target, speaks HTTP; or that its program is there.
+
+use std::path::PathBuf;
 
 use http::Method;
 
 use super::check::Check;
 use crate::outbound::failure::Failure;
 use crate::outbound::request::Question;
+use tieline_agent::TargetConfig;
 use tieline_agent::socket::CloseMode;
-use tieline_agent::targets::{CONNECT_TIMEOUT, Target, TargetFailure};
+use tieline_agent::targets::{CONNECT_TIMEOUT, ProgramError, Target, TargetFailure};
 
-pub(super) async fn look(target: &Target) -> Check {
+pub(super) async fn check(target: &TargetConfig) -> Check {
+    match target.program() {
+        Some(found) => of_program(target, found),
+        None => look(&target.target).await,
+    }
+}
+
+/// Checks what a start of a program needs, without starting it.
+fn of_program(target: &TargetConfig, found: Result<PathBuf, ProgramError>) -> Check {
+    let name = &target.target;
+    let file = match found {
+        Ok(file) => file,
+        Err(problem) => {
+            let advice = match problem {
+                ProgramError::Directory(_) => "make the folder, or name another one with --cwd",
+                _ => "install it, give its whole path, or a PATH that leads to it (--env PATH=…)",
+            };
+            return Check::failed("target", format!("{name}: {problem}"), advice);
+        }
+    };
+    let found = format!("{name}: {} is there, and was not started", file.display());
+    match &*target.stdio.unset_variables() {
+        [] => Check::ok("target", found),
+        unset => Check::warning(
+            "target",
+            found,
+            format!("set {}, which it is to inherit", unset.join(", ")),
+        ),
+    }
+}
+
+async fn look(target: &Target) -> Check {
     let stream = match target
         .connect_within(CONNECT_TIMEOUT, CloseMode::Ends)
         .await
@@ -119,6 +153,22 @@ mod tests {
         let check = check("http://", "").await;
         assert_eq!(check.outcome, Outcome::Warning, "{check}");
         assert!(check.to_string().contains("WebSocket alone"), "{check}");
+    }
+
+    #[tokio::test]
+    async fn a_program_is_looked_for_and_not_started() {
+        let own = std::env::current_exe().unwrap().display().to_string();
+        let own = TargetConfig::of(Target::of_command(&[own]).unwrap());
+        let found = super::check(&own).await;
+        assert_eq!(found.outcome, Outcome::Ok, "{found}");
+        let options = tieline_agent::StdioOptions::default();
+        let options = options.with_inherited("TIELINE_TEST_ABSENT").unwrap();
+        let unset = super::check(&own.with_stdio(options)).await;
+        assert_eq!(unset.outcome, Outcome::Warning, "{unset}");
+        let absent = TargetConfig::new("stdio:tieline-absent").unwrap();
+        let absent = super::check(&absent).await;
+        assert_eq!(absent.outcome, Outcome::Failed);
+        assert!(absent.to_string().contains("install it"), "{absent}");
     }
 
     #[tokio::test]

@@ -13,6 +13,9 @@ use crate::paint::{complain, print_json, warn};
 use crate::settings::{self, ConfigFile, ServeArgs};
 use crate::signals::until_signal;
 
+/// Word behind `tieline` that starts the guard, which ends the processes of a killed agent. Help does not show it.
+pub(crate) const GUARD: &str = "__guard";
+
 /// Runs `tieline serve`; returns the exit code.
 pub(crate) async fn run(args: Box<ServeArgs>) -> Result<u8, Ended> {
     let (once, stand_by, json) = (args.once, args.stand_by, args.json);
@@ -27,6 +30,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<u8, Ended> {
     if let Some(text) = unused_proxy(&config) {
         warn(&text);
     }
+    let config = guarded(config);
     let printer = printer(json, &config);
     let config = if args.no_look {
         config.with_event_hook(printer)
@@ -50,6 +54,22 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<u8, Ended> {
     match ended.await {
         None | Some(Ok(())) => Ok(DONE),
         Some(Err(error)) => Err(Ended::new(error.exit_code(), explained(&error))),
+    }
+}
+
+/// Has this program be the guard for processes of an agent that runs any.
+fn guarded(config: Config) -> Config {
+    if !config.targets.iter().any(|it| it.target.is_stdio()) {
+        return config;
+    }
+    match std::env::current_exe() {
+        Ok(program) => config.with_guard(program, [GUARD]),
+        Err(error) => {
+            warn(&format!(
+                "this program's own file is unknown ({error}), so processes of stdio: targets may stay if this agent is killed"
+            ));
+            config
+        }
     }
 }
 

@@ -182,7 +182,10 @@ impl Links {
                 Some(event.to_string())
             }
             AgentEvent::Target { is_good: false, .. } | AgentEvent::TargetAway { .. } => {
-                Some(warning(event))
+                Some(warning(event, "target"))
+            }
+            AgentEvent::ChildFailed { .. } | AgentEvent::StrayLine { .. } => {
+                Some(warning(event, "program"))
             }
             // Not printed: standard error's last line says why the agent ended.
             AgentEvent::Refused { .. }
@@ -194,10 +197,10 @@ impl Links {
     }
 }
 
-/// The event's line with its word `target` in the warning colour.
-fn warning(event: &AgentEvent) -> String {
+/// The event's line with its first `word` in the warning colour.
+fn warning(event: &AgentEvent, word: &str) -> String {
     let line = event.to_string();
-    line.replacen("target", &paint(WARN, "target"), 1)
+    line.replacen(word, &paint(WARN, word), 1)
 }
 
 #[cfg(test)]
@@ -263,6 +266,25 @@ mod tests {
             line.contains("wss://relay.studio:443/tunnel/maya, without the name, if"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn what_happens_to_a_program_is_told_and_a_failure_in_colour() {
+        let mut links = Links::default();
+        let target = "stdio:server".to_owned();
+        let started = AgentEvent::ChildStarted {
+            target: target.clone(),
+            child: 1,
+            pid: Some(77),
+        };
+        assert_eq!(links.line(&started), Some(started.to_string()));
+        let failed = AgentEvent::ChildFailed {
+            target,
+            message: "ended with exit code 1".to_owned(),
+            for_s: 60,
+        };
+        let line = links.line(&failed).unwrap();
+        assert!(line.starts_with(&paint(WARN, "program")), "{line}");
     }
 
     fn lost(link: u16) -> AgentEvent {

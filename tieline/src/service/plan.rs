@@ -36,8 +36,8 @@ pub(super) struct ServiceSpec {
     pub(super) stop_seconds: u64,
 }
 
-/// Time for a stop beyond the drain timeout, in seconds.
-const STOP_MARGIN_SECONDS: u64 = 10;
+/// Time for a stop beyond the drain timeout, in seconds: processes of stdio: targets have 12 s to end.
+const STOP_MARGIN_SECONDS: u64 = 20;
 
 /// Longest name of a user, in bytes (useradd(8) allows 32; directory services allow more).
 const USER_BYTES_MAX: usize = 256;
@@ -63,7 +63,10 @@ impl ServiceSpec {
         let dir = text(std::env::current_dir().map_err(here)?)?;
         let mut command = vec![program, "serve".to_owned()];
         // With --stand-by the service gives way to an agent that is run by hand, and returns after it.
-        let says = |flag: &str| serve.iter().any(|word| word == flag);
+        // Behind `--` stands a program's command, whose words are its own.
+        let flags = serve.split(|word| word == "--").next();
+        let flags = flags.unwrap_or_default();
+        let says = |flag: &str| flags.iter().any(|word| word == flag);
         if !says("--once") && !says("--stand-by") {
             command.push("--stand-by".to_owned());
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 
+use super::stdio::StdioArgs;
 use super::time::parse_time;
 use crate::proxy::ProxyArgs;
 
@@ -18,11 +19,15 @@ pub struct ServeArgs {
     /// otherwise), or ws://host:port and its HTTP port
     #[arg(long, value_name = "URL", env = "TIELINE_RELAY")]
     pub relay: Option<String>,
-    /// Local server to publish: host:port or http://host:port/path; may be repeated. NAME= in front
-    /// asks for that tunnel name. Commas separate several targets (TIELINE_TO=maya=7001,comfy=8188); after
-    /// a target with a path, the next target needs its http://, since a path may contain commas
+    /// Local server to publish: host:port, http://host:port/path, or 'stdio:COMMAND' for a program that speaks MCP
+    /// over standard input and output, which is started when a caller needs it; may be repeated. NAME= in front asks
+    /// for that tunnel name. Commas separate several targets (TIELINE_TO=maya=7001,comfy=8188); after a target with a
+    /// path, the next target needs its http://, since a path may contain commas, and a command reaches to the end
     #[arg(long, value_name = "[NAME=]TARGET", env = "TIELINE_TO")]
     pub to: Vec<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub stdio: StdioArgs,
     /// Tunnel name to ask for; by default a name derived from this agent's key
     #[arg(long, env = "TIELINE_NAME")]
     pub name: Option<String>,
@@ -97,6 +102,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub state: StateArgs,
+    /// A program to publish, with its arguments as they are: one more target, as with --to 'stdio:COMMAND'
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// Directory for the state that survives a restart of the agent.

@@ -56,11 +56,7 @@ pub(crate) fn merged(
         variable: "TIELINE_RELAY",
         key: "relay",
     })?;
-    let mut targets = if args.to.is_empty() {
-        targets_of_file(&mut file)
-    } else {
-        targets_of_args(args, &file)?
-    };
+    let mut targets = targets(args, &mut file)?;
     if targets.is_empty() && needs_target {
         return Err(ConfigError::Missing {
             what: "target",
@@ -87,14 +83,37 @@ pub(crate) fn merged(
     Ok(config)
 }
 
+/// Targets from the command line, else from the file.
+fn targets(args: &ServeArgs, file: &mut ConfigFile) -> Result<Vec<TargetConfig>, ConfigError> {
+    let given = match args.to.is_empty() && args.command.is_empty() {
+        true => Vec::new(),
+        false => targets_of_args(args, file)?,
+    };
+    let has_program = given.iter().any(|it| it.target.is_stdio());
+    match args.stdio.given() {
+        Some(flag) if !has_program => Err(ConfigError::NoProgram { flag }),
+        _ if given.is_empty() => Ok(targets_of_file(file)),
+        _ => Ok(given),
+    }
+}
+
 /// Targets from the command line, which replace the file's targets and their names.
 fn targets_of_args(args: &ServeArgs, file: &ConfigFile) -> Result<Vec<TargetConfig>, ConfigError> {
-    let mut targets = Vec::new();
-    for text in args.to.iter().flat_map(|text| divided(text)) {
+    let options = args.stdio.options()?;
+    let written = args.to.iter().flat_map(|text| divided(text));
+    let written = written.map(|text| {
         let (name, target) = named(text);
-        let mut target = TargetConfig::new(target)?;
+        (name, Target::parse(target))
+    });
+    let command = (!args.command.is_empty()).then(|| (None, Target::of_command(&args.command)));
+    let mut targets = Vec::new();
+    for (name, target) in written.chain(command) {
+        let mut target = TargetConfig::of(target?);
         if let Some(name) = name {
             target = target.with_name(name)?;
+        }
+        if target.target.is_stdio() {
+            target = target.with_stdio(options.clone());
         }
         target.dcc = file.dcc.clone().unwrap_or_default();
         target.capabilities = file.capabilities.clone().unwrap_or_default();
@@ -103,9 +122,27 @@ fn targets_of_args(args: &ServeArgs, file: &ConfigFile) -> Result<Vec<TargetConf
     Ok(targets)
 }
 
+/// Splits `text` at the commas between its targets. The command of a program may contain commas and reaches to the end.
+fn divided(text: &str) -> Vec<&str> {
+    let is_program = |at: &usize| {
+        let (_, target) = named(text[*at..].trim_start());
+        target.starts_with("stdio:")
+    };
+    let commas = text.match_indices(',').map(|(at, _)| at + 1);
+    match std::iter::once(0).chain(commas).find(is_program) {
+        None => divided_servers(text),
+        Some(0) => vec![text],
+        Some(at) => {
+            let mut targets = divided_servers(&text[..at - 1]);
+            targets.push(text[at..].trim());
+            targets
+        }
+    }
+}
+
 /// Splits `text` at its commas if each piece is a target. A path may contain commas, so a piece after a target
 /// with a path must begin with a scheme, or with a name and a scheme.
-fn divided(text: &str) -> Vec<&str> {
+fn divided_servers(text: &str) -> Vec<&str> {
     let pieces: Vec<_> = text.split(',').map(str::trim).collect();
     let targets = pieces.iter().map(|it| Target::parse(named(it).1));
     let Ok(targets) = targets.collect::<Result<Vec<_>, _>>() else {
@@ -163,7 +200,7 @@ fn add_to_the_only_one(args: &ServeArgs, targets: &mut [TargetConfig]) -> Result
 
 /// Applies the flags that are for all targets.
 fn add_to_all(args: &ServeArgs, targets: &mut [TargetConfig]) {
-    let paths = targets.iter().any(|it| it.target.is_http());
+    let paths = targets.iter().any(|it| it.target.has_paths());
     for target in targets {
         if let Some(dcc) = &args.dcc {
             target.dcc.clone_from(dcc);
@@ -172,7 +209,7 @@ fn add_to_all(args: &ServeArgs, targets: &mut [TargetConfig]) {
             target.capabilities.clone_from(&args.capabilities);
         }
         // Applies to the targets that have paths; if none has, to all, and the check reports it.
-        if args.expose_all && (!paths || target.target.is_http()) {
+        if args.expose_all && (!paths || target.target.has_paths()) {
             target.expose_all = true;
         }
     }

@@ -4,6 +4,7 @@
 mod args;
 mod file;
 mod merge;
+mod stdio;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -11,3 +12,4 @@ mod time;
 pub use self::args::{ServeArgs, StateArgs};
 pub(crate) use self::file::ConfigFile;
 pub(crate) use self::merge::{checked, merged};
+pub use self::stdio::StdioArgs;

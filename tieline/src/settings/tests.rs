@@ -1,4 +1,6 @@
-use tieline_agent::{Config, ConfigError, Error, TargetConfig};
+use std::time::Duration;
+
+use tieline_agent::{Config, ConfigError, Error, StdioOptions, StdioShare, TargetConfig};
 
 use super::file::FILE_NAME;
 use super::{ConfigFile, checked};
@@ -382,6 +384,128 @@ fn the_proxy_comes_from_the_flag_or_the_file() {
     let error = config(&flags).unwrap_err().to_string();
     assert!(
         error.contains("--proxy none") && !error.contains("secret"),
+        "{error}"
+    );
+}
+
+/// Flags that every test of programs needs, and more.
+fn with_relay(flags: &[&str]) -> Result<Config, ConfigError> {
+    config(&[&["--relay", "tcp://r:1"][..], flags].concat())
+}
+
+#[test]
+fn a_program_comes_from_to_or_stands_behind_two_dashes() {
+    let targets = |flags: &[&str]| -> Vec<String> {
+        let config = with_relay(flags).unwrap();
+        let targets = config.targets.iter();
+        targets.map(|it| it.target.to_string()).collect()
+    };
+    let npx = ["stdio:npx -y server"];
+    assert_eq!(targets(&["--to", npx[0]]), npx);
+    assert_eq!(targets(&["--", "npx", "-y", "server"]), npx);
+    let words = ["--", "npx", "a b", "--to", "$HOME"];
+    assert_eq!(targets(&words), ["stdio:npx 'a b' --to '$HOME'"]);
+    let both = ["--to", "127.0.0.1:1", "--", "server"];
+    assert_eq!(targets(&both), ["127.0.0.1:1", "stdio:server"]);
+    // The file's targets are replaced.
+    let behind = with_file(&["--", "server"], Some(FILE)).unwrap();
+    assert_eq!(behind.targets.len(), 1);
+    assert_eq!(behind.targets[0].dcc, "maya");
+    let named = with_relay(&["--name", "Files", "--", "server"]).unwrap();
+    assert_eq!(named.targets[0].name.as_ref().unwrap().as_str(), "files");
+    let twice = with_relay(&["--to", "stdio:server", "--", "server"]);
+    let error = twice.unwrap_err().to_string();
+    assert!(error.contains("--to NAME=TARGET"), "{error}");
+}
+
+#[test]
+fn a_command_keeps_its_commas_and_ends_a_list() {
+    let targets = |text: &str| -> Vec<String> {
+        let config = with_relay(&["--to", text]).unwrap();
+        let targets = config.targets.iter();
+        targets.map(|it| it.target.to_string()).collect()
+    };
+    // A comma is quoted where a command is shown.
+    for (one, shown) in [
+        ("stdio:server --ports 1,2", "stdio:server --ports '1,2'"),
+        (
+            "stdio:fetch http://a,http://b",
+            "stdio:fetch 'http://a,http://b'",
+        ),
+    ] {
+        assert_eq!(targets(one), [shown]);
+    }
+    let list = "7001,a=http://h:1/x, b=stdio:server 1,2 c=3";
+    let all = ["127.0.0.1:7001", "http://h:1/x", "stdio:server '1,2' 'c=3'"];
+    assert_eq!(targets(list), all);
+    let config = with_relay(&["--to", list]).unwrap();
+    assert_eq!(config.targets[2].name.as_ref().unwrap().as_str(), "b");
+}
+
+#[test]
+fn the_flags_of_programs_reach_the_programs_alone() {
+    let flags = [
+        "--to",
+        "127.0.0.1:1",
+        "--to",
+        "stdio:server",
+        "--env",
+        "KEY=hunter2",
+        "--env",
+        "TIELINE_TEST_ABSENT",
+        "--cwd",
+        "/srv",
+        "--stdio-share",
+        "caller",
+        "--stdio-max",
+        "3",
+        "--stdio-idle",
+        "5m",
+    ];
+    let config = with_relay(&flags).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let stdio = &config.targets[1].stdio;
+    assert_eq!(stdio.share, Some(StdioShare::Caller));
+    assert_eq!(
+        (stdio.children_max, stdio.idle),
+        (3, Duration::from_secs(300))
+    );
+    let folder = std::path::Path::new("/srv");
+    assert_eq!(stdio.directory.as_deref(), Some(folder));
+    assert_eq!(stdio.unset_variables(), ["TIELINE_TEST_ABSENT"]);
+    assert_eq!(config.targets[0].stdio, StdioOptions::default());
+    // For the target that has paths.
+    let paths = ["--to", "http://h:1", "--to", "stdio:server", "--expose-all"];
+    let config = with_relay(&paths).unwrap();
+    assert!(config.targets[0].expose_all && !config.targets[1].expose_all);
+}
+
+#[test]
+fn what_a_program_cannot_have_is_told() {
+    for (flags, word) in [
+        (&["--to", "h:1", "--env", "A=secret"][..], "--env is for"),
+        (&["--to", "h:1", "--stdio-max", "2"], "--stdio-max is for"),
+        (&["--stdio-max", "0", "--", "server"], "1 to 1024"),
+        (&["--stdio-max", "2000", "--", "server"], "1 to 1024"),
+        (&["--stdio-idle", "5ms", "--", "server"], "1 s to 168 h"),
+        (&["--env", "=secret", "--", "server"], "not a name"),
+        (&["--expose-all", "--", "server"], "single path"),
+        (&["--to", "stdio:"], "the command is missing"),
+        (&["--", ""], "names no program"),
+    ] {
+        let error = Error::from(with_relay(flags).unwrap_err());
+        assert_eq!(error.exit_code(), 2, "{flags:?}");
+        let text = error.to_string();
+        assert!(text.contains(word), "{flags:?}: {text}");
+        assert!(!text.contains("secret"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+    let error = with_file(&["--cwd", "/srv"], Some(FILE)).unwrap_err();
+    assert!(error.to_string().contains("--cwd is for"), "{error}");
+    let line = ["tieline", "serve", "--stdio-share", "some", "--", "server"];
+    let error = Cli::read_alone(line).unwrap_err().to_string();
+    assert!(
+        error.contains("never") && error.contains("caller"),
         "{error}"
     );
 }

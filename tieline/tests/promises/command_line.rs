@@ -96,8 +96,12 @@ async fn usage_errors_are_one_line_and_code_2() {
             "not built yet",
         ),
         (
-            &["--relay", "tcp://r:1", "--to", "stdio:server"],
-            "not built yet",
+            &["--relay", "tcp://r:1", "--to", "stdio:server 'x"],
+            "opens a quote",
+        ),
+        (
+            &["--relay", "tcp://r:1", "--to", "h:1", "--env", "A=B"],
+            "--env is for a program",
         ),
         (&["--relay", "r:1", "--to", "127.0.0.1:1"], "scheme"),
         (&["--relay", "tcp://r:1", "--to", "127.0.0.1"], "port"),

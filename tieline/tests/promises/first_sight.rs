@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use tieline_wire::SessionEnd;
+use tieline_wire::{Scheme, SessionEnd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -200,4 +200,55 @@ async fn a_state_folder_of_others_is_refused_with_the_remedy() {
         code == Some(1) && text.contains("not a regular file"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_program_is_published_without_being_started() {
+    let (relay, state) = (Relay::bind().await, tempfile::tempdir().unwrap());
+    let mut command = tieline(&state);
+    command.args(["serve", "--json", "--relay", &relay.url()]);
+    command.args(["--env", "KEY=hunter2", "--", "sh", "-c", "touch started"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut log = child.stderr.take().unwrap();
+    let mut serve = Serve::of(child);
+    let link = relay.accept_registered().await;
+    let register = link.register();
+    assert_eq!(register.scheme, Scheme::Stdio);
+    assert_eq!(register.base_path, "/mcp");
+    assert!(register.label.starts_with("sh-"), "{}", register.label);
+    serve.saw("registered").await;
+    let told = serve.saw("target").await;
+    assert_eq!(told["state"], "on_demand");
+    assert_eq!(told["target"], "stdio:sh -c 'touch started'");
+    for flags in [&["--json"][..], &["--json", "--logs"], &["--logs"]] {
+        let status = output(tieline(&state).arg("status").args(flags)).await;
+        assert_eq!(status.status.code(), Some(0));
+        let text = String::from_utf8(status.stdout).unwrap();
+        assert!(!text.contains("hunter2"), "{text}");
+        if flags[0] == "--json" {
+            let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(status["tunnels"][0]["stdio"]["starts"], 0);
+        } else {
+            assert!(text.contains("no process"), "{text}");
+            assert!(text.contains("(nothing)"), "{text}");
+        }
+    }
+    serve.signal("TERM");
+    assert_eq!(serve.code().await, Some(0));
+    drop(link);
+    assert!(!state.path().join("started").exists());
+    let mut text = String::new();
+    log.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "", "no warning, and no value of a variable");
+}
+
+#[tokio::test]
+async fn the_guard_ends_with_its_input_and_help_does_not_show_it() {
+    let state = tempfile::tempdir().unwrap();
+    let guard = output(tieline(&state).arg("__guard")).await;
+    assert_eq!(guard.status.code(), Some(0));
+    assert!(guard.stdout.is_empty() && guard.stderr.is_empty());
+    let help = output(tieline(&state).arg("--help")).await;
+    assert!(!String::from_utf8(help.stdout).unwrap().contains("guard"));
 }

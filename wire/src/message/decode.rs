@@ -137,6 +137,7 @@ impl Decode for Register {
                 table::Scheme::Tcp => Scheme::Tcp,
                 table::Scheme::Http => Scheme::Http,
                 table::Scheme::Https => Scheme::Https,
+                table::Scheme::Stdio => Scheme::Stdio,
                 other => return Err(bad(format!("unknown scheme {}", other.0))),
             },
             authority: text("authority", register.authority(), STRING_BYTES_MAX)?,

@@ -100,6 +100,7 @@ impl Message for Register {
                 Scheme::Tcp => table::Scheme::Tcp,
                 Scheme::Http => table::Scheme::Http,
                 Scheme::Https => table::Scheme::Https,
+                Scheme::Stdio => table::Scheme::Stdio,
             },
             authority: Some(builder.create_string(&self.authority)),
             base_path: Some(builder.create_string(&self.base_path)),

@@ -278,6 +278,8 @@ pub enum Scheme {
     Http,
     /// HTTP over TLS.
     Https,
+    /// MCP over the standard streams of a program: the agent serves HTTP, and bridges to the program.
+    Stdio,
 }
 
 /// An agent's request to publish one target.

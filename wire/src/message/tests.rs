@@ -205,6 +205,25 @@ fn fields_past_their_bounds_are_refused() {
 }
 
 #[test]
+fn every_scheme_reads_back_and_another_one_is_refused() {
+    let with = |scheme| Register {
+        scheme,
+        ..register()
+    };
+    for scheme in [Scheme::Tcp, Scheme::Http, Scheme::Https, Scheme::Stdio] {
+        assert_eq!(round_trip(&with(scheme)).unwrap(), with(scheme));
+    }
+    let encoded = |scheme| Encoder::new().encode(&with(scheme)).to_vec();
+    let (https, mut bytes) = (encoded(Scheme::Https), encoded(Scheme::Stdio));
+    let mut pairs = https.iter().zip(&bytes);
+    let at = pairs.position(|(one, other)| one != other).unwrap();
+    assert_eq!((https[at], bytes[at]), (2, 3));
+    bytes[at] = 4;
+    let refused = Register::decode(&bytes).unwrap_err();
+    assert_eq!(refused.reason, LinkEnd::Table);
+}
+
+#[test]
 fn the_longest_messages_that_are_accepted_fit_a_frame() {
     let text = "x".repeat(STRING_BYTES_MAX);
     let register = Register {

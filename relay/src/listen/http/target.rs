@@ -34,6 +34,8 @@ pub(crate) struct Target {
     pub(super) https: bool,
     /// Whether the target is announced as one that takes bytes, not as an HTTP server.
     pub(super) is_tcp: bool,
+    /// Whether the target is a program behind its agent, which must know the caller of each request.
+    pub(super) is_stdio: bool,
 }
 
 impl Target {
@@ -66,6 +68,7 @@ impl Target {
             origin,
             https,
             is_tcp: info.scheme == Scheme::Tcp,
+            is_stdio: info.scheme == Scheme::Stdio,
         })
     }
 

@@ -114,8 +114,12 @@ impl Shared {
     /// Looks at a target and reports the result.
     async fn look(&self, index: usize, tunnel: &str) -> Option<Sight> {
         let _turn = self.turns.acquire().await.ok()?;
-        let target = &self.targets[index].target;
-        let sight = look::look(target).await;
+        let published = &self.targets[index];
+        let target = &published.target;
+        let sight = match published.program() {
+            Some(found) => look::of_program(published, found),
+            None => look::look(target).await,
+        };
         let told = sight.clone();
         (self.hook)(&AgentEvent::Target {
             tunnel: tunnel.to_owned(),
@@ -316,6 +320,35 @@ mod tests {
             asks_token("maya", &urls, &published, (None, &Proxies::Never)).await,
             CallerToken::Unknown
         );
+    }
+
+    #[tokio::test]
+    async fn a_program_is_looked_for_and_serves_as_the_example() {
+        let target = "stdio:/nonexistent/server";
+        let config = Config::new("tcp://127.0.0.1:9", target).unwrap();
+        let (send, mut told) = mpsc::channel(8);
+        let hook = announcing(&config, move |event| send.try_send(event.clone()).unwrap());
+        hook(&AgentEvent::Registered {
+            link: 0,
+            tunnel: "maya".to_owned(),
+            url: "http://r.example/w/maya/mcp".to_owned(),
+            urls: vec!["http://maya.r.example/mcp".to_owned()],
+            generation: 1,
+            target: target.to_owned(),
+            transport: "tcp",
+        });
+        assert!(matches!(
+            told.recv().await,
+            Some(AgentEvent::Registered { .. })
+        ));
+        let Some(AgentEvent::Target { state, is_good, .. }) = told.recv().await else {
+            panic!("no look at the target")
+        };
+        assert_eq!((state, is_good), ("no_program", false));
+        let Some(AgentEvent::Callers { tunnel, .. }) = told.recv().await else {
+            panic!("callers are not told")
+        };
+        assert_eq!(tunnel, "maya");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `tieline.toml`: finds the file, checks who may write it, and parses it.
 
+mod program;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -13,8 +14,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeTable;
 
+use self::program::{PROGRAM_KEYS, ProgramKeys};
 use self::table::Table;
-use tieline_agent::{ConfigError, LINKS_MAX, Proxies, RelayUrl, TargetConfig};
+use tieline_agent::{ConfigError, LINKS_MAX, Proxies, RelayUrl, Target, TargetConfig};
 
 use super::time::parse_time;
 
@@ -136,9 +138,9 @@ impl ConfigFile {
         let dcc = keys.text("dcc")?;
         let capabilities = keys.texts("capabilities")?;
         let targets = source.targets(&mut keys)?;
-        keys.end_above(TARGET_KEYS, "target")?;
+        keys.end_above(&[TARGET_KEYS, &PROGRAM_KEYS].concat(), "target")?;
         // Paths start at the file's folder, so that a file means the same from every working directory.
-        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = source.folder();
         Ok(Self {
             path: path.to_owned(),
             relay: relay.map(Spanned::into_inner),
@@ -165,6 +167,11 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// The file's folder.
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
     fn links(&self, written: &Spanned<i64>) -> Result<u16, ConfigError> {
         let given = *written.get_ref();
         let links = u16::try_from(given).ok();
@@ -186,7 +193,8 @@ impl Source<'_> {
                 Err(self.wrong(&it.span(), problem.to_owned()))
             }
             (Some(to), name) => {
-                let target = self.named(&to, name.as_ref())?;
+                let target = self.checked(&to, TargetConfig::new(to.get_ref()))?;
+                let target = self.named(target, name.as_ref())?;
                 self.checked(&to, target.check())?;
                 Ok(vec![FileTarget {
                     target,
@@ -208,18 +216,17 @@ impl Source<'_> {
         let label = keys.text("label")?;
         let capabilities = keys.texts("capabilities")?;
         let expose_all = keys.switch("expose_all")?;
+        let program = ProgramKeys::read(self, &mut keys)?;
         let start = keys.span().clone();
         // Unknown keys first: a misspelled key may be the missing `to`.
         keys.end()?;
-        let Some(to) = to else {
-            let problem = "this [[target]] has no `to`, the local server to publish";
-            return Err(self.wrong(&start, problem.to_owned()));
-        };
-        let mut target = self.named(&to, name.as_ref())?;
+        let place = self.place(to, program.command, &start)?;
+        let target = TargetConfig::of(place.get_ref().clone()).with_stdio(program.options);
+        let mut target = self.named(target, name.as_ref())?;
         target.label = label.map(Spanned::into_inner);
         target.expose_all = expose_all;
         // Checked here, so that the error names the target's line.
-        self.checked(&to, target.check())?;
+        self.checked(&place, target.check())?;
         Ok(FileTarget {
             target,
             dcc: dcc.map(Spanned::into_inner),
@@ -227,12 +234,39 @@ impl Source<'_> {
         })
     }
 
+    /// The target that `to` or `command` names; `start` is the beginning of its table.
+    fn place(
+        &self,
+        to: Option<Spanned<String>>,
+        command: Option<Spanned<Vec<String>>>,
+        start: &Range<usize>,
+    ) -> Result<Spanned<Target>, ConfigError> {
+        match (to, command) {
+            (Some(to), None) => {
+                let target = self.checked(&to, Target::parse(to.get_ref()))?;
+                Ok(Spanned::new(to.span(), target))
+            }
+            (None, Some(command)) => {
+                let target = self.checked(&command, Target::of_command(command.get_ref()))?;
+                Ok(Spanned::new(command.span(), target))
+            }
+            (Some(_), Some(command)) => {
+                let problem = "`to` and `command` are two targets: write a [[target]] for each";
+                Err(self.wrong(&command.span(), problem.to_owned()))
+            }
+            (None, None) => {
+                let problem = "this [[target]] has neither `to`, the local server to publish, nor \
+                               `command`, the program to start";
+                Err(self.wrong(start, problem.to_owned()))
+            }
+        }
+    }
+
     fn named(
         &self,
-        to: &Spanned<String>,
+        target: TargetConfig,
         name: Option<&Spanned<String>>,
     ) -> Result<TargetConfig, ConfigError> {
-        let target = self.checked(to, TargetConfig::new(to.get_ref()))?;
         match name {
             Some(name) => self.checked(name, target.with_name(name.get_ref())),
             None => Ok(target),

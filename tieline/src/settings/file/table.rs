@@ -13,6 +13,9 @@ use super::Source;
 /// Similarity from 0 to 1 above which an unknown key counts as a misspelled known key.
 const ALIKE_MIN: f64 = 0.7;
 
+/// Texts by their names, in the order of the file.
+pub(super) type NamedTexts = Vec<(String, String)>;
+
 /// A table whose keys are taken one by one.
 pub(super) struct Table<'a, 'i> {
     source: &'a Source<'a>,
@@ -72,12 +75,21 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     pub(super) fn texts(&mut self, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
+        Ok(self.spanned_texts(key)?.map(Spanned::into_inner))
+    }
+
+    /// Like [`Table::texts`], with the place of the list.
+    pub(super) fn spanned_texts(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<Spanned<Vec<String>>>, ConfigError> {
         let expected = format!("a list of texts in quotes, as in {key} = [\"…\", \"…\"]");
         let list = self.value(key, &expected, |value| match value {
             DeValue::Array(list) => Ok(list),
             other => Err(other),
         })?;
         let Some(list) = list else { return Ok(None) };
+        let span = list.span();
         let texts = list.into_inner().into_iter().map(|entry| {
             let span = entry.span();
             text_of(entry.into_inner()).map_err(|value| {
@@ -88,7 +100,37 @@ impl<'a, 'i> Table<'a, 'i> {
                 self.source.wrong(&span, problem)
             })
         });
-        texts.collect::<Result<_, _>>().map(Some)
+        let texts = texts.collect::<Result<Vec<_>, ConfigError>>()?;
+        Ok(Some(Spanned::new(span, texts)))
+    }
+
+    /// A table of texts. Errors do not show the texts, which may be secrets.
+    pub(super) fn texts_by_name(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<Spanned<NamedTexts>>, ConfigError> {
+        let Some(entry) = self.take(key) else {
+            return Ok(None);
+        };
+        let span = entry.span();
+        let DeValue::Table(table) = entry.into_inner() else {
+            let problem = format!(
+                "`{key}` must be names with texts in quotes, as in {key} = {{ NAME = \"…\" }}"
+            );
+            return Err(self.source.wrong(&span, problem));
+        };
+        let texts = table.into_iter().map(|(name, entry)| {
+            let (name, span) = (name.into_inner().into_owned(), entry.span());
+            match text_of(entry.into_inner()) {
+                Ok(text) => Ok((name, text)),
+                Err(_) => {
+                    let problem = format!("`{name}` in `{key}` must be a text in quotes");
+                    Err(self.source.wrong(&span, problem))
+                }
+            }
+        });
+        let texts = texts.collect::<Result<Vec<_>, ConfigError>>()?;
+        Ok(Some(Spanned::new(span, texts)))
     }
 
     /// A whole number; the caller checks its range.

@@ -1,3 +1,5 @@
+use tieline_agent::{StdioOptions, StdioShare};
+
 use super::*;
 
 fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
@@ -60,12 +62,57 @@ fn every_key_is_read_and_paths_start_at_the_files_folder() {
 }
 
 #[test]
-fn the_documents_example_is_a_file() {
+fn the_documents_examples_are_files() {
     let document = include_str!("../../../../docs/SERVE.md");
-    let (_, rest) = document.split_once("```toml\n").unwrap();
-    let file = parse(rest.split("```").next().unwrap()).unwrap();
-    assert_eq!(file.targets.len(), 2);
-    assert!(file.relay.is_some() && file.dcc.is_some() && file.machine.is_some());
+    let mut examples = document.split("```toml\n").skip(1);
+    let mut next = || parse(examples.next().unwrap().split("```").next().unwrap()).unwrap();
+    let (whole, programs) = (next(), next());
+    assert_eq!(whole.targets.len(), 2);
+    assert!(whole.relay.is_some() && whole.dcc.is_some() && whole.machine.is_some());
+    let mut programs = programs.targets.iter();
+    assert!(programs.all(|it| it.target.target.is_stdio()));
+}
+
+#[test]
+fn a_program_has_its_keys_and_its_folder_starts_at_the_files() {
+    let file = parse(
+        r#"
+        [[target]]
+        command = ["npx", "-y", "a b", "$HOME"]
+        env = { KEY = "hunter2", OTHER = "" }
+        inherit = ["TIELINE_TEST_ABSENT"]
+        cwd = "server"
+        stdio_share = "always"
+        stdio_max = 4
+        stdio_idle = "1h"
+
+        [[target]]
+        to = "stdio:uvx blender-mcp"
+        name = "blender"
+        [target.env]
+        KEY = "hunter3"
+        "#,
+    )
+    .unwrap();
+    let [npx, uvx] = &file.targets[..] else {
+        panic!("two targets: {file:?}");
+    };
+    let shown = npx.target.target.to_string();
+    assert_eq!(shown, "stdio:npx -y 'a b' '$HOME'");
+    let stdio = &npx.target.stdio;
+    let folder = Path::new("/etc/show/server");
+    assert_eq!(stdio.directory.as_deref(), Some(folder));
+    assert_eq!(stdio.share, Some(StdioShare::Always));
+    assert_eq!(
+        (stdio.children_max, stdio.idle),
+        (4, Duration::from_secs(3600))
+    );
+    assert_eq!(stdio.unset_variables(), ["TIELINE_TEST_ABSENT"]);
+    assert_eq!(uvx.target.target.to_string(), "stdio:uvx blender-mcp");
+    assert_eq!(uvx.target.name.as_ref().unwrap().as_str(), "blender");
+    assert_ne!(uvx.target.stdio, StdioOptions::default());
+    assert!(!format!("{file:?}").contains("hunter"), "{file:?}");
+    assert_eq!(parse("to = 'stdio:server'").unwrap().targets.len(), 1);
 }
 
 #[test]
@@ -146,6 +193,59 @@ fn what_is_wrong_is_one_line_with_file_line_and_key() {
         ),
         ("[[target]]\nto = 'h:2'\nexpose_all = true", 2, "no paths"),
         ("[target]\nto = 'h:2'", 1, "written as [[target]]"),
+        ("[[target]]\nto = 'stdio:'", 2, "the command is missing"),
+        ("[[target]]\ncommand = []", 2, "the command is missing"),
+        (
+            "[[target]]\ncommand = 'npx -y x'",
+            2,
+            "`command` must be a list",
+        ),
+        (
+            "[[target]]\nto = 'h:2'\ncommand = ['x']",
+            3,
+            "two targets: write a [[target]] for each",
+        ),
+        (
+            "[[target]]\nto = 'h:2'\ncwd = 'x'",
+            2,
+            "is a server at an address",
+        ),
+        (
+            "[[target]]\ncommand = ['x']\nenv = 'A=secret'",
+            3,
+            "`env` must be names",
+        ),
+        (
+            "[[target]]\ncommand = ['x']\nenv = { A = 5 }",
+            3,
+            "`A` in `env` must be a text",
+        ),
+        (
+            "[[target]]\ncommand = ['x']\ninherit = ['A=secret']",
+            3,
+            "has no `=`",
+        ),
+        (
+            "[[target]]\ncommand = ['x']\nstdio_max = 0",
+            3,
+            "`stdio_max` must be 1 to 1024",
+        ),
+        (
+            "[[target]]\ncommand = ['x']\nstdio_share = 'all'",
+            3,
+            "never, caller or always",
+        ),
+        (
+            "[[target]]\ncommand = ['x']\nstdio_idle = '5'",
+            3,
+            "is not a time",
+        ),
+        (
+            "[[target]]\ncommand = ['x']\nexpose_all = true",
+            2,
+            "single path",
+        ),
+        ("env = { A = 'x' }", 1, "`env` belongs into [[target]]"),
         ("dcc = \n", 1, ""),
     ] {
         let error = parse(text).unwrap_err().to_string();

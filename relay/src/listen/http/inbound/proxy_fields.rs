@@ -11,7 +11,7 @@ use tieline_hop::headers::drop_where;
 
 /// Fields in which only proxies and gateways describe a request: its client, and its path before a rewrite.
 /// Servers and frameworks trust these fields on every connection.
-const ABOUT_REQUESTS: [&str; 34] = [
+const ABOUT_REQUESTS: [&str; 35] = [
     "forwarded",
     "x-forwarded",
     "x-real-ip",
@@ -48,6 +48,8 @@ const ABOUT_REQUESTS: [&str; 34] = [
     // CGI turns this field into `HTTP_PROXY`, the proxy for outgoing requests (CVE-2016-5385).
     "proxy",
     "x-proxy-host",
+    // The relay itself names callers in this field, to the agents of `stdio` targets.
+    "tieline-caller",
 ];
 
 /// Prefixes of further such fields.
@@ -261,6 +263,9 @@ mod tests {
             "X_Rewrite_Url",
             "X-Sendfile-Type",
             "X-Accel-Mapping",
+            "Tieline-Caller",
+            "Tieline_Caller",
+            "tieline.CALLER",
             "Content_Length",
             "Transfer_Encoding",
             "Mcp_Session_Id",
@@ -350,6 +355,7 @@ mod tests {
             "proxy",
             "x-original-url",
             "x-sendfile-type",
+            "tieline-caller",
         ];
         assert!(kept(&others, true).is_empty());
     }

@@ -1,5 +1,6 @@
 //! Finds one agent's target for a request, by its URL, its MCP session id and a mark in its path.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -60,6 +61,8 @@ pub(super) struct Destination {
     pub(super) is_head: bool,
     /// MCP session id of the request.
     pub(super) session: McpSession,
+    /// Address of the caller.
+    pub(super) caller_address: IpAddr,
     /// Further paths on the target where the requested metadata may be.
     pub(super) places: Vec<PathAndQuery>,
 }
@@ -168,6 +171,7 @@ impl<G: Gateway> Front<G> {
             is_get: parts.method == Method::GET,
             is_head: parts.method == Method::HEAD,
             session,
+            caller_address: context.client.address,
             places: match parts.method == Method::GET {
                 true => login::places(&url),
                 false => Vec::new(),

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tieline_hop::{Delivery, Sent, Tries, Unanswered};
 use tieline_wire::SessionEnd;
@@ -16,6 +16,7 @@ use crate::listen::http::gateway::Gateway;
 use crate::listen::http::outbound::pool::{Connection, Failure};
 use crate::listen::http::outbound::reasons::{is_away, is_of_target};
 use crate::listen::http::outbound::request::{Progress, RepeatableRequest, RequestBody};
+use crate::listen::http::policy::caller_name;
 use crate::listen::http::policy::callers::AdmittedCaller;
 use crate::listen::http::problem::Problem;
 use crate::listen::http::target::Target;
@@ -38,7 +39,7 @@ impl<G: Gateway> Front<G> {
         admitted: &Rc<AdmittedCaller<G>>,
         state: &Rc<FrontendState>,
     ) -> Result<(Connection<G>, Response<Incoming>), Problem> {
-        destination.mapping.address(request.headers_mut());
+        self.address(destination, admitted, request.headers_mut());
         let mut tries = TargetTries {
             front: self,
             destination,
@@ -51,6 +52,19 @@ impl<G: Gateway> Front<G> {
             time_is_up: None,
         };
         tieline_hop::exchange(&mut tries, request).await
+    }
+
+    /// Addresses a request to the target of `destination`, and names its caller to the agent of a program.
+    fn address(
+        &self,
+        destination: &Destination,
+        admitted: &AdmittedCaller<G>,
+        headers: &mut HeaderMap,
+    ) {
+        let target = &destination.mapping.target;
+        let subject = self.gateway.subject(&admitted.caller);
+        destination.mapping.address(headers);
+        caller_name::name_to(target, subject, destination.caller_address, headers);
     }
 }
 
@@ -132,7 +146,7 @@ impl<G: Gateway> Tries for TargetTries<'_, G> {
         loop {
             if let Some(reason) = self.reason.take() {
                 self.choose(reason).await?;
-                self.destination.mapping.address(request.headers_mut());
+                front.address(self.destination, admitted, request.headers_mut());
             }
             if !front.gateway.is_current(&admitted.caller) {
                 return Err(Problem::token(TokenRefusal::Revoked));

@@ -2,6 +2,7 @@
 //! Long because it holds the scripted shard that all tests of the front share.
 
 mod bound;
+mod caller_names;
 mod callers;
 mod early;
 mod endings;
@@ -131,6 +132,9 @@ struct Shared {
     base_path: RefCell<String>,
     /// Whether the targets take bytes, and are no HTTP servers.
     is_tcp: Cell<bool>,
+    /// Whether the targets are programs, and whether those after `Opens::Once` are.
+    is_stdio: Cell<bool>,
+    becomes_stdio: Cell<Option<bool>>,
     tunnels: RefCell<HashMap<String, Opens>>,
     opened: mpsc::Sender<Peer>,
     answered: RefCell<Vec<(u16, Option<&'static str>)>>,
@@ -211,8 +215,9 @@ impl Gateway for Shard {
             TunnelSelector::Tunnel(tunnel) => tunnel.clone(),
             TunnelSelector::Kind(kind) => TunnelId::parse(kind).unwrap(),
         };
-        // A caller may reach only the tunnel that is named like its token.
-        let is_theirs = caller.0.as_deref().is_none_or(|it| it == tunnel.as_str());
+        // A caller may reach only the tunnel that is named like its token, up to a `/`.
+        let is_named = |token: &str| token.split('/').next() == Some(tunnel.as_str());
+        let is_theirs = caller.0.as_deref().is_none_or(is_named);
         let known = self.0.tunnels.borrow().get(tunnel.as_str()).copied();
         let generation = match known.filter(|_| is_theirs) {
             None => return refused(SessionEnd::UnknownTunnel),
@@ -227,6 +232,7 @@ impl Gateway for Shard {
             tunnel,
             agent: self.0.agent.get(),
             is_tcp: self.0.is_tcp.get(),
+            is_stdio: self.0.is_stdio.get(),
             ..target_at(
                 &self.0.authority.borrow(),
                 &self.0.base_path.borrow(),
@@ -280,6 +286,9 @@ impl Gateway for Shard {
             Opens::Once(reason, newer) => {
                 if let Some(authority) = self.0.moves_to.take() {
                     authority.clone_into(&mut self.0.authority.borrow_mut());
+                }
+                if let Some(is_stdio) = self.0.becomes_stdio.take() {
+                    self.0.is_stdio.set(is_stdio);
                 }
                 let newer = Opens::To(newer);
                 self.0
@@ -383,6 +392,8 @@ impl Relay {
                 moves_to: Cell::default(),
                 base_path: RefCell::default(),
                 is_tcp: Cell::default(),
+                is_stdio: Cell::default(),
+                becomes_stdio: Cell::default(),
                 tunnels,
                 opened,
                 answered,

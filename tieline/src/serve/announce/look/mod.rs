@@ -1,4 +1,5 @@
-//! Looks at a target once, like an MCP client: whether it is there, speaks HTTP, and speaks MCP.
+//! Looks at a target once, like an MCP client: whether it is there, speaks HTTP, and speaks MCP. A program is looked
+//! for and not started.
 //!
 //! Sends one `initialize`, which servers of every version of MCP know or answer with an error. A server that no
 //! longer has this method gets one `server/discover`. A server that takes no `POST` gets one `GET`, which begins
@@ -9,6 +10,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,9 +25,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use tieline_agent::Target;
 use tieline_agent::socket::CloseMode;
 use tieline_agent::targets::TargetFailure;
+use tieline_agent::{ProgramError, Target, TargetConfig};
 
 /// Time limit for the whole look.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,18 +83,46 @@ impl Sight {
 
     /// True if callers can use the target.
     pub(crate) fn is_good(&self) -> bool {
-        matches!(self.state, "mcp" | "mcp_sse" | "open" | "unauthorized")
+        matches!(
+            self.state,
+            "mcp" | "mcp_sse" | "open" | "unauthorized" | "on_demand"
+        )
     }
 
     /// True if an MCP client can speak to the target, at least with a credential of the target's own.
     pub(crate) fn is_mcp(&self) -> bool {
-        matches!(self.state, "mcp" | "mcp_sse" | "unauthorized")
+        matches!(self.state, "mcp" | "mcp_sse" | "unauthorized" | "on_demand")
     }
 
     /// True if the target speaks MCP's older transport, which clients must be told.
     pub(crate) fn is_older(&self) -> bool {
         self.state == "mcp_sse"
     }
+}
+
+/// What is known of a program that is not started: the file that was `found` for it, and variables that it lacks.
+pub(crate) fn of_program(target: &TargetConfig, found: Result<PathBuf, ProgramError>) -> Sight {
+    let name = &target.target;
+    let file = match found {
+        Ok(file) => file,
+        Err(problem) => {
+            let words = format!(
+                "{name} cannot be started: {problem}; callers get 503 until it can (give the program's whole path, or a \
+                 PATH with --env PATH=…)"
+            );
+            return Sight::new("no_program", words);
+        }
+    };
+    let mut words = format!(
+        "{name} is started when a caller needs it ({})",
+        file.display()
+    );
+    let unset = target.stdio.unset_variables();
+    if !unset.is_empty() {
+        let list = unset.join(", ");
+        words = format!("{words}; it is to inherit {list}, which is not set here");
+    }
+    Sight::new("on_demand", words)
 }
 
 /// Looks at `target`.

@@ -236,3 +236,38 @@ async fn a_silent_target_is_not_waited_for_for_long() {
     let sight = look(&Target::parse(&format!("http://{address}/mcp")).unwrap()).await;
     assert_eq!(sight.state, "timeout");
 }
+
+#[test]
+fn a_program_is_told_to_start_on_demand_or_what_is_missing() {
+    let own = std::env::current_exe().unwrap();
+    let words = [own.display().to_string()];
+    let target = || TargetConfig::of(Target::of_command(&words).unwrap());
+    let found = target().program().unwrap();
+    let sight = of_program(&target(), found);
+    assert_eq!(sight.state, "on_demand");
+    assert!(sight.is_good() && sight.is_mcp() && !sight.is_older());
+    assert!(
+        sight.message.contains("is started when a caller needs it"),
+        "{}",
+        sight.message
+    );
+    let options = tieline_agent::StdioOptions::default();
+    let options = options.with_inherited("TIELINE_TEST_ABSENT").unwrap();
+    let target = target().with_stdio(options);
+    let sight = of_program(&target, target.program().unwrap());
+    assert!(
+        sight
+            .message
+            .contains("TIELINE_TEST_ABSENT, which is not set"),
+        "{}",
+        sight.message
+    );
+    let absent = TargetConfig::new("stdio:tieline-absent --now").unwrap();
+    let sight = of_program(&absent, absent.program().unwrap());
+    assert!(!sight.is_good() && !sight.is_mcp());
+    assert!(
+        sight.message.contains("PATH has no program tieline-absent"),
+        "{}",
+        sight.message
+    );
+}
