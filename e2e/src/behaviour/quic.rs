@@ -387,7 +387,9 @@ impl State {
         }
         while let Some(event) = self.connection.poll() {
             if let Event::ConnectionLost { reason } = event {
-                self.lost = Some(reason);
+                // The first reason counts: a packet that was on its way to a relay that has closed the connection is answered
+                // with a reset by the next relay, which quinn-proto tells as another loss.
+                self.lost.get_or_insert(reason);
             }
         }
         let (mut datagrams, mut out) = (Vec::new(), Vec::new());
